@@ -1,0 +1,256 @@
+"""What every script needs without torch: clear errors, whole files, parallel work, lists of frames."""
+import argparse
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+FRAME_NAME = "frame{:06d}.jpg"
+FRAME_PATTERN = re.compile(r"frame(\d{6,})\.jpg")
+VIDEO_EXTENSIONS = frozenset(
+    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
+)
+
+
+class UserError(Exception):
+    """A mistake in the input, said in one line: what is wrong, with the path or value, and what to do."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with help that shows defaults and mistakes that end as one `error:` line, status 2."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str):
+        """Print `message` as the one line and leave with status 2 (argparse would print the usage too)."""
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call `main` as a script's body and exit with its status (None counts as 0).
+
+    A `UserError` or an `OSError` (full disk, no permission) becomes one `error:` line and status 2,
+    Ctrl-C and SIGTERM end with 130 and 143 after the clean-up of `finally` blocks.
+    """
+
+    def stop(signum, frame):
+        raise SystemExit(128 + signum)
+
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        status = main()
+    except UserError as error:
+        status = fail(str(error))
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        status = fail(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status or 0)
+
+
+def fail(message: str) -> int:
+    """Print `error: message` as a single line on stderr and return the exit status 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return 2
+
+
+# ---- files and folders written whole or not at all ----
+
+
+def temporary_name(path: Path) -> Path:
+    """Hidden sibling of `path` that no other process uses; it tells its host and process for the clean-up."""
+    digest = hashlib.sha1(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return path.with_name(f".tmp-{_host()}-{os.getpid()}-{digest}")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator:
+    """Open a file to write that appears under `path` only when it is complete and on the disk.
+
+    The content goes to a temporary name in the same folder, is flushed (fsync) and renamed. If the block
+    raises, the old file stays as it was and the temporary one is removed. Folders are made as needed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with temporary.open(mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # "no space left" should say where
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes `path` when the block ends well, else vanishes.
+
+    An existing folder `path` is replaced. A process killed between the two renames of a replacement leaves
+    the old folder under a hidden name, and `recover_folders` brings it back.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            old = path.with_name(f".old-{path.name}")
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def recover_folders(parent: str | os.PathLike) -> None:
+    """Tidy what killed runs left in `parent`: bring replaced folders back, remove stale temporary ones.
+
+    Temporary names of living processes of this host are left alone, and so are another host's for a day.
+    """
+    parent = Path(parent)
+    if not parent.is_dir():
+        return
+    for leftover in [path for path in parent.iterdir() if path.name.startswith((".old-", ".tmp-"))]:
+        if leftover.name.startswith(".old-"):
+            target = parent / leftover.name[len(".old-"):]
+            if target.exists():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.rename(target)
+        elif _is_stale(leftover):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def _is_stale(temporary: Path) -> bool:
+    host, pid = (temporary.name.split("-") + ["", ""])[1:3]
+    if host == _host() and pid.isdigit():
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return int(pid) == os.getpid()
+    with contextlib.suppress(OSError):
+        return time.time() - temporary.stat().st_mtime > 86400
+    return False
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:24] or "host"
+
+
+# ---- frames on disk ----
+
+
+def list_frames(folder: str | os.PathLike) -> list[Path]:
+    """Paths of `frame000001.jpg`, `frame000002.jpg`, … of one video, in order.
+
+    Raises `UserError` if the folder cannot be read or the numbering does not run from 1 without a gap;
+    an empty list means that there are no frames.
+    """
+    folder = Path(folder)
+    try:
+        numbers = sorted(int(match[1]) for name in os.listdir(folder) if (match := FRAME_PATTERN.fullmatch(name)))
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+    if numbers and numbers[-1] != len(numbers):
+        gap = next(i for i, number in enumerate(numbers, 1) if number != i)
+        raise UserError(f"{folder}: {FRAME_NAME.format(gap)} is missing, yet later frames exist; extract it again")
+    return [folder / FRAME_NAME.format(number) for number in numbers]
+
+
+def find_frame_folders(root: str | os.PathLike) -> list[str]:
+    """Names, relative to `root` and sorted, of the folders of videos: `VIDEO`, or `CLASS/VIDEO`.
+
+    A folder that holds folders only is taken for a class. Raises `UserError` if `root` is no folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    names = []
+    for path in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        inside = [child for child in path.iterdir() if not child.name.startswith(".")]
+        if inside and all(child.is_dir() for child in inside):
+            names += sorted(f"{path.name}/{child.name}" for child in inside)
+        else:
+            names.append(path.name)
+    return names
+
+
+# ---- parallel work ----
+
+
+def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[tuple]:
+    """Yield `(job, result, error)` as each `function(job)` ends, in `workers` processes (0: in this one).
+
+    A `UserError` or `OSError` of one job is yielded as `error` (None if it went well), other exceptions are
+    raised. The processes end with this one, even if it is killed.
+    """
+    jobs = list(jobs)
+    if workers <= 0 or len(jobs) <= 1:
+        for job in jobs:
+            yield job, *_attempt(function, job)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), initializer=_end_with_parent, initargs=(os.getpid(),))
+    try:
+        futures = {pool.submit(_attempt, function, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures.pop(future), *future.result()
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _attempt(function: Callable, job):
+    try:
+        return function(job), None
+    except (UserError, OSError) as error:
+        return None, error
+
+
+def _end_with_parent(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
