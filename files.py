@@ -18,7 +18,8 @@ from pathlib import Path
 FRAME_NAME = "frame{:06d}.jpg"
 FRAME_PATTERN = re.compile(r"frame(\d{6,})\.jpg")
 VIDEO_EXTENSIONS = frozenset(
-    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
+    (".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
+     ".ts", ".vob", ".webm", ".wmv")
 )
 
 
@@ -185,12 +186,14 @@ def list_frames(folder: str | os.PathLike) -> list[Path]:
     """
     folder = Path(folder)
     try:
-        numbers = sorted(int(match[1]) for name in os.listdir(folder) if (match := FRAME_PATTERN.fullmatch(name)))
+        matches = [FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)]
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from None
+    numbers = sorted(int(match[1]) for match in matches if match)
     if numbers and numbers[-1] != len(numbers):
         gap = next(i for i, number in enumerate(numbers, 1) if number != i)
-        raise UserError(f"{folder}: {FRAME_NAME.format(gap)} is missing, yet later frames exist; extract it again")
+        missing = FRAME_NAME.format(gap)
+        raise UserError(f"{folder}: {missing} is missing, yet later frames exist; make the folder again")
     return [folder / FRAME_NAME.format(number) for number in numbers]
 
 
