@@ -1,0 +1,1 @@
+"""Lists of videos, sampling of frames, and one data set per stream."""

@@ -1,0 +1,157 @@
+"""Class indices and split lists, in the form that UCF101 ships them."""
+import os
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from files import UserError
+
+
+@dataclass(frozen=True)
+class Video:
+    """One line of a split list.
+
+    `name` is the key in score pickles and the name of the pose-flow folder: the file's stem without a
+    leading `v_`, or `Class/stem` if several classes have a video of that stem. `label` is the 0-based
+    position of the class in the class index, `path` the line's path (`Class/v_Class_g01_c01.avi`).
+    """
+
+    name: str
+    label: int
+    class_name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Class names in the order of their labels, training videos and test videos."""
+
+    classes: list[str]
+    train: list[Video]
+    test: list[Video]
+
+
+def read_class_index(path: str | os.PathLike) -> list[str]:
+    """Class names of a class index (lines `NUMBER NAME`), ordered by number.
+
+    Names may hold spaces. Raises `UserError` for an unreadable, empty or malformed file, and for a number
+    or a name that comes twice.
+    """
+    numbered = {}
+    for number, line in _read_lines(path):
+        match = re.fullmatch(r"(\d{1,9})\s+(\S.*)", line)
+        if not match:
+            raise UserError(f"{path}, line {number}: expected 'NUMBER CLASS', got {line[:80]!r}")
+        if int(match[1]) in numbered:
+            raise UserError(f"{path}, line {number}: class number {match[1]} comes twice")
+        numbered[int(match[1])] = match[2]
+    names = [numbered[key] for key in sorted(numbered)]
+    _refuse_twice([normal(name) for name in names], f"{path}: class", "give each class one line")
+    if not names:
+        raise UserError(f"{path}: no classes in it; expected lines 'NUMBER CLASS'")
+    return names
+
+
+def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
+    """Videos of one split list: lines `CLASS/FILE`, with or without a class number behind.
+
+    The label is that of the class folder in `classes`; the number, which counts UCF101's 101 classes
+    whatever the class index is, is not needed. Raises `UserError` for a line that names no class or an
+    unknown one, and for a video that comes twice.
+    """
+    labels = {normal(name): label for label, name in enumerate(classes)}
+    videos = []
+    for number, line in _read_lines(path):
+        # A number behind a file's extension is a label; one inside a name such as "clip 3.avi" is not.
+        file = PurePosixPath(re.sub(r"(\.\w+)\s+\d+$", r"\1", line))
+        class_name = normal(file.parent.name)
+        if not class_name or not stem(file.name):
+            raise UserError(f"{path}, line {number}: expected 'CLASS/VIDEO', got {line[:80]!r}")
+        if class_name not in labels:
+            raise UserError(
+                f"{path}, line {number}: class {file.parent.name!r} is not in the class index; "
+                "choose the --class-index that belongs to this list"
+            )
+        videos.append(Video(stem(file.name), labels[class_name], classes[labels[class_name]], str(file)))
+    if not videos:
+        raise UserError(f"{path}: no videos in it; expected lines 'CLASS/VIDEO'")
+    return videos
+
+
+def read_split(ucf_list: str | os.PathLike, split: str, class_index: str) -> Split:
+    """Read `<class_index>`, `trainlist<split>.txt` and `testlist<split>.txt` of the folder `ucf_list`.
+
+    Raises `UserError` if a file is missing or malformed, or if a video is in both lists or twice in one.
+    """
+    folder = Path(ucf_list)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of split lists; see --ucf-list")
+    classes = read_class_index(folder / class_index)
+    train_file, test_file = folder / f"trainlist{split}.txt", folder / f"testlist{split}.txt"
+    train, test = read_list(train_file, classes), read_list(test_file, classes)
+    videos = unique_names(train + test)
+    _refuse_twice([video.name for video in videos], f"{train_file} and {test_file}: video", "list it once")
+    return Split(classes, videos[: len(train)], videos[len(train):])
+
+
+def unique_names(videos: list[Video]) -> list[Video]:
+    """The same videos, with `Class/stem` for a name where several classes have a video of that stem."""
+    classes_of: dict[str, set[int]] = {}
+    for video in videos:
+        classes_of.setdefault(video.name, set()).add(video.label)
+    return [
+        replace(video, name=f"{video.class_name}/{video.name}") if len(classes_of[video.name]) > 1 else video
+        for video in videos
+    ]
+
+
+def stem(file_name: str) -> str:
+    """Name of a video: its file name without folder, extension, and leading `v_`."""
+    name = PurePosixPath(file_name).stem
+    return normal(name.removeprefix("v_"))
+
+
+def normal(name: str) -> str:
+    """One form (NFC) for names that look the same: some systems store accents as separate letters."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def folder_names(video: Video) -> list[str]:
+    """Names, best first, under which the folder of a video may lie.
+
+    With and without `v_`; below the class folder; and in the class folder's spelling, for UCF101 has
+    `HandstandPushups/v_HandStandPushups_g01_c01.avi`.
+    """
+    base = video.name.rsplit("/", 1)[-1]
+    bases = [base]
+    if base.lower().startswith(video.class_name.lower()):
+        bases.append(video.class_name + base[len(video.class_name):])
+    flat = [prefix + name for name in dict.fromkeys(bases) for prefix in ("v_", "")]
+    nested = [f"{video.class_name}/{name}" for name in flat]
+    return nested if "/" in video.name else flat + nested
+
+
+def group_of(video: Video) -> int | None:
+    """Number of the group that a video's name carries (`_g07_`), None if it carries none."""
+    match = re.search(r"_g(\d+)_", video.name)
+    return int(match[1]) if match else None
+
+
+def _read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
+    """Stripped, non-empty lines of a UTF-8 text file with their 1-based numbers."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; see --ucf-list, --split and --class-index") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a text file: {error}") from None
+    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
+    return [(number, line) for number, line in lines if line]
+
+
+def _refuse_twice(names: list[str], what: str, remedy: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"{what} {twice[0]!r} comes twice ({len(twice)} such); {remedy}")
