@@ -1,0 +1,1 @@
+"""Human pose: the skeleton, its estimation from frames and its drawing as pose-flow images."""

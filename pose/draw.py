@@ -1,0 +1,85 @@
+"""Draw people as pose-flow images, and save those as JPEG."""
+import os
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS, NUM_PARTS
+
+# Extents in pixels of the frame. A disc covers 11 pixels. A stroke of OpenCV's nominal thickness 3, in which
+# the method's images are drawn, covers 5: see how `tests/test_pose_draw.py` compares with such images.
+DISC_RADIUS_SQUARED = 29.5
+LINE_RADIUS_SQUARED = 6.0
+LINE_WIDTH = 5
+MARGIN = 5
+
+
+def _round_stamp(radius: int, radius_squared: float) -> Image.Image:
+    y, x = np.mgrid[-radius:radius + 1, -radius:radius + 1]
+    return Image.fromarray(np.where(x * x + y * y <= radius_squared, 255, 0).astype(np.uint8)).convert("1")
+
+
+_DISC = _round_stamp(MARGIN, DISC_RADIUS_SQUARED)
+_CAP = _round_stamp(LINE_WIDTH // 2, LINE_RADIUS_SQUARED)
+
+
+def draw_people(people: np.ndarray, frame_size: tuple[int, int], size: int = 224) -> np.ndarray:
+    """Draw people on black, as a pose-flow image: uint8 (size, size, 3), RGB.
+
+    `people` is (P, 18, 3): x and y in [0, 1] of the frame and a score, 0 where a part was not found.
+    `frame_size` is (height, width) of the frame in pixels. Person by person, discs are drawn at the parts and
+    then lines along the limbs, without smoothing and at the frame's size; the picture is then resized
+    bilinearly without antialiasing. Raises `ValueError` on other shapes.
+    """
+    people = np.asarray(people, np.float32)
+    height, width = (int(length) for length in frame_size)
+    if people.ndim != 3 or people.shape[1:] != (NUM_PARTS, 3):
+        raise ValueError(f"people must have the shape (P, {NUM_PARTS}, 3), not {people.shape}")
+    if height < 1 or width < 1 or size < 1:
+        raise ValueError(f"cannot draw a frame of {height}x{width} as {size}x{size}")
+    found = (people[..., 2] > 0) & np.isfinite(people[..., :2]).all(axis=2)
+    image = np.zeros((size, size, 3), np.uint8)
+    if not found.any():
+        return image
+    # int32 holds the clipped coordinates whatever the frame's size; truncation of x + 0.5 is the method's.
+    places = np.where(found[..., None], people[..., :2], 0).clip(-4, 5).astype(np.float64)
+    points = (places * (width, height) + 0.5).astype(np.int32)
+
+    canvas = Image.new("RGB", (width, height))
+    pen = ImageDraw.Draw(canvas)
+    for parts, present in zip(points.tolist(), found.tolist(), strict=True):
+        for (x, y), color, here in zip(parts, COLORS, present, strict=True):
+            if here:
+                pen.bitmap((x - MARGIN, y - MARGIN), _DISC, fill=color)
+        for (first, second), color in zip(DRAWN_LIMBS, LIMB_COLORS, strict=True):
+            if present[first] and present[second]:
+                (x1, y1), (x2, y2) = parts[first], parts[second]
+                pen.line((x1, y1, x2, y2), fill=color, width=LINE_WIDTH)
+                pen.bitmap((x1 - LINE_WIDTH // 2, y1 - LINE_WIDTH // 2), _CAP, fill=color)
+                pen.bitmap((x2 - LINE_WIDTH // 2, y2 - LINE_WIDTH // 2), _CAP, fill=color)
+
+    # Only the part of the picture that the people may touch needs resizing.
+    scale = np.array([width, height]) / size
+    drawn = points[found]
+    low = np.floor((drawn.min(axis=0) - MARGIN - 1) / scale).astype(int) - 1
+    high = np.ceil((drawn.max(axis=0) + MARGIN + 2) / scale).astype(int) + 1
+    (left, top), (right, bottom) = low.clip(0, size).tolist(), high.clip(0, size).tolist()
+    if right > left and bottom > top:
+        x_scale, y_scale = scale.tolist()
+        box = canvas.transform(
+            (right - left, bottom - top), Image.Transform.AFFINE,
+            (x_scale, 0, x_scale * left, 0, y_scale, y_scale * top), resample=Image.Resampling.BILINEAR,
+        )
+        image[top:bottom, left:right] = np.asarray(box)
+    return image
+
+
+def save_pose_image(file: str | os.PathLike | BinaryIO, image: np.ndarray) -> None:
+    """Write a pose-flow image, uint8 (H, W, 3) RGB, as JPEG of quality 95 to a path or an open file.
+
+    Colour is stored at full resolution (4:4:4): the limbs are a few pixels wide, and halved colour planes
+    (4:2:0) would blend their colours with the black around them, an error of 23 to 70 % of the picture's own
+    mean in place of 3 to 12 %, to save a third of about 13 kB and of 0.13 ms of decoding.
+    """
+    Image.fromarray(image).save(file, format="JPEG", quality=95, subsampling=0)
