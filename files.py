@@ -178,23 +178,26 @@ def _host() -> str:
 # ---- frames on disk ----
 
 
-def list_frames(folder: str | os.PathLike) -> list[Path]:
-    """Paths of `frame000001.jpg`, `frame000002.jpg`, … of one video, in order.
+def count_frames(folder: str | os.PathLike) -> int:
+    """Number of frames `frame000001.jpg`, `frame000002.jpg`, … of one video; 0 means that there are none.
 
-    Raises `UserError` if the folder cannot be read or the numbering does not run from 1 without a gap;
-    an empty list means that there are no frames.
+    Raises `UserError` if the folder cannot be read or the numbering does not run from 1 without a gap.
     """
-    folder = Path(folder)
     try:
         matches = [FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)]
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from None
-    numbers = sorted(int(match[1]) for match in matches if match)
-    if numbers and numbers[-1] != len(numbers):
-        gap = next(i for i, number in enumerate(numbers, 1) if number != i)
+    numbers = {int(match[1]) for match in matches if match}
+    if numbers and max(numbers) != len(numbers):
+        gap = next(number for number in range(1, len(numbers) + 1) if number not in numbers)
         missing = FRAME_NAME.format(gap)
         raise UserError(f"{folder}: {missing} is missing, yet later frames exist; make the folder again")
-    return [folder / FRAME_NAME.format(number) for number in numbers]
+    return len(numbers)
+
+
+def list_frames(folder: str | os.PathLike) -> list[Path]:
+    """Paths of a video's frames in order; raises as `count_frames` does."""
+    return [Path(folder, FRAME_NAME.format(number)) for number in range(1, count_frames(folder) + 1)]
 
 
 def find_frame_folders(root: str | os.PathLike) -> list[str]:

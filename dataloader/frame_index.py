@@ -1,0 +1,107 @@
+"""Where the frames of each listed video lie and how many there are, counted on disk and cached."""
+import contextlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from dataloader.split_train_test_video import Video, folder_names, normal
+from files import UserError, atomic_write, count_frames
+
+CACHE_NAME = ".frame_counts.json"
+SETTLED_NS = 2 * 10**9  # a folder that changed just now may change again within its time stamp's tick
+
+
+class IndexedVideo(NamedTuple):
+    """A listed video, its folder, and its number of frames."""
+
+    video: Video
+    folder: str
+    num_frames: int
+
+
+def index_frames(
+    root: str | os.PathLike, videos: Sequence[Video]
+) -> tuple[list[IndexedVideo], list[tuple[Video, str]]]:
+    """Find every video's folder below `root` and count its frames.
+
+    Returns the good videos, in order, and `(video, reason)` for each that is missing, empty or has gaps.
+    Counts are cached in `root/.frame_counts.json` and believed as long as a folder's modification time
+    stands; where `root` cannot be written, there is no cache. Raises `UserError` if `root` is no folder
+    or holds nothing.
+    """
+    root = Path(root)
+    names = _folders_below(root)
+    cache = _read_cache(root / CACHE_NAME)
+    found = [(video, _find(video, names, root)) for video in videos]
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(lambda item: _count(root, item[1], cache), found, chunksize=256))
+    good, bad, settled = [], [], {}
+    for (video, folder), (frames, stamp, problem) in zip(found, counts, strict=True):
+        if problem:
+            bad.append((video, f"video {video.name!r} {problem}"))
+            continue
+        good.append(IndexedVideo(video, str(root / folder), frames))
+        if time.time_ns() - stamp > SETTLED_NS:
+            settled[folder] = [stamp, frames]
+    if any(cache.get(folder) != entry for folder, entry in settled.items()):
+        with contextlib.suppress(OSError), atomic_write(root / CACHE_NAME, "w") as file:
+            json.dump(cache | settled, file)
+    return good, bad
+
+
+def require(bad: list[tuple[Video, str]], listed: int) -> None:
+    """Raise a `UserError` that names the first of the `bad` videos and tells how many there are."""
+    if bad:
+        raise UserError(
+            f"{bad[0][1]}; {len(bad)} of the {listed} listed videos are not usable: "
+            "prepare them, or leave them out with --skip-broken"
+        )
+
+
+def _folders_below(root: Path) -> dict[str, str]:
+    """Names directly below `root` by their normal form."""
+    try:
+        names = {normal(name): name for name in os.listdir(root) if not name.startswith(".")}
+    except OSError as error:
+        raise UserError(f"{root}: {error.strerror}; give the folder of videos' images with --data") from None
+    if not names:
+        raise UserError(f"{root}: the folder is empty; prepare the images first, or give another --data")
+    return names
+
+
+def _find(video: Video, names: dict[str, str], root: Path) -> str | None:
+    for folder in folder_names(video):
+        top, _, rest = normal(folder).partition("/")
+        if top in names and (not rest or (root / names[top] / rest).is_dir()):
+            return f"{names[top]}/{rest}" if rest else names[top]
+    return None
+
+
+def _count(root: Path, folder: str | None, cache: dict) -> tuple[int, int, str | None]:
+    """Number of frames, time stamp, and what is wrong with the folder, if anything."""
+    if folder is None:
+        return 0, 0, f"has no folder below {root}"
+    try:
+        stamp = os.stat(root / folder).st_mtime_ns
+        if folder in cache and cache[folder][0] == stamp:
+            return cache[folder][1], stamp, None
+        frames = count_frames(root / folder)
+    except (UserError, OSError) as error:
+        return 0, 0, f"has a bad folder: {error}"
+    return frames, stamp, None if frames else f"has no frames (frame000001.jpg, …) in {root / folder}"
+
+
+def _read_cache(path: Path) -> dict[str, list[int]]:
+    with contextlib.suppress(OSError, ValueError):
+        cache = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(cache, dict):
+            return {
+                folder: entry
+                for folder, entry in cache.items()
+                if isinstance(entry, list) and len(entry) == 2 and all(type(number) is int for number in entry)
+            }
+    return {}

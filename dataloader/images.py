@@ -1,0 +1,101 @@
+"""From JPEG files to uint8 crops; no float exists before the device (see `to_input`)."""
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import functional as transforms
+
+# Training crops are cut from images of this ratio of short side to crop: 256 for crops of 224.
+SHORT_SIDE_RATIO = 256 / 224
+
+
+class BrokenImage(Exception):
+    """An image that cannot be read; the message names its path."""
+
+
+def decode_image(data: bytes, name: str | os.PathLike = "image") -> torch.Tensor:
+    """Decode an encoded image to uint8 RGB (3, H, W); grey and CMYK are converted.
+
+    JPEG goes through torchvision's libjpeg-turbo, anything else through Pillow. Raises `BrokenImage`.
+    """
+    if not data:
+        raise BrokenImage(f"{name}: the file is empty")
+    try:
+        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        if data[:2] == b"\xff\xd8" and "truncated" in str(error):
+            raise BrokenImage(f"{name}: the JPEG is truncated") from None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BrokenImage(f"{name}: not an image that can be read ({reason[:80]})") from None
+
+
+def read_image(path: str | os.PathLike) -> torch.Tensor:
+    """Read and decode one file to uint8 RGB (3, H, W). Raises `BrokenImage`."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise BrokenImage(f"{path}: {error.strerror}") from None
+    return decode_image(data, path)
+
+
+def resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bilinear resize with antialiasing of uint8 (..., 3, H, W); the same tensor if it has that size."""
+    if image.shape[-2:] == (height, width):
+        return image
+    return transforms.resize(image, [height, width], antialias=True)
+
+
+def whole(image: torch.Tensor, size: int) -> torch.Tensor:
+    """The whole image (3, H, W) resized to uint8 (size, size, 3), as the test wants it."""
+    return resize(image, size, size).permute(1, 2, 0)
+
+
+def random_crop(image: torch.Tensor, size: int, draws: Sequence[float], square: bool) -> torch.Tensor:
+    """A crop of uint8 (size, size, 3) from an image (3, H, W) scaled to 256/224 of `size`.
+
+    `square` resizes both sides to that length, otherwise the short side with the aspect kept. `draws` are
+    two numbers in [0, 1): the crop's place, as fractions of the room there is, so that images of a sample
+    share it even if their sizes differ.
+    """
+    target = round(size * SHORT_SIDE_RATIO)
+    height, width = image.shape[-2:]
+    scale = target / min(height, width)
+    sides = (target, target) if square else (max(target, round(height * scale)), max(target, round(width * scale)))
+    image = resize(image, *sides)
+    top, left = (int(u * (side - size + 1)) for u, side in zip(draws, sides, strict=True))
+    return image[:, top : top + size, left : left + size].permute(1, 2, 0)
+
+
+def stack_images(images: list[torch.Tensor], flip: bool = False) -> torch.Tensor:
+    """Stack (H, W, 3) images to one contiguous uint8 (M, H, W, 3), mirrored left to right if `flip`."""
+    stacked = torch.stack(images)
+    return stacked.flip(2) if flip else stacked
+
+
+def to_input(
+    images: torch.Tensor, index: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> torch.Tensor:
+    """Network input, float32 (N, 3 * L, H, W) in channels-last memory, on the device of `images`.
+
+    `images` is uint8 (M, H, W, 3), `index` int64 (N, L): the images of each of N clips in time order.
+    Values are scaled to [0, 1], then normalised with `mean` and `std` per RGB channel unless None.
+    """
+    clips, length = index.shape
+    height, width = images.shape[1:3]
+    selected = images[index]  # (N, L, H, W, 3)
+    selected = selected.permute(0, 2, 3, 1, 4).reshape(clips, height, width, length * 3)
+    values = selected.permute(0, 3, 1, 2).float()  # keeps the memory order: channels last
+    if mean is None or std is None:
+        return values.mul_(1 / 255)
+    scale = values.new_tensor([1 / (255 * s) for s in std] * length).view(1, -1, 1, 1)
+    shift = values.new_tensor([-m / s for m, s in zip(mean, std, strict=True)] * length).view(1, -1, 1, 1)
+    return values.mul_(scale).add_(shift)

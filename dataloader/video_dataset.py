@@ -1,0 +1,130 @@
+"""Videos as samples of uint8 images, and the loaders that batch them."""
+import signal
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dataloader.frame_index import IndexedVideo
+from dataloader.images import BrokenImage
+from dataloader.sampling import random_state
+
+
+class Sample(NamedTuple):
+    """The images of one video that are needed, and which of them make up each of its clips.
+
+    `images` uint8 (M, S, S, 3), each image once; `index` int64 (clips, L) into them, in time order.
+    """
+
+    images: torch.Tensor
+    index: torch.Tensor
+
+
+class Broken(NamedTuple):
+    """A video whose images cannot be read, and why."""
+
+    name: str
+    reason: str
+
+
+class VideoDataset(Dataset):
+    """One item per video: `(position, Sample)`, or `(position, Broken)` if an image cannot be read.
+
+    `sample(video, generator)` reads the images: for training with random numbers of (seed, epoch, video),
+    for testing with None. Training is asked with keys `(epoch, position)`, testing with `position`.
+    """
+
+    def __init__(self, videos: list[IndexedVideo], sample: Callable[..., Sample], seed: int = 0):
+        self.videos, self.sample, self.seed = videos, sample, seed
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: int | tuple[int, int]):
+        epoch, position = key if isinstance(key, tuple) else (None, key)
+        video = self.videos[position]
+        generator = None if epoch is None else random_state(self.seed, epoch, video.video.name)
+        try:
+            return position, self.sample(video, generator)
+        except BrokenImage as error:
+            return position, Broken(video.video.name, str(error))
+
+    @property
+    def labels(self) -> list[int]:
+        """The class of every video."""
+        return [video.video.label for video in self.videos]
+
+
+def collate(items: list[tuple[int, Sample | Broken]]) -> dict:
+    """Join samples: `images` (ΣM, S, S, 3), `index` (B * clips, L), `positions` (B,) and `broken`, a list.
+
+    `positions` are those of the videos in the data set, broken ones left out; without any whole video,
+    `images` is None.
+    """
+    good = [(position, sample) for position, sample in items if isinstance(sample, Sample)]
+    batch = {
+        "positions": torch.tensor([position for position, _ in good], dtype=torch.int64),
+        "broken": [sample for _, sample in items if isinstance(sample, Broken)],
+        "images": None,
+    }
+    if good:
+        batch["images"] = torch.cat([sample.images for _, sample in good])
+        offsets = torch.tensor([0] + [len(sample.images) for _, sample in good]).cumsum(0)
+        batch["index"] = torch.cat(
+            [sample.index + offset for (_, sample), offset in zip(good, offsets[:-1], strict=True)]
+        )
+    return batch
+
+
+class EpochBatches(Sampler):
+    """Batches of `(epoch, position)`, shuffled by (seed, epoch), one process's share of each.
+
+    `batch_size` is the whole one: process `rank` of `world` gets every world-th video of each batch. A
+    last batch with fewer videos than processes goes to all of them, whose averaged gradient is then that
+    of one process.
+    """
+
+    def __init__(self, videos: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+        self.videos, self.batch_size, self.seed = videos, batch_size, seed
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def __len__(self) -> int:
+        return -(-self.videos // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = random_state(self.seed, self.epoch).permutation(self.videos).tolist()
+        for first in range(0, self.videos, self.batch_size):
+            batch = order[first : first + self.batch_size]
+            share = batch[self.rank :: self.world] if len(batch) >= self.world else batch
+            yield [(self.epoch, position) for position in share]
+
+
+def training_loader(dataset: VideoDataset, batches: EpochBatches, workers: int, pin: bool) -> DataLoader:
+    """Loader of training batches; set `loader.batch_sampler.epoch` before each epoch."""
+    return DataLoader(dataset, batch_sampler=batches, **_loader_options(workers, pin))
+
+
+def testing_loader(
+    dataset: VideoDataset, workers: int, pin: bool, videos_per_batch: int = 2, rank: int = 0, world: int = 1
+) -> DataLoader:
+    """Loader of every world-th test video from `rank`, each exactly once, `videos_per_batch` at a time."""
+    share = range(rank, len(dataset), world)
+    return DataLoader(dataset, batch_size=videos_per_batch, sampler=share, **_loader_options(workers, pin))
+
+
+def _loader_options(workers: int, pin: bool) -> dict:
+    return {
+        "num_workers": workers,
+        "collate_fn": collate,
+        "pin_memory": pin,
+        "persistent_workers": workers > 0,
+        "worker_init_fn": _leave_signals_to_main,
+    }
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    # Ctrl-C reaches the whole process group; the main process decides when the workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)

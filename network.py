@@ -1,0 +1,168 @@
+"""torchvision's ResNet with any number of input channels and classes, and the weights that go into it."""
+import copy
+import os
+import socket
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torchvision import models
+
+from files import UserError
+from utils import load_checkpoint, load_safetensors
+
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+# The original code named its two replaced layers so.
+CUSTOM_NAMES = {"conv1_custom.": "conv1.", "fc_custom.": "fc."}
+
+
+def build_network(arch: str, in_channels: int, classes: int) -> models.ResNet:
+    """A randomly initialised ResNet: (N, in_channels, H, W) → logits (N, classes).
+
+    It is torchvision's, so its parameters have torchvision's names, and its adaptive average pooling takes
+    any image of at least 32×32. Raises `UserError` for an unknown `arch`.
+    """
+    if arch not in ARCHITECTURES:
+        raise UserError(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
+    network = models.get_model(arch, weights=None, num_classes=classes)
+    if in_channels != 3:
+        network.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def cross_modality_filters(rgb: torch.Tensor, in_channels: int) -> torch.Tensor:
+    """First-convolution filters for another modality (TSN, arXiv 1608.00859): (64, 3, 7, 7) → (64, C, 7, 7).
+
+    The mean over the three RGB channels is copied to every one of `in_channels` channels.
+    """
+    return rgb.mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
+
+
+def load_starting_weights(network: models.ResNet, arch: str, weights: str) -> None:
+    """Start `network` from ImageNet, all layers but the classifier, which stays random.
+
+    `weights` is `imagenet` (downloaded once by torchvision), `none`, or a file with the state dict of an
+    ImageNet ResNet (.pth, .safetensors). RGB networks take the first convolution as it is, others through
+    `cross_modality_filters`. Raises `UserError` if the download fails or the file does not fit.
+    """
+    if weights == "none":
+        return
+    source = f"ImageNet weights of {arch}" if weights == "imagenet" else weights
+    state = imagenet_state_dict(arch) if weights == "imagenet" else read_state_dict(weights)
+    state = {name: tensor for name, tensor in torchvision_names(state).items() if not name.startswith("fc.")}
+    channels = network.conv1.in_channels
+    first = state.get("conv1.weight")
+    if first is not None and first.ndim == 4 and first.shape[1] == 3 != channels:
+        state["conv1.weight"] = cross_modality_filters(first, channels)
+    fresh = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fc.")}
+    load_strictly(network, state | fresh, source)
+
+
+def imagenet_state_dict(arch: str) -> dict[str, torch.Tensor]:
+    """torchvision's default ImageNet weights; raises `UserError` if they cannot be downloaded."""
+    weights = models.get_model_weights(arch).DEFAULT
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # a firewall that drops packets should not hang the start for minutes
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the ImageNet weights {weights.url} cannot be downloaded ({error}); "
+            "give them as a file with --weights FILE, or start from random ones with --weights none"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Tensors of a .safetensors file, or of a .pth file holding a state dict or a dict with `state_dict`.
+
+    Nothing but tensors and plain values is constructed. Raises `UserError` otherwise.
+    """
+    content = load_safetensors(path) if str(path).endswith(".safetensors") else load_checkpoint(path)
+    state = content.get("state_dict", content)
+    if not isinstance(state, Mapping) or not state:
+        raise UserError(f"{path}: holds no state dict of a network")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{path}: {name!r} is no tensor, so this is no state dict of a network")
+    return dict(state)
+
+
+def torchvision_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors under torchvision's names.
+
+    Drops the `module.` of data-parallel wrappers and maps the original code's `conv1_custom` and
+    `fc_custom`. Raises `UserError` if two names become one.
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        plain = name.removeprefix("module.")
+        for custom, standard in CUSTOM_NAMES.items():
+            if plain.startswith(custom):
+                plain = standard + plain.removeprefix(custom)
+        if plain in renamed:
+            raise UserError(f"the weights hold {plain!r} twice, the second time as {name!r}")
+        renamed[plain] = tensor
+    return renamed
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> None:
+    """Load `state` into `network`; a missing, unknown or misshapen entry is a `UserError` naming it."""
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(state[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"{source}: does not fit the network: {'; '.join(problems[:3])}{more}")
+    try:
+        network.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise UserError(f"{source}: does not fit the network: {error}") from None
+
+
+def describe_state_dict(state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> tuple[str, int, int]:
+    """(arch, in_channels, classes) of a ResNet's state dict in torchvision's names.
+
+    Raises `UserError` if it is not one of `ARCHITECTURES`.
+    """
+    blocks = [len({n.split(".")[1] for n in state if n.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4)]
+    known = {
+        (False, 2, 2, 2, 2): "resnet18",
+        (False, 3, 4, 6, 3): "resnet34",
+        (True, 3, 4, 6, 3): "resnet50",
+        (True, 3, 4, 23, 3): "resnet101",
+        (True, 3, 8, 36, 3): "resnet152",
+    }
+    arch = known.get(("layer1.0.conv3.weight" in state, *blocks))
+    first, last = state.get("conv1.weight"), state.get("fc.weight")
+    if arch is None or first is None or last is None or first.ndim != 4 or last.ndim != 2:
+        raise UserError(f"{source}: its weights are not those of a ResNet-18, 34, 50, 101 or 152")
+    return arch, first.shape[1], last.shape[0]
+
+
+def for_testing(network: models.ResNet) -> models.ResNet:
+    """A copy in evaluation mode, in channels-last memory, with batch norm folded into the convolutions.
+
+    Folding changes float rounding only: logits agree within 1e-4 or so.
+    """
+    network = copy.deepcopy(network).eval()
+    for module in list(network.modules()):
+        names = dict(module.named_children())
+        for name in [name for name in names if name.startswith("bn")]:
+            _fold(module, "conv" + name[2:], name)
+        if isinstance(names.get("downsample"), nn.Sequential):
+            _fold(module.downsample, "0", "1")
+    return network.to(memory_format=torch.channels_last)
+
+
+def _fold(parent: nn.Module, conv: str, norm: str) -> None:
+    fused = torch.nn.utils.fusion.fuse_conv_bn_eval(getattr(parent, conv), getattr(parent, norm))
+    setattr(parent, conv, fused)
+    setattr(parent, norm, nn.Identity())

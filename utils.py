@@ -1,0 +1,198 @@
+"""Records, checkpoints, seeds, devices, and stopping in good order."""
+import contextlib
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torchvision
+
+from files import UserError, atomic_write
+
+# ---- checkpoints ----
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict:
+    """Load a dict saved by torch, onto the CPU, constructing nothing but tensors and plain values.
+
+    Raises `UserError` if the file does not exist, is no such file, or names anything that would have to be
+    executed.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; give an existing checkpoint or weights file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types on damaged files
+        text = str(error)
+        if "Unsupported" in text or "weights_only" in text or "WeightsUnpickler" in text:
+            reason = "it holds objects other than tensors and plain values, which are never loaded"
+        else:
+            reason = " ".join(text.split())[:120] or type(error).__name__
+        raise UserError(f"{path}: cannot be loaded as a checkpoint: {reason}") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint's dict")
+    return dict(content)
+
+
+def load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Tensors of a .safetensors file; raises `UserError` if it is none."""
+    from safetensors.torch import load_file
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise UserError(f"{path}: cannot be loaded as safetensors: {error}") from None
+
+
+def save_checkpoint(path: str | os.PathLike, checkpoint: dict) -> None:
+    """Write a checkpoint whole or not at all; a full disk leaves the last good one in place."""
+    with atomic_write(path) as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch hides the OSError of a failed write
+            raise OSError(f"cannot write the checkpoint: {error}") from error
+
+
+def check_training_state(checkpoint: Mapping, path: str | os.PathLike) -> dict:
+    """The entries of a checkpoint that training goes on from, of checked types.
+
+    Returns `epoch` (epochs completed), `best_prec1`, `optimizer`, `scheduler` and `scaler` (dicts, or None
+    where the checkpoint has none), `seed` (or None). The original code stored the index of the last epoch
+    instead of the number of completed ones; such checkpoints are known by their lack of `in_channels`.
+    Raises `UserError` naming a missing or odd entry.
+    """
+    epoch, best = checkpoint.get("epoch"), checkpoint.get("best_prec1")
+    if isinstance(best, torch.Tensor) and best.numel() == 1:
+        best = best.item()
+    if not isinstance(epoch, int) or not 0 <= epoch < 10**9:
+        raise UserError(f"{path}: its 'epoch' is {epoch!r}, not a number of epochs; it is no checkpoint to resume")
+    if not isinstance(best, (int, float)):
+        raise UserError(f"{path}: its 'best_prec1' is {best!r}, not a number; it is no checkpoint to resume")
+    state = {"epoch": epoch if "in_channels" in checkpoint else epoch + 1, "best_prec1": float(best)}
+    for name in ("optimizer", "scheduler", "scaler"):
+        entry = checkpoint.get(name)
+        if entry is not None and not isinstance(entry, Mapping):
+            raise UserError(f"{path}: its {name!r} is a {type(entry).__name__}, not a state dict")
+        state[name] = entry
+    state["seed"] = checkpoint.get("seed")
+    return state
+
+
+# ---- records ----
+
+
+def write_record(path: str | os.PathLike, row: dict) -> None:
+    """Write `row` (column → value) as the record of its `Epoch`, in a CSV with one line per epoch.
+
+    Lines of that epoch and later ones are dropped: they come from a run that was resumed before them.
+    """
+    table = pd.DataFrame([row])
+    before = read_record(path)
+    if before is not None:
+        before = before[before["Epoch"] < row["Epoch"]]
+        table = pd.concat([before, table], ignore_index=True) if len(before) else table
+    with atomic_write(path, "w") as file:
+        table.to_csv(file, index=False)
+
+
+def read_record(path: str | os.PathLike) -> pd.DataFrame | None:
+    """The table of a record, None if there is none; raises `UserError` if it is no record."""
+    if not Path(path).exists():
+        return None
+    try:
+        # "round_trip" makes a rewritten file equal the old one to the last digit.
+        table = pd.read_csv(path, float_precision="round_trip")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a record that can be continued ({error}); move it away") from None
+    if "Epoch" not in table:
+        raise UserError(f"{path}: has no column 'Epoch', so it is no record; move it away")
+    return table
+
+
+def write_json(path: str | os.PathLike, content: dict) -> None:
+    """Write `content` as indented JSON, whole or not at all."""
+    with atomic_write(path, "w") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False, default=str)
+        file.write("\n")
+
+
+def environment(device: torch.device) -> dict:
+    """Versions, git commit and device of a run, for its summary."""
+    commit = None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        here = Path(__file__).resolve().parent
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+        },
+        "git_commit": commit,
+        "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
+    }
+
+
+# ---- seeds, devices, signals ----
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch; what the data sets draw has seeds of its own (`random_state`)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The torch device for `auto`, `cpu`, `cuda` or `mps`; `auto` takes the first of cuda, mps, cpu.
+
+    Raises `UserError` if the device is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(candidate for candidate, available in there.items() if available)
+    if not there[name]:
+        raise UserError(f"--device {name}: there is no such device here; use --device auto or cpu")
+    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
+
+
+class StopRequest:
+    """Whether SIGINT or SIGTERM asked the run to stop; `signum` is 0 until then."""
+
+    def __init__(self):
+        self.signum = 0
+
+
+@contextlib.contextmanager
+def catch_stop_signals() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a request that loops look at between batches.
+
+    A second signal acts as it did before, so that an impatient user can break off at once.
+    """
+    request = StopRequest()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(signum, frame):
+        request.signum = signum
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
