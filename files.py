@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -219,6 +220,27 @@ def find_frame_folders(root: str | os.PathLike) -> list[str]:
 
 
 # ---- parallel work ----
+
+
+def shard_type(text: str) -> str:
+    """Check `--shard i/n` (part i of n, counted from 0) for argparse; returns it without padding zeros."""
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, such as 0/4, got {text!r}")
+    return f"{int(match[1])}/{int(match[2])}"
+
+
+def in_shard(name: str, shard: str | None) -> bool:
+    """Whether the video `name` belongs to the part `shard` (`i/n`; None: to all).
+
+    A hash of the name decides, so the parts are disjoint and complete whatever other videos there are, in
+    whatever order. Names that look the same (composed or decomposed accents) are in the same part.
+    """
+    if shard is None:
+        return True
+    part, parts = map(int, shard.split("/"))
+    key = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha1(key).digest()[:8], "big") % parts == part
 
 
 def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[tuple]:
