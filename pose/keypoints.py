@@ -98,8 +98,8 @@ def make_keypoints(keypoints, frame, num_frames, frame_size) -> Keypoints:
         raise ValueError(f"'frame' is {frame.dtype} {frame.shape}, it must be int32 ({len(keypoints)},)")
     if num_frames.shape != () or num_frames.dtype.kind not in "iu" or not 1 <= num_frames <= MAX_FRAMES:
         raise ValueError(f"'num_frames' must be a whole number from 1 to {MAX_FRAMES}")
-    sides_fit = frame_size.shape == (2,) and frame_size.min() >= 1 and frame_size.max() <= MAX_SIDE
-    if not sides_fit or frame_size.dtype.kind not in "iu":
+    whole_sides = frame_size.shape == (2,) and frame_size.dtype.kind in "iu"
+    if not whole_sides or frame_size.min() < 1 or frame_size.max() > MAX_SIDE:
         raise ValueError(f"'frame_size' must be two whole numbers, height and width, from 1 to {MAX_SIDE}")
     if not np.isfinite(keypoints).all():
         raise ValueError("'keypoints' holds numbers that are not finite")
