@@ -2,6 +2,8 @@
 import argparse
 import contextlib
 import hashlib
+import itertools
+import multiprocessing
 import os
 import re
 import shutil
@@ -12,7 +14,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -138,7 +140,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 def recover_folders(parent: str | os.PathLike) -> None:
     """Tidy what killed runs left in `parent`: bring replaced folders back, remove stale temporary ones.
 
-    Temporary names of living processes of this host are left alone, and so are another host's for a day.
+    Temporary names of living processes of this host, or of any other host, are left alone for a day.
     """
     parent = Path(parent)
     if not parent.is_dir():
@@ -159,17 +161,22 @@ def recover_folders(parent: str | os.PathLike) -> None:
 
 def _is_stale(temporary: Path) -> bool:
     host, pid = (temporary.name.split("-") + ["", ""])[1:3]
-    if host == _host() and pid.isdigit():
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return int(pid) == os.getpid()
+    if host == _host() and pid.isdigit() and (int(pid) == os.getpid() or not _runs(int(pid))):
+        return True
     with contextlib.suppress(OSError):
         return time.time() - temporary.stat().st_mtime > 86400
     return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        # A zombie has ended, though its number is still taken (/proc: Linux only).
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
 
 
 def _host() -> str:
@@ -247,21 +254,32 @@ def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[t
     """Yield `(job, result, error)` as each `function(job)` ends, in `workers` processes (0: in this one).
 
     A `UserError` or `OSError` of one job is yielded as `error` (None if it went well), other exceptions are
-    raised. The processes end with this one, even if it is killed.
+    raised. The processes end with this one, even if it is killed, and at once when the generator is closed
+    or interrupted: wrap it in `contextlib.closing`.
     """
     jobs = list(jobs)
     if workers <= 0 or len(jobs) <= 1:
         for job in jobs:
             yield job, *_attempt(function, job)
         return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), initializer=_end_with_parent, initargs=(os.getpid(),))
+    workers = min(workers, len(jobs))
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, initializer=_end_with_parent)
+    queue, running = iter(jobs), {}
     try:
-        futures = {pool.submit(_attempt, function, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures.pop(future), *future.result()
+        while True:
+            for job in itertools.islice(queue, 2 * workers - len(running)):
+                running[pool.submit(_attempt, function, job)] = job
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), *future.result()
     except BrokenProcessPool:
         raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
     finally:
+        if running:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -272,13 +290,12 @@ def _attempt(function: Callable, job):
         return None, error
 
 
-def _end_with_parent(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _end_with_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # both reach the whole process group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
