@@ -30,11 +30,18 @@ class UserError(Exception):
     """A mistake in the input, said in one line: what is wrong, with the path or value, and what to do."""
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where it says something."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, True, [], "") else super()._get_help_string(action)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with help that shows defaults and mistakes that end as one `error:` line, status 2."""
 
     def __init__(self, *args, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        kwargs.setdefault("formatter_class", _HelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 

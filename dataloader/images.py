@@ -2,12 +2,15 @@
 import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as transforms
+
+from files import FRAME_NAME
 
 # Training crops are cut from images of this ratio of short side to crop: 256 for crops of 224.
 SHORT_SIDE_RATIO = 256 / 224
@@ -45,6 +48,11 @@ def read_image(path: str | os.PathLike) -> torch.Tensor:
     except OSError as error:
         raise BrokenImage(f"{path}: {error.strerror}") from None
     return decode_image(data, path)
+
+
+def read_frame(folder: str | os.PathLike, number: int) -> torch.Tensor:
+    """Read the 1-based frame `number` of a video's folder to uint8 RGB (3, H, W). Raises `BrokenImage`."""
+    return read_image(Path(folder, FRAME_NAME.format(number)))
 
 
 def resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:

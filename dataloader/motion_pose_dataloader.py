@@ -1,14 +1,11 @@
 """Samples of the motion stream: stacks of 10 pose-flow images."""
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from dataloader.frame_index import IndexedVideo
-from dataloader.images import random_crop, read_image, stack_images, whole
+from dataloader.images import random_crop, read_frame, stack_images, whole
 from dataloader.sampling import segment_starts, stack_indices, test_starts
 from dataloader.video_dataset import Sample
-from files import FRAME_NAME
 
 
 def motion_sample(video: IndexedVideo, generator: np.random.Generator | None, image_size: int) -> Sample:
@@ -23,14 +20,10 @@ def motion_sample(video: IndexedVideo, generator: np.random.Generator | None, im
         stacks = [stack_indices(start, video.num_frames) for start in test_starts(video.num_frames)]
         frames = sorted({frame for stack in stacks for frame in stack})
         place = {frame: i for i, frame in enumerate(frames)}
-        images = [whole(_read(video, frame), image_size) for frame in frames]
+        images = [whole(read_frame(video.folder, frame), image_size) for frame in frames]
         return Sample(stack_images(images), torch.tensor([[place[frame] for frame in stack] for stack in stacks]))
     draws = generator.random(3)
     (start,) = segment_starts(video.num_frames, draws[:1])
     frames = stack_indices(start, video.num_frames)
-    images = [random_crop(_read(video, frame), image_size, draws[1:], square=True) for frame in frames]
+    images = [random_crop(read_frame(video.folder, frame), image_size, draws[1:], square=True) for frame in frames]
     return Sample(stack_images(images), torch.arange(len(frames)).view(1, -1))
-
-
-def _read(video: IndexedVideo, frame: int) -> torch.Tensor:
-    return read_image(Path(video.folder, FRAME_NAME.format(frame)))

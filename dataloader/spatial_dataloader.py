@@ -1,14 +1,11 @@
 """Samples of the spatial stream: single RGB frames."""
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from dataloader.frame_index import IndexedVideo
-from dataloader.images import random_crop, read_image, stack_images, whole
+from dataloader.images import random_crop, read_frame, stack_images, whole
 from dataloader.sampling import SEGMENTS, segment_starts, test_starts
 from dataloader.video_dataset import Sample
-from files import FRAME_NAME
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -24,13 +21,9 @@ def spatial_sample(video: IndexedVideo, generator: np.random.Generator | None, i
     if generator is None:
         starts = test_starts(video.num_frames)
         frames = sorted(set(starts))
-        images = [whole(_read(video, frame), image_size) for frame in frames]
+        images = [whole(read_frame(video.folder, frame), image_size) for frame in frames]
         return Sample(stack_images(images), torch.tensor([[frames.index(start)] for start in starts]))
     draws = generator.random(SEGMENTS + 3)
     frames = segment_starts(video.num_frames, draws[:SEGMENTS])
-    images = [random_crop(_read(video, frame), image_size, draws[SEGMENTS:-1], square=False) for frame in frames]
+    images = [random_crop(read_frame(video.folder, frame), image_size, draws[SEGMENTS:-1], square=False) for frame in frames]
     return Sample(stack_images(images, flip=bool(draws[-1] < 0.5)), torch.arange(SEGMENTS).view(-1, 1))
-
-
-def _read(video: IndexedVideo, frame: int) -> torch.Tensor:
-    return read_image(Path(video.folder, FRAME_NAME.format(frame)))

@@ -92,6 +92,10 @@ class EpochBatches(Sampler):
     def __len__(self) -> int:
         return -(-self.videos // self.batch_size)
 
+    def size(self, number: int) -> int:
+        """Videos in the whole batch of that number, over all processes."""
+        return min(self.batch_size, self.videos - number * self.batch_size)
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = random_state(self.seed, self.epoch).permutation(self.videos).tolist()
         for first in range(0, self.videos, self.batch_size):

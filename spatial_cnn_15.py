@@ -1,0 +1,30 @@
+"""Spatial stream: a ResNet on 3 RGB frames per video (Temporal Segment Networks).
+
+    python spatial_cnn_15.py                                                      # train
+    python spatial_cnn_15.py --resume record/spatial/checkpoint.pth.tar            # train on
+    python spatial_cnn_15.py --resume record/spatial/model_best.pth.tar --evaluate # test
+"""
+from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, spatial_sample
+from files import ArgumentParser, run
+from options import training_parser
+from stream import run_stream
+from training import Stream
+
+
+def get_args_parser() -> ArgumentParser:
+    """The command line; its defaults are the method's."""
+    return training_parser("spatial", data="data/jpegs_256", lr=5e-4, batch_size=25, epochs=15)
+
+
+def get_stream() -> Stream:
+    """Single RGB frames, normalised as ImageNet's."""
+    return Stream("spatial", "rgb", length=1, sample=spatial_sample, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train or test; returns the exit status."""
+    return run_stream(get_args_parser().parse_args(argv), get_stream())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,187 @@
+"""The epoch loop: records, best model, checkpoints, and going on from one."""
+import argparse
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from plots import plot_curves
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+
+from dataloader.video_dataset import EpochBatches, VideoDataset, training_loader
+from distributed import Processes
+from engine import Context, evaluate, train_one_epoch
+from files import UserError
+from safe_pickle import save_scores
+from utils import check_training_state, save_checkpoint, write_record
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What tells one stream from the other.
+
+    `sample(video, generator, image_size)` reads a video's images, `length` of them to a clip; `mean` and
+    `std` normalise them (None: values stay in [0, 1]); records are called `<prefix>_train.csv`, ….
+    """
+
+    name: str
+    prefix: str
+    length: int
+    sample: Callable
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    @property
+    def in_channels(self) -> int:
+        """Input channels of the network: RGB times the images of a clip."""
+        return 3 * self.length
+
+
+@dataclass
+class Model:
+    """A network with what describes it, and the checkpoint it came from, if any."""
+
+    network: nn.Module
+    arch: str
+    image_size: int
+    seed: int
+    classes: list[str]
+    checkpoint: dict | None = None
+
+
+def fit(
+    args: argparse.Namespace,
+    stream: Stream,
+    model: Model,
+    train_set: VideoDataset,
+    watched: DataLoader,
+    context: Context,
+    what: str,
+) -> dict:
+    """Train from where the model's checkpoint ended to `args.epochs`.
+
+    The scheduler and the best model look at `watched`, the `what` ("test" or "val") list. Each epoch writes
+    its records, scores and model if they are the best, a picture of the curves, and the checkpoint, in that
+    order: a run killed in between repeats the epoch and writes the same again. Returns the figures of the
+    last epoch and `best_prec1`.
+    """
+    processes, device, record = context.processes, context.device, Path(args.record)
+    batches = EpochBatches(len(train_set), args.batch_size, model.seed, processes.rank, processes.world)
+    loader = training_loader(train_set, batches, args.workers, pin=device.type == "cuda")
+    parameters = model.network.parameters()
+    lr = args.lr or args.default_lr
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=args.momentum, fused=device.type == "cuda")
+    scheduler = ReduceLROnPlateau(optimizer, "min", patience=1)
+    scaler = torch.amp.GradScaler(device.type, enabled=context.amp and device.type == "cuda")
+    first, best = 0, -1.0
+    if model.checkpoint is not None:
+        first, best = go_on_from(model.checkpoint, args.resume, optimizer, scheduler, scaler)
+        if args.lr:
+            for group in optimizer.param_groups:
+                group["lr"] = args.lr
+    if args.start_epoch is not None:
+        first = args.start_epoch
+    if first >= args.epochs and processes.main:
+        print(f"{first} epochs are done, --epochs {args.epochs} asks for no more")
+    trained = wrap(model.network, args, processes, device)
+    train_csv, watched_csv = record / f"{stream.prefix}_train.csv", record / f"{stream.prefix}_{what}.csv"
+    figures = {}
+    for epoch in range(first, args.epochs):
+        begun, lr = time.time(), optimizer.param_groups[0]["lr"]
+        figures["train"] = train_one_epoch(trained, loader, optimizer, scaler, context, epoch)
+        figures[what] = evaluate(model.network, watched, context, what)
+        scores = figures[what].pop("scores")
+        scheduler.step(figures[what]["loss"])
+        is_best = figures[what]["prec1"] > best
+        best = max(best, figures[what]["prec1"])
+        if not processes.main:
+            continue
+        write_record(train_csv, _row(epoch, figures["train"]) | {"lr": lr})
+        write_record(watched_csv, _row(epoch, figures[what]))
+        plot_curves(train_csv, watched_csv, record / "curves.png")
+        checkpoint = {
+            "epoch": epoch + 1,
+            "arch": model.arch,
+            "classes": model.classes,
+            "in_channels": stream.in_channels,
+            "image_size": model.image_size,
+            "seed": model.seed,
+            "state_dict": model.network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "scaler": scaler.state_dict(),
+            "best_prec1": best,
+            "batch_size": args.batch_size,
+            "split": args.split,
+            "val_groups": list(args.val_groups),
+        }
+        if is_best:
+            save_scores(scores_path(record, stream, what), scores)
+            save_checkpoint(record / "model_best.pth.tar", checkpoint)
+        save_checkpoint(record / "checkpoint.pth.tar", checkpoint)
+        print(
+            f"epoch {epoch}: train loss {figures['train']['loss']:.4f} Prec@1 {figures['train']['prec1']:.2f}, "
+            f"{what} loss {figures[what]['loss']:.4f} Prec@1 {figures[what]['prec1']:.2f} "
+            f"Prec@3 {figures[what]['prec3']:.2f}, lr {lr:g}, {time.time() - begun:.0f} s{' (best)' * is_best}",
+            flush=True,
+        )
+    return figures | {"best_prec1": best}
+
+
+def go_on_from(
+    checkpoint: dict,
+    path: str | os.PathLike,
+    optimizer: torch.optim.Optimizer,
+    scheduler: ReduceLROnPlateau,
+    scaler: torch.amp.GradScaler,
+) -> tuple[int, float]:
+    """Restore optimiser, scheduler and scaler; returns (next epoch, best Prec@1). Raises `UserError`."""
+    state = check_training_state(checkpoint, path)
+    try:
+        if state["optimizer"] is not None:
+            fused = optimizer.param_groups[0]["fused"]  # depends on this run's device, not the saved one's
+            optimizer.load_state_dict(state["optimizer"])
+            for group in optimizer.param_groups:
+                group["fused"] = fused
+            for parameter, buffers in optimizer.state.items():
+                momentum = buffers.get("momentum_buffer")
+                if momentum is not None and momentum.shape != parameter.shape:
+                    raise ValueError(f"a momentum has shape {tuple(momentum.shape)}, not {tuple(parameter.shape)}")
+            if not all(0 < float(group["lr"]) < float("inf") for group in optimizer.param_groups):
+                raise ValueError("its learning rate is not a positive number")
+        if state["scheduler"] is not None:
+            scheduler.load_state_dict(state["scheduler"])
+        if state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
+    except Exception as error:  # what a stranger's checkpoint holds may fail in any way
+        raise UserError(f"{path}: its training state does not fit this network: {error}") from None
+    return state["epoch"], state["best_prec1"]
+
+
+def wrap(network: nn.Module, args: argparse.Namespace, processes: Processes, device: torch.device) -> nn.Module:
+    """What the epochs train: the network, compiled or spread over processes where asked for."""
+    trained = network
+    if args.sync_bn and processes.world > 1:
+        if device.type != "cuda":
+            raise UserError("--sync-bn needs CUDA devices, as torch's SyncBatchNorm does; try --freeze-bn on CPUs")
+        trained = nn.SyncBatchNorm.convert_sync_batchnorm(trained)
+    if processes.world > 1:
+        device_ids = [device] if device.type == "cuda" else None
+        trained = nn.parallel.DistributedDataParallel(trained, device_ids=device_ids)
+    return torch.compile(trained) if args.compile else trained
+
+
+def scores_path(record: str | os.PathLike, stream: Stream, what: str) -> Path:
+    """Where a stream's scores per video go: `…_video_preds.pickle`, or `…_video_val_preds.pickle`."""
+    return Path(record, f"{stream.name}_video_{'val_' if what == 'val' else ''}preds.pickle")
+
+
+def _row(epoch: int, result: dict[str, float]) -> dict:
+    times = {"Batch Time": result["batch_time"]}
+    if "data_time" in result:
+        times["Data Time"] = result["data_time"]
+    return {"Epoch": epoch, **times, "Loss": result["loss"], "Prec@1": result["prec1"], "Prec@3": result["prec3"]}
