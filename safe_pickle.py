@@ -17,19 +17,10 @@ import numpy as np
 from files import UserError, atomic_write
 
 MAX_DEPTH = 50
-ALLOWED_NAMES = {
-    "numpy.core.multiarray _reconstruct": "_reconstruct",
-    "numpy._core.multiarray _reconstruct": "_reconstruct",
-    "numpy.core.multiarray scalar": "scalar",
-    "numpy._core.multiarray scalar": "scalar",
-    "numpy.core.numeric _frombuffer": "_frombuffer",
-    "numpy._core.numeric _frombuffer": "_frombuffer",
-    "numpy ndarray": "ndarray",
-    "numpy dtype": "dtype",
-    "_codecs encode": "encode",
-    "builtins bytes": "bytes",
-    "__builtin__ bytes": "bytes",
-}
+ALLOWED_NAMES = re.compile(
+    r"numpy\._?core\.multiarray (_reconstruct|scalar)|numpy\._?core\.numeric _frombuffer|numpy (ndarray|dtype)"
+    r"|_codecs encode|(builtins|__builtin__) bytes"
+)
 DTYPE = re.compile(r"f[248]|[iu][1248]|b1|[US][1-9][0-9]{0,5}")
 VALUES = frozenset((
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
@@ -47,14 +38,13 @@ def load_scores(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if the file cannot be read or holds anything else than finite number vectors of one length per name.
     """
     content = load_pickle(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__} and not a dict of scores by video")
-    if not content:
-        raise UserError(f"{path}: holds no video; test the stream again")
+    if not isinstance(content, dict) or not content:
+        what = "an empty dict" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise UserError(f"{path}: holds {what} and not a dict of scores by video; test the stream again")
     scores, vectors = {}, {}
     for key, value in content.items():
-        if not isinstance(key, str) or not key:
-            raise UserError(f"{path}: {_show(key)} is no name of a video; the keys of scores are strings")
+        if not isinstance(key, str) or key in ("", "v_"):
+            raise UserError(f"{path}: {_show(key)} is no video's name; save a dict of arrays by video name")
         parent, slash, stem = key.rpartition("/")
         name = parent + slash + stem.removeprefix("v_")
         if name in scores:
@@ -64,8 +54,8 @@ def load_scores(path: str | os.PathLike) -> dict[str, np.ndarray]:
         scores[name] = vectors[id(value)]
         first = next(iter(scores))
         if len(scores[name]) != len(scores[first]):
-            raise UserError(f"{path}: {_show(key)} has {len(scores[name])} scores, {_show(first)} has "
-                            f"{len(scores[first])}; one per class is expected")
+            sizes = f"{_show(key)} has {len(scores[name])} scores, {_show(first)} has {len(scores[first])}"
+            raise UserError(f"{path}: {sizes}; one per class is expected")
     return scores
 
 
@@ -101,10 +91,9 @@ def load_pickle(source: str | os.PathLike | bytes):
 
 def _read(path: Path) -> bytes:
     try:
-        if not path.exists():
-            raise UserError(f"{path}: no such file; test the stream first, or name another score pickle")
         if not path.is_file():
-            raise UserError(f"{path}: not a file; name a score pickle")
+            what = "not a regular file" if path.exists() else "no such file"
+            raise UserError(f"{path}: {what}; test the stream first, or name another score pickle")
         return path.read_bytes()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
@@ -116,8 +105,7 @@ def _check_vector(path, name, value) -> np.ndarray:
     if value.ndim == 2 and len(value) == 1:
         value = value[0]
     if value.ndim != 1 or value.dtype.kind not in "fiu" or not value.size:
-        raise UserError(f"{path}: {_show(name)} holds {value.dtype.name} of shape {value.shape}; "
-                        f"numbers of shape (classes,) are expected")
+        raise UserError(f"{path}: {_show(name)} holds {value.dtype} {value.shape} and not numbers (classes,)")
     with np.errstate(over="ignore"):
         vector = value.astype(np.float32)
     if not np.isfinite(vector).all():
@@ -166,6 +154,8 @@ def _interpret(data: bytes):
     """Run the pickle `data` and return what it leaves: plain values, containers and the classes above."""
     stack, marks, memo = [], [], {}
     budget = [len(data)]  # bytes of all arrays: an honest file contains each, a bomb repeats one
+    if data.startswith(b"PK"):
+        raise UserError("is a zip archive, as checkpoints and .npz files are; name a score pickle")
 
     def since_mark() -> list:
         start = marks.pop()
@@ -186,15 +176,12 @@ def _interpret(data: bytes):
         elif code == "MARK":
             marks.append(len(stack))
         elif code in TUPLES:
-            stack[-TUPLES[code]:] = [tuple(_last(stack, TUPLES[code]))]
-        elif code == "TUPLE":
-            stack.append(tuple(since_mark()))
+            stack[-TUPLES[code]:] = [tuple(stack[-TUPLES[code]:])]
+        elif code in ("TUPLE", "LIST", "DICT"):
+            items = since_mark()
+            stack.append(tuple(items) if code == "TUPLE" else items if code == "LIST" else _set_items({}, items))
         elif code in ("EMPTY_LIST", "EMPTY_DICT"):
             stack.append([] if code == "EMPTY_LIST" else {})
-        elif code == "LIST":
-            stack.append(since_mark())
-        elif code == "DICT":
-            stack.append(_set_items({}, since_mark()))
         elif code in ("APPEND", "APPENDS"):
             items = since_mark() if code == "APPENDS" else [stack.pop()]
             _expect(stack[-1], list).extend(items)
@@ -212,25 +199,22 @@ def _interpret(data: bytes):
         elif code == "BUILD":
             state = stack.pop()
             _expect(stack[-1], (_Array, _DType)).build(state, budget)
-        elif code == "PROTO":
-            if argument > 5:
-                raise UserError(f"pickle protocol {argument} is not known; write it with protocol 4")
         elif code == "FRAME":
             if argument > len(data) - position - 9:
                 raise UserError("the file is cut off or damaged; write it again")
         elif code == "STOP":
             return stack.pop()
-        else:
-            raise UserError(f"{_hint(data)}pickle instruction {code} is refused; save a dict of numpy arrays")
+        elif code != "PROTO":
+            raise UserError(f"pickle instruction {code} is refused; save a dict of numpy arrays")
     raise UserError("the file ends too early; write it again")
 
 
 def _allow(name: str) -> _Name:
-    if name in ALLOWED_NAMES:
-        return _Name(ALLOWED_NAMES[name])
-    advice = "; save tensor.cpu().numpy() in place of tensors" if name.startswith("torch") else ""
-    raise UserError(f"refused, as it asks for {_show(name.replace(' ', '.'))} where scores hold numpy arrays, "
-                    f"numbers and strings only (nothing was run){advice}")
+    if ALLOWED_NAMES.fullmatch(name):
+        return _Name(name.split()[1])
+    advice = "tensor.cpu().numpy() in place of tensors" if name.startswith("torch") else "plain numpy arrays"
+    raise UserError(f"refused, as it asks for {_show(name.replace(' ', '.'))}, and scores are numpy arrays, "
+                    f"numbers and strings only (nothing was run); save {advice}")
 
 
 def _call(kind: str, arguments: tuple, budget: list):
@@ -260,16 +244,14 @@ def _array(dtype, shape, data, order, budget: list) -> np.ndarray:
         raise UserError("holds a numpy array of unexpected shape, order or content; save 1-D float32 arrays")
     dtype = np.dtype(byte_order + spec)
     if math.prod(shape) * dtype.itemsize != len(data):
-        raise UserError(f"a numpy array of shape {shape} and type {dtype} does not fill {len(data)} bytes; write "
-                        f"the file again")
+        raise UserError(f"{len(data)} bytes do not make a {dtype} array of shape {shape}; write the file again")
     budget[0] -= len(data)
     if budget[0] < 0:
         raise UserError("the arrays are larger than the file itself; write it again")
     if dtype.kind == "b":
         array = np.frombuffer(data, np.uint8) != 0
     else:
-        array = np.frombuffer(data, dtype) if len(data) else np.empty(0, dtype)
-        array = array.astype(dtype.newbyteorder("="), copy=False)
+        array = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
     if dtype.kind == "U" and (array.view(np.uint32) > 0x10FFFF).any():
         raise UserError("holds a numpy string of invalid characters; write the file again")
     return array.reshape(shape, order=order)
@@ -304,20 +286,10 @@ def _set_items(target: dict, items: list) -> dict:
     return target
 
 
-def _last(stack: list, count: int) -> list:
-    if len(stack) < count:
-        raise UserError("the file is damaged; write it again")
-    return stack[-count:]
-
-
 def _expect(value, kind):
     if not isinstance(value, kind):
         raise UserError("the file is damaged or not a pickle of scores; write it again")
     return value
-
-
-def _hint(data: bytes) -> str:
-    return "this is a zip archive, as checkpoints and .npz files are; " if data.startswith(b"PK") else ""
 
 
 def _show(value) -> str:

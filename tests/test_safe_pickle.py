@@ -1,0 +1,410 @@
+import collections
+import functools
+import io
+import operator
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from files import UserError
+from safe_pickle import load_pickle, load_scores, save_scores
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT.parent / "shared" / "reference_scores"
+CLASSES = 4
+
+
+def make_scores(videos=3, classes=CLASSES, seed=0):
+    random_numbers = np.random.default_rng(seed)
+    return {f"Class_g01_c{i:02d}": random_numbers.normal(size=classes).astype("f4") for i in range(videos)}
+
+
+def write(path, content, protocol=4):
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    return path
+
+
+def assert_same(result, expected):
+    assert list(result) == list(expected)
+    for name, vector in result.items():
+        assert vector.dtype == np.float32 and vector.shape == expected[name].shape
+        np.testing.assert_array_equal(vector, expected[name].astype("f4"))
+
+
+# ---- what is read ----
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8", "<i8", ">i2", "u1"])
+def test_scores_of_every_protocol_and_number_type(tmp_path, protocol, dtype):
+    scores = {name: (vector * 50 + 100).astype(dtype) for name, vector in make_scores().items()}
+    assert_same(load_scores(write(tmp_path / "scores.pickle", scores, protocol)), scores)
+
+
+@pytest.mark.parametrize("protocol", range(5))
+def test_files_of_numpy_1_and_2(tmp_path, protocol):
+    scores = make_scores()
+    data = pickle.dumps(scores, protocol=protocol)
+    assert b"numpy._core.multiarray" in data or b"numpy.core.multiarray" in data
+    if protocol == 4:  # lengths precede the strings and the frame
+        old = data.replace(b"\x8c\x16numpy._core.multiarray", b"\x8c\x15numpy.core.multiarray")
+        old = old[:3] + struct.pack("<Q", len(old) - 11) + old[11:]
+    else:
+        old = data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    for number, content in enumerate((data, old)):
+        path = tmp_path / f"{number}.pickle"
+        path.write_bytes(content)
+        assert_same(load_scores(path), scores)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("value", [
+    np.arange(6, dtype="f4").reshape(2, 3), np.arange(6, dtype="f4").reshape(2, 3).T, np.arange(10)[::2],
+    np.empty((0, 3)), np.empty(0, "f4"), np.array(3.5), np.float32(3), np.int64(-7), np.bool_(True),
+    np.array([True, False]), np.array(["Umlaut ä", "跳"]), np.array([b"ab", b"c"]), np.str_("text"), np.bytes_(b"ab"),
+])
+def test_arrays_and_scalars_equal_those_of_pickle_load(protocol, value):
+    data = pickle.dumps({"a": [value, (value,)]}, protocol=protocol)
+    expected = pickle.loads(data)["a"][0]
+    result = load_pickle(data)["a"][0]
+    assert type(result) is type(expected) and result.dtype == expected.dtype and result.shape == expected.shape
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_values(protocol):
+    shared = [1, 2]
+    value = {"text": "ä\n'", 1: -(2**70), None: [True, False, None], b"raw": b"\x00\xff", 2.5: (1.5, float("inf")),
+             "empty": [(), [], {}, "", b""], "shared": [shared, shared]}
+    assert load_pickle(pickle.dumps(value, protocol=protocol)) == value
+
+
+def test_python_2_file():
+    data = (b"(dp0\nS'v_A_g01_c01'\np1\ncnumpy.core.multiarray\n_reconstruct\np2\n(cnumpy\nndarray\np3\n(I0\ntp4\n"
+            b"S'b'\np5\ntp6\nRp7\n(I1\n(I2\ntp8\ncnumpy\ndtype\np9\n(S'f4'\np10\nI0\nI1\ntp11\nRp12\n(I3\nS'<'\n"
+            b"p13\nNNNI-1\nI-1\nI0\ntp14\nbI00\nS'\\x00\\x00\\x00\\x00\\x00\\x00\\x00@'\np15\ntp16\nbs.")
+    np.testing.assert_array_equal(load_pickle(data)["v_A_g01_c01"], [0, 2])
+
+
+def test_names_lose_their_prefix(tmp_path):
+    vector = np.ones(2, "f4")
+    path = write(tmp_path / "scores.pickle", {"v_A_g01_c01": vector, "B/v_x y.1": vector[None], "v_v_ä": vector})
+    assert_same(load_scores(path), {"A_g01_c01": vector, "B/x y.1": vector, "v_ä": vector})
+
+
+def test_save_round_trip(tmp_path):
+    scores = {"Übung 1/v.a-b": np.arange(3), "A": np.arange(6.0)[::2], "跳": np.float16([1, 2, 3])}
+    path = tmp_path / "new" / "scores.pickle"
+    save_scores(path, scores)
+    assert_same(load_scores(path), scores)
+    with path.open("rb") as file:
+        by_hand = pickle.load(file)
+    assert_same(by_hand, scores)
+    save_scores(path, {"A": by_hand["A"] / 2})
+    assert os.listdir(path.parent) == ["scores.pickle"] and list(load_scores(path)) == ["A"]
+
+
+def test_save_refuses_what_cannot_be_loaded_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "scores.pickle"
+    save_scores(path, make_scores())
+    before = path.read_bytes()
+    for bad in (np.float32([0, np.nan]), np.ones((2, 2)), np.array(["a"]), np.float64([1e300])):
+        with pytest.raises(UserError, match="'bad'"):
+            save_scores(path, {"good": np.ones(2), "bad": bad})
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="../shared/reference_scores is not here")
+@pytest.mark.parametrize("stream", ["spatial", "motion_pose"])
+def test_reference_scores(stream):
+    path = REFERENCE / f"{stream}_video_preds.pickle"
+    with path.open("rb") as file:
+        expected = pickle.load(file)
+    assert len(expected) == 550
+    assert_same(load_scores(path), expected)
+
+
+# ---- what is refused, as data ----
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ({}, "empty dict"), ([1], "a list"), (3, "a int"), (np.ones(3), "a ndarray"), (None, "a NoneType"),
+    ({1: np.ones(2)}, "type int"), ({10**5000: np.ones(2)}, "type int"), ({"": np.ones(2)}, "no video's name"),
+    ({"A": [1.0, 2.0]}, "'A' holds a list"), ({"A": 1.0}, "'A'"), ({"A": np.float32(1)}, "'A'"),
+    ({"A": np.ones((2, 3))}, "'A'"), ({"A": np.array(1.0)}, "'A'"), ({"A": np.ones(0)}, "'A'"),
+    ({"A": np.array(["a"])}, "'A'"), ({"A": np.array([True])}, "'A'"),
+    ({"A": np.float32([1, np.nan])}, "'A' are not finite"), ({"A": np.float64([1e39])}, "'A' are not finite"),
+    ({"A": np.ones(2), "B": np.ones(3)}, "'B' has 3 scores, 'A' has 2"),
+    ({"A": np.ones(2), "v_A": np.ones(2)}, "'A' is there twice"),
+    ({"A": np.array([1, "a"], dtype=object)}, "'O8'"), ({"A": np.zeros(2, "c8")}, "'c8'"),
+    ({"A": np.zeros(2, "f4,i4")}, "array of type"), ({"A": np.zeros(2, "M8[s]")}, "'M8'"),
+    ({"A": {1, 2}}, "EMPTY_SET"), ({"A": collections.OrderedDict()}, "collections.OrderedDict"),
+    ({"A": 1j}, "builtins.complex"), ({"A": np.float32}, "numpy.float32"), ({"A": np.dtype("f4")}, "on its own"),
+    ({"A": np.ndarray}, "on its own"),
+])
+def test_refused_content(tmp_path, content, words):
+    with pytest.raises(UserError) as caught:
+        load_scores(write(tmp_path / "scores.pickle", content))
+    assert str(tmp_path / "scores.pickle") in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_refused_files(tmp_path):
+    (tmp_path / "empty").touch()
+    (tmp_path / "zip").write_bytes(b"PK\x03\x04rest")
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in [("none", "no such file"), (".", "not a regular file"), ("pipe", "not a regular file"),
+                        ("empty", "not a readable pickle"), ("zip", "zip archive"), ("a" * 300, "too long"),
+                        ("a\0b", "a")]:
+        with pytest.raises(UserError, match=words):
+            load_scores(tmp_path / name)
+
+
+def test_torch_tensors_are_refused_with_the_remedy(tmp_path):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(UserError, match=r"torch\..*tensor.cpu\(\).numpy\(\)"):
+        load_scores(write(tmp_path / "scores.pickle", {"A": torch.ones(3)}))
+    torch.save({"A": torch.ones(3)}, tmp_path / "model.pth.tar")
+    with pytest.raises(UserError, match="zip archive"):
+        load_scores(tmp_path / "model.pth.tar")
+
+
+# ---- what is refused, as an attack ----
+
+
+class Call:
+    """Pickles as `function(*arguments)`."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def global_call(module, name, *arguments):
+    """Pickle, protocol 2, that calls `module.name(*arguments)`, whether or not that exists here."""
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + pickle.dumps(arguments, protocol=2)[2:-1] + b"R."
+
+
+def gadgets(canary):
+    """Pickles that create the file `canary` when they are loaded by an unpickler that allows their name."""
+    touch, code = f"touch {canary}", f"open({str(canary)!r}, 'w').close()"
+    call = functools.partial(pickle.dumps, protocol=4)
+    nested = call(Call(os.system, touch))
+    reconstruct = np.ones(1).__reduce__()[0]
+    scalar = np.float32(1).__reduce__()[0]
+    yield "os.system", call(Call(os.system, touch))
+    yield "os.system in scores", call({"A": np.ones(2), "B": Call(os.system, touch)})
+    yield "posix.system, protocol 0", pickle.dumps(Call(os.system, touch), protocol=0)
+    yield "posix.system, INST", b"(S'" + touch.encode() + b"'\niposix\nsystem\n."
+    yield "posix.system, OBJ", b"\x80\x02(cposix\nsystem\nV" + touch.encode() + b"\no."
+    yield "NEWOBJ", b"\x80\x02csubprocess\nPopen\n(lp0\nVtouch\naV" + str(canary).encode() + b"\na\x85\x81."
+    yield "eval", call(Call(eval, code))
+    yield "exec", call(Call(exec, code))
+    yield "getattr", call(Call(getattr, Call(__import__, "os"), "system"))
+    yield "dotted name", b"\x80\x04\x8c\x05numpy\x8c\x0fcore.os.systemX\x93."
+    yield "Popen", call(Call(subprocess.Popen, ["touch", str(canary)]))
+    yield "partial", call(Call(functools.partial(os.system, touch)))
+    yield "attrgetter", call(Call(operator.attrgetter("system"), Call(__import__, "os")))
+    yield "methodcaller", call(operator.methodcaller("system", touch))
+    yield "pickle.loads", call(Call(pickle.loads, nested))
+    yield "io.open", call(Call(io.open, str(canary), "w"))
+    yield "Path.touch", global_call("pathlib", "Path.touch", str(canary))
+    yield "runstring", global_call("numpy.testing._private.utils", "runstring", code, {})
+    yield "runstring, old", global_call("numpy.testing.utils", "runstring", code, {})
+    yield "f2py", global_call("numpy.f2py", "compile", "", "m", f"; {touch};")
+    yield "f2py, crackfortran", global_call("numpy.f2py.crackfortran", "myeval", code)
+    yield "np.load", call(Call(np.load, str(canary), None, True))
+    yield "memmap", global_call("numpy", "memmap", str(canary), "u1", "w+", 0, [1])
+    yield "numpy exec_command", global_call("numpy.distutils.exec_command", "exec_command", touch)
+    yield "object scalar", call(Call(scalar, np.dtype("O"), nested))
+    yield "object array", call(Call(reconstruct, np.ndarray, (1,), b"O"))
+    yield "object array of a call", call(np.array([Call(os.system, touch)], dtype=object))
+    yield "reconstruct of another type", call(Call(reconstruct, subprocess.Popen, (0,), b"b"))
+    yield "dtype by name", call(Call(np.dtype, "os.system"))
+    yield "dtype of object", call(Call(np.dtype, [("a", "O")]))
+    yield "codecs", global_call("_codecs", "decode", code, "rot13")
+    yield "codecs encode", global_call("_codecs", "encode", code, "rot13")
+    yield "torch.storage", global_call("torch.storage", "_load_from_bytes", nested)
+    yield "torch.hub", global_call("torch.hub", "load", str(canary.parent), "x", "local")
+    yield "torch.load", global_call("torch", "load", str(canary))
+    yield "torch._utils", global_call("torch._utils", "_rebuild_tensor_v2", None, 0, (1,), (1,), False, None)
+    yield "torch inductor", global_call("torch._inductor.codecache", "compile_file", touch, str(canary), touch)
+    yield "torch run_path", global_call("torch.utils.collect_env", "run", touch)
+    yield "extension", b"\x80\x02\x82\x01."
+    yield "persistent id", b"Pos.system\n."
+    yield "build on a name", b"\x80\x02cnumpy\nndarray\nN}U\x0c__setstate__cnumpy\ndtype\ns\x86b."
+    yield "state of a dict", b"\x80\x02}}U\x09__class__cnumpy\nndarray\nsb."
+
+
+def test_gadgets_are_refused_and_nothing_runs(tmp_path):
+    canary = tmp_path / "canary"
+    refused = []
+    for name, data in gadgets(canary):
+        path = tmp_path / "scores.pickle"
+        path.write_bytes(data)
+        for source in (path, data):
+            with pytest.raises(UserError) as caught:
+                load_scores(path) if source is path else load_pickle(source)
+            assert "\n" not in str(caught.value), name
+        refused.append(str(caught.value))
+        assert not canary.exists(), name
+    assert len(refused) > 35
+    assert any("'os.system'" in line or "'posix.system'" in line for line in refused)
+    assert any("'builtins.eval'" in line for line in refused)
+
+
+def test_the_gadgets_would_run_otherwise(tmp_path):
+    """The canary is a real one: plain unpickling of the same bytes creates it."""
+    canary = tmp_path / "canary"
+    harmful = {"os.system", "os.system in scores", "eval", "exec", "Popen", "posix.system, INST", "io.open",
+               "pickle.loads", "posix.system, protocol 0", "posix.system, OBJ", "partial", "memmap", "runstring"}
+    for name, data in gadgets(canary):
+        if name in harmful:
+            script = "import sys, pickle, time; pickle.load(sys.stdin.buffer); time.sleep(0.2)"
+            subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, timeout=60)
+            assert canary.exists(), name
+            canary.unlink()
+
+
+def test_loading_imports_nothing():
+    script = """if True:
+        import sys
+        from files import UserError
+        from safe_pickle import load_pickle
+        before = set(sys.modules)
+        for module in ("this", "antigravity", "torch", "numpy.f2py", "wave"):
+            try:
+                load_pickle(b"c" + module.encode() + b"\\nname\\n.")
+            except UserError:
+                continue
+            raise SystemExit(1)
+        assert set(sys.modules) == before
+    """
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+
+
+def array_pickle(shape=(2,), spec="f4", state=(3, "<", None, None, None, -1, -1, 0), data=b"\0" * 8, copies=1):
+    """Arrays pickled by hand, so that their parts may contradict each other; copies share one `data`."""
+    class Array:
+        def __reduce__(self):
+            return np.ones(1).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, shape, DType(), False, data)
+
+    class DType:
+        def __reduce__(self):
+            return np.dtype, (spec, False, True), state
+
+    return pickle.dumps({f"A{i}": Array() for i in range(copies)}, protocol=4)
+
+
+def test_arrays_that_contradict_themselves():
+    np.testing.assert_array_equal(load_pickle(array_pickle())["A0"], [0, 0])
+    for changes in [
+        {"shape": (3,)}, {"shape": (-2,)}, {"shape": (2**62,)}, {"shape": (2**70, 0)}, {"shape": (True,) * 2},
+        {"shape": (2.0,)}, {"shape": [2]}, {"shape": (1,) * 40}, {"shape": None}, {"data": b""}, {"data": 8},
+        {"data": [1.0, 2.0]}, {"data": None}, {"data": "\u1234" * 8}, {"spec": "O8"}, {"spec": "V8"}, {"spec": "f16"},
+        {"spec": "f4\n"}, {"spec": ""}, {"spec": 4}, {"spec": ["f4"]}, {"spec": "U0"}, {"spec": "S99999999999"},
+        {"spec": "U1", "data": b"\xff" * 8}, {"spec": "f4,f4"}, {"spec": "(2,)f4"}, {"spec": "m8"},
+        {"state": ()}, {"state": (3, "<")}, {"state": (3, "x", None, None, None, -1, -1, 0)},
+        {"state": (3, "<", None, ("a",), {"a": 1}, -1, -1, 0)}, {"state": (3, ["<"], None, None, None, -1, -1, 0)},
+    ]:
+        with pytest.raises(UserError):
+            load_pickle(array_pickle(**changes))
+            pytest.fail(f"{changes} passed")
+
+
+def test_bombs_and_nonsense_end_quickly():
+    deep = b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
+    keys = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"Ns."
+    itself = b"\x80\x02]q\x00h\x00a."
+    laughs = b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ch%ce" % (i + 1, i, i, i) for i in range(90)) + b"."
+    huge_frame = b"\x80\x04\x95" + struct.pack("<Q", 2**63 - 1) + b"}."
+    huge_bytes = b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"}."
+    huge_array = b"\x80\x05\x96" + struct.pack("<Q", 2**62) + b"}."
+    memo = b"\x80\x02}r" + struct.pack("<I", 2**31 - 1) + b"."
+    number = b"I" + b"9" * 100_000 + b"\n."
+    repeated = array_pickle(shape=(10_000,), spec="u1", data=bytes(10_000), copies=500)
+    assert len(repeated) < 200_000
+    assert len(load_pickle(array_pickle(shape=(10_000,), spec="u1", data=bytes(10_000)))["A0"]) == 10_000
+    for bomb in (deep, keys, itself, laughs, huge_frame, huge_bytes, huge_array, number, repeated,
+                 b"", b".", b"(", b"0."):
+        with pytest.raises(UserError):
+            load_pickle(bomb)
+    assert load_pickle(memo) == {}
+
+
+# ---- fuzzing ----
+
+LENIENT = settings(max_examples=600, deadline=None, derandomize=True,
+                   suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+def load_or_refuse(path, data):
+    path.write_bytes(data)
+    try:
+        scores = load_scores(path)
+    except UserError as error:
+        assert str(path) in str(error)
+        return
+    assert scores and all(vector.dtype == np.float32 and vector.ndim == 1 for vector in scores.values())
+
+
+@LENIENT
+@given(data=st.binary(max_size=200))
+def test_fuzz_bytes(tmp_path, data):
+    load_or_refuse(tmp_path / "scores.pickle", data)
+
+
+@LENIENT
+@given(seed=st.integers(0, 2**32), protocol=st.integers(0, 5), changes=st.integers(1, 6))
+def test_fuzz_mutated_scores(tmp_path, seed, protocol, changes):
+    """Bytes of a valid pickle are changed, removed, doubled, swapped, or cut off."""
+    dice = random.Random(seed)
+    data = bytearray(pickle.dumps(make_scores(2), protocol=protocol))
+    for _ in range(changes):
+        place, length = dice.randrange(len(data) + 1), dice.choice((1, 1, 2, 8, 30))
+        change = dice.randrange(5)
+        if change == 0:
+            data[place:place + length] = dice.randbytes(length)
+        elif change == 1:
+            del data[place:place + length]
+        elif change == 2:
+            data[place:place] = data[place:place + length]
+        elif change == 3:
+            other = dice.randrange(len(data) + 1)
+            data[place:place + length] = data[other:other + length]
+        else:
+            data[place:place + 1] = dice.choice((b"\x81", b"R", b"b", b"c", b"o", b"i", b"P", b"\x93", b"h\x00", b"s"))
+    load_or_refuse(tmp_path / "scores.pickle", bytes(data))
+
+
+@LENIENT
+@given(codes=st.lists(st.sampled_from([
+    b"(", b"}", b"]", b")", b"l", b"d", b"t", b"\x85", b"\x86", b"\x87", b"a", b"e", b"s", b"u", b"R", b"b", b"N",
+    b"K\x02", b"J\xff\xff\xff\xff", b"X\x02\x00\x00\x00f4", b"X\x01\x00\x00\x00<", b"C\x08abcdefgh", b"\x94", b"h\x00",
+    b"h\x01", b"q\x00", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"cnumpy.core.multiarray\nscalar\n", b"cnumpy._core.numeric\n_frombuffer\n", b"c_codecs\nencode\n",
+    b"cbuiltins\nbytes\n", b"\x88", b"G?\xf0\0\0\0\0\0\0", b"0", b"2", b"1", b"."]), max_size=40))
+def test_fuzz_programs(tmp_path, codes):
+    """Instructions in any order."""
+    load_or_refuse(tmp_path / "scores.pickle", b"".join(codes) + b".")
+
+
+@LENIENT
+@given(content=st.dictionaries(
+    st.text(max_size=5) | st.integers() | st.binary(max_size=3),
+    st.lists(st.floats(width=32), max_size=4).map(lambda row: np.array(row, "f4")) | st.none() | st.text(max_size=3)
+    | st.recursive(st.integers() | st.floats(), lambda inner: st.lists(inner, max_size=3), max_leaves=5),
+    max_size=4), protocol=st.integers(0, 5))
+def test_fuzz_content(tmp_path, content, protocol):
+    load_or_refuse(tmp_path / "scores.pickle", pickle.dumps(content, protocol=protocol))
