@@ -1,0 +1,127 @@
+"""The VGG-19 network of Cao et al. (arXiv 1611.08050), which gives part heatmaps and part affinity fields."""
+import math
+import os
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from files import UserError
+from network import load_strictly, read_state_dict
+from pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+
+STRIDE = 8
+SHORT_SIDE = 368
+STAGES = 6
+FEATURES = 128
+_VGG = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 256, FEATURES)
+
+
+def _convolutions(in_channels: int, layers: list[tuple[int, int]]) -> nn.Sequential:
+    """(out channels, kernel) of each convolution; a ReLU follows all but the last."""
+    modules = []
+    for out_channels, kernel in layers:
+        modules += [nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), nn.ReLU(inplace=True)]
+        in_channels = out_channels
+    return nn.Sequential(*modules[:-1])
+
+
+def _backbone() -> nn.Sequential:
+    modules, in_channels = [], 3
+    for layer in _VGG:
+        if layer == "pool":
+            modules.append(nn.MaxPool2d(2))
+        else:
+            modules += [nn.Conv2d(in_channels, layer, 3, padding=1), nn.ReLU(inplace=True)]
+            in_channels = layer
+    return nn.Sequential(*modules)
+
+
+class OpenPose(nn.Module):
+    """Ten layers of VGG-19 and two more, then six stages of two branches, PAFs and heatmaps.
+
+    Each stage after the first sees both maps of the one before it beside the features. The names of the
+    modules are those of the weights in circulation (`model0.0.weight`, `model1_1.0.weight`, …).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.model0 = _backbone()
+        seen = FEATURES + NUM_PAFS + NUM_HEATMAPS
+        for stage in range(1, STAGES + 1):
+            for branch, channels in ((1, NUM_PAFS), (2, NUM_HEATMAPS)):
+                if stage == 1:
+                    layers = [(128, 3)] * 3 + [(512, 1), (channels, 1)]
+                else:
+                    layers = [(128, 7)] * 5 + [(128, 1), (channels, 1)]
+                name = f"model{stage}_{branch}"
+                self.add_module(name, _convolutions(FEATURES if stage == 1 else seen, layers))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) as `preprocess` makes them to (PAFs (B, 38, H/8, W/8), heatmaps (B, 19, …))."""
+        features = self.model0(images)
+        seen = features
+        for stage in range(1, STAGES + 1):
+            pafs = self.get_submodule(f"model{stage}_1")(seen)
+            heatmaps = self.get_submodule(f"model{stage}_2")(seen)
+            seen = torch.cat((pafs, heatmaps, features), dim=1)
+        return pafs, heatmaps
+
+
+def load_openpose(path: str | os.PathLike) -> OpenPose:
+    """The network in evaluation mode with the weights of a .pth or .safetensors file.
+
+    The file holds a state dict, its names as they are or behind the `module.` of data-parallel wrappers.
+    Raises `UserError` if it cannot be read, if a name is missing, unknown or of another shape, or if weights
+    are not finite.
+    """
+    state = read_state_dict(path)
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    with torch.device("meta"):
+        network = OpenPose()
+    network.to_empty(device="cpu")
+    load_strictly(network, state, path)
+    bad = [name for name, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise UserError(f"{path}: {bad[0]} holds numbers that are not finite; get the weights again")
+    return network.eval().requires_grad_(False)
+
+
+def preprocess(frames: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+    """RGB frames, uint8 (…, H, W, 3) of one size, to the network's input and the size of its valid part.
+
+    The frames are scaled to a short side of 368 (bilinear, without antialiasing, rounded to bytes), padded
+    with black on the right and below to multiples of 8, put in the order B, G, R and mapped by x/256 - 0.5;
+    the padding is black before that map, so -0.5 after it, as the weights were made for. Returns float32
+    (…, 3, h, w) on the frames' device and the (height, width) that the frame takes of h and w.
+    """
+    frames = torch.as_tensor(frames)
+    if frames.ndim < 3 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not frames.numel():
+        raise ValueError(f"frames must be uint8 (…, H, W, 3), not {frames.dtype} {tuple(frames.shape)}")
+    *batch, height, width, _ = frames.shape
+    images = frames.reshape(-1, height, width, 3).permute(0, 3, 1, 2)
+    scale = SHORT_SIDE / min(height, width)
+    valid = round(height * scale), round(width * scale)
+    if valid != (height, width):
+        if images.device.type != "cpu":
+            images = images.float()
+        images = F.interpolate(images, valid, mode="bilinear", align_corners=False)
+        if images.is_floating_point():
+            images = images.round()
+    padded = [math.ceil(length / STRIDE) * STRIDE for length in valid]
+    result = torch.full((len(images), 3, *padded), -0.5, device=images.device)
+    result[:, :, :valid[0], :valid[1]] = images.flip(1).float() / 256 - 0.5
+    return result.reshape(*batch, 3, *padded), valid
+
+
+def unpad_people(people: np.ndarray, padded: tuple[int, int], valid: tuple[int, int]) -> np.ndarray:
+    """People relative to a padded input of (height, width) `padded`, made relative to its `valid` part.
+
+    `people` is float32 (P, 18, 3) as `group_people` gives it. Places in the padding move to the border.
+    """
+    result = people.copy()
+    result[..., 0] = np.minimum(people[..., 0] * (padded[1] / valid[1]), 1)
+    result[..., 1] = np.minimum(people[..., 1] * (padded[0] / valid[0]), 1)
+    return result
