@@ -25,5 +25,6 @@ def spatial_sample(video: IndexedVideo, generator: np.random.Generator | None, i
         return Sample(stack_images(images), torch.tensor([[frames.index(start)] for start in starts]))
     draws = generator.random(SEGMENTS + 3)
     frames = segment_starts(video.num_frames, draws[:SEGMENTS])
-    images = [random_crop(read_frame(video.folder, frame), image_size, draws[SEGMENTS:-1], square=False) for frame in frames]
+    place = draws[SEGMENTS:-1]
+    images = [random_crop(read_frame(video.folder, frame), image_size, place, square=False) for frame in frames]
     return Sample(stack_images(images, flip=bool(draws[-1] < 0.5)), torch.arange(SEGMENTS).view(-1, 1))

@@ -1,0 +1,205 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataloader.frame_index import IndexedVideo, index_frames
+from dataloader.images import BrokenImage, decode_image, random_crop, read_frame, resize, to_input
+from dataloader.motion_pose_dataloader import motion_sample
+from dataloader.sampling import random_state, segment_starts, stack_indices
+from dataloader.sampling import test_starts as starts_of
+from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, spatial_sample
+from dataloader.split_train_test_video import Video
+from dataloader.video_dataset import Broken, EpochBatches, VideoDataset, collate
+from files import UserError
+from tests.conftest import write_images
+
+
+def encoded(image: Image.Image, kind="JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def picture(width=60, height=40) -> Image.Image:
+    ramp = np.add.outer(np.arange(height) * 2, np.arange(width)).astype(np.uint8)
+    return Image.fromarray(np.stack([ramp, ramp[::-1], 255 - ramp], axis=2))
+
+
+@pytest.fixture
+def video(tmp_path) -> IndexedVideo:
+    write_images(tmp_path / "v_A_g01_c01", 23, 0, (64, 48), 0)
+    return IndexedVideo(Video("A_g01_c01", 0, "A", "A/v_A_g01_c01.avi"), str(tmp_path / "v_A_g01_c01"), 23)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_of_any_colour_equal_pillows(mode):
+    data = encoded(picture().convert(mode))
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    decoded = decode_image(data).permute(1, 2, 0).numpy().astype(int)
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded - expected).max() <= 3
+
+
+def test_png_under_a_jpeg_name():
+    assert np.array_equal(decode_image(encoded(picture(), "PNG")).permute(1, 2, 0).numpy(), np.asarray(picture()))
+
+
+@pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[: len(d) // 2], lambda d: b"hello", lambda d: d[:3]])
+def test_broken_images_are_named(damage):
+    with pytest.raises(BrokenImage, match="frame000007"):
+        decode_image(damage(encoded(picture())), "frame000007.jpg")
+
+
+def test_resize_equals_pillows_bilinear():
+    image = torch.from_numpy(np.array(picture(340, 256))).permute(2, 0, 1)
+    expected = np.asarray(picture(340, 256).resize((224, 224), Image.Resampling.BILINEAR)).astype(int)
+    assert np.abs(resize(image, 224, 224).permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+    assert resize(image, 256, 340) is image
+
+
+def test_crop_is_the_window_of_the_scaled_image():
+    image = torch.from_numpy(np.array(picture(340, 256))).permute(2, 0, 1)
+    assert torch.equal(random_crop(image, 224, (0.5, 0.25), square=False), image[:, 16:240, 29:253].permute(1, 2, 0))
+    square = resize(image, 256, 256)
+    assert torch.equal(random_crop(image, 224, (0.999, 0), square=True), square[:, 32:, :224].permute(1, 2, 0))
+    half = resize(image, 128, 170)
+    assert torch.equal(random_crop(image, 112, (0, 0), square=False), half[:, :112, :112].permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_to_input_equals_the_plain_computation(normalised):
+    images = torch.randint(0, 256, (7, 32, 40, 3), dtype=torch.uint8)
+    index = torch.tensor([[0, 1, 1], [6, 5, 2]])
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if normalised else (None, None)
+    result = to_input(images, index, mean, std)
+    assert result.shape == (2, 9, 32, 40) and result.dtype == torch.float32
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    for clip, row in zip(result, index, strict=True):
+        planes = images[row].permute(0, 3, 1, 2).float() / 255
+        if normalised:
+            planes = (planes - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+        assert torch.allclose(clip, planes.flatten(0, 1), atol=1e-5)
+
+
+def test_spatial_test_sample_is_the_19_frames(video):
+    sample = spatial_sample(video, None, 32)
+    assert sample.index.shape == (19, 1)
+    for (place,), start in zip(sample.index.tolist(), starts_of(23), strict=True):
+        expected = resize(read_frame(video.folder, start), 32, 32).permute(1, 2, 0)
+        assert torch.equal(sample.images[place], expected)
+
+
+def test_motion_test_sample_is_the_19_stacks_and_reads_each_image_once(video):
+    sample = motion_sample(video, None, 48)
+    assert sample.index.shape == (19, 10) and len(sample.images) == 23
+    for row, start in zip(sample.index.tolist(), starts_of(23), strict=True):
+        for place, frame in zip(row, stack_indices(start, 23), strict=True):
+            assert torch.equal(sample.images[place], resize(read_frame(video.folder, frame), 48, 48).permute(1, 2, 0))
+
+
+def test_spatial_training_sample(video):
+    draws = random_state(3, 5, "x").random(6)
+    sample = spatial_sample(video, random_state(3, 5, "x"), 32)
+    assert sample.index.tolist() == [[0], [1], [2]]
+    for image, frame in zip(sample.images, segment_starts(23, draws[:3]), strict=True):
+        crop = random_crop(read_frame(video.folder, frame), 32, draws[3:5], square=False)
+        assert torch.equal(image, crop.flip(1) if draws[5] < 0.5 else crop)
+
+
+def test_training_flips_half_of_the_spatial_samples_and_no_motion_sample(video):
+    flips = 0
+    for number in range(40):
+        draws = random_state(0, number, "x").random(6)
+        sample = spatial_sample(video, random_state(0, number, "x"), 32)
+        frame = read_frame(video.folder, segment_starts(23, draws[:3])[0])
+        flips += not torch.equal(sample.images[0], random_crop(frame, 32, draws[3:5], square=False))
+        draws = random_state(0, number, "x").random(3)
+        stack = motion_sample(video, random_state(0, number, "x"), 32)
+        first = read_frame(video.folder, segment_starts(23, draws[:1])[0])
+        assert torch.equal(stack.images[0], random_crop(first, 32, draws[1:], square=True))
+    assert 10 <= flips <= 30
+
+
+def test_images_of_differing_size_within_a_video(video, tmp_path):
+    Image.new("RGB", (30, 90)).save(tmp_path / "v_A_g01_c01" / "frame000009.jpg")
+    for sample in (spatial_sample, motion_sample):
+        assert sample(video, None, 32).images.shape[1:] == (32, 32, 3)
+        assert sample(video, random_state(0, 0, "y"), 32).images.shape[1:] == (32, 32, 3)
+
+
+def test_broken_image_becomes_an_item_that_names_it(video, tmp_path):
+    (tmp_path / "v_A_g01_c01" / "frame000003.jpg").write_bytes(b"")
+    position, broken = VideoDataset([video], lambda *a: motion_sample(*a, image_size=32))[0]
+    assert isinstance(broken, Broken) and broken.name == "A_g01_c01" and "frame000003.jpg" in broken.reason
+    batch = collate([(0, broken)])
+    assert batch["images"] is None and batch["broken"] == [broken]
+
+
+def test_collate_offsets_the_index(video):
+    sample = motion_sample(video, None, 32)
+    batch = collate([(4, sample), (1, Broken("b", "why")), (2, sample)])
+    assert batch["positions"].tolist() == [4, 2]
+    assert torch.equal(batch["images"][batch["index"][19:]], sample.images[sample.index])
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_every_batch(world):
+    shares = [EpochBatches(11, 4, 0, rank, world) for rank in range(world)]
+    whole = list(EpochBatches(11, 4, 0))
+    for number, parts in enumerate(zip(*shares, strict=True)):
+        merged = sorted({key for part in parts for key in part})
+        assert merged == sorted(whole[number])
+        total = sum(map(len, parts))
+        assert total == len(whole[number]) * (world if len(whole[number]) < world else 1)
+
+
+def test_epochs_are_shuffled_by_seed_and_epoch():
+    batches = EpochBatches(20, 20, 1)
+    first = [position for _, position in next(iter(batches))]
+    batches.epoch = 1
+    second = [position for _, position in next(iter(batches))]
+    assert sorted(first) == sorted(second) == list(range(20)) and first != second
+
+
+def test_frame_index_counts_on_disk_and_follows_changes(tmp_path):
+    root = tmp_path / "frames"
+    write_images(root / "v_A_g01_c01", 3, 0, (8, 8), 0)
+    write_images(root / "A_g01_c02", 4, 0, (8, 8), 0)
+    write_images(root / "A" / "A_g02_c01", 5, 0, (8, 8), 0)
+    names = ("A_g01_c01", "A_g01_c02", "A_g02_c01", "A_g03_c01")
+    videos = [Video(name, 0, "A", f"A/v_{name}.avi") for name in names]
+    for _ in range(2):  # the second time from the cache, where there is one
+        good, bad = index_frames(root, videos)
+        assert [video.num_frames for video in good] == [3, 4, 5]
+        assert len(bad) == 1 and "A_g03_c01" in bad[0][1]
+    (root / "v_A_g01_c01" / "frame000003.jpg").unlink()
+    (root / "A_g01_c02" / "frame000002.jpg").unlink()
+    for path in (root / "A" / "A_g02_c01").iterdir():
+        path.unlink()
+    good, bad = index_frames(root, videos)
+    assert [video.num_frames for video in good] == [2]
+    reasons = " ".join(reason for _, reason in bad)
+    assert "frame000002.jpg is missing" in reasons and "no frames" in reasons
+
+
+def test_frame_index_caches_settled_folders(tmp_path, monkeypatch):
+    write_images(tmp_path / "frames" / "v_A_g01_c01", 3, 0, (8, 8), 0)
+    videos = [Video("A_g01_c01", 0, "A", "A/v_A_g01_c01.avi")]
+    monkeypatch.setattr("dataloader.frame_index.SETTLED_NS", -1)
+    index_frames(tmp_path / "frames", videos)
+    assert (tmp_path / "frames" / ".frame_counts.json").exists()
+    monkeypatch.setattr("dataloader.frame_index.count_frames", lambda folder: pytest.fail("not from the cache"))
+    assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 3
+    (tmp_path / "frames" / ".frame_counts.json").write_text('{"v_A_g01_c01": "x"}')
+    monkeypatch.setattr("dataloader.frame_index.count_frames", lambda folder: 7)
+    assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 7
+
+
+def test_frame_index_of_no_folder(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        index_frames(tmp_path / "nowhere", [])
+    with pytest.raises(UserError, match="empty"):
+        index_frames(tmp_path, [])
