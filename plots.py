@@ -1,0 +1,211 @@
+"""Pictures of results: confusion matrix, training curves, mistakes. Drawn without pyplot, written whole."""
+import csv
+import io
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from PIL import Image
+
+from files import UserError, atomic_write
+
+COLORS = {"train": "#4c72b0", "test": "#c44e52"}
+MAX_NAME = 40  # letters of a class name that are drawn
+# Fonts with Chinese, Japanese and Korean letters, tried after the default; none of them needs to be there.
+MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+              "Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
+              "Arial Unicode MS", "Unifont")
+
+
+class Mistake(NamedTuple):
+    """A misclassified video with its pictures (None where there is none), most telling first."""
+
+    name: str
+    true: str
+    predicted: str
+    confidence: float  # probability of the predicted class, 0..1
+    images: Sequence[Path | None]
+
+
+def plot_confusion(
+    matrix: np.ndarray, classes: Sequence[str], path: str | os.PathLike, title: str = "Confusion matrix"
+) -> None:
+    """Draw a confusion matrix as PNG: rows are true classes, columns predicted ones.
+
+    `matrix` (C, C) holds counts of videos. Cells show percent of their row, zeros are left empty; behind a
+    class name stands its number of videos. The picture grows with the number of classes up to some 6000
+    pixels a side. Raises `ValueError` if shapes disagree, `OSError` if the file cannot be written.
+    """
+    matrix, count = np.asarray(matrix), len(classes)
+    if matrix.shape != (count, count) or not count:
+        raise ValueError(f"a matrix of {count} x {count} expected, got {matrix.shape}")
+    videos = matrix.sum(1)
+    percent = 100.0 * matrix / np.maximum(videos, 1)[:, None]
+    cell = min(max(0.34, 7.5 / count), max(0.62, 1.8 / count), 60 / count)  # inches; 100 pixels per inch
+    size = min(cell * 72 * 0.33, 11)  # points
+    names = [printable(name) for name in classes]
+    margin = size * 0.62 / 72 * max(len(name) for name in names) + 1
+    figure = new_figure(cell * count + margin, cell * count + margin)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_position([margin / figure.get_figwidth(), margin / figure.get_figheight(),
+                       cell * count / figure.get_figwidth(), cell * count / figure.get_figheight()])
+    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest", aspect="equal")
+    axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(count), [f"{name} ({n})" for name, n in zip(names, videos, strict=True)], fontsize=size)
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e4e4e4", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    if count > 30:  # names on all four sides, for the far ones are out of sight
+        axes.tick_params(which="major", top=True, labeltop=True, right=True, labelright=True)
+    for row, column in zip(*np.nonzero(matrix), strict=True) if count <= 400 else ():
+        color = "white" if percent[row, column] > 55 else "black"
+        text = f"{percent[row, column]:.0f}" if percent[row, column] >= 0.5 else "<1"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+    heading = max(size, 9, cell * count * 0.6)
+    axes.set_xlabel("predicted", fontsize=heading)
+    axes.set_ylabel("true (videos)", fontsize=heading)
+    accuracy = 100 * np.trace(matrix) / max(videos.sum(), 1)
+    axes.set_title(f"{printable(title, 200)}\nPrec@1 {accuracy:.2f} %, cells: percent of the true class's videos",
+                   fontsize=heading)
+    write_png(figure, path)
+
+
+def plot_curves(train_csv: str | os.PathLike, test_csv: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Draw loss, Prec@1 and learning rate over the epochs of two records (columns as in `record/`) as PNG.
+
+    The second record is called validation if its name ends in `_val`. Values that are not finite are left
+    out. Raises `UserError` if a record cannot be read or lacks a column.
+    """
+    columns = ("Epoch", "Loss", "Prec@1")
+    train, test = read_columns(train_csv, (*columns, "lr")), read_columns(test_csv, columns)
+    other = "validation" if Path(test_csv).stem.endswith("_val") else "test"
+    figure = new_figure(8, 8)
+    loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
+    marker = {"marker": "o", "markersize": 4 if len(train["Epoch"]) <= 30 else 0}
+    for axes, column in ((loss, "Loss"), (accuracy, "Prec@1")):
+        for name, record in (("train", train), (other, test)):
+            color = COLORS.get(name, COLORS["test"])
+            axes.plot(record["Epoch"], record[column], label=name, color=color, **marker)
+    best = np.array(test["Prec@1"])
+    if np.isfinite(best).any():
+        where = int(np.nanargmax(best))
+        accuracy.axhline(best[where], color=COLORS["test"], linewidth=0.8, linestyle=":")
+        text = f"best {best[where]:.2f} in epoch {test['Epoch'][where]:g}"
+        accuracy.set_title(text, loc="right", fontsize=9, color=COLORS["test"])
+    loss.set(ylabel="loss")
+    loss.set_ylim(bottom=0)
+    loss.legend(frameon=False)
+    accuracy.set(ylabel="Prec@1 (%)", ylim=(0, 101))
+    rates = np.array(train["lr"])
+    rate.plot(train["Epoch"], np.where(rates > 0, rates, np.nan), color="#555555", drawstyle="steps-mid", **marker)
+    if (rates > 0).any():
+        rate.set_yscale("log")
+        low, high = rates[rates > 0].min(), rates[rates > 0].max()
+        rate.set_ylim(low / 3, high * 3)
+    rate.set(ylabel="lr", xlabel="epoch")
+    rate.yaxis.set_minor_formatter(NullFormatter())
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(set(train["Epoch"])) == 1:
+        rate.set_xlim(train["Epoch"][0] - 0.5, train["Epoch"][0] + 0.5)
+    for axes in (loss, accuracy, rate):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.align_ylabels()
+    write_png(figure, path)
+
+
+def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> None:
+    """Draw each mistake's pictures side by side, above them its name, true and predicted class, as PNG.
+
+    A picture that is None or cannot be read leaves a grey tile.
+    """
+    across = max((len(mistake.images) for mistake in mistakes), default=1)
+    columns = min(3, max(1, math.ceil(math.sqrt(len(mistakes) / 2))))
+    rows = max(1, math.ceil(len(mistakes) / columns))
+    figure = new_figure(max(4.6, 2.3 * across) * columns, 2.75 * rows + 0.4)
+    if not mistakes:
+        figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
+    grid = figure.subfigures(rows, columns, squeeze=False)
+    for part, mistake in zip(grid.flat, mistakes, strict=False):
+        lines = (f"{printable(mistake.name, 48)}", f"true: {printable(mistake.true)}",
+                 f"predicted: {printable(mistake.predicted)} ({mistake.confidence:.0%})")
+        part.suptitle("\n".join(lines), fontsize=9, y=0.98, va="top")
+        tiles = part.subplots(1, across, squeeze=False, gridspec_kw={
+            "left": 0.02, "right": 0.98, "bottom": 0.02, "top": 0.76, "wspace": 0.03})
+        for axes, image in zip(tiles.flat, mistake.images, strict=False):
+            pixels = _read(image)
+            axes.imshow(np.full((3, 4, 3), 225, np.uint8) if pixels is None else pixels, aspect="equal")
+            if pixels is None:
+                axes.text(0.5, 0.5, "no picture", ha="center", va="center", transform=axes.transAxes, fontsize=8)
+        for axes in tiles.flat:
+            axes.axis("off")
+    write_png(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of `width` x `height` inches on its own, unknown to pyplot."""
+    return Figure(figsize=(width, height), dpi=100, facecolor="white")
+
+
+def write_png(figure: Figure, path: str | os.PathLike) -> None:
+    """Render `figure` and write it whole or not at all; letters that no font has become boxes, in silence."""
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
+        text.set_fontfamily(_fonts())
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figure.savefig(data, format="png", bbox_inches="tight", pad_inches=0.15)
+    with atomic_write(path) as file:
+        file.write(data.getbuffer())
+
+
+def read_columns(path: str | os.PathLike, columns: Sequence[str]) -> dict[str, list[float]]:
+    """Numbers of the named columns of a record (CSV); nan stands for an empty or infinite value.
+
+    Raises `UserError` if the file cannot be read, lacks a column, or holds something else than numbers.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            missing = [column for column in columns if column not in (table.fieldnames or ())]
+            if missing:
+                raise UserError(f"{path}: no column {', '.join(missing)}; a record of a training run is needed")
+            rows = [[float(row[column] or "nan") for column in columns] for row in table]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:  # bad UTF-8 included
+        raise UserError(f"{path}: not a record of a training run ({error})") from None
+    return {column: [row[i] if math.isfinite(row[i]) else math.nan for row in rows]
+            for i, column in enumerate(columns)}
+
+
+def printable(name: str, length: int = MAX_NAME) -> str:
+    """`name` as matplotlib can draw it: short, without control characters, its `$` not taken for mathematics."""
+    name = name.encode("utf-8", "replace").decode("utf-8")
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return (name if len(name) <= length else name[:length - 1] + "…").replace("$", r"\$")
+
+
+@lru_cache(maxsize=1)
+def _fonts() -> list[str]:
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in MORE_FONTS if name in installed)]
+
+
+def _read(path: Path | None) -> np.ndarray | None:
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except Exception:  # Pillow's decoders raise nearly anything on broken files
+        return None
