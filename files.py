@@ -271,7 +271,7 @@ def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[t
         return
     workers = min(workers, len(jobs))
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(workers, initializer=end_with_parent)
     queue, running = iter(jobs), {}
     try:
         while True:
@@ -297,7 +297,8 @@ def _attempt(function: Callable, job):
         return None, error
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Make this worker process ignore SIGINT and SIGTERM, and end when its parent does, even if killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # both reach the whole process group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
