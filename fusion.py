@@ -1,0 +1,119 @@
+"""Scores of several streams: matched to a test list, weighted by what held-out videos say."""
+from collections.abc import Iterable, Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+
+from dataloader.split_train_test_video import Split, Video, folder_names, normal
+from files import UserError
+from metrics import fuse
+from safe_pickle import load_scores
+
+MAX_SEARCHED = 8  # streams for which a grid of weights is of bearable size
+
+
+def stream_names(paths: Sequence[str]) -> list[str]:
+    """A short name for each pickle; folders are added where file names repeat."""
+    plain = [str(Path(path).with_suffix("")).removesuffix("_video_preds") for path in paths]
+    for depth in range(1, 5):
+        names = ["/".join(Path(name).parts[-depth:]) for name in plain]
+        if len(set(names) - {"fused"}) == len(paths):
+            return names
+    return [f"{Path(name).name} #{i}" for i, name in enumerate(plain, 1)]
+
+
+def load_table(path: str, split: Split, class_index: str) -> dict[str, np.ndarray]:
+    """Scores of a pickle; raises `UserError` if their number is not that of the classes."""
+    table = load_scores(path)
+    size = len(next(iter(table.values())))
+    if size != len(split.classes):
+        raise UserError(f"{path}: {size} scores per video where {class_index} names {len(split.classes)} classes; "
+                        "give the --class-index that the stream was trained with")
+    return table
+
+
+def match_names(table: dict[str, np.ndarray], videos: Iterable[Video], path: str, source: str) -> dict:
+    """The scores under the names that the list `source` uses.
+
+    Case may differ (UCF101 has both HandStandPushups and HandstandPushups), and the class folder may
+    precede a name. Raises `UserError` for names that are not in the list, or twice in the pickle.
+    """
+    exact, loose = {normal(video.name): video.name for video in videos}, {}
+    for video in videos:
+        for alias in folder_names(video):
+            loose.setdefault(alias.casefold(), set()).add(video.name)
+    matched, unknown = {}, []
+    for key, vector in table.items():
+        candidates = loose.get(normal(key).casefold(), ())
+        name = exact.get(normal(key)) or (min(candidates) if len(candidates) == 1 else None)
+        if name in matched:
+            raise UserError(f"{path}: {key!r} is there in two spellings; remove one")
+        if name is None:
+            unknown.append(key)
+        else:
+            matched[name] = vector
+    if unknown:
+        raise UserError(f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({some(unknown)}); "
+                        "give the --split and --class-index that belong to it")
+    return matched
+
+
+def common_videos(
+    tables: Sequence[dict], videos: Sequence[Video], paths: Sequence[str], source: str, skip_missing: bool
+) -> list[Video]:
+    """The `videos` that every table has; without `skip_missing`, raises `UserError` unless these are all."""
+    for table, path in zip(tables, paths, strict=True):
+        missing = [video.name for video in videos if video.name not in table]
+        if missing and not skip_missing:
+            raise UserError(f"{path}: no scores for {len(missing)} of the {len(videos)} videos of {source} "
+                            f"({some(missing)}); test that stream again, or leave them out with --skip-missing")
+    videos = [video for video in videos if all(video.name in table for table in tables)]
+    if not videos:
+        raise UserError(f"{', '.join(paths)}: no video of {source} is in all of them; fuse scores of one test list")
+    return videos
+
+
+def weights_from_validation(
+    paths: Sequence[str], split: Split, class_index: str, skip_missing: bool
+) -> tuple[tuple[float, ...], dict]:
+    """Best weights on validation scores, and a dict of their `prec1` there, `videos` (number) and `paths`.
+
+    Labels come from the training list. Raises `UserError` if a pickle is missing or holds a test video.
+    """
+    test_names = {normal(alias).casefold() for video in split.test for alias in folder_names(video)}
+    tables = []
+    for path in paths:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no validation scores; train with --val-groups, or give --val-scores "
+                            "(weights are never chosen on test scores)")
+        table = load_table(path, split, class_index)
+        shared = [name for name in table if normal(name).casefold() in test_names]
+        if shared:
+            raise UserError(f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({some(shared)}); "
+                            "weights are never chosen on test scores, give validation scores")
+        tables.append(match_names(table, split.train, path, "the training list"))
+    held_out = [video for video in split.train if any(video.name in table for table in tables)]
+    videos = common_videos(tables, held_out, paths, "the validation set", skip_missing)
+    scores = [np.stack([table[video.name] for video in videos]) for table in tables]
+    weights, prec1 = choose_weights(scores, np.array([video.label for video in videos]))
+    return weights, {"prec1": prec1, "videos": len(videos), "paths": list(paths)}
+
+
+def choose_weights(streams: Sequence[np.ndarray], labels: np.ndarray) -> tuple[tuple[float, ...], float]:
+    """Weights (sum 1) of the highest Prec@1 over a grid, and that Prec@1; of equals, the most even ones."""
+    steps = 20 if len(streams) <= 3 else 10 if len(streams) <= 5 else 5
+    best = max(weight_grid(len(streams), steps), key=lambda weights: (
+        int((fuse(streams, weights).argmax(1) == labels).sum()), -sum(weight**2 for weight in weights)))
+    return best, 100 * float((fuse(streams, best).argmax(1) == labels).mean())
+
+
+def weight_grid(streams: int, steps: int) -> Iterable[tuple[float, ...]]:
+    """All weights that are multiples of 1/steps and sum up to 1."""
+    for bars in combinations(range(steps + streams - 1), streams - 1):
+        yield tuple((after - before - 1) / steps for before, after in pairwise((-1, *bars, steps + streams - 1)))
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are not told."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
