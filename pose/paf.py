@@ -16,7 +16,7 @@ MAX_CANDIDATES = 128
 _RADIUS = 2
 _PARTS_A, _PARTS_B = np.array(LIMBS).T
 _PAF_X, _PAF_Y = np.array(LIMB_PAFS).T
-_STEPS = np.arange(LIMB_POINTS, dtype=np.float32) / LIMB_POINTS
+_STEPS = np.arange(LIMB_POINTS)
 # Only the limbs of the skeleton's tree start a person; the two from shoulder to ear close loops in it.
 _TREE_LIMBS = NUM_PARTS - 1
 
@@ -45,17 +45,18 @@ def group_people(heatmaps: np.ndarray, pafs: np.ndarray) -> np.ndarray:
     shapes and on numbers that are not finite.
     """
     heatmaps, pafs = np.asarray(heatmaps, np.float32), np.asarray(pafs, np.float32)
-    if heatmaps.ndim != 3 or heatmaps.shape[2] != NUM_HEATMAPS or pafs.shape != (*heatmaps.shape[:2], NUM_PAFS):
+    shape = heatmaps.shape
+    if len(shape) != 3 or shape[2] != NUM_HEATMAPS or pafs.shape != (*shape[:2], NUM_PAFS) or not heatmaps.size:
         raise ValueError(
             f"heatmaps (H, W, {NUM_HEATMAPS}) and PAFs (H, W, {NUM_PAFS}) of one size are needed, "
-            f"not {heatmaps.shape} and {pafs.shape}"
+            f"not {shape} and {pafs.shape}"
         )
     if not (np.isfinite(heatmaps.sum()) and np.isfinite(pafs.sum())):
         raise ValueError("heatmaps and PAFs must be finite")
     part, x, y, score = find_parts(heatmaps)
     limbs = find_limbs(pafs, part, x, y)
     people = assemble(limbs, score.tolist())
-    height, width = heatmaps.shape[:2]
+    height, width = shape[:2]
     result = np.zeros((len(people), NUM_PARTS, 3), np.float32)
     if people:
         index = np.array(people)
@@ -130,12 +131,13 @@ def find_limbs(pafs: np.ndarray, part: np.ndarray, x: np.ndarray, y: np.ndarray)
     in_a, in_b = np.divmod(number, count[_PARTS_B][limb])
     a, b = start[_PARTS_A][limb] + in_a, start[_PARTS_B][limb] + in_b
 
-    x, y = x.astype(np.float32), y.astype(np.float32)
     dx, dy = x[b] - x[a], y[b] - y[a]
-    length = np.hypot(dx, dy)
+    length = np.hypot(dx, dy).astype(np.float32)
     apart = np.maximum(length, 1)
-    cell_x = (x[a, None] + dx[:, None] * _STEPS + 0.5).astype(np.int32) // UPSAMPLING
-    cell_y = (y[a, None] + dy[:, None] * _STEPS + 0.5).astype(np.int32) // UPSAMPLING
+    # floor(x + dx * step / 10 + 1/2) // 8 in whole numbers, so that halves are never a matter of rounding.
+    unit = LIMB_POINTS * UPSAMPLING
+    cell_x = (LIMB_POINTS * x[a, None] + dx[:, None] * _STEPS + LIMB_POINTS // 2) // unit
+    cell_y = (LIMB_POINTS * y[a, None] + dy[:, None] * _STEPS + LIMB_POINTS // 2) // unit
     cell = (cell_y * width + cell_x) * NUM_PAFS
     field = pafs.ravel()
     along = field[cell + _PAF_X[limb, None]] * (dx / apart)[:, None]

@@ -1,0 +1,151 @@
+"""Time pose estimation and drawing: grouping, drawing one by one and in batches, the network. Prints a table."""
+# ruff: noqa: E402
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+if __name__ == "__main__":
+    # This folder comes first on the path otherwise, where this file hides the package `pose`.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import torch
+
+from files import ArgumentParser, UserError, run
+from pose.draw import draw_people, save_pose_image
+from pose.openpose import OpenPose, preprocess
+from pose.paf import group_people
+from pose.render import render_people
+from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
+from utils import pick_device
+
+EXPECTED = Path(__file__).resolve().parents[2] / "shared" / "pose" / "expected"
+MAP_SIZE = (46, 54)
+FRAME_SIZE = (256, 341)
+# A person standing upright, x and y in parts of its height from the middle of the hips.
+STANDING = np.array([
+    (0, -0.42), (0, -0.34), (-0.1, -0.34), (-0.13, -0.2), (-0.14, -0.06), (0.1, -0.34), (0.13, -0.2),
+    (0.14, -0.06), (-0.06, 0), (-0.06, 0.24), (-0.06, 0.46), (0.06, 0), (0.06, 0.24), (0.06, 0.46),
+    (-0.02, -0.44), (0.02, -0.44), (-0.045, -0.43), (0.045, -0.43),
+])
+
+
+def get_args_parser() -> ArgumentParser:
+    """Options of this script."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=20, help="measurements of each row")
+    parser.add_argument("--network-repeat", type=int, default=3, help="measurements of the network's rows")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads")
+    parser.add_argument("--device", default="cpu", help="of the network and of batch drawing: auto, cpu, cuda, mps")
+    parser.add_argument("--expected", type=Path, default=EXPECTED, help="folder of real maps, NAME.npz")
+    return parser
+
+
+def standing_people(count: int, seed: int = 0) -> np.ndarray:
+    """`count` people side by side, each of another size, (P, 18, 3)."""
+    rng = np.random.default_rng(seed)
+    people = np.ones((count, NUM_PARTS, 3), np.float32)
+    for i, person in enumerate(people):
+        center = (i + 0.5) / count, 0.5 + 0.05 * rng.uniform(-1, 1)
+        person[:, :2] = center + STANDING * rng.uniform(0.6, 0.8) * (0.75, 1)
+    return people
+
+
+def synthetic_maps(people: np.ndarray, height: int = 46, width: int = 54) -> tuple[np.ndarray, np.ndarray]:
+    """Ideal network output for people (P, 18, 3): heatmaps (H, W, 19) and PAFs (H, W, 38)."""
+    heatmaps = np.zeros((height, width, NUM_HEATMAPS), np.float32)
+    pafs = np.zeros((height, width, NUM_PAFS), np.float32)
+    y, x = np.mgrid[:height, :width]
+    for person in people:
+        places = person[:, :2] * (width, height) - 0.5
+        for part, (part_x, part_y) in enumerate(places):
+            if person[part, 2] > 0:
+                blob = person[part, 2] * np.exp(-((x - part_x) ** 2 + (y - part_y) ** 2) / 2)
+                heatmaps[..., part] = np.maximum(heatmaps[..., part], blob)
+        for (a, b), channels in zip(LIMBS, LIMB_PAFS, strict=True):
+            if person[a, 2] > 0 and person[b, 2] > 0:
+                d = places[b] - places[a]
+                length = max(np.hypot(*d), 1e-6)
+                along = ((x - places[a][0]) * d[0] + (y - places[a][1]) * d[1]) / length
+                across = ((x - places[a][0]) * d[1] - (y - places[a][1]) * d[0]) / length
+                on_limb = (along > -1) & (along < length + 1) & (np.abs(across) < 1)
+                pafs[on_limb, channels[0]], pafs[on_limb, channels[1]] = d / length
+    heatmaps[..., -1] = 1 - heatmaps[..., :-1].max(axis=2)
+    return heatmaps, pafs
+
+
+def read_maps(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Real network outputs by name; made-up ones if there is no such folder."""
+    maps = {}
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            maps[path.stem] = tuple(arrays[name].astype(np.float32) for name in ("heatmaps", "pafs"))
+    return maps or {
+        f"made-up map {count}": synthetic_maps(standing_people(count), *MAP_SIZE) for count in (1, 2, 5)
+    }
+
+
+def measure(function: Callable, repeat: int, device: str = "cpu") -> tuple[float, float]:
+    """Median and minimum of the milliseconds that `function()` takes, after two calls to warm up."""
+    times = []
+    for i in range(repeat + 2):
+        start = time.perf_counter()
+        function()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        if i >= 2:
+            times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times), min(times)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure all rows and print them as a Markdown table."""
+    args = get_args_parser().parse_args(argv)
+    if min(args.repeat, args.network_repeat, args.threads) < 1:
+        raise UserError("--repeat, --network-repeat and --threads must be at least 1")
+    torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    print(f"torch {torch.__version__}, {args.threads} of {os.cpu_count()} processor threads, device {where}\n")
+    print("| what | median ms | least ms |\n| --- | ---: | ---: |")
+
+    def row(name, function, repeat=args.repeat, per=1):
+        median, least = measure(function, repeat, device.type)
+        print(f"| {name} | {median / per:.2f} | {least / per:.2f} |", flush=True)
+
+    maps = read_maps(args.expected)
+    empty = [np.zeros((*MAP_SIZE, channels), np.float32) for channels in (NUM_HEATMAPS, NUM_PAFS)]
+    row("group_people, empty maps", lambda: group_people(*empty))
+    for name, pair in maps.items():
+        row(f"group_people, {name}, {len(group_people(*pair))} found", lambda pair=pair: group_people(*pair))
+    for count in (1, 2, 5):
+        people = standing_people(count)
+        row(f"draw_people, {count} in a frame", lambda people=people: draw_people(people, FRAME_SIZE))
+    image = draw_people(standing_people(2), FRAME_SIZE)
+    with Path(os.devnull).open("wb") as nowhere:
+        row("save_pose_image", lambda: save_pose_image(nowhere, image))
+    for batch in (10, 160):
+        for count in (1, 2):
+            people = torch.from_numpy(standing_people(count)).expand(batch, -1, -1, -1).to(device)
+            row(f"render_people, {count} in a frame, {batch} images, per image",
+                lambda people=people: render_people(people, FRAME_SIZE), per=batch)
+
+    frame = np.random.default_rng(0).integers(0, 256, (*FRAME_SIZE, 3), dtype=np.uint8)
+    row("preprocess", lambda: preprocess(frame))
+    network = OpenPose().eval().to(device, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for batch in (1,) if device.type == "cpu" else (1, 16):
+            images = torch.rand(batch, 3, 368, 368, device=device).contiguous(memory_format=torch.channels_last)
+            row(f"OpenPose at 368x368, batch of {batch}, per image", lambda images=images: network(images),
+                args.network_repeat, batch)
+            if device.type == "cuda":
+                with torch.autocast("cuda", torch.float16):
+                    row(f"OpenPose at 368x368, float16, batch of {batch}, per image",
+                        lambda images=images: network(images), args.network_repeat, batch)
+
+
+if __name__ == "__main__":
+    run(main)
