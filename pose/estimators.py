@@ -1,0 +1,255 @@
+"""Estimators of human pose: frames in, people out, whatever the network.
+
+torch and onnxruntime are imported only by the estimator that needs them, so that the processes that group and
+draw start fast.
+"""
+import argparse
+import contextlib
+import hashlib
+import re
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from files import UserError
+from pose.paf import group_people
+from pose.skeleton import NUM_PARTS
+
+MODELS = ("openpose", "keypointrcnn", "onnx")
+
+# COCO's 17 keypoints, in its order, as parts of the skeleton; the neck is not among them.
+COCO_PARTS = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
+NECK, SHOULDERS = 1, (2, 5)
+BOX_SCORE = 0.7
+KEYPOINT_LOGIT = 2.0
+MIN_PARTS = 4
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """The three stages of pose estimation, apart so that a pipeline can overlap them.
+
+    prepare: a frame, uint8 (H, W, 3) RGB, to the network's input of that frame; called in threads.
+    infer: inputs of frames of one size to as many raw outputs, tuples of numpy arrays; called in one thread.
+    group: a raw output and its frame's (height, width) to people, float32 (P, 18, 3) with x and y in [0, 1]
+    and a score (0: part not found); can be pickled, and may be called in other processes.
+    settings: what people depend on, in plain values (the model, a hash of its weights, …).
+
+    `prepare` and `infer` raise `UserError` for frames or weights that they cannot work with, `group` for
+    outputs that are not finite.
+    """
+
+    prepare: Callable[[np.ndarray], np.ndarray]
+    infer: Callable[[Sequence[np.ndarray]], list[tuple[np.ndarray, ...]]]
+    group: Callable[[tuple[np.ndarray, ...], tuple[int, int]], np.ndarray]
+    settings: dict
+
+    def __call__(self, frames: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """People of each of `frames`, uint8 (H, W, 3) RGB of one size, one stage after the other."""
+        raw = self.infer([self.prepare(frame) for frame in frames]) if len(frames) else []
+        return [self.group(output, frame.shape[:2]) for output, frame in zip(raw, frames, strict=True)]
+
+
+# ---- making one ----
+
+
+def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose an estimator, which `estimator_from_arguments` reads, to a parser."""
+    group = parser.add_argument_group("pose estimation")
+    group.add_argument("--model", choices=MODELS, default="openpose",
+                       help="openpose: VGG-19 network with part affinity fields; keypointrcnn: torchvision's; "
+                            "onnx: any network with OpenPose's 19 heatmaps and 38 PAFs")
+    group.add_argument("--pose-weights", type=Path, metavar="FILE",
+                       help="weights of openpose and keypointrcnn (.pth, .safetensors), or the .onnx file; "
+                            "without it keypointrcnn's are downloaded by torchvision")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+                       help="where the network runs")
+    group.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True,
+                       help="mixed precision of the torch networks on cuda")
+    group = parser.add_argument_group("onnx networks")
+    group.add_argument("--input-size", type=size_type, metavar="HxW",
+                       help="size that frames are stretched to (default: the network's own, else 368x432)")
+    group.add_argument("--onnx-layout", choices=("auto", "nhwc", "nchw"), default="auto",
+                       help="order of the input's axes; auto reads it from the input's shape")
+    group.add_argument("--onnx-order", choices=("auto", "heatmaps-pafs", "pafs-heatmaps"), default="auto",
+                       help="order of the maps in an output that holds both; auto looks for the background's "
+                            "heatmap in a trial run")
+    group.add_argument("--onnx-channels", choices=("bgr", "rgb"), default="bgr", help="order of the colours")
+    group.add_argument("--onnx-mean", type=numbers_type, metavar="M[,M,M]", default=(127.5,),
+                       help="taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)")
+    group.add_argument("--onnx-std", type=numbers_type, metavar="S[,S,S]", default=(127.5,),
+                       help="what the values are then divided by (default: 127.5)")
+
+
+def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
+    """Make the estimator that the options of `add_estimator_arguments` describe; raises `UserError`."""
+    return make_estimator(
+        args.model, args.pose_weights, args.device, args.amp, input_size=args.input_size,
+        layout=args.onnx_layout, order=args.onnx_order, channels=args.onnx_channels, mean=args.onnx_mean,
+        std=args.onnx_std,
+    )
+
+
+def make_estimator(
+    model: str, weights: str | Path | None = None, device: str = "auto", amp: bool = True, **onnx_options
+) -> Estimator:
+    """Make an estimator.
+
+    `model` is one of `MODELS`, `weights` its file (None: those that torchvision downloads, for keypointrcnn
+    only), `device` is auto, cpu, cuda or mps, and `amp` allows float16 on cuda. `onnx_options` are those of
+    `pose.onnx_network.load_network`: `input_size`, `layout`, `order`, `channels`, `mean`, `std`.
+    Raises `UserError` if weights, device or onnxruntime are missing, or if the weights do not fit.
+    """
+    if model not in MODELS:
+        raise UserError(f"unknown pose model {model!r}; choose one of {', '.join(MODELS)}")
+    if weights is None and model != "keypointrcnn":
+        raise UserError(f"--model {model} needs its weights: give --pose-weights FILE, or --model keypointrcnn")
+    if weights is not None and not Path(weights).is_file():
+        raise UserError(f"{weights}: no such file; give existing weights with --pose-weights FILE")
+    settings = {"model": model, "weights": _digest(weights) if weights else "torchvision's default"}
+    if model == "onnx":
+        from pose.onnx_network import load_network
+
+        prepare, infer, described = load_network(weights, device, **onnx_options)
+        return Estimator(prepare, infer, group_maps, settings | described)
+    if onnx_options.get("input_size"):
+        raise UserError("--input-size is an option of --model onnx alone")
+    return _torch_estimator(model, weights, device, amp, settings)
+
+
+def _torch_estimator(model: str, weights: str | Path | None, device: str, amp: bool, settings: dict) -> Estimator:
+    import torch
+
+    from pose.openpose import load_openpose
+    from utils import pick_device
+
+    place = pick_device(device)
+    if place.type == "cuda":
+        # The same frames give the same people, whatever ran before.
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    network = (load_openpose(weights) if model == "openpose" else _load_keypointrcnn(weights)).to(place)
+    cast = partial(torch.autocast, "cuda", torch.float16) if amp and place.type == "cuda" else contextlib.nullcontext
+    forward = _openpose_forward if model == "openpose" else _keypointrcnn_forward
+
+    def infer(frames):
+        with torch.inference_mode(), cast():
+            return forward(network, torch.from_numpy(np.stack(frames)).to(place))
+
+    return Estimator(np.ascontiguousarray, infer, group_maps if model == "openpose" else group_coco, settings)
+
+
+def _openpose_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
+    from pose.openpose import preprocess
+
+    images, (height, width) = preprocess(frames)
+    pafs, heatmaps = (maps.float().permute(0, 2, 3, 1).cpu().numpy() for maps in network(images))
+    covered = np.array([height / images.shape[-2], width / images.shape[-1]])
+    return [(*maps, covered) for maps in zip(heatmaps, pafs, strict=True)]
+
+
+def _keypointrcnn_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
+    images = [frame.permute(2, 0, 1).float() / 255 for frame in frames]
+    names = ("scores", "keypoints", "keypoints_scores")
+    return [tuple(found[name].float().cpu().numpy() for name in names) for found in network(images)]
+
+
+def _load_keypointrcnn(path: str | Path | None):
+    from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    from network import load_strictly, read_state_dict
+
+    weights = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
+    if path is not None:
+        state = read_state_dict(path)
+    else:
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(30)  # a firewall that drops packets should not hang the start for minutes
+        try:
+            state = weights.get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"the Keypoint R-CNN weights {weights.url} cannot be downloaded ({error}); "
+                "get that file elsewhere and give it with --pose-weights FILE"
+            ) from None
+        finally:
+            socket.setdefaulttimeout(timeout)
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
+    network = KeypointRCNN(backbone, num_classes=2, num_keypoints=len(COCO_PARTS), box_score_thresh=BOX_SCORE)
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    load_strictly(network, state, path or weights.url)
+    for module in backbone.modules():
+        if hasattr(module, "eps"):
+            module.eps = 0.0  # the published weights were trained without it
+    return network.eval().requires_grad_(False)
+
+
+# ---- from a network's outputs to people ----
+
+
+def group_maps(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
+    """People from heatmaps (H, W, 19), PAFs (H, W, 38) and, optionally, the (height, width) that the frame
+    covers of them, in [0, 1]: the rest is padding on the right and below. Raises `UserError` if not finite.
+    """
+    try:
+        people = group_people(*raw[:2])
+    except ValueError as error:
+        raise UserError(f"the pose network's output is of no use: {error}; try --no-amp, or other weights") from None
+    if len(raw) > 2:
+        people[..., :2] = np.minimum(people[..., :2] / raw[2][::-1].astype(np.float32), 1)
+    return people
+
+
+def group_coco(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
+    """People from Keypoint R-CNN's box scores (P,), keypoints (P, 17, 3) in pixels, and their logits (P, 17).
+
+    A person's box needs a score of 0.7. A keypoint's logit is the height of its peak before the softmax over
+    its place; the part counts as found above 2, the threshold that is usual for drawing, and its score is
+    sigmoid(logit - 2), which is thus above 0.5. The neck is the middle of the shoulders if both were found,
+    with the lower of their scores. A person needs 4 parts, as with part affinity fields.
+    """
+    boxes, keypoints, logits = raw
+    keep = boxes >= BOX_SCORE
+    keypoints, logits = keypoints[keep], logits[keep]
+    people = np.zeros((len(keypoints), NUM_PARTS, 3), np.float32)
+    height, width = frame_size
+    people[:, COCO_PARTS, :2] = (keypoints[..., :2] / (width, height)).clip(0, 1)
+    people[:, COCO_PARTS, 2] = 1 / (1 + np.exp((KEYPOINT_LOGIT - logits).clip(-50, 50)))
+    people[:, COCO_PARTS] *= (logits > KEYPOINT_LOGIT)[..., None]
+    right, left = (people[:, shoulder] for shoulder in SHOULDERS)
+    neck = np.concatenate(((right[:, :2] + left[:, :2]) / 2, np.minimum(right, left)[:, 2:]), axis=1)
+    people[:, NECK] = neck * (neck[:, 2:] > 0)
+    return people[np.count_nonzero(people[..., 2], axis=1) >= MIN_PARTS]
+
+
+# ---- values of options ----
+
+
+def size_type(text: str) -> tuple[int, int]:
+    """(height, width) from `HxW` for argparse."""
+    match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
+    if not match or not all(16 <= int(side) <= 8192 for side in match.groups()):
+        raise argparse.ArgumentTypeError(f"expected HxW in pixels, such as 368x432, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def numbers_type(text: str) -> tuple[float, ...]:
+    """One number, or three with commas between them, for argparse."""
+    with contextlib.suppress(ValueError):
+        numbers = tuple(float(word) for word in text.split(","))
+        if len(numbers) in (1, 3) and np.isfinite(numbers).all():
+            return numbers
+    raise argparse.ArgumentTypeError(f"expected one number or three, such as 127.5 or 104,117,123, got {text!r}")
+
+
+def _digest(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

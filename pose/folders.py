@@ -1,0 +1,48 @@
+"""Pose folders on disk: a video's `keypoints.npz` and its pose-flow images."""
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from files import FRAME_NAME, FRAME_PATTERN, UserError, atomic_folder, count_frames
+from pose.draw import draw_people, save_pose_image
+from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
+
+
+def finished_keypoints(folder: Path, num_frames: int | None = None) -> Keypoints | None:
+    """Keypoints of a pose folder that is complete, else None.
+
+    It is complete if its keypoints can be read and there are as many images as frames; `num_frames`, if
+    given, is the number of frames that there must be.
+    """
+    with contextlib.suppress(UserError):
+        keypoints = load_keypoints(folder / FILE_NAME)
+        if count_frames(folder) == keypoints.num_frames == (num_frames or keypoints.num_frames):
+            return keypoints
+    return None
+
+
+def draw_frames(folder: Path, first: int, people: list[np.ndarray], frame_size: tuple[int, int]) -> None:
+    """Write the pose-flow images of the frames `first`, `first` + 1, … into `folder`; raises `OSError`."""
+    for number, persons in enumerate(people, first):
+        encoded = io.BytesIO()
+        save_pose_image(encoded, draw_people(persons, frame_size))
+        path = folder / FRAME_NAME.format(number)
+        try:
+            path.write_bytes(encoded.getbuffer())
+        except OSError as error:
+            error.filename = error.filename or str(path)  # "no space left" should say where
+            raise
+
+
+def redraw(folder: Path) -> None:
+    """Draw a pose folder's images anew from its keypoints; other files in it stay. Raises `UserError`."""
+    keypoints = load_keypoints(folder / FILE_NAME)
+    people = [people_of_frame(keypoints, number) for number in range(1, keypoints.num_frames + 1)]
+    with atomic_folder(folder) as new:
+        draw_frames(new, 1, people, keypoints.frame_size)
+        for file in folder.iterdir():
+            if file.is_file() and not FRAME_PATTERN.fullmatch(file.name):
+                shutil.copy2(file, new / file.name)

@@ -1,0 +1,177 @@
+"""OpenPose-style networks in ONNX files, run by onnxruntime."""
+import os
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from files import UserError
+from pose.skeleton import NUM_HEATMAPS, NUM_PAFS
+
+NUM_MAPS = NUM_HEATMAPS + NUM_PAFS
+DEFAULT_SIZE = (368, 432)
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+COEFFICIENT_BITS = 11
+
+
+def load_network(
+    path: str | os.PathLike,
+    device: str = "auto",
+    *,
+    input_size: tuple[int, int] | None = None,
+    layout: str = "auto",
+    order: str = "auto",
+    channels: str = "bgr",
+    mean: tuple[float, ...] = (127.5,),
+    std: tuple[float, ...] = (127.5,),
+) -> tuple[Callable, Callable, dict]:
+    """The stages `prepare` and `infer` of an `Estimator`, and the settings in use, from an .onnx file.
+
+    The network takes one image, and gives 19 heatmaps and 38 PAFs as two outputs or as one, in any layout; of
+    several stages the last counts. Frames are stretched to `input_size` (height, width), as OpenCV does it
+    bilinearly, and mapped by (x - mean) / std in the order `channels`. What is None or `auto` is read from the
+    model's shapes and a trial run. Raises `UserError` if the file is no such network or contradicts an option.
+    """
+    if len(mean) not in (1, 3) or len(std) not in (1, 3) or not all(std):
+        raise UserError(f"--onnx-mean {mean}, --onnx-std {std}: one number or three each, and no std of 0")
+    session = _open(path, device)
+    if len(session.get_inputs()) != 1 or len(session.get_inputs()[0].shape) != 4:
+        raise UserError(f"{path}: a pose network has one input of four axes, the image; this one has not")
+    image = session.get_inputs()[0]
+    if image.type not in DTYPES:
+        raise UserError(f"{path}: its input is {image.type}, only float and float16 are known")
+    layout = _find_layout(path, image.shape, layout)
+    size = _find_size(path, image.shape, layout, input_size)
+    dtype = DTYPES[image.type]
+    mean, std = np.array(mean, np.float32), np.array(std, np.float32)
+
+    def prepare(frame: np.ndarray) -> np.ndarray:
+        pixels = resize_bilinear(frame, *size)
+        values = ((pixels[..., ::-1] if channels == "bgr" else pixels) - mean) / std
+        return np.ascontiguousarray(values.transpose(2, 0, 1) if layout == "nchw" else values, dtype)
+
+    # A frame at a time: some exported networks normalise over the batch, so that neighbours would change a
+    # frame's people, and on the CPU larger batches are no faster.
+    def run(values: np.ndarray) -> list[np.ndarray]:
+        try:
+            return session.run(None, {image.name: values[None]})
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise UserError(f"{path}: the network fails on {size[0]}x{size[1]}: {_one_line(error)}") from None
+
+    trial = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    select = _find_maps(path, run(prepare(trial)), layout, order)
+    settings = {
+        "input_size": list(size), "layout": layout, "channels": channels, "mean": mean.tolist(), "std": std.tolist(),
+    }
+    return prepare, lambda inputs: [select(run(values)) for values in inputs], settings
+
+
+def _open(path: str | os.PathLike, device: str):
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("--model onnx needs onnxruntime, which is not installed: pip install onnxruntime") from None
+    available = onnxruntime.get_available_providers()
+    name = device if device != "auto" else "cuda" if PROVIDERS["cuda"] in available else "cpu"
+    if PROVIDERS[name] not in available:
+        raise UserError(
+            f"--device {name}: this onnxruntime has no {PROVIDERS[name]}; install one that has, or use --device cpu"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.use_deterministic_compute = True
+    # Waiting threads that spin would take the cores from those that read and draw.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=list(dict.fromkeys([PROVIDERS[name], PROVIDERS["cpu"]]))
+        )
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise UserError(f"{path}: onnxruntime cannot load it: {_one_line(error)}") from None
+
+
+def _find_layout(path, shape: list, layout: str) -> str:
+    possible = [name for name, axis in (("nhwc", 3), ("nchw", 1)) if shape[axis] == 3]
+    if layout == "auto":
+        if len(possible) != 1:
+            raise UserError(f"{path}: its input {shape} does not tell where the colours are; give --onnx-layout")
+        return possible[0]
+    if isinstance(shape[3 if layout == "nhwc" else 1], int) and layout not in possible:
+        raise UserError(f"{path}: its input {shape} is not {layout}; give another --onnx-layout")
+    return layout
+
+
+def _find_size(path, shape: list, layout: str, size: tuple[int, int] | None) -> tuple[int, int]:
+    own = [side if isinstance(side, int) else None for side in (shape[1:3] if layout == "nhwc" else shape[2:])]
+    wanted = size or [side or default for side, default in zip(own, DEFAULT_SIZE, strict=True)]
+    if any(side not in (None, given) for side, given in zip(own, wanted, strict=True)):
+        raise UserError(f"{path}: its input is {own[0] or 'any'}x{own[1] or 'any'}; leave --input-size out")
+    return tuple(wanted)
+
+
+def _find_maps(path, outputs: list[np.ndarray], layout: str, order: str) -> Callable:
+    """A function that picks (heatmaps (H, W, 19), PAFs (H, W, 38)), float32, from the network's outputs."""
+    found = {}  # number of maps -> (output, axis of its channels)
+    for number, output in enumerate(outputs):
+        axes = (3, 1) if layout == "nhwc" else (1, 3)
+        for axis in axes if output.ndim == 4 and len(output) == 1 else ():
+            if output.shape[axis] in (NUM_HEATMAPS, NUM_PAFS, NUM_MAPS):
+                found[output.shape[axis]] = (number, axis)
+                break
+
+    def take(outputs, count):
+        number, axis = found[count]
+        return np.moveaxis(outputs[number][0], axis - 1, -1).astype(np.float32, copy=False)
+
+    if NUM_MAPS in found:
+        if order == "auto":
+            maps = take(outputs, NUM_MAPS)
+            first, last = (maps[..., channel].mean() for channel in (NUM_HEATMAPS - 1, NUM_MAPS - 1))
+            if not (first > 0.5 > last or last > 0.5 > first):
+                raise UserError(f"{path}: no map looks like the background's; give --onnx-order")
+            order = "heatmaps-pafs" if first > last else "pafs-heatmaps"
+        split, swap = (NUM_HEATMAPS, 1) if order == "heatmaps-pafs" else (NUM_PAFS, -1)
+        return lambda outputs: tuple(np.split(take(outputs, NUM_MAPS), [split], axis=2)[::swap])
+    if {NUM_HEATMAPS, NUM_PAFS} <= found.keys() and len({take(outputs, n).shape[:2] for n in found}) == 1:
+        return lambda outputs: (take(outputs, NUM_HEATMAPS), take(outputs, NUM_PAFS))
+    shapes = ", ".join(str(output.shape) for output in outputs)
+    raise UserError(
+        f"{path}: its outputs are {shapes}; wanted are {NUM_HEATMAPS} heatmaps and {NUM_PAFS} PAFs of one size, "
+        "those of OpenPose's COCO skeleton"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+# ---- resizing ----
+
+
+def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize uint8 (H, W, C) bilinearly without antialiasing, to the bit as OpenCV's INTER_LINEAR does.
+
+    The networks were trained behind that function, and small ones notice a difference of one grey level.
+    """
+    left, right, *weights = _taps(image.shape[1], width, clamp=True)
+    rows = (image[:, left] * weights[0][:, None] + image[:, right] * weights[1][:, None]) >> 4
+    top, bottom, *weights = (taps[..., None, None] for taps in _taps(image.shape[0], height, clamp=False))
+    mixed = (rows[top[:, 0, 0]] * weights[0] >> 16) + (rows[bottom[:, 0, 0]] * weights[1] >> 16)
+    return ((mixed + 2) >> 2).clip(0, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _taps(length: int, size: int, clamp: bool) -> tuple[np.ndarray, ...]:
+    """Both neighbours of each new pixel and their weights in units of 1/2048, as OpenCV rounds them."""
+    place = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
+    first = np.floor(place).astype(np.int32)
+    fraction = place - first
+    if clamp:
+        fraction[(first < 0) | (first >= length - 1)] = 0
+        first = first.clip(0, length - 1)
+    one = np.float32(1 << COEFFICIENT_BITS)
+    return (
+        first.clip(0, length - 1), (first + 1).clip(0, length - 1),
+        np.rint((1 - fraction) * one).astype(np.int32), np.rint(fraction * one).astype(np.int32),
+    )

@@ -1,0 +1,79 @@
+"""A contact sheet: frames beside their poses, for a quick look."""
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from files import FRAME_NAME, UserError, atomic_write
+from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
+from pose.pipeline import Video, read_frame
+
+COLUMNS = 3
+HEIGHT = 180
+MAX_WIDTH = 320
+GAP = 10
+LABEL = 20
+
+
+def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """At most `count` pairs (video, frame number) spread evenly over videos of these numbers of frames.
+
+    Each video gets its share of the pairs, and while there are no more videos than pairs at least one.
+    """
+    if len(num_frames) >= count:
+        chosen = sorted({int((i + 0.5) * len(num_frames) / count) for i in range(count)})
+        return [(video, (num_frames[video] + 1) // 2) for video in chosen]
+    shares = [1] * len(num_frames)
+    for _ in range(min(count, sum(num_frames)) - len(shares)):
+        # The next one goes where the frames of a pair are most.
+        shares[max(range(len(shares)), key=lambda video: num_frames[video] / shares[video])] += 1
+    return [
+        (video, int((i + 0.5) * num_frames[video] / share) + 1)
+        for video, share in enumerate(shares)
+        for i in range(share)
+    ]
+
+
+def write_preview(path: Path, videos: Sequence[Video], count: int = 12) -> None:
+    """Write a PNG of `count` frames of finished videos, each beside its pose-flow image, with names.
+
+    Raises `UserError` if `path` is no .png, or if a frame or a pose folder cannot be read.
+    """
+    if not videos:
+        raise UserError(f"{path}: there is nothing to show, no video has been finished")
+    keypoints = [load_keypoints(video.poses / FILE_NAME) for video in videos]
+    cells = []
+    for index, number in choose_frames([data.num_frames for data in keypoints], count):
+        video = videos[index]
+        people = len(people_of_frame(keypoints[index], number))
+        pair = [read_frame(folder / FRAME_NAME.format(number)) for folder in (video.frames, video.poses)]
+        cells.append((f"{video.name}  {number}  ({people or 'no'} {'person' if people == 1 else 'people'})", pair))
+
+    sizes = []
+    for _, (frame, _) in cells:
+        scale = min(HEIGHT / frame.shape[0], MAX_WIDTH / frame.shape[1])
+        sizes.append((max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1)))
+    cell_width = 2 * max(width for width, _ in sizes) + GAP // 2
+    columns = min(COLUMNS, len(cells))
+    rows = -(-len(cells) // columns)
+    sheet = Image.new(
+        "RGB", (columns * (cell_width + GAP) + GAP, rows * (HEIGHT + LABEL + GAP) + GAP), (245, 245, 245)
+    )
+    pen = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
+    for k, ((label, pair), size) in enumerate(zip(cells, sizes, strict=True)):
+        left = GAP + k % columns * (cell_width + GAP)
+        top = GAP + k // columns * (HEIGHT + LABEL + GAP)
+        pen.text((left, top), _shorten(label, font, cell_width), fill=(20, 20, 20), font=font)
+        for image, x in zip(pair, (left, left + size[0] + GAP // 2), strict=True):
+            sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), (x, top + LABEL))
+    with atomic_write(path) as file:
+        sheet.save(file, format="PNG")
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    keep = next(length for length in range(len(text), -1, -1) if font.getlength("…" + text[-length:]) <= width)
+    return "…" + text[-keep:]

@@ -1,0 +1,289 @@
+"""Estimate the people of every frame: keypoints and pose-flow images, one folder for each video."""
+import argparse
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from dataloader.split_train_test_video import Video as ListedVideo
+from dataloader.split_train_test_video import folder_names, normal, stem, unique_names
+from files import (
+    ArgumentParser,
+    UserError,
+    atomic_write,
+    count_frames,
+    find_frame_folders,
+    in_shard,
+    recover_folders,
+    run,
+    run_parallel,
+    shard_type,
+)
+from pose.estimators import add_estimator_arguments, estimator_from_arguments
+from pose.folders import finished_keypoints, redraw
+from pose.keypoints import FILE_NAME, load_keypoints
+from pose.pipeline import Video, process_videos, worker_pool
+
+SETTINGS_NAME = "pose_settings.json"
+
+
+def get_args_parser() -> ArgumentParser:
+    """Options of this script."""
+    parser = ArgumentParser(
+        description=__doc__,
+        epilog="Videos that are finished are skipped, so the same command goes on where it was stopped. Frames "
+               "without a person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines "
+               "with one --out; a last call without --shard does what is left and reports the whole.",
+    )
+    parser.add_argument("--frames", type=Path, metavar="DIR", help="folders of frames, as extract_frames.py writes")
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="where the pose folders go")
+    parser.add_argument("--from-keypoints", action="store_true",
+                        help="draw the images of the keypoints.npz files that lie in --out, without any network")
+    parser.add_argument("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
+    parser.add_argument("--videos", type=Path, metavar="LIST",
+                        help="only the videos of this list, lines CLASS/VIDEO as in the split lists, or VIDEO")
+    parser.add_argument("--shard", type=shard_type, metavar="i/n",
+                        help="only part i of n, counted from 0; a hash of its name decides on a video's part")
+    parser.add_argument("--every", type=whole_number(1), metavar="N", default=1,
+                        help="estimate every Nth frame and the last one, and interpolate the people between them")
+    parser.add_argument("--max-people", type=whole_number(1), metavar="N",
+                        help="keep the N people with the largest sums of scores in each frame")
+    parser.add_argument("--batch-size", type=whole_number(1), metavar="N", default=8,
+                        help="frames that go through a torch network together, all of one video")
+    parser.add_argument("--workers", type=whole_number(0), metavar="N", default=min(8, os.cpu_count() or 1),
+                        help="processes that group and draw, and threads that read; 0: no processes")
+    parser.add_argument("--preview", type=Path, metavar="FILE.png",
+                        help="write a contact sheet of 12 frames beside their poses")
+    add_estimator_arguments(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; 1 if a video failed."""
+    args = get_args_parser().parse_args(argv)
+    check_arguments(args)
+    videos, failures = select_videos(args)
+    for parent in sorted({args.out, *(video.poses.parent for video in videos)}):
+        recover_folders(parent)
+    work = redraw_videos if args.from_keypoints else estimate_videos
+    try:
+        done, skipped, failed = work(videos, args)
+    except (KeyboardInterrupt, SystemExit):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        raise
+    failures += failed
+    finished = sorted(done + skipped, key=lambda video: video.name)
+    print_report(len(done), len(skipped), finished, failures)
+    if args.preview and finished:
+        from pose.preview import write_preview
+
+        write_preview(args.preview, finished)
+    return 1 if failures else 0
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise `UserError` for options that do not go together."""
+    if args.frames is None and (args.preview or not args.from_keypoints):
+        raise UserError("--frames DIR is missing, the folders of frames" + " for --preview" * args.from_keypoints)
+    if args.redraw and not args.from_keypoints:
+        raise UserError("--redraw goes with --from-keypoints; to estimate anew, remove the pose folders")
+    if args.preview and args.preview.suffix.lower() != ".png":
+        raise UserError(f"--preview {args.preview}: the contact sheet is a PNG; give a name that ends in .png")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out}: it is not a folder")
+    if args.frames is not None and args.frames.resolve() == args.out.resolve():
+        raise UserError(f"--out {args.out}: this is the folder of frames; pose images need one of their own")
+
+
+# ---- which videos ----
+
+
+def select_videos(args: argparse.Namespace) -> tuple[list[Video], list[str]]:
+    """The videos that the options ask for, ordered by name, and a line for each listed one that is not there."""
+    root = args.out if args.from_keypoints else args.frames
+    names = find_frame_folders(root)
+    if not names:
+        loose = any(path.suffix == ".jpg" for path in root.iterdir())
+        raise UserError(
+            f"{root}: no folders of videos in it" + ("; give the folder that holds this video's folder" * loose)
+        )
+    failures = []
+    if args.videos is not None:
+        names, failures = listed_folders(args.videos, root, names, args.shard)
+    videos: dict[str, Video] = {}
+    for folder in names:
+        name = folder if args.from_keypoints else pose_name(folder)
+        if name in videos:
+            raise UserError(
+                f"{videos[name].frames} and {root / folder} both belong to {args.out / name}; remove one of them"
+            )
+        frames = frames_folder(args.frames, name) if args.from_keypoints and args.frames else root / folder
+        videos[name] = Video(name, frames, args.out / name)
+    return [videos[name] for name in sorted(videos) if in_shard(name, args.shard)], failures
+
+
+def pose_name(folder: str) -> str:
+    """Name of the pose folder of a folder of frames: `v_X` -> `X`, `Class/v_X` -> `Class/X`."""
+    path = PurePosixPath(normal(folder))
+    return str(path.with_name(path.name.removeprefix("v_") or path.name))
+
+
+def frames_folder(root: Path, name: str) -> Path:
+    """Where the frames of a pose folder lie, with or without `v_`."""
+    path = root / name
+    prefixed = path.with_name(f"v_{path.name}")
+    return prefixed if prefixed.is_dir() else path
+
+
+def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) -> tuple[list[str], list[str]]:
+    """Those of the folders `names` that a list has, and a line for each of its videos without a folder."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--videos {file}: cannot be read as a text file ({error})") from None
+    # A number behind a file's extension is a label, as in the training lists.
+    paths = [PurePosixPath(re.sub(r"(\.\w+)\s+\d+$", r"\1", line)) for line in lines if line]
+    classes = {path.parent.name: label for label, path in enumerate(paths)}
+    listed = unique_names([
+        ListedVideo(stem(path.name), classes[path.parent.name], normal(path.parent.name), str(path))
+        for path in dict.fromkeys(paths)
+    ])
+    if not listed:
+        raise UserError(f"--videos {file}: no videos in it; expected lines CLASS/VIDEO")
+    there = {normal(name): name for name in names}
+    found, failures = [], []
+    for video in listed:
+        candidates = (normal(video.path), *folder_names(video))
+        name = next((there[name] for name in candidates if name in there), None)
+        if name is not None:
+            found.append(name)
+        elif in_shard(video.name, shard):
+            failures.append(f"{root / folder_names(video)[0]}: no such folder, but {file} lists {video.path}")
+    return list(dict.fromkeys(found)), failures
+
+
+# ---- the two ways of working: both return videos done, videos skipped, and a line for each that failed ----
+
+
+def estimate_videos(videos: list[Video], args: argparse.Namespace) -> tuple[list[Video], list[Video], list[str]]:
+    """Estimate and draw every video whose pose folder is not complete."""
+    estimator = estimator_from_arguments(args)
+    check_settings(args.out / SETTINGS_NAME, estimator.settings | {"every": args.every, "max_people": args.max_people})
+    todo, skipped, total = [], [], 0
+    for video in videos:
+        num_frames = 0
+        with contextlib.suppress(UserError):  # the pipeline meets it again, and reports it
+            num_frames = count_frames(video.frames)
+        if num_frames and finished_keypoints(video.poses, num_frames) is not None:
+            skipped.append(video)
+        else:
+            todo.append(video)
+            total += num_frames
+    done, failed = [], []
+    with worker_pool(args.workers) as pool, progress_bar(total) as bar:
+        results = process_videos(
+            estimator, todo, pool, batch_size=args.batch_size, every=args.every, max_people=args.max_people,
+            readers=args.workers, on_frames=bar.update,
+        )
+        with contextlib.closing(results):
+            for video, error in results:
+                if error is None:
+                    done.append(video)
+                else:
+                    failed.append(str(error))
+    return done, skipped, failed
+
+
+def redraw_videos(videos: list[Video], args: argparse.Namespace) -> tuple[list[Video], list[Video], list[str]]:
+    """Draw the images of every pose folder that lacks some, or of all with --redraw."""
+    todo, skipped, failed = {}, [], []
+    for video in videos:
+        if not args.redraw and finished_keypoints(video.poses) is not None:
+            skipped.append(video)
+            continue
+        try:
+            todo[video.poses] = video, load_keypoints(video.poses / FILE_NAME).num_frames
+        except UserError as error:
+            failed.append(str(error))
+    done = []
+    results = run_parallel(redraw, todo, args.workers)
+    with progress_bar(sum(num_frames for _, num_frames in todo.values())) as bar, contextlib.closing(results):
+        for poses, _, error in results:
+            video, num_frames = todo[poses]
+            if isinstance(error, OSError):
+                raise error
+            if error is None:
+                done.append(video)
+            else:
+                failed.append(str(error))
+            bar.update(num_frames)
+    return done, skipped, failed
+
+
+def check_settings(path: Path, settings: dict) -> None:
+    """Keep what the people in a folder depend on beside them; raise `UserError` if it was something else before.
+
+    Otherwise a run that goes on where another one stopped could mix two networks' people in silence.
+    """
+    settings = json.loads(json.dumps(settings))
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        with atomic_write(path, "w") as file:
+            file.write(json.dumps(settings, indent=1) + "\n")
+        return
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it if --out holds poses of these settings") from None
+    for key in settings:
+        if not isinstance(before, dict) or before.get(key) != settings[key]:
+            old = before.get(key) if isinstance(before, dict) else before
+            raise UserError(
+                f"{path.parent}: holds poses that were made with another {key} ({old}, now {settings[key]}); "
+                "choose another --out, or the same settings"
+            )
+
+
+# ---- what is shown ----
+
+
+def progress_bar(total: int) -> tqdm:
+    """A bar over frames, with frames per second and the time left; in log files a line now and then."""
+    return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=0.2 if sys.stderr.isatty() else 30)
+
+
+def print_report(done: int, skipped: int, finished: list[Video], failures: list[str]) -> None:
+    """Print the closing table over the videos done and skipped, then a line for each that failed."""
+    frames = empty = people = 0
+    for video in finished:
+        keypoints = load_keypoints(video.poses / FILE_NAME)
+        frames += keypoints.num_frames
+        empty += keypoints.num_frames - len(set(keypoints.frame.tolist()))
+        people += len(keypoints.frame)
+    share = f" ({100 * empty / frames:.1f} %)" if frames else ""
+    print(f"videos done               {done:>9}")
+    print(f"videos skipped (finished) {skipped:>9}")
+    print(f"videos failed             {len(failures):>9}")
+    print(f"frames                    {frames:>9}")
+    print(f"frames with no person     {empty:>9}{share}")
+    print(f"people per frame, mean    {people / max(frames, 1):>9.2f}", flush=True)
+    for failure in failures:
+        print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """A type for argparse: a whole number of at least `minimum`."""
+    def convert(text: str) -> int:
+        if not re.fullmatch(r"\d{1,9}", text) or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {minimum}, got {text!r}")
+        return int(text)
+
+    return convert
+
+
+if __name__ == "__main__":
+    run(main)
