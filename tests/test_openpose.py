@@ -1,0 +1,203 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from benchmarks.pose import standing_people, synthetic_maps
+from files import UserError
+from pose.openpose import OpenPose, load_openpose, preprocess, unpad_people
+from pose.paf import group_people
+
+KEYS = Path(__file__).resolve().parents[2] / "shared" / "pose" / "rtpose_vgg19_state_dict.json"
+VGG_LAYERS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25)
+POOL_BEFORE = (5, 10, 19)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in OpenPose().state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def weights(shapes):
+    """Random weights that keep the size of the activations."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in shapes.items():
+        spread = 0.1 if len(shape) == 1 else (2 / np.prod(shape[1:])) ** 0.5
+        state[name] = (torch.randn(shape, generator=generator) * spread).bfloat16()
+    return state
+
+
+def small(shapes):
+    """Tensors of the given shapes that take no space in a file."""
+    return {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+
+
+@pytest.mark.skipif(not KEYS.is_file(), reason="needs ../shared/pose/rtpose_vgg19_state_dict.json")
+def test_keys_and_shapes_are_those_of_the_public_weights(shapes):
+    expected = json.loads(KEYS.read_text())
+    assert {name: list(shape) for name, shape in shapes.items()} == expected
+
+
+def test_the_network_has_its_parts(shapes):
+    assert len(shapes) == 2 * (len(VGG_LAYERS) + 2 * 5 + 5 * 2 * 7)
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 52_311_446
+    assert shapes["model2_1.0.weight"] == (128, 38 + 19 + 128, 7, 7)
+
+
+def plain_forward(state, x):
+    """The network from its weights alone."""
+
+    def layer(x, name):
+        weight = state[f"{name}.weight"].float()
+        return F.conv2d(x, weight, state[f"{name}.bias"].float(), padding=weight.shape[-1] // 2)
+
+    for i in VGG_LAYERS:
+        x = F.relu(layer(F.max_pool2d(x, 2, 2) if i in POOL_BEFORE else x, f"model0.{i}"))
+    features, seen = x, x
+    for stage in range(1, 7):
+        outputs = []
+        for branch in (1, 2):
+            y = seen
+            last = 8 if stage == 1 else 12
+            for i in range(0, last, 2):
+                y = F.relu(layer(y, f"model{stage}_{branch}.{i}"))
+            outputs.append(layer(y, f"model{stage}_{branch}.{last}"))
+        seen = torch.cat([*outputs, features], 1)
+    return outputs
+
+
+def test_output_equals_a_direct_computation(weights, tmp_path):
+    torch.save(weights, tmp_path / "pose_model.pth")
+    network = load_openpose(tmp_path / "pose_model.pth")
+    assert not network.training
+    images = torch.rand(2, 3, 64, 48, generator=torch.Generator().manual_seed(1)) - 0.5
+    with torch.inference_mode():
+        pafs, heatmaps = network(images)
+        expected_pafs, expected_heatmaps = plain_forward(weights, images)
+    assert pafs.shape == (2, 38, 8, 6) and heatmaps.shape == (2, 19, 8, 6)
+    assert pafs.dtype == torch.float32 and pafs.std() > 0.01
+    assert torch.allclose(pafs, expected_pafs, atol=1e-4)
+    assert torch.allclose(heatmaps, expected_heatmaps, atol=1e-4)
+
+
+def test_the_prefix_of_parallel_wrappers_is_dropped(shapes, tmp_path):
+    torch.save({f"module.{name}": tensor for name, tensor in small(shapes).items()}, tmp_path / "w.pth")
+    assert set(load_openpose(tmp_path / "w.pth").state_dict()) == set(shapes)
+
+
+def test_safetensors_load_as_well(shapes, tmp_path):
+    from safetensors.torch import save_file
+
+    state = {name: torch.full(shape, 0.5, dtype=torch.float8_e4m3fn) for name, shape in shapes.items()}
+    save_file(state, tmp_path / "w.safetensors")
+    network = load_openpose(tmp_path / "w.safetensors")
+    assert (network.model0[0].weight == 0.5).all()
+
+
+@pytest.mark.parametrize("change, reason", [
+    (lambda state: state.pop("model3_2.4.bias"), r"model3_2\.4\.bias is missing"),
+    (lambda state: state.update(extra=torch.zeros(1)), "extra is unknown"),
+    (lambda state: state.update({"model0.0.bias": torch.zeros(32)}), r"model0\.0\.bias has shape \(32,\)"),
+    (lambda state: state.update({"model0.0.bias": torch.full((64,), torch.nan)}), r"model0\.0\.bias .*not finite"),
+    (lambda state: state.update({"model0.0.bias": 3}), r"model0\.0\.bias"),
+    (lambda state: state.clear(), "state dict"),
+    (lambda state: state.update({"module.model0.0.bias": state.pop("model0.0.bias")}), "is missing"),
+])
+def test_other_weights_are_refused(shapes, tmp_path, change, reason):
+    state = small(shapes)
+    change(state)
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=reason) as caught:
+        load_openpose(tmp_path / "weights.pth")
+    assert str(tmp_path / "weights.pth") in str(caught.value)
+
+
+class Attack:
+    def __reduce__(self):
+        return Path.touch, (Path("attacked"),)
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    contents = {"empty.pth": b"", "text.pth": b"weights", "attack.pth": pickle.dumps({"model0": Attack()}),
+                "text.safetensors": b"weights"}
+    for name, content in contents.items():
+        Path(name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            load_openpose(name)
+    assert not Path("attacked").exists()
+    with pytest.raises(UserError, match=r"missing\.pth"):
+        load_openpose("missing.pth")
+
+
+# ---- input ----
+
+
+def plain_resize(frame, size):
+    """Bilinear, without antialiasing, pixel centres at halves."""
+    value = frame.astype(np.float64)
+    for axis, length in enumerate(size):
+        places = ((np.arange(length) + 0.5) * frame.shape[axis] / length - 0.5).clip(0, frame.shape[axis] - 1)
+        first = np.floor(places).astype(int)
+        second = np.minimum(first + 1, frame.shape[axis] - 1)
+        weight = (places - first).reshape([-1 if k == axis else 1 for k in range(3)])
+        value = value.take(first, axis) * (1 - weight) + value.take(second, axis) * weight
+    return value
+
+
+@pytest.mark.parametrize("size, valid, padded", [
+    ((240, 320), (368, 491), (368, 496)),
+    ((320, 240), (491, 368), (496, 368)),
+    ((368, 368), (368, 368), (368, 368)),
+    ((736, 900), (368, 450), (368, 456)),
+])
+def test_preprocess(size, valid, padded):
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image, inner = preprocess(frame)
+    assert inner == valid
+    assert image.shape == (3, *padded) and image.dtype == torch.float32
+    assert (image[:, valid[0]:] == -0.5).all() and (image[:, :, valid[1]:] == -0.5).all()
+    expected = plain_resize(frame, valid)[:, :, ::-1].transpose(2, 0, 1)
+    assert np.abs((image[:, :valid[0], :valid[1]].numpy() + 0.5) * 256 - expected).max() <= 1.01
+
+
+def test_preprocess_takes_batches_and_tensors():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 30, 40, 3), dtype=np.uint8)
+    images, valid = preprocess(torch.from_numpy(frames))
+    assert images.shape == (2, 3, 3, 368, 496) and valid == (368, 491)
+    assert torch.equal(images[1, 2], preprocess(frames[1, 2])[0])
+
+
+@pytest.mark.parametrize("frames", [
+    np.zeros((240, 320), np.uint8), np.zeros((240, 320, 4), np.uint8), np.zeros((240, 320, 3), np.float32),
+    np.zeros((0, 320, 3), np.uint8),
+])
+def test_preprocess_refuses_other_arrays(frames):
+    with pytest.raises(ValueError, match="uint8"):
+        preprocess(frames)
+
+
+def test_keypoints_are_relative_to_the_image():
+    # People on a frame of 450x300, whose network input of 368x552 is padded by much in this test: to 480x720.
+    people = standing_people(2)
+    inside = people.copy()
+    inside[..., 0] *= 552 / 720
+    inside[..., 1] *= 368 / 480
+    found = group_people(*synthetic_maps(inside, 60, 90))
+    assert np.abs(found[..., 0] - people[..., 0]).max() > 0.1
+    found = unpad_people(found, (480, 720), (368, 552))
+    assert np.abs(np.sort(found, axis=0)[..., :2] - np.sort(people, axis=0)[..., :2]).max() < 0.02
+    assert np.array_equal(found[..., 2] > 0, people[..., 2] > 0)
+
+
+def test_a_part_in_the_padding_moves_to_the_border():
+    people = np.zeros((1, 18, 3), np.float32)
+    people[0, 0] = 0.999, 0.998, 0.7
+    assert np.allclose(unpad_people(people, (368, 496), (368, 491))[0, 0], (1, 0.998, 0.7))
