@@ -1,0 +1,217 @@
+"""Runs of the real scripts on tiny data."""
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from dataloader.sampling import stack_indices
+from dataloader.sampling import test_starts as starts_of
+from network import build_network, torchvision_names
+from tests.conftest import CLASSES, STREAMS, assert_error, run_script, train_script
+from utils import load_checkpoint
+
+TIMES = ["Batch Time", "Data Time"]
+
+
+@pytest.fixture(scope="module", params=STREAMS)
+def trained(request, tiny, tmp_path_factory):
+    """(stream, data, record) of a run of 4 epochs."""
+    record = tmp_path_factory.mktemp(request.param)
+    finished = train_script(request.param, tiny, record, "--epochs", 4)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("\n") == 4 and "Conv2d" not in finished.stdout + finished.stderr
+    return request.param, tiny, record
+
+
+def records(stream, record):
+    return [pd.read_csv(record / f"{STREAMS[stream][2]}_{name}.csv") for name in ("train", "test")]
+
+
+def test_training_writes_records_checkpoints_and_scores(trained):
+    stream, _, record = trained
+    train, test = records(stream, record)
+    assert list(train) == ["Epoch", "Batch Time", "Data Time", "Loss", "Prec@1", "Prec@3", "lr"]
+    assert list(test) == ["Epoch", "Batch Time", "Loss", "Prec@1", "Prec@3"]
+    assert list(train["Epoch"]) == list(test["Epoch"]) == [0, 1, 2, 3]
+    checkpoint = torch.load(record / "checkpoint.pth.tar", weights_only=True)
+    assert checkpoint["epoch"] == 4 and checkpoint["arch"] == "resnet18" and checkpoint["classes"] == list(CLASSES)
+    assert checkpoint["best_prec1"] == test["Prec@1"].max()
+    with open(record / f"{stream}_video_preds.pickle", "rb") as file:
+        scores = pickle.load(file)
+    assert len(scores) == 6 and all(v.dtype == np.float32 and v.shape == (3,) for v in scores.values())
+    right = [np.argmax(vector) == CLASSES.index(name.split("_")[0]) for name, vector in scores.items()]
+    assert 100 * np.mean(right) == pytest.approx(test["Prec@1"].max())
+    summary = json.loads((record / "summary.json").read_text())
+    assert summary["figures"]["best_prec1"] == pytest.approx(test["Prec@1"].max())
+    assert summary["seed"] == 0 and summary["versions"]["torch"] == torch.__version__ and summary["git_commit"]
+    assert Image.open(record / "curves.png").size[0] > 300
+
+
+def test_resume_goes_on_with_the_next_epoch_bit_for_bit(trained, tmp_path):
+    stream, data, record = trained
+    assert train_script(stream, data, tmp_path, "--epochs", 2).returncode == 0
+    half = tmp_path / "checkpoint.pth.tar"
+    # Other workers, same numbers: what is drawn depends on seed, epoch and video only.
+    finished = train_script(stream, data, tmp_path, "--epochs", 4, "--resume", half, "--workers", 2)
+    assert finished.returncode == 0, finished.stderr
+    for resumed, whole in zip(records(stream, tmp_path), records(stream, record), strict=True):
+        assert list(resumed["Epoch"]) == [0, 1, 2, 3]
+        columns = [column for column in whole if column not in TIMES]
+        assert resumed[columns].equals(whole[columns])
+    ours, theirs = (load_checkpoint(folder / "checkpoint.pth.tar") for folder in (tmp_path, record))
+    for name, tensor in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][name], tensor), name
+    names = "model_best.pth.tar", f"{stream}_video_preds.pickle"
+    assert load_checkpoint(tmp_path / names[0])["epoch"] == load_checkpoint(record / names[0])["epoch"]
+    assert (tmp_path / names[1]).read_bytes() == (record / names[1]).read_bytes()
+
+
+def test_evaluate_writes_scores_and_nothing_else(trained, tmp_path):
+    stream, data, record = trained
+    shutil.copytree(record, tmp_path / "record")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "record").iterdir()}
+    (tmp_path / "record" / f"{stream}_video_preds.pickle").unlink()
+    best = record / "model_best.pth.tar"
+    finished = train_script(stream, data, tmp_path / "record", "--resume", best, "--evaluate")
+    assert finished.returncode == 0, finished.stderr
+    after = {path.name: path.read_bytes() for path in (tmp_path / "record").iterdir()}
+    assert json.loads(after.pop("evaluation.json"))["figures"]["test"]["prec1"] >= 0
+    assert after == before
+
+
+def plain_score(network, stream, folder, size):
+    """The mean of 19 logit vectors, computed one by one with Pillow and numpy."""
+    frames = len(list(folder.iterdir()))
+    logits = []
+    for start in starts_of(frames):
+        planes = []
+        for frame in [start] if stream == "spatial" else stack_indices(start, frames):
+            image = Image.open(folder / f"frame{frame:06d}.jpg").resize((size, size), Image.Resampling.BILINEAR)
+            plane = np.asarray(image, np.float32).transpose(2, 0, 1) / 255
+            if stream == "spatial":
+                mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
+                plane = (plane - mean[:, None, None]) / std[:, None, None]
+            planes.append(plane)
+        with torch.inference_mode():
+            logits.append(network(torch.from_numpy(np.concatenate(planes))[None])[0].numpy())
+    return np.mean(logits, axis=0)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_checkpoint_of_the_original_format_evaluates(stream, tiny, tmp_path, shared):
+    form = json.loads((shared / "reference_scores" / "checkpoint_format.json").read_text())[stream]
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in form["state_dict"].items():
+        if name.startswith("fc_custom"):
+            shape = [len(CLASSES), *shape[1:]]
+        if "tracked" in name:
+            state[name] = torch.tensor(7)
+        elif "running_var" in name or ("bn" in name and "weight" in name):
+            state[name] = 0.5 + torch.rand(shape, generator=generator)
+        else:
+            fan_in = max(int(np.prod(shape[1:])), 1)
+            state[name] = torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
+    optimizer = {"state": {}, "param_groups": []}
+    values = {"epoch": 11, "state_dict": state, "best_prec1": 61.5, "optimizer": optimizer}
+    assert sorted(values) == sorted(form["checkpoint_keys"])
+    torch.save(values, tmp_path / "original.pth.tar", _use_new_zipfile_serialization=False)
+
+    arguments = ("--resume", tmp_path / "original.pth.tar", "--evaluate")
+    finished = train_script(stream, tiny, tmp_path / "record", *arguments)
+    assert finished.returncode == 0, finished.stderr
+    with open(tmp_path / "record" / f"{stream}_video_preds.pickle", "rb") as file:
+        scores = pickle.load(file)
+    network = build_network("resnet18", 3 if stream == "spatial" else 30, len(CLASSES)).eval()
+    network.load_state_dict(torchvision_names(state))
+    for name, score in scores.items():
+        folder = tiny / STREAMS[stream][1] / (f"v_{name}" if stream == "spatial" else name)
+        expected = plain_score(network, stream, folder, 32)
+        # Pillow and torch round a resized pixel differently now and then.
+        assert np.abs(score - expected).max() < 2e-2 * np.abs(expected).max(), name
+
+
+def test_mistakes_end_in_one_line(trained, tmp_path):
+    stream, data, record = trained
+    best, empty, damaged = record / "model_best.pth.tar", tmp_path / "empty", tmp_path / "damaged.tar"
+    empty.mkdir()
+    damaged.write_bytes(best.read_bytes()[:100000])
+    other = next(name for name in STREAMS if name != stream)
+    assert_error(train_script(other, data, tmp_path, "--resume", best, "--evaluate"), str(best), "input channels")
+    for arguments, words in (
+        (("--data", tmp_path / "nowhere"), ("nowhere", "--data")),
+        (("--data", empty), ("empty", "--data")),
+        (("--evaluate",), ("--resume",)),
+        (("--resume", tmp_path / "no.tar"), ("no.tar", "no such file")),
+        (("--arch", "resnet34", "--resume", best), ("resnet18", "--arch")),
+        (("--split", "09"), ("trainlist09.txt",)),
+        (("--batch-size", "0"), ("--batch-size",)),
+        (("--val-groups", "9"), ("--val-groups",)),
+        (("--device", "cuda"), ("cuda",)),
+        (("--weights", tmp_path / "w.pth"), ("w.pth",)),
+        (("--resume", damaged), (str(damaged),)),
+    ):
+        assert_error(train_script(stream, data, tmp_path, *arguments, inline=True), *words)
+
+
+def test_imagenet_weights_that_cannot_be_downloaded(tiny, tmp_path):
+    places = ("--data", tiny / "frames", "--ucf-list", tiny / "lists", "--record", tmp_path, "--device", "cpu")
+    proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTPS_PROXY")}
+    finished = run_script("spatial_cnn_15.py", *places, TORCH_HOME=str(tmp_path / "cache"), **proxy)
+    assert finished.returncode == 2
+    assert "--weights FILE" in finished.stderr and "--weights none" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_missing_video_and_unknown_class(own_tiny, tmp_path):
+    shutil.rmtree(own_tiny / "frames" / "v_Diving_g01_c01")
+    assert_error(train_script("spatial", own_tiny, tmp_path, inline=True), "Diving_g01_c01", "1 of the 6")
+    (own_tiny / "lists" / "testlist04.txt").write_text("Yoga/v_Yoga_g01_c01.avi\n")
+    assert_error(train_script("spatial", own_tiny, tmp_path, inline=True), "Yoga", "testlist04.txt, line 1")
+
+
+def test_skip_broken_leaves_videos_out_and_lists_them(own_tiny, tmp_path):
+    (own_tiny / "frames" / "v_Archery_g03_c01" / "frame000002.jpg").write_bytes(b"\xff\xd8broken")
+    for image in (own_tiny / "frames" / "v_TaiChi_g01_c01").iterdir():
+        image.write_bytes(b"")
+    shutil.rmtree(own_tiny / "frames" / "v_Diving_g01_c01")
+    arguments = ("--epochs", 3, "--skip-broken")
+    finished = train_script("spatial", own_tiny, tmp_path, *arguments, inline=True)
+    assert finished.returncode == 0, finished.stderr
+    assert "left out TaiChi_g01_c01" in finished.stderr and "left out Diving_g01_c01" in finished.stderr
+    with open(tmp_path / "spatial_video_preds.pickle", "rb") as file:
+        assert len(pickle.load(file)) == 4
+    shutil.copytree(own_tiny / "frames" / "v_TaiChi_g02_c01", own_tiny / "frames" / "v_Diving_g01_c01")
+    assert_error(train_script("spatial", own_tiny, tmp_path, "--epochs", 9, inline=True), "frame0000", "--skip-broken")
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_held_out_groups_choose_and_the_test_list_is_read_last(stream, own_tiny, tmp_path):
+    folder = STREAMS[stream][1]
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    for name in CLASSES:
+        for group in ("g01", "g02"):
+            for path in (own_tiny / folder).glob(f"*{name}_{group}_c01"):
+                shutil.move(path, hidden / path.name)
+    arguments = ("--epochs", 1, "--val-groups", "5,6")
+    finished = train_script(stream, own_tiny, tmp_path / "record", *arguments, inline=True)
+    # The epoch is trained and chosen without a test video on disk; only then the test list is missed.
+    assert_error(finished, "6 of the 6 listed videos")
+    assert "epoch 0" in finished.stdout and (tmp_path / "record" / "model_best.pth.tar").exists()
+    for path in hidden.iterdir():
+        shutil.move(path, own_tiny / folder / path.name)
+    finished = train_script(stream, own_tiny, tmp_path / "record", *arguments, inline=True)
+    assert finished.returncode == 0, finished.stderr
+    figures = json.loads((tmp_path / "record" / "summary.json").read_text())["figures"]
+    assert {"train", "val", "test", "best_prec1"} <= set(figures)
+    for name, count in ((f"{stream}_video_val_preds.pickle", 6), (f"{stream}_video_preds.pickle", 6)):
+        with open(tmp_path / "record" / name, "rb") as file:
+            names = set(pickle.load(file))
+        assert len(names) == count
+        assert {n.split("_")[1] for n in names} == ({"g05", "g06"} if "val" in name else {"g01", "g02"})
