@@ -38,6 +38,7 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=20, help="measurements of each row")
     parser.add_argument("--network-repeat", type=int, default=3, help="measurements of the network's rows")
+    parser.add_argument("--side", type=int, default=368, help="of the network's square input, in pixels")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
     parser.add_argument("--device", default="cpu", help="of the network and of batch drawing: auto, cpu, cuda, mps")
     parser.add_argument("--expected", type=Path, default=EXPECTED, help="folder of real maps, NAME.npz")
@@ -89,14 +90,14 @@ def read_maps(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def measure(function: Callable, repeat: int, device: str = "cpu") -> tuple[float, float]:
-    """Median and minimum of the milliseconds that `function()` takes, after two calls to warm up."""
+    """Median and minimum of the milliseconds that `function()` takes, after one call to warm up."""
     times = []
-    for i in range(repeat + 2):
+    for i in range(repeat + 1):
         start = time.perf_counter()
         function()
         if device.startswith("cuda"):
             torch.cuda.synchronize()
-        if i >= 2:
+        if i:
             times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times), min(times)
 
@@ -104,8 +105,8 @@ def measure(function: Callable, repeat: int, device: str = "cpu") -> tuple[float
 def main(argv: list[str] | None = None) -> None:
     """Measure all rows and print them as a Markdown table."""
     args = get_args_parser().parse_args(argv)
-    if min(args.repeat, args.network_repeat, args.threads) < 1:
-        raise UserError("--repeat, --network-repeat and --threads must be at least 1")
+    if min(args.repeat, args.network_repeat, args.threads) < 1 or args.side < 8:
+        raise UserError("--repeat, --network-repeat and --threads must be at least 1, --side at least 8")
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -138,13 +139,14 @@ def main(argv: list[str] | None = None) -> None:
     network = OpenPose().eval().to(device, memory_format=torch.channels_last)
     with torch.inference_mode():
         for batch in (1,) if device.type == "cpu" else (1, 16):
-            images = torch.rand(batch, 3, 368, 368, device=device).contiguous(memory_format=torch.channels_last)
-            row(f"OpenPose at 368x368, batch of {batch}, per image", lambda images=images: network(images),
-                args.network_repeat, batch)
+            images = torch.rand(batch, 3, args.side, args.side, device=device)
+            images = images.contiguous(memory_format=torch.channels_last)
+            name = f"OpenPose at {args.side}x{args.side}, batch of {batch}"
+            row(f"{name}, per image", lambda images=images: network(images), args.network_repeat, batch)
             if device.type == "cuda":
                 with torch.autocast("cuda", torch.float16):
-                    row(f"OpenPose at 368x368, float16, batch of {batch}, per image",
-                        lambda images=images: network(images), args.network_repeat, batch)
+                    row(f"{name}, float16, per image", lambda images=images: network(images),
+                        args.network_repeat, batch)
 
 
 if __name__ == "__main__":
