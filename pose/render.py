@@ -93,7 +93,7 @@ def _draw(images: torch.Tensor, keypoints: torch.Tensor, frame_sizes: torch.Tens
     height, width = frame_sizes.T
     rows, columns = frame_sizes.amax(dim=0).tolist()
     found = (keypoints[..., 2] > 0) & torch.isfinite(keypoints[..., :2]).all(dim=-1)
-    places = torch.where(found[..., None], keypoints[..., :2], 0).clamp(-4, 5).double()
+    places = torch.where(found[..., None], keypoints[..., :2], 0).clamp(-4, 5).float()
     points = (places * frame_sizes.flip(1)[:, None, None] + 0.5).long()
     limbs, palette, disc = _tables(keypoints.device, people)
 
@@ -175,7 +175,7 @@ def _sample(images: torch.Tensor, canvas: torch.Tensor, frame_sizes: torch.Tenso
 
 def _taps(length: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """For frames of `length` (B,) pixels: both pixels of each output pixel, the second one's weight (B, size)."""
-    steps = (torch.arange(size, device=length.device, dtype=torch.float64) + 0.5) / size
+    steps = (torch.arange(size, device=length.device) + 0.5) / size
     places = (steps * length[:, None] - 0.5).clamp(min=0)
     first = places.floor().long()
-    return first, torch.minimum(first + 1, length[:, None] - 1), (places - first).float()
+    return first, torch.minimum(first + 1, length[:, None] - 1), places - first
