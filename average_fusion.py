@@ -13,7 +13,7 @@ import numpy as np
 from dataloader.frame_index import index_frames
 from dataloader.split_train_test_video import read_split
 from files import FRAME_NAME, ArgumentParser, UserError, atomic_write, run
-from fusion import MAX_SEARCHED, common_videos, load_table, match_names, stream_names, weights_from_validation
+from fusion import MAX_SEARCHED, common_videos, load_table, match_names, some, stream_names, weights_from_validation
 from metrics import confusion_matrix, fuse, precision, softmax
 from plots import Mistake, plot_confusion, plot_misclassified
 from safe_pickle import save_scores
@@ -27,9 +27,9 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Fuse score pickles: Prec@1 and Prec@3 of each stream and of the weighted mean of their scores, "
                     "accuracy per class, confusion matrix.",
-        epilog="Several splits: average_fusion.py --split 01 02 03 "
-               "'runs/{split}/spatial_video_preds.pickle' 'runs/{split}/motion_pose_video_preds.pickle' "
-               "replaces {split} in every path, reports each split, and mean and standard deviation over them.",
+        epilog="Several splits: average_fusion.py 'runs/{split}/spatial_video_preds.pickle' "
+               "'runs/{split}/motion_pose_video_preds.pickle' --split 01 02 03 puts each split's number in place of "
+               "{split}, reports each split, and mean and standard deviation over them.",
         formatter_class=argparse.HelpFormatter,
     )
     parser.add_argument("pickles", nargs="*", metavar="PICKLE",
@@ -151,10 +151,12 @@ def print_figures(result: dict) -> None:
     """Table of one split: weight, Prec@1 and Prec@3 of each stream, and of the fusion."""
     print(f"\nsplit {result['split']}: {len(result['videos'])} videos, {len(result['classes'])} classes")
     if result["left_out"]:
-        print(f"left out, for not every stream has them: {', '.join(result['left_out'])}")
-    if result["chosen"]:
-        print("weights chosen on {videos} validation videos, Prec@1 {prec1:.2f} there".format(**result["chosen"]))
+        print(f"left out: {len(result['left_out'])} videos that not every stream has ({some(result['left_out'])})")
     weights = {name: f"{weight:.2f}" for name, weight in result["weights"].items()}
+    if result["chosen"]:
+        chosen = ", ".join(f"{name} {weight}" for name, weight in weights.items())
+        print(f"weights chosen: {chosen} (Prec@1 {result['chosen']['prec1']:.2f} on the "
+              f"{result['chosen']['videos']} validation videos)")
     print_table(("", "weight", "Prec@1", "Prec@3"),
                 [(name, weights.get(name, ""), f"{top1:.2f}", f"{top3:.2f}")
                  for name, (top1, top3) in result["figures"].items()])

@@ -57,15 +57,13 @@ def plot_confusion(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_position([margin / figure.get_figwidth(), margin / figure.get_figheight(),
                        cell * count / figure.get_figwidth(), cell * count / figure.get_figheight()])
-    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100, interpolation="nearest", aspect="equal")
+    edges = np.arange(count + 1) - 0.5
+    axes.pcolormesh(edges, edges, percent, cmap="Blues", vmin=0, vmax=100, edgecolors="#e4e4e4", linewidth=0.5)
+    axes.set(xlim=edges[[0, -1]], ylim=edges[[-1, 0]])
     axes.set_xticks(range(count), names, rotation=90, fontsize=size)
     axes.set_yticks(range(count), [f"{name} ({n})" for name, n in zip(names, videos, strict=True)], fontsize=size)
-    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="#e4e4e4", linewidth=0.5)
-    axes.tick_params(which="minor", length=0)
     if count > 30:  # names on all four sides, for the far ones are out of sight
-        axes.tick_params(which="major", top=True, labeltop=True, right=True, labelright=True)
+        axes.tick_params(top=True, labeltop=True, right=True, labelright=True)
     for row, column in zip(*np.nonzero(matrix), strict=True) if count <= 400 else ():
         color = "white" if percent[row, column] > 55 else "black"
         text = f"{percent[row, column]:.0f}" if percent[row, column] >= 0.5 else "<1"

@@ -1,0 +1,422 @@
+import csv
+import json
+import pickle
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import average_fusion
+import fusion
+from files import UserError
+from safe_pickle import load_scores, save_scores
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT.parent / "shared" / "reference_scores"
+CLASSES = ["Rad schlagen", "跳-Übung.1", "HandstandPushups", "d$c"]
+FILES = ["v_Rad schlagen", "v_跳-Übung.1", "v_HandStandPushups", "d$c v1.2"]
+
+
+@pytest.fixture
+def lists(tmp_path):
+    """Lists 01 to 03 of four classes; each class has groups 1–6, of which two are the test set of each list."""
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    (folder / "classes.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(CLASSES, 1)))
+    for split in (1, 2, 3):
+        lines = {True: [], False: []}
+        for name, file in zip(CLASSES, FILES, strict=True):
+            for group in range(1, 7):
+                lines[group in (2 * split - 1, 2 * split)] += [f"{name}/{file}_g{group:02d}_c{c:02d}.avi"
+                                                                for c in (1, 2, 3)]
+        (folder / f"testlist{split:02d}.txt").write_text("\n".join(lines[True]))
+        (folder / f"trainlist{split:02d}.txt").write_text("\n".join(line + " 1" for line in lines[False]))
+    return folder
+
+
+def listed(lists, what="test", split="01"):
+    """Names and labels of a list, read without the project's own reader."""
+    names, labels = [], []
+    for line in (lists / f"{what}list{split}.txt").read_text().splitlines():
+        folder, _, file = line.partition("/")
+        names.append(file.partition(".avi")[0].removeprefix("v_"))
+        labels.append(CLASSES.index(folder))
+    return names, np.array(labels)
+
+
+def make_scores(names, labels, seed, strength=1.5):
+    scores = np.random.default_rng(seed).normal(size=(len(names), len(CLASSES))).astype("f4")
+    scores[np.arange(len(names)), labels] += strength
+    return dict(zip(names, scores, strict=True))
+
+
+def make_streams(folder, lists, split="01", seeds=(1, 2), what="test"):
+    names, labels = listed(lists, what, split)
+    paths = []
+    for seed, stream in zip(seeds, ("spatial", "motion_pose", "third"), strict=False):
+        suffix = "_val" if what == "train" else ""
+        paths.append(folder / f"{stream}_video{suffix}_preds.pickle")
+        save_scores(paths[-1], make_scores(names, labels, seed))
+    return paths
+
+
+def fuse_them(tmp_path, lists, *arguments, split=("01",)):
+    out = tmp_path / "out"
+    average_fusion.main([*map(str, arguments), "--ucf-list", str(lists), "--class-index", "classes.txt",
+                         "--split", *split, "--out", str(out)])
+    return json.loads((out / "summary.json").read_text(encoding="utf-8"))
+
+
+def run_script(*arguments, cwd=ROOT):
+    command = [sys.executable, str(ROOT / "average_fusion.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=120)
+
+
+def by_hand(paths, names, labels, weights):
+    """Prec@1 and Prec@3 of a weighted mean, with plain pickle and loops."""
+    tables = [pickle.loads(path.read_bytes()) for path in paths]
+    hits = [0, 0]
+    for name, label in zip(names, labels, strict=True):
+        mean = sum(weight * table[name] for weight, table in zip(weights, tables, strict=True)) / sum(weights)
+        order = sorted(range(len(mean)), key=lambda i: -mean[i])
+        hits = [hits[0] + (order[0] == label), hits[1] + (label in order[:3])]
+    return [100 * hit / len(names) for hit in hits]
+
+
+# ---- figures ----
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="../shared/reference_scores is not here")
+def test_reference_scores(tmp_path):
+    paths = [REFERENCE / f"{name}_video_preds.pickle" for name in ("spatial", "motion_pose")]
+    done = run_script(*paths, "--out", tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["spatial", "0.50", "78.18", "92.55"] in lines
+    assert ["motion_pose", "0.50", "67.09", "89.27"] in lines
+    assert ["fused", "86.55", "95.45"] in lines
+    assert ["JumpingJack", "37", "64.9", "91.9", "100.0", "+35.1"] in lines
+    first, second = (pickle.loads(path.read_bytes()) for path in paths)
+    fused = pickle.loads((tmp_path / "fusion_video_preds.pickle").read_bytes())
+    assert fused.keys() == first.keys()
+    for name, vector in fused.items():
+        np.testing.assert_allclose(vector, (first[name] + second[name]) / 2, rtol=1e-5, atol=1e-5)
+    with (tmp_path / "conf_matrix.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    matrix = np.array([row[1:] for row in rows[1:]], int)
+    assert rows[0][1:] == [row[0] for row in rows[1:]] and len(rows) == 16
+    assert matrix.sum() == 550 and round(100 * np.trace(matrix) / 550, 2) == 86.55
+    assert min(Image.open(tmp_path / "conf_matrix.png").size) > 900
+
+
+@pytest.mark.parametrize("weights", [None, (1, 3), (0, 1), (0.2, 0)])
+def test_two_streams_with_hostile_names(tmp_path, lists, weights, capsys):
+    paths = make_streams(tmp_path, lists)
+    names, labels = listed(lists)
+    extra = ["--weights", *weights] if weights else []
+    summary = fuse_them(tmp_path, lists, *paths, *extra)
+    figures = summary["splits"][0]["figures"]
+    for stream, expected in zip(("spatial", "motion_pose", "fused"), ((1, 0), (0, 1), weights or (1, 1)), strict=True):
+        assert list(figures[stream].values()) == pytest.approx(by_hand(paths, names, labels, expected))
+    fused = load_scores(tmp_path / "out" / "fusion_video_preds.pickle")
+    assert list(fused) == names
+    predicted = np.array([vector.argmax() for vector in fused.values()])
+    with (tmp_path / "out" / "conf_matrix.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1:] == CLASSES and [row[0] for row in rows[1:]] == CLASSES
+    for i in range(4):
+        for j in range(4):
+            assert int(rows[i + 1][j + 1]) == sum((labels == i) & (predicted == j))
+    output = capsys.readouterr().out
+    for i, name in enumerate(CLASSES):
+        fused_accuracy = 100 * np.mean(predicted[labels == i] == i)
+        row = next(line for line in output.splitlines() if line.startswith(name))
+        assert row.removeprefix(name).split()[3] == f"{fused_accuracy:.1f}"
+        assert summary["classes"][i]["prec1"]["fused"] == pytest.approx(fused_accuracy)
+
+
+def test_one_stream_and_three_streams(tmp_path, lists):
+    paths = make_streams(tmp_path, lists, seeds=(1, 2, 3))
+    names, labels = listed(lists)
+    alone = fuse_them(tmp_path, lists, paths[0])["splits"][0]["figures"]
+    assert alone["fused"] == alone["spatial"]
+    three = fuse_them(tmp_path, lists, *paths, "--weights", 1, 2, 0.5)["splits"][0]
+    assert list(three["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names, labels, (1, 2, 0.5)))
+    assert sum(three["weights"].values()) == pytest.approx(1)
+
+
+def test_defaults_and_order_of_arguments(tmp_path, lists):
+    common = ["--ucf-list", lists, "--class-index", "classes.txt"]
+    done = run_script("--split", "01", *common, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: record/spatial/spatial_video_preds.pickle: no such")
+    names, labels = listed(lists)
+    for seed, stream in enumerate(("spatial", "motion_pose")):
+        path = tmp_path / "record" / stream / f"{stream}_video_preds.pickle"
+        save_scores(path, make_scores(names, labels, seed))
+    done = run_script("--split", "01", *common, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "record/fusion/conf_matrix.png").exists()
+    pickles = ["record/spatial/spatial_video_preds.pickle", "record/motion_pose/motion_pose_video_preds.pickle"]
+    same = run_script("--split", "01", "--out", "record/fusion", pickles[0], *common, pickles[1], cwd=tmp_path)
+    assert same.stdout == done.stdout
+
+
+def test_no_image_is_opened(tmp_path, lists, monkeypatch):
+    paths = make_streams(tmp_path, lists)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("an image was opened")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(average_fusion, "index_frames", refuse)
+    fuse_them(tmp_path, lists, *paths)
+    assert not (tmp_path / "out" / "misclassified.png").exists()
+
+
+def test_other_spellings_of_names_are_found(tmp_path, lists):
+    names, labels = listed(lists)
+    scores = make_scores(names, labels, 0)
+    expected = fuse_them(tmp_path, lists, write(tmp_path / "plain.pickle", scores))["splits"][0]["figures"]["plain"]
+    changes = {
+        "prefix": lambda name, label: f"v_{name}",
+        "spelling": lambda name, label: name.replace("HandStand", "Handstand"),
+        "class": lambda name, label: f"{CLASSES[label]}/v_{name}",
+        "decomposed": lambda name, label: name.replace("Ü", "U\u0308"),
+    }
+    for case, change in changes.items():
+        renamed = {change(name, label): scores[name] for name, label in zip(names, labels, strict=True)}
+        assert renamed.keys() != scores.keys()
+        path = write(tmp_path / f"{case}.pickle", renamed)
+        assert fuse_them(tmp_path, lists, path)["splits"][0]["figures"][case] == expected
+    both = scores | {name.replace("HandStand", "Handstand"): vector for name, vector in scores.items()}
+    with pytest.raises(UserError, match="two spellings"):
+        fuse_them(tmp_path, lists, write(tmp_path / "both.pickle", both))
+
+
+def write(path, scores):
+    save_scores(path, scores)
+    return path
+
+
+# ---- what does not match ----
+
+
+def test_sets_that_do_not_match(tmp_path, lists):
+    names, labels = listed(lists)
+    good = write(tmp_path / "good.pickle", make_scores(names, labels, 0))
+    scores = make_scores(names, labels, 1)
+
+    def refused(changed, *options):
+        path = write(tmp_path / "changed.pickle", changed)
+        with pytest.raises(UserError) as caught:
+            fuse_them(tmp_path, lists, good, path, *options)
+        assert str(path) in str(caught.value)
+        return str(caught.value)
+
+    fewer = {name: vector for name, vector in scores.items() if name not in names[3:8]}
+    message = refused(fewer)
+    assert "5 of the 24 videos" in message and names[3] in message and "--skip-missing" in message
+    message = refused(scores | {"Unknown_g01_c01": scores[names[0]]})
+    assert "1 of its 25 videos" in message and "Unknown_g01_c01" in message
+    assert "Unknown" in refused(scores | {"Unknown_g01_c01": scores[names[0]]}, "--skip-missing")
+    message = refused({name: np.ones(5) for name in names})
+    assert "5 scores per video" in message and "4 classes" in message
+    other_names, other_labels = listed(lists, split="02")
+    assert "24 of its 24 videos" in refused(make_scores(other_names, other_labels, 0))
+    assert not (tmp_path / "out").exists()
+
+
+def test_skip_missing_fuses_the_common_videos(tmp_path, lists, capsys):
+    names, labels = listed(lists)
+    paths = make_streams(tmp_path, lists)
+    save_scores(paths[1], {name: v for name, v in load_scores(paths[1]).items() if name not in names[:2]})
+    result = fuse_them(tmp_path, lists, *paths, "--skip-missing")["splits"][0]
+    assert result["left_out"] == names[:2] and result["videos"] == 22
+    assert list(result["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names[2:], labels[2:], (1, 1)))
+    assert f"left out: 2 videos that not every stream has ({names[0]}, {names[1]})" in capsys.readouterr().out
+    save_scores(paths[0], {name: v for name, v in load_scores(paths[0]).items() if name in names[:2]})
+    with pytest.raises(UserError, match="no video of"):
+        fuse_them(tmp_path, lists, *paths, "--skip-missing")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--weights", "1", "2", "a.pickle", "b.pickle"], "name the PICKLEs before --weights"),
+    (["--split", "04", "a.pickle"], "name the PICKLEs before --split"),
+    (["a.pickle", "--weights", "1", "2"], "one number >= 0 for each of the 1 PICKLEs"),
+    (["a.pickle", "b.pickle", "--weights", "1", "-1"], "--weights 1.0 -1.0"),
+    (["a.pickle", "b.pickle", "--weights", "0", "0"], "not all 0"),
+    (["a.pickle", "b.pickle", "--weights", "nan", "1"], "--weights nan"),
+    (["a.pickle", "--weights", "auto", "1"], "--weights auto 1"),
+    (["a.pickle", "--weights", "auto"], "a.pickle: has no _video_preds"),
+    (["a.pickle", "--val-scores", "b.pickle"], "add --weights auto"),
+    (["a.pickle", "b.pickle", "--weights", "auto", "--val-scores", "c.pickle"], "1 given for 2"),
+    (["a.pickle", "--split", "01", "02"], "a.pickle: the same for 2 splits; put {split}"),
+    (["a.pickle", "--frames", "no/such"], "no/such: no such folder; see --frames"),
+    (["missing.pickle", "--split", "04"], "missing.pickle: no such file"),
+    (["missing.pickle", "--split", "99"], "list99.txt"),
+    (["missing.pickle", "--split"], "--split: expected at least one argument"),
+    (["missing.pickle", "--nonsense"], "unrecognized arguments: --nonsense"),
+    (["missing.pickle", "--ucf-list", "nowhere"], "nowhere: no such folder"),
+])
+def test_mistakes_in_arguments(arguments, words, capsys):
+    with pytest.raises((UserError, SystemExit)) as caught:
+        average_fusion.main(arguments + ([] if "--ucf-list" in arguments else ["--ucf-list", str(ROOT / "UCF_list")]))
+    if caught.type is SystemExit:
+        assert caught.value.code == 2
+        message = capsys.readouterr().err
+    else:
+        message = str(caught.value)
+    assert words in message
+
+
+def test_a_mistake_is_one_line_with_status_2(tmp_path, lists):
+    (tmp_path / "bad.pickle").write_bytes(b"cos\nsystem\n(Vtouch canary\ntR.")
+    done = run_script(tmp_path / "bad.pickle", "--ucf-list", lists, "--class-index", "classes.txt", "--split", "01",
+                      cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and "os.system" in done.stderr
+    assert not (tmp_path / "canary").exists()
+
+
+# ---- weights chosen on validation scores ----
+
+
+def validation_names(lists):
+    """Two groups of the training list, as --val-groups holds them out."""
+    names, labels = listed(lists, "train")
+    keep = [i for i, name in enumerate(names) if "_g05_" in name or "_g06_" in name]
+    return [names[i] for i in keep], labels[keep]
+
+
+def test_weights_auto(tmp_path, lists, capsys):
+    names, labels = listed(lists)
+    held_out, val_labels = validation_names(lists)
+    paths = [tmp_path / f"{stream}_video_preds.pickle" for stream in ("spatial", "motion_pose")]
+    save_scores(paths[0], make_scores(names, labels, 1, strength=0))
+    save_scores(paths[1], make_scores(names, labels, 2, strength=9))
+    # On the validation set it is the other way round: the test scores must not have a say.
+    val_paths = [tmp_path / f"{stream}_video_val_preds.pickle" for stream in ("spatial", "motion_pose")]
+    save_scores(val_paths[0], make_scores(held_out, val_labels, 3, strength=1.5))
+    save_scores(val_paths[1], {name: 30 * v for name, v in make_scores(held_out, val_labels, 4, strength=0.5).items()})
+    result = fuse_them(tmp_path, lists, *paths, "--weights", "auto")["splits"][0]
+    assert result["weights"]["spatial"] > 0.9
+    chosen = result["weights_chosen_on_validation"]
+    weights = list(result["weights"].values())
+    assert chosen["prec1"] == pytest.approx(by_hand(val_paths, held_out, val_labels, weights)[0])
+    for other in np.arange(0, 1.01, 0.05):
+        assert by_hand(val_paths, held_out, val_labels, (1 - other, other))[0] <= chosen["prec1"] + 1e-9
+    assert list(result["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names, labels, weights))
+    assert f"(Prec@1 {chosen['prec1']:.2f} on the 24 validation videos)" in capsys.readouterr().out
+    named = fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *val_paths)["splits"][0]
+    assert named["weights"] == result["weights"]
+
+
+def test_weights_auto_never_takes_test_scores(tmp_path, lists):
+    held_out, val_labels = validation_names(lists)
+    names, labels = listed(lists)
+    paths = make_streams(tmp_path, lists)
+    with pytest.raises(UserError, match="spatial_video_val_preds.pickle: no validation scores"):
+        fuse_them(tmp_path, lists, *paths, "--weights", "auto")
+    with pytest.raises(UserError, match="24 of its 24 videos are in the test list"):
+        fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *paths)
+    val = make_scores(held_out, val_labels, 0)
+    good = write(tmp_path / "val.pickle", val)
+    spelled = names[-10].replace("HandStand", "Handstand")
+    assert spelled not in names
+    for changed, words in [
+        (val | {names[0]: val[held_out[0]]}, f"1 of its 25 videos are in the test list \\({names[0]}"),
+        (val | {"v_" + spelled: val[held_out[0]]}, "in the test list"),
+        (val | {"Unknown": val[held_out[0]]}, "not in the training list \\(Unknown"),
+        (dict(list(val.items())[1:]), "no scores for 1 of the 24 videos of the validation set"),
+        ({name: np.ones(3) for name in val}, "3 scores per video"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", good,
+                      write(tmp_path / "other.pickle", changed))
+
+
+def test_choose_weights_prefers_even_ones_and_finds_the_best():
+    labels = np.array([0, 1, 0, 1])
+    perfect = np.eye(2)[labels]
+    assert fusion.choose_weights([perfect, perfect], labels) == ((0.5, 0.5), 100.0)
+    assert fusion.choose_weights([perfect], labels) == ((1.0,), 100.0)
+    weights, prec1 = fusion.choose_weights([perfect, perfect, -perfect], labels)
+    assert prec1 == 100 and weights[2] < 0.5
+    for streams, steps in ((2, 20), (3, 20), (5, 10), (8, 5)):
+        grid = list(fusion.weight_grid(streams, steps))
+        assert len(set(grid)) == len(grid)
+        assert all(sum(w) == pytest.approx(1) and min(w) >= 0 and len(w) == streams for w in grid)
+        assert (1.0, *[0.0] * (streams - 1)) in grid
+
+
+# ---- several splits ----
+
+
+def test_several_splits(tmp_path, lists, capsys):
+    splits = ("01", "02", "03")
+    by_split = {}
+    for number, split in enumerate(splits):
+        names, labels = listed(lists, split=split)
+        paths = make_streams(tmp_path / "runs" / split, lists, split, seeds=(number, 10 + number))
+        by_split[split] = by_hand(paths, names, labels, (1, 1))
+    patterns = [tmp_path / "runs/{split}" / f"{name}_video_preds.pickle" for name in ("spatial", "motion_pose")]
+    summary = fuse_them(tmp_path, lists, *patterns, split=splits)
+    assert [result["split"] for result in summary["splits"]] == list(splits)
+    for result in summary["splits"]:
+        assert list(result["figures"]["fused"].values()) == pytest.approx(by_split[result["split"]])
+    top1 = [values[0] for values in by_split.values()]
+    assert summary["mean"]["fused"]["prec1"] == pytest.approx(statistics.mean(top1))
+    assert summary["std"]["fused"]["prec1"] == pytest.approx(statistics.stdev(top1))
+    assert f"{statistics.mean(top1):.2f} ± {statistics.stdev(top1):.2f}" in capsys.readouterr().out
+    total = 0
+    for split in splits:
+        folder = tmp_path / "out" / f"split{split}"
+        assert list(load_scores(folder / "fusion_video_preds.pickle")) == listed(lists, split=split)[0]
+        total += read_matrix(folder / "conf_matrix.csv")
+    np.testing.assert_array_equal(read_matrix(tmp_path / "out" / "conf_matrix.csv"), total)
+    assert total.sum() == 72 and (tmp_path / "out" / "conf_matrix.png").exists()
+
+
+def read_matrix(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return np.array([row[1:] for row in csv.reader(file)][1:], int)
+
+
+# ---- mistakes ----
+
+
+def test_most_confident_mistakes_with_their_pictures(tmp_path, lists, monkeypatch):
+    names, labels = listed(lists)
+    scores = {name: np.eye(4)[label] * 5 for name, label in zip(names, labels, strict=True)}
+    wrong = {names[0]: 3.0, names[9]: 9.0, names[14]: 6.0}
+    for name, confidence in wrong.items():
+        label = labels[names.index(name)]
+        scores[name] = np.eye(4)[(label + 1) % 4] * confidence
+    path = write(tmp_path / "spatial_video_preds.pickle", scores)
+    frames, pose_flow = tmp_path / "frames", tmp_path / "pose"
+    for number, name in enumerate(names):
+        for folder, count in ((frames / f"v_{name}", 5), (pose_flow / name, 3)):
+            if folder.parent == pose_flow and name == names[0]:
+                continue
+            folder.mkdir(parents=True)
+            for frame in range(1, count + 1):
+                Image.new("RGB", (32, 24), (10 * number, 50 * frame, 0)).save(folder / f"frame{frame:06d}.jpg")
+    drawn = []
+    monkeypatch.setattr(average_fusion, "plot_misclassified", lambda items, to: drawn.extend(items))
+    fuse_them(tmp_path, lists, path, "--frames", frames, "--pose-flow", pose_flow)
+    assert [mistake.name for mistake in drawn] == sorted(wrong, key=wrong.get, reverse=True)
+    for mistake in drawn:
+        label = labels[names.index(mistake.name)]
+        assert (mistake.true, mistake.predicted) == (CLASSES[label], CLASSES[(label + 1) % 4])
+        logits = scores[mistake.name]
+        assert mistake.confidence == pytest.approx(np.exp(logits.max()) / np.exp(logits).sum())
+        assert mistake.images[0] == frames / f"v_{mistake.name}" / "frame000003.jpg"
+        expected = pose_flow / mistake.name / "frame000002.jpg" if mistake.name != names[0] else None
+        assert mistake.images[1] == expected
+    monkeypatch.undo()
+    fuse_them(tmp_path, lists, path, "--frames", frames, "--pose-flow", pose_flow)
+    assert Image.open(tmp_path / "out" / "misclassified.png").size[0] > 300

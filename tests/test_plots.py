@@ -1,0 +1,205 @@
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib import _pylab_helpers
+from matplotlib.figure import Figure
+from PIL import Image
+
+import plots
+from files import UserError
+from plots import Mistake, plot_confusion, plot_curves, plot_misclassified
+
+HOSTILE = ["跳跃", "Übung 1", "$x^", "a$b$c", r"\alpha_{", "v" * 300, "x\ny", "\udcff", "%s {0}"]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are written."""
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    return figures
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def some_matrix(count, seed=0):
+    random_numbers = np.random.default_rng(seed)
+    return np.diag(random_numbers.integers(10, 40, count)) + random_numbers.poisson(0.3, (count, count))
+
+
+# ---- confusion matrix ----
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 101])
+def test_confusion_shows_names_and_values(tmp_path, drawn, count):
+    classes, matrix = [f"Class{i}" for i in range(count)], some_matrix(count)
+    plot_confusion(matrix, classes, tmp_path / "conf_matrix.png", "A title")
+    axes = drawn[0].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()[:count]] == classes
+    assert [label.get_text() for label in axes.get_yticklabels()[:count]] == [
+        f"{name} ({row.sum()})" for name, row in zip(classes, matrix, strict=True)]
+    values = {text.get_position(): text.get_text() for text in axes.texts}
+    for row in range(count):
+        for column in range(count):
+            percent = 100 * matrix[row, column] / matrix[row].sum()
+            if matrix[row, column]:
+                assert abs(float(values.pop((column, row)).replace("<1", "0")) - percent) <= 1
+    assert not values, "zeros are left out"
+    assert "A title" in axes.get_title() and f"{100 * np.trace(matrix) / matrix.sum():.2f}" in axes.get_title()
+    height, width = pixels(tmp_path / "conf_matrix.png").shape[:2]
+    assert min(height, width) > {1: 200, 2: 200, 15: 900, 101: 3400}[count] and max(height, width) < 7000
+    drawn[0].canvas.draw()
+    cell = axes.get_window_extent().width / count
+    for text in axes.texts:  # at least 7 pixels high, and inside its cell
+        box = text.get_window_extent()
+        assert box.height >= 7 and box.width < cell and box.height < cell
+
+
+def test_confusion_colors_tell_rows_from_columns(tmp_path):
+    """Class 0 is always taken for class 1: the dark cell is above the diagonal, in row 0 and column 1."""
+    plot_confusion(np.array([[0, 9], [0, 0]]), ["a", "b"], tmp_path / "c.png")
+    dark = np.argwhere(pixels(tmp_path / "c.png")[:, :, 0] < 20)
+    light = np.argwhere(np.abs(pixels(tmp_path / "c.png") - (247, 251, 255)).max(2) < 3)
+    assert dark[:, 1].mean() > light[:, 1].mean() and dark[:, 0].mean() < light[:, 0].mean()
+
+
+def test_classes_without_videos_and_bad_shapes(tmp_path):
+    plot_confusion(np.zeros((3, 3), int), ["a", "b", "c"], tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").exists()
+    for matrix, classes in ((np.zeros((2, 3)), ["a", "b"]), (np.zeros((2, 2)), ["a"]), (np.zeros((0, 0)), [])):
+        with pytest.raises(ValueError):
+            plot_confusion(matrix, classes, tmp_path / "bad.png")
+    assert not (tmp_path / "bad.png").exists()
+
+
+def test_hostile_names_are_drawn_in_silence(tmp_path, drawn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_confusion(some_matrix(len(HOSTILE)), HOSTILE, tmp_path / "c.png", "$title")
+        plot_misclassified([Mistake(name, name, name, 0.5, [None]) for name in HOSTILE], tmp_path / "m.png")
+    assert "Übung 1 " in " ".join(texts(drawn[0])) and r"\$x^" in texts(drawn[0])
+    assert all(len(text) < 60 for text in texts(drawn[0]) if text.startswith("v"))
+
+
+# ---- curves ----
+
+
+def write_records(folder, epochs, second="rgb_test.csv"):
+    train = [f"{e},0.1,0.01,{2 / (e + 1)},{50 + e},{80 + e},{0.01 * 0.1 ** (e // 4)}" for e in range(epochs)]
+    test = [f"{e},0.1,{3 / (e + 1)},{40 + (e if e != 5 else 30)},{70 + e}" for e in range(epochs)]
+    (folder / "rgb_train.csv").write_text(
+        "\n".join(["Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr", *train]) + "\n")
+    (folder / second).write_text("\n".join(["Epoch,Batch Time,Loss,Prec@1,Prec@3", *test]) + "\n")
+    return folder / "rgb_train.csv", folder / second
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 8, 60])
+def test_curves_show_the_records(tmp_path, drawn, epochs):
+    plot_curves(*write_records(tmp_path, epochs), tmp_path / "curves.png")
+    loss, accuracy, rate = drawn[0].axes
+    for axes, values in ((loss, (lambda e: 2 / (e + 1), lambda e: 3 / (e + 1))),
+                         (accuracy, (lambda e: 50 + e, lambda e: 40 + (e if e != 5 else 30)))):
+        for line, name, value in zip(axes.lines, ("train", "test"), values, strict=False):
+            assert line.get_label() == name
+            np.testing.assert_allclose(line.get_ydata(), [value(e) for e in range(epochs)])
+            np.testing.assert_array_equal(line.get_xdata(), range(epochs))
+    np.testing.assert_allclose(rate.lines[0].get_ydata(), [0.01 * 0.1 ** (e // 4) for e in range(epochs)])
+    assert rate.get_yscale() == "log"
+    best = {1: "best 40.00 in epoch 0", 2: "best 41.00 in epoch 1", 8: "best 70.00 in epoch 5"}
+    assert accuracy.get_title(loc="right") == best.get(epochs, "best 99.00 in epoch 59")
+    assert pixels(tmp_path / "curves.png").shape > (600, 600)
+
+
+def test_the_validation_record_is_called_so(tmp_path, drawn):
+    plot_curves(*write_records(tmp_path, 3, "rgb_val.csv"), tmp_path / "curves.png")
+    assert "validation" in texts(drawn[0]) and "test" not in texts(drawn[0])
+
+
+def test_curves_of_odd_records(tmp_path):
+    train, test = write_records(tmp_path, 3)
+    train.write_text("Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr\n0,1,1,nan,,5,0\n1,1,1,inf,5,5,0\n")
+    test.write_text("Epoch,Batch Time,Loss,Prec@1,Prec@3\n")
+    plot_curves(train, test, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (None, "No such file"), ("", "no column Epoch"), ("Epoch,Loss\n0,1\n", "no column Prec@1"),
+    ("Epoch,Loss,Prec@1\n0,one,1\n", "one"), (b"\xff\xfe\x00", ""), ("Epoch,Loss,Prec@1\n0\n", ""),
+])
+def test_curves_of_bad_records(tmp_path, content, words):
+    train, test = write_records(tmp_path, 2)
+    test.unlink()
+    if content == "Epoch,Loss,Prec@1\n0\n":  # a line that was cut off counts as not finite
+        test.write_text(content)
+        plot_curves(train, test, tmp_path / "curves.png")
+        return
+    if content is not None:
+        test.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as caught:
+        plot_curves(train, test, tmp_path / "curves.png")
+    assert str(test) in str(caught.value) and words in str(caught.value)
+    assert not (tmp_path / "curves.png").exists()
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 12])
+def test_mistakes_show_their_pictures_and_classes(tmp_path, drawn, count):
+    colors = [(250, 10, 10), (10, 250, 10)]
+    for i, color in enumerate(colors):
+        Image.new("RGB", (64, 48), color).save(tmp_path / f"{i}.png")
+    mistakes = [Mistake(f"video{i}", f"true{i}", f"wrong{i}", 0.9 - i / 100, [tmp_path / "0.png", tmp_path / "1.png"])
+                for i in range(count)]
+    plot_misclassified(mistakes, tmp_path / "m.png")
+    image = pixels(tmp_path / "m.png")
+    for color in colors:
+        assert ((np.abs(image - color).max(2) < 3).sum() > 5000) == (count > 0)
+    shown = " ".join(texts(drawn[0]))
+    for i in range(count):
+        assert f"video{i}\ntrue: true{i}\npredicted: wrong{i} ({0.9 - i / 100:.0%})" in shown
+    assert ("no mistakes" in shown) == (count == 0)
+
+
+def test_missing_and_broken_pictures_leave_a_tile(tmp_path, drawn):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 broken")
+    (tmp_path / "empty.jpg").touch()
+    Image.new("CMYK", (30, 30)).save(tmp_path / "cmyk.jpg")
+    images = [None, tmp_path / "broken.jpg", tmp_path / "empty.jpg", tmp_path / "none.jpg", tmp_path / "cmyk.jpg"]
+    plot_misclassified([Mistake("a", "b", "c", 1.0, images)], tmp_path / "m.png")
+    assert texts(drawn[0]).count("no picture") == 4
+
+
+# ---- files ----
+
+
+def test_pictures_leave_no_trace_in_pyplot_and_are_whole(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "c.png"
+    plot_confusion(some_matrix(3), ["a", "b", "c"], path)
+    before = path.read_bytes()
+    plot_confusion(some_matrix(3), ["a", "b", "c"], path)
+    assert path.read_bytes() == before and [child.name for child in path.parent.iterdir()] == ["c.png"]
+    assert not _pylab_helpers.Gcf.figs
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        plot_confusion(some_matrix(2), ["a", "b"], path)
+    assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
+
+
+def test_font_list_names_installed_fonts_only():
+    installed = {font.name for font in plots.fontManager.ttflist}
+    assert "DejaVu Sans" in plots._fonts() and set(plots._fonts()) <= installed
