@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from dataloader.split_train_test_video import read_split
 from files import UserError
+from tests.conftest import ROOT, SHARED
 from UCF_list.make_lists import clip_counts, main, make_own_lists
 from UCF_list.own_videos import choose_test_groups
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 SHA256 = {
     "classInd.txt": "18f147f3b964c42d878075f06dd62b5f5b6f92434c06a127334bed591da82172",
     "classInd15.txt": "59de724144858e71f0be5ae113faaee5af63c64a9678b7beed1969725f2a567b",

@@ -1,0 +1,499 @@
+import errno
+import io
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import unicodedata
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from extract_frames import find_videos, main
+from files import UserError, in_shard, list_frames, shard_type
+from tests.conftest import ROOT, SHARED, assert_error, call_main
+from video import decode_frames, encode_jpeg, resize_short_side
+
+
+def picture(index, width=64, height=48):
+    """A smooth colour picture whose brightness tells the index."""
+    y, x = np.mgrid[:height, :width]
+    red, green = 40 + 120 * x // width, 200 - 120 * y // height
+    return np.stack([red, green, np.full_like(red, 20 + 6 * index)], 2).astype(np.uint8)
+
+
+def make_video(path, codec="mpeg4", pictures=None, pix_fmt="yuv420p", times=None, **options):
+    """Write `pictures` (12 by default), at the given times in 1/1000 s; options are set on the codec."""
+    pictures = [picture(i) for i in range(12)] if pictures is None else pictures
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        for name, value in options.items():
+            setattr(stream.codec_context, name, value)
+        if codec in ("mpeg4", "libx264"):
+            stream.bit_rate = 2_000_000
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for i, rgb in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[i], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def lossless(path, pictures, **options):
+    return make_video(path, "png", pictures, "rgb24", **options)
+
+
+def make_sound(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def overwrite(path, start, length):
+    """Replace `length` bytes from `start` (a share of the file) by noise."""
+    data = bytearray(path.read_bytes())
+    offset = int(start * len(data))
+    data[offset:offset + length] = np.random.default_rng(0).bytes(length)
+    path.write_bytes(data)
+
+
+def tree(root):
+    """Content of every file below `root`, hidden ones included, by relative path; folders as None."""
+    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+            for path in sorted(Path(root).rglob("*"))}
+
+
+def extract(*args, workers=0):
+    return main([*map(str, args), "--workers", str(workers)])
+
+
+def read(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+# ---- decoding ----
+
+
+def test_frames_are_the_encoded_pictures(tmp_path):
+    pictures = [np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8) for i in range(5)]
+    path = lossless(tmp_path / "a.mov", pictures)
+    for threads in (1, 3):
+        decoded = list(decode_frames(path, threads=threads))
+        assert len(decoded) == 5
+        for ours, theirs in zip(decoded, pictures, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert [int(np.abs(a.astype(int) - pictures[i]).max()) for a, i in
+            zip(decode_frames(path, every=2), (0, 2, 4), strict=True)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name, codec, pix_fmt", [
+    ("a.avi", "mpeg4", "yuv420p"), ("a.mp4", "libx264", "yuv420p"), ("a.mkv", "libx264", "yuv444p"),
+    ("a.webm", "libvpx-vp9", "yuv420p"), ("a.gif", "gif", "rgb8"), ("a.ts", "libx264", "yuv420p"),
+    ("a.MOV", "mjpeg", "yuvj422p"), ("a.mkv", "ffv1", "gray"), ("a.mkv", "ffv1", "yuv420p10le"),
+])
+def test_containers_and_codecs(tmp_path, name, codec, pix_fmt):
+    try:
+        av.Codec(codec, "w")
+    except av.codec.codec.UnknownCodecError:
+        pytest.skip(f"this FFmpeg cannot write {codec}")
+    make_video(tmp_path / "v" / name, codec, pix_fmt=pix_fmt)
+    assert extract(tmp_path / "v", tmp_path / "f", "--short-side", 96) == 0
+    frames = list_frames(tmp_path / "f/a")
+    assert len(frames) == 12
+    for i, path in enumerate(frames):
+        image = Image.open(path)
+        assert image.size == (128, 96) and image.mode == "RGB"
+        blue = read(path)[:, :, 2].mean()
+        if pix_fmt == "gray":
+            continue
+        assert abs(blue - (20 + 6 * i)) < (30 if codec == "gif" else 4), i  # GIF has 4 levels of blue
+    if pix_fmt == "gray":
+        assert np.ptp(read(frames[0]), axis=2).max() <= 4
+
+
+def test_each_frame_of_an_uneven_video_comes_once(tmp_path):
+    times = [0, 10, 20, 500, 510, 3000, 3001, 3002, 9000, 9040]
+    pictures = [picture(2 * i) for i in range(10)]
+    decoded = list(decode_frames(make_video(tmp_path / "a.mkv", "ffv1", pictures, "bgr0", times)))
+    assert [frame[0, 0, 2] for frame in decoded] == [20 + 12 * i for i in range(10)]
+
+
+def set_display_matrix(path, a, b, c, d):
+    """Write the matrix into the track header of a QuickTime file, as a camera does."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    numbers = struct.unpack(">9i", data[start:start + 36])
+    assert numbers == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    data[start:start + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("matrix", [
+    (1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1), (0, 1, -1, 0), (0, -1, 1, 0), (0, 1, 1, 0), (0, -1, -1, 0)
+])
+def test_rotation_and_mirroring_are_applied(tmp_path, matrix):
+    stored = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    path = lossless(tmp_path / "a.mov", [stored] * 2)
+    set_display_matrix(path, *matrix)
+    a, b, c, d = matrix
+    expected = np.zeros((60, 40, 3) if b else (40, 60, 3), np.uint8)
+    for y, x in np.ndindex(40, 60):  # where the file wants each point, counted from the other end if negative
+        right, down = a * x + c * y, b * x + d * y
+        expected[down - (b + d < 0), right - (a + c < 0)] = stored[y, x]
+    if matrix == (0, 1, -1, 0):  # a telephone held upright
+        np.testing.assert_array_equal(expected, np.rot90(stored, -1))
+    for frame in decode_frames(path):
+        assert frame.flags.c_contiguous
+        np.testing.assert_array_equal(frame, expected)
+
+
+@pytest.mark.parametrize("aspect, size", [(Fraction(2, 1), (128, 48)), (Fraction(1, 2), (64, 96))])
+def test_pixels_become_square(tmp_path, aspect, size):
+    path = make_video(tmp_path / "a.mp4", "mpeg4", sample_aspect_ratio=aspect)
+    frame = next(decode_frames(path))
+    assert frame.shape[1::-1] == size
+    assert np.abs(frame.mean((0, 1)) - picture(0).mean((0, 1))).max() < 4
+
+
+@pytest.mark.parametrize("size, expected", [
+    ((320, 240), (341, 256)), ((240, 320), (256, 341)), ((1920, 1080), (455, 256)), ((256, 300), (256, 300)),
+    ((171, 128), (342, 256)), ((7, 5), (358, 256)), ((1, 300), (256, 76800)),
+])
+def test_short_side(size, expected):
+    rgb = np.full((size[1], size[0], 3), 77, np.uint8)
+    resized = resize_short_side(rgb, 256)
+    assert resized.shape == (expected[1], expected[0], 3) and (resized == 77).all()
+
+
+def test_too_long_for_jpeg():
+    with pytest.raises(UserError, match="76800"):
+        encode_jpeg(np.zeros((256, 76800, 3), np.uint8))
+
+
+def test_files_are_what_programs_decode(tmp_path):
+    path = make_video(tmp_path / "v/a.avi")
+    extract(tmp_path / "v", tmp_path / "f", "--quality", 90, "--every", 5, "--short-side", 60)
+    kept = list(decode_frames(path))[::5]
+    files = list_frames(tmp_path / "f/a")
+    assert len(files) == len(kept) == 3
+    for file, rgb in zip(files, kept, strict=True):
+        expected = Image.open(io.BytesIO(encode_jpeg(resize_short_side(rgb, 60), 90)))
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(expected))
+
+
+def test_real_videos(tmp_path):
+    if not (SHARED / "videos").is_dir():
+        pytest.skip("../shared/videos is missing")
+    assert extract(SHARED / "videos", tmp_path, workers=2) == 0
+    assert len(list_frames(tmp_path / "exercise")) == 393
+    assert len(list_frames(tmp_path / "v_ApplyEyeMakeup_g01_c01")) in (163, 164)
+    for folder in tmp_path.iterdir():
+        for path in list_frames(folder)[::50]:
+            with Image.open(path) as image:
+                assert image.size == (341, 256)
+
+
+# ---- names ----
+
+
+def test_folders_of_classes_and_twins(tmp_path):
+    root = tmp_path / "v"
+    for name in ("Run/v_Run_g01_c01.avi", "Run/one.avi", "Hop/v_one.avi", "top.avi", "Run/.hidden.avi", ".git/x.avi",
+                 "HandstandPushups/v_HandStandPushups_g01_c01.avi", "Run/deeper/x.avi", "Run/notes.txt"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert find_videos(root) == {
+        "v_Run_g01_c01": root / "Run/v_Run_g01_c01.avi", "Run/one": root / "Run/one.avi",
+        "Hop/v_one": root / "Hop/v_one.avi", "top": root / "top.avi",
+        "v_HandStandPushups_g01_c01": root / "HandstandPushups/v_HandStandPushups_g01_c01.avi",
+    }
+
+
+@pytest.mark.parametrize("names, words", [
+    ([], "no videos in it"), (["notes.txt"], "no videos in it"), (["a/x.avi", "a/x.mp4"], "x.avi and"),
+    (["a/x.avi", "a/v_x.mp4"], "both would be called 'x'"), (["x.avi", "x.mkv"], "both would be called"),
+    (["a/x.avi", "b/x.avi", "c/a.avi"], "called like the class"),
+])
+def test_names_that_cannot_be(tmp_path, names, words):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=words):
+        extract(tmp_path, tmp_path / "frames")
+    assert not (tmp_path / "frames").exists()
+
+
+def test_hostile_names(tmp_path):
+    source = make_video(tmp_path / "a.avi", pictures=[picture(i) for i in range(2)])
+    names = ["two words", "dots.and.more", "-dash", "Übung", unicodedata.normalize("NFD", "é ö"), "日本語", "%03d",
+             "12:30", "concat:x", "new\nline", "'\"$(x)", "x" * 240]
+    for name in names:
+        (tmp_path / "v/a class").mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / "v/a class" / f"{name}.avi")
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    assert sorted(os.listdir(tmp_path / "f")) == sorted(names)
+    assert all(len(list_frames(tmp_path / "f" / name)) == 2 for name in names)
+
+
+def test_single_video_of_any_extension(tmp_path, monkeypatch):
+    make_video(tmp_path / "a.avi").rename(tmp_path / "12:30.bin")
+    monkeypatch.chdir(tmp_path)
+    assert extract("12:30.bin", "f") == 0
+    assert len(list_frames("f/12:30")) == 12
+
+
+# ---- once more ----
+
+
+def test_second_run_does_what_is_missing(tmp_path, capsys):
+    for name in "abc":
+        make_video(tmp_path / f"v/{name}.avi", pictures=[picture(0)] * 3)
+    run = (tmp_path / "v", tmp_path / "f", "--short-side", 32)
+    assert extract(*run) == 0
+    before = tree(tmp_path / "f")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "f").rglob("*")}
+    shutil.rmtree(tmp_path / "f/b")
+    (tmp_path / "f/c/frame000001.jpg").write_bytes(b"")  # as a power cut may leave it
+    assert extract(*run) == 0
+    assert "2 extracted" in capsys.readouterr().out
+    assert tree(tmp_path / "f") == before
+    for path in (tmp_path / "f/a").iterdir():
+        assert path.stat().st_mtime_ns == stamps[path]
+
+
+def test_frames_of_other_settings_are_not_taken_for_finished(tmp_path, capsys):
+    make_video(tmp_path / "v/a.avi", pictures=[picture(0)] * 3)
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    before = tree(tmp_path / "f")
+    assert extract(tmp_path / "v", tmp_path / "f", "--every", 2) == 1
+    assert "was made with every 1, short side 256, quality 95" in capsys.readouterr().err
+    assert tree(tmp_path / "f") == before
+
+
+def test_frames_from_elsewhere_and_other_things_stay(tmp_path, capsys):
+    for name in "abcd":
+        make_video(tmp_path / f"v/{name}.avi", pictures=[picture(0)] * 3)
+    for name in ("a/frame000001.jpg", "b/notes.txt"):
+        (tmp_path / "f" / name).parent.mkdir(parents=True)
+        (tmp_path / "f" / name).write_bytes(encode_jpeg(picture(1)) if name[0] == "a" else b"mine")
+    (tmp_path / "f/c").touch()
+    (tmp_path / "f/d").mkdir()
+    before = tree(tmp_path / "f")
+    assert extract(tmp_path / "v", tmp_path / "f") == 1
+    assert capsys.readouterr().err.count("is in the way") == 2
+    after = tree(tmp_path / "f")
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {f"d/frame00000{i}.jpg" for i in (1, 2, 3)}
+
+
+# ---- broken videos ----
+
+
+def test_broken_videos_are_reported_and_the_others_done(tmp_path):
+    root = tmp_path / "v"
+    make_video(root / "fine.avi")
+    (root / "empty.avi").touch()
+    (root / "text.mp4").write_text("no video at all\n" * 100)
+    make_sound(root / "sound.mp4")
+    cut = make_video(root / "cut.mp4", "libx264")
+    cut.write_bytes(cut.read_bytes()[:-300])  # without the table at its end
+    (root / "gone.avi").symlink_to(root / "nowhere.avi")
+    (root / "playlist.avi").write_text("ffconcat version 1.0\nfile http://127.0.0.1:9/x.avi\n")
+    result = subprocess.run([sys.executable, ROOT / "extract_frames.py", root, tmp_path / "f", "--workers", "2"],
+                            capture_output=True, text=True)
+    assert result.returncode == 1
+    assert os.listdir(tmp_path / "f") == ["fine"]
+    left_out = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
+    assert [line.split(": ")[1].rsplit("/")[-1] for line in left_out] == [
+        "cut.mp4", "empty.avi", "playlist.avi", "sound.mp4", "text.mp4"
+    ]
+    assert "no video stream" in left_out[3] and "Traceback" not in result.stderr
+    assert "1 extracted (12 frames" in result.stdout and "5 broken" in result.stdout
+
+
+def test_slightly_damaged_video_is_kept_and_named_each_time(tmp_path, capsys):
+    noise = [np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8) for i in range(20)]
+    path = make_video(tmp_path / "v/a.mov", "png", noise, "rgb24")
+    overwrite(path, 0.5, 200)
+    for _ in range(2):
+        assert extract(tmp_path / "v", tmp_path / "f") == 0
+        out, err = capsys.readouterr()
+        assert err.startswith(f"kept: {path}: damaged: ") and "1 damaged, 0 broken" in out
+    assert 18 <= len(list_frames(tmp_path / "f/a")) <= 20
+
+
+def test_video_that_is_mostly_lost_is_left_out(tmp_path, capsys):
+    path = make_video(tmp_path / "v/a.avi", "mjpeg", [picture(i) for i in range(30)], "yuvj420p")
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.4)])
+    assert extract(tmp_path / "v", tmp_path / "f") == 1
+    assert "of 30 frames can be decoded" in capsys.readouterr().err
+    assert not list((tmp_path / "f").glob("*"))
+
+
+def test_video_that_was_cut_off_is_named(tmp_path):
+    path = make_video(tmp_path / "a.mkv", "ffv1", [picture(i % 30) for i in range(60)], "bgr0")
+    damage = []
+    whole = len(list(decode_frames(path, damage=damage)))
+    assert whole == 60 and damage == []
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    assert 25 <= len(list(decode_frames(path, damage=damage))) < 45
+    assert len(damage) == 1 and ("cut short" in damage[0] or "damaged" in damage[0])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["avi", "mov", "mkv", "gif"]), st.floats(0, 1), st.binary(max_size=60), st.booleans())
+def test_noise_in_a_file_ends_in_frames_or_in_a_reason(tmp_path_factory, suffix, place, noise, cut):
+    folder = tmp_path_factory.getbasetemp()
+    intact = folder / f"intact.{suffix}"
+    if not intact.exists():
+        pictures = [picture(i, 16, 16) for i in range(4)]
+        make_video(intact, *{"gif": ("gif", pictures, "rgb8"), "mkv": ("ffv1", pictures, "bgr0"),
+                             "mov": ("png", pictures, "rgb24"), "avi": ("mpeg4", pictures)}[suffix])
+    data = bytearray(intact.read_bytes())
+    start = int(place * len(data))
+    data[start:len(data) if cut else start + len(noise)] = noise
+    broken = folder / f"broken.{suffix}"
+    broken.write_bytes(data)
+    try:
+        for frame in decode_frames(broken):
+            assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
+    except UserError as error:
+        assert str(error)
+
+
+# ---- shards, kills, full disks ----
+
+
+def test_shards_together_equal_one_run(tmp_path):
+    for i in range(9):
+        make_video(tmp_path / f"v/{'AB'[i % 2]}/clip {i}.avi", pictures=[picture(i)] * 3)
+    make_video(tmp_path / "v/A/twin.avi", pictures=[picture(1)] * 3)
+    make_video(tmp_path / "v/B/twin.avi", pictures=[picture(2)] * 3)
+    extract(tmp_path / "v", tmp_path / "whole", workers=2)
+    seen = set()
+    for part in (2, 0, 1):
+        before = set(tree(tmp_path / "parts"))
+        assert extract(tmp_path / "v", tmp_path / "parts", "--shard", f"{part}/3") == 0
+        new = {name for name in set(tree(tmp_path / "parts")) - before if name.endswith(".jpg")}
+        assert new and not new & seen
+        seen |= new
+    assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
+
+
+@given(st.text(max_size=20), st.integers(1, 50))
+def test_a_name_is_in_one_shard(name, parts):
+    assert sum(in_shard(name, f"{part}/{parts}") for part in range(parts)) == 1
+    assert in_shard(name, None)
+    decomposed = unicodedata.normalize("NFD", name)
+    assert [in_shard(name, f"{i}/3") for i in range(3)] == [in_shard(decomposed, f"{i}/3") for i in range(3)]
+
+
+def test_shards_are_stable_and_of_like_size():
+    sizes = [sum(in_shard(f"v_{i}", f"{part}/4") for i in range(4000)) for part in range(4)]
+    assert min(sizes) > 900
+    assert [in_shard("v_Archery_g01_c01", f"{part}/5") for part in range(5)].index(True) == 4  # on every machine
+    assert shard_type("01/004") == "1/4"
+
+
+@pytest.fixture(scope="module")
+def long_videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("long")
+    make_video(folder / "a.avi", pictures=[picture(i % 30, 320, 240) for i in range(250)])
+    for name in "bc":
+        shutil.copy(folder / "a.avi", folder / f"{name}.avi")
+    return folder
+
+
+@pytest.mark.parametrize("sig, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_signals_leave_nothing_half(tmp_path, long_videos, sig, status, workers):
+    command = [sys.executable, ROOT / "extract_frames.py", long_videos, tmp_path / "f", "--short-side", "480",
+               "--workers", workers]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    _wait_until(lambda: list((tmp_path / "f").glob(".tmp-*/frame000020.jpg")))
+    start = time.monotonic()
+    process.send_signal(sig)
+    assert process.wait(10) == status
+    assert time.monotonic() - start < 5
+    assert b"Traceback" not in process.stderr.read()
+    if sig != signal.SIGKILL:
+        assert not list((tmp_path / "f").glob(".tmp-*"))
+    assert all(len(list_frames(path)) == 250 for path in (tmp_path / "f").glob("[!.]*"))
+    if sig == signal.SIGKILL:  # the next run tidies up
+        _wait_until(lambda: not _running(process.pid))
+        make_video(tmp_path / "v/d.avi")
+        assert extract(tmp_path / "v", tmp_path / "f") == 0
+        assert not list((tmp_path / "f").glob(".tmp-*"))
+
+
+def _running(group):
+    """Processes of a process group, zombies aside."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgrp = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        if int(pgrp) == group and state != "Z":
+            found.append(stat.parent.name)
+    return found
+
+
+def _wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_full_disk(tmp_path, monkeypatch, capsys, workers):
+    for name in "ab":
+        make_video(tmp_path / f"v/{name}.avi")
+    write, left = Path.write_bytes, [5]
+
+    def write_until_full(path, data):
+        left[0] -= 1
+        if left[0] < 0:
+            write(path, data[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_until_full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        extract(tmp_path / "v", tmp_path / "f", workers=workers)
+    assert caught.value.filename in (str(tmp_path / "f/a"), str(tmp_path / "f/b"))
+    assert os.listdir(tmp_path / "f") == []
+
+
+@pytest.mark.parametrize("args, words", [
+    (["missing", "f"], "missing: no such file or folder"), ([".", "f"], "no videos"), (["v", "f"], "f"),
+    ([".", "f", "--every", "0"], "--every"), ([".", "f", "--shard", "3/3"], "--shard"),
+    ([".", "f", "--shard", "x"], "expected i/n"), ([".", "f", "--quality", "101"], "--quality"),
+    ([".", "f", "--short-side", "no"], "--short-side"),
+])
+def test_mistakes_are_one_line(tmp_path, monkeypatch, args, words):
+    if args[0] == "v":  # a file where the folder of frames should be
+        make_video(tmp_path / "v/a.avi")
+        (tmp_path / "f").touch()
+    monkeypatch.chdir(tmp_path)
+    assert_error(call_main("extract_frames", *args), words)
