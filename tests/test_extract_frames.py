@@ -148,7 +148,8 @@ def set_display_matrix(path, a, b, c, d):
 
 
 @pytest.mark.parametrize("matrix", [
-    (1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1), (0, 1, -1, 0), (0, -1, 1, 0), (0, 1, 1, 0), (0, -1, -1, 0)
+    (1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
+    (0, 1, -1, 0), (0, -1, 1, 0), (0, 1, 1, 0), (0, -1, -1, 0),
 ])
 def test_rotation_and_mirroring_are_applied(tmp_path, matrix):
     stored = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
