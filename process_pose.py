@@ -243,7 +243,7 @@ def check_settings(path: Path, settings: dict) -> None:
         if not isinstance(before, dict) or before.get(key) != settings[key]:
             old = before.get(key) if isinstance(before, dict) else before
             raise UserError(
-                f"{path.parent}: holds poses that were made with another {key} ({old}, now {settings[key]}); "
+                f"{path.parent}: its poses were made with {key} = {old}, now it is {settings[key]}; "
                 "choose another --out, or the same settings"
             )
 
@@ -253,7 +253,8 @@ def check_settings(path: Path, settings: dict) -> None:
 
 def progress_bar(total: int) -> tqdm:
     """A bar over frames, with frames per second and the time left; in log files a line now and then."""
-    return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=0.2 if sys.stderr.isatty() else 30)
+    mininterval = 0.2 if sys.stderr.isatty() else 30
+    return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=mininterval, disable=not total)
 
 
 def print_report(done: int, skipped: int, finished: list[Video], failures: list[str]) -> None:

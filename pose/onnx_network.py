@@ -97,7 +97,7 @@ def _find_layout(path, shape: list, layout: str) -> str:
         if len(possible) != 1:
             raise UserError(f"{path}: its input {shape} does not tell where the colours are; give --onnx-layout")
         return possible[0]
-    if isinstance(shape[3 if layout == "nhwc" else 1], int) and layout not in possible:
+    if layout not in possible and (possible or isinstance(shape[3 if layout == "nhwc" else 1], int)):
         raise UserError(f"{path}: its input {shape} is not {layout}; give another --onnx-layout")
     return layout
 
