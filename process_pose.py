@@ -67,9 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; 1 if a video failed."""
     args = get_args_parser().parse_args(argv)
     check_arguments(args)
+    recover_pose_folders(args.out)
     videos, failures = select_videos(args)
-    for parent in sorted({args.out, *(video.poses.parent for video in videos)}):
-        recover_folders(parent)
     work = redraw_videos if args.from_keypoints else estimate_videos
     try:
         done, skipped, failed = work(videos, args)
@@ -98,6 +97,14 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out}: it is not a folder")
     if args.frames is not None and args.frames.resolve() == args.out.resolve():
         raise UserError(f"--out {args.out}: this is the folder of frames; pose images need one of their own")
+
+
+def recover_pose_folders(out: Path) -> None:
+    """Tidy what killed runs left in `out` and in its folders of classes."""
+    recover_folders(out)
+    for folder in out.iterdir() if out.is_dir() else ():
+        if folder.is_dir() and not (folder / FILE_NAME).exists():
+            recover_folders(folder)
 
 
 # ---- which videos ----
