@@ -40,7 +40,6 @@ class Context:
     processes: Processes = field(default_factory=Processes)
     stop: StopRequest = field(default_factory=StopRequest)
     left_out: dict[str, str] = field(default_factory=dict)  # broken videos and why
-    losses: list[float] | None = None  # a list here receives every batch's loss
 
 
 def train_one_epoch(
@@ -89,7 +88,7 @@ def train_one_epoch(
             totals += batch_totals
             unchecked.append((number, batch_totals[0] / max(here, 1) * repeats, batch["positions"]))
         if number % check_every == 0 or number + 1 == len(loader):
-            _check_finite(unchecked, loader, epoch, context)
+            _check_finite(unchecked, loader, epoch)
             unchecked = []
             loss, hits, _, seen = totals.tolist()
             bar.set_postfix(loss=f"{loss / max(seen, 1):.4f}", prec1=f"{100 * hits / max(seen, 1):.2f}")
@@ -192,11 +191,9 @@ def _note_broken(batch: dict, context: Context) -> None:
         context.left_out[name] = reason
 
 
-def _check_finite(unchecked: list, loader: DataLoader, epoch: int, context: Context) -> None:
+def _check_finite(unchecked: list, loader: DataLoader, epoch: int) -> None:
     for number, loss, positions in unchecked:
         value = loss.item()
-        if context.losses is not None:
-            context.losses.append(value)
         if not np.isfinite(value):
             names = [loader.dataset.videos[position].video.name for position in positions.tolist()]
             shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -71,7 +71,7 @@ def run(main: Callable[[], int | None]) -> None:
         status = 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        status = fail(f"{where}{error.strerror or error}")
+        status = fail(f"{where}{error.strerror or ' '.join(map(str, error.args))}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

@@ -9,7 +9,7 @@ import torch
 
 from dataloader.frame_index import index_frames, require
 from dataloader.split_train_test_video import Video, group_of, read_split
-from dataloader.video_dataset import VideoDataset, testing_loader
+from dataloader.video_dataset import VideoDataset, end_workers, testing_loader
 from distributed import Processes, join_processes, wait_for_main
 from engine import Context, Stopped, evaluate
 from files import UserError
@@ -36,12 +36,14 @@ def run_stream(args: argparse.Namespace, stream: Stream) -> int:
             with join_processes() as processes:
                 return _run(args, stream, processes, stop)
         except Stopped:
-            return _say_how_to_resume(args, stop.signum or signal.SIGTERM)
+            pass
         except (RuntimeError, UserError):
             if not stop.signum:
                 raise
             # A worker or another process that the same signal ended first.
-            return _say_how_to_resume(args, stop.signum)
+        finally:
+            end_workers()
+        return _say_how_to_resume(args, stop.signum or signal.SIGTERM)
 
 
 def _run(args: argparse.Namespace, stream: Stream, processes: Processes, stop: StopRequest) -> int:

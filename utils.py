@@ -58,8 +58,10 @@ def save_checkpoint(path: str | os.PathLike, checkpoint: dict) -> None:
     with atomic_write(path) as file:
         try:
             torch.save(checkpoint, file)
-        except RuntimeError as error:  # torch hides the OSError of a failed write
-            raise OSError(f"cannot write the checkpoint: {error}") from error
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides a full disk behind an error of its own
+                raise error.__context__ from None
+            raise
 
 
 def check_training_state(checkpoint: Mapping, path: str | os.PathLike) -> dict:

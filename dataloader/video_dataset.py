@@ -1,4 +1,5 @@
 """Videos as samples of uint8 images, and the loaders that batch them."""
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -115,6 +116,16 @@ def testing_loader(
     """Loader of every world-th test video from `rank`, each exactly once, `videos_per_batch` at a time."""
     share = range(rank, len(dataset), world)
     return DataLoader(dataset, batch_size=videos_per_batch, sampler=share, **_loader_options(workers, pin))
+
+
+def end_workers() -> None:
+    """End the loaders' worker processes at once: they only read, and asking them takes seconds each."""
+    # torch takes the end of a worker for a fault, and would raise from this handler.
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    signal.signal(signal.SIGCHLD, handler)
 
 
 def _loader_options(workers: int, pin: bool) -> dict:

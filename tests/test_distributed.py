@@ -1,0 +1,93 @@
+"""Gloo processes started by torchrun, on tiny data."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from safe_pickle import load_scores
+from tests.conftest import FAST, ROOT, train_script
+from utils import load_checkpoint
+
+
+def torchrun(processes: int, data: Path, record: Path, *arguments) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    places = ["--data", data / "frames", "--ucf-list", data / "lists", "--record", record]
+    command += [str(ROOT / "spatial_cnn_15.py"), *map(str, [*places, *FAST, *arguments])]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """Processes that the launcher started (Linux)."""
+    children = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == launcher:
+            children.append(int(path.parent.name))
+    return sorted(children)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_train_and_test_as_one(tiny, tmp_path, processes):
+    # 7 epochs of 3 batches: a loss that differs in one of the first 20 steps shows in its epoch's mean.
+    arguments = ("--epochs", 7, "--batch-size", 4, "--freeze-bn", "--lr", "1e-3")
+    whole = train_script("spatial", tiny, tmp_path / "one", *arguments, inline=True)
+    assert whole.returncode == 0, whole.stderr
+    finish(torchrun(processes, tiny, tmp_path / "many", *arguments))
+    one, many = (pd.read_csv(tmp_path / name / "rgb_train.csv") for name in ("one", "many"))
+    assert list(many["Epoch"]) == list(range(7))
+    assert np.abs(one["Loss"] - many["Loss"]).max() < 1e-4
+    checkpoint = tmp_path / "one" / "checkpoint.pth.tar"
+    expected = train_script("spatial", tiny, tmp_path / "one", "--resume", checkpoint, "--evaluate", inline=True)
+    assert expected.returncode == 0, expected.stderr
+    finish(torchrun(processes, tiny, tmp_path / "many", "--resume", checkpoint, "--evaluate"))
+    one, many = (load_scores(tmp_path / name / "spatial_video_preds.pickle") for name in ("one", "many"))
+    assert list(one) == list(many) and len(one) == 6
+    assert max(np.abs(one[name] - many[name]).max() for name in one) < 1e-5
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+def test_a_killed_process_ends_all_and_one_process_resumes(tiny, tmp_path):
+    arguments = ("--freeze-bn", "--batch-size", "3")
+    process = torchrun(2, tiny, tmp_path, *arguments, "--epochs", 1000)
+    checkpoint = tmp_path / "checkpoint.pth.tar"
+    deadline = time.time() + 120
+    while not checkpoint.exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    assert checkpoint.exists(), process.communicate()
+    ranks = ranks_of(process.pid)
+    assert len(ranks) >= 2
+    os.kill(ranks[-1], signal.SIGKILL)
+    killed = time.time()
+    process.communicate(timeout=60)
+    assert time.time() - killed < 30 and process.returncode != 0
+    done = load_checkpoint(checkpoint)["epoch"]
+    resumed = train_script("spatial", tiny, tmp_path, *arguments, "--resume", checkpoint, "--epochs", done + 1, inline=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.startswith(f"epoch {done}:")
+    assert list(pd.read_csv(tmp_path / "rgb_train.csv")["Epoch"]) == list(range(done + 1))
+
+
+def test_parts_of_a_batch_sum_up_to_the_same_step(tiny, tmp_path):
+    for parts in (1, 3):
+        arguments = ("--epochs", 2, "--freeze-bn", "--accumulate", parts, "--batch-size", 5)
+        finished = train_script("spatial", tiny, tmp_path / str(parts), *arguments, inline=True)
+        assert finished.returncode == 0, finished.stderr
+    one, three = (pd.read_csv(tmp_path / parts / "rgb_train.csv") for parts in "13")
+    assert np.allclose(one["Loss"], three["Loss"], atol=1e-4)
+    weights = [load_checkpoint(tmp_path / parts / "checkpoint.pth.tar")["state_dict"] for parts in "13"]
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(*(w.values() for w in weights), strict=True))

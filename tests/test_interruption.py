@@ -1,0 +1,159 @@
+"""Signals, kills, full disks and numbers that are not finite."""
+import builtins
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import files
+import utils
+from tests.conftest import FAST, ROOT, STREAMS, assert_error, train_script
+from utils import load_checkpoint, save_checkpoint, write_record
+
+
+def start(stream, data, record, *arguments) -> subprocess.Popen:
+    script, folder, _ = STREAMS[stream]
+    places = ["--data", data / folder, "--ucf-list", data / "lists", "--record", record]
+    command = [sys.executable, str(ROOT / script), *map(str, [*places, *FAST, *arguments])]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(("signum", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 0)])
+def test_a_signal_ends_the_run_after_the_batch(tiny, tmp_path, signum, workers):
+    process = start("spatial", tiny, tmp_path, "--epochs", 1000, "--workers", workers)
+    deadline = time.time() + 120
+    while not (tmp_path / "checkpoint.pth.tar").exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signum)
+    sent = time.time()
+    _, err = process.communicate(timeout=60)
+    assert time.time() - sent < 15
+    assert process.returncode == 128 + signum, err
+    assert "Traceback" not in err
+    assert f"--resume {tmp_path / 'checkpoint.pth.tar'}" in err.strip().splitlines()[-1]
+    assert load_checkpoint(tmp_path / "checkpoint.pth.tar")["epoch"] >= 1
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_loss_that_is_not_finite_is_named(stream, tiny, tmp_path):
+    finished = train_script(stream, tiny, tmp_path, "--lr", "1e30", "--epochs", 5, inline=True)
+    assert finished.returncode == 2, finished.stdout
+    assert "epoch" in finished.stderr and "batch" in finished.stderr and "_c01" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pth.tar"
+    save_checkpoint(path, {"epoch": 1})
+    before = path.read_bytes()
+
+    class FullDisk:
+        def __init__(self, file):
+            self.file, self.room = file, 5000
+
+        def write(self, data):
+            self.room -= len(bytes(data))
+            if self.room < 0:
+                raise OSError(28, "No space left on device")
+            return self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    real = utils.atomic_write
+
+    class Full:
+        def __init__(self, path):
+            self.context = real(path)
+
+        def __enter__(self):
+            return FullDisk(self.context.__enter__())
+
+        def __exit__(self, *error):
+            return self.context.__exit__(*error)
+
+    monkeypatch.setattr(utils, "atomic_write", Full)
+    with pytest.raises(OSError, match="No space|checkpoint"):
+        save_checkpoint(path, {"epoch": 2, "weights": torch.zeros(100000)})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="mounts a small file system")
+def test_a_really_full_disk(tiny, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a tmpfs here")
+    try:
+        # One checkpoint is 85 MiB: the best model fits, the checkpoint beside it does not.
+        finished = train_script("spatial", tiny, disk / "record", "--epochs", 3, inline=True)
+        assert_error(finished, "No space left on device", "checkpoint.pth.tar")
+        assert load_checkpoint(disk / "record" / "model_best.pth.tar")["epoch"] == 1
+        assert not [path for path in (disk / "record").iterdir() if path.name.startswith(".tmp")]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_atomic_write_keeps_the_old_file_on_any_error(tmp_path):
+    path = tmp_path / "a.txt"
+    with files.atomic_write(path, "w") as file:
+        file.write("old")
+    with pytest.raises(RuntimeError), files.atomic_write(path, "w") as file:
+        file.write("new")
+        raise RuntimeError
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_replaced_folder_comes_back_after_a_kill_between_the_renames(tmp_path, monkeypatch):
+    target = tmp_path / "video"
+    with files.atomic_folder(target) as folder:
+        (folder / "a").write_text("old")
+    renames = []
+    real = files.Path.rename
+
+    def killed_at_the_second(self, to):
+        renames.append(to)
+        if len(renames) == 2:
+            raise KeyboardInterrupt
+        return real(self, to)
+
+    monkeypatch.setattr(files.Path, "rename", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt), files.atomic_folder(target) as folder:
+        (folder / "a").write_text("new")
+    monkeypatch.undo()
+    assert not target.exists()
+    files.recover_folders(tmp_path)
+    assert (target / "a").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["video"]
+
+
+def test_records_hold_each_epoch_once(tmp_path):
+    path = tmp_path / "train.csv"
+    for epoch, loss in ((0, 1 / 3), (1, 0.1), (2, 0.2), (1, 0.7)):
+        write_record(path, {"Epoch": epoch, "Loss": loss})
+    assert path.read_text() == f"Epoch,Loss\n0,{1 / 3!r}\n1,0.7\n"
+
+
+def test_the_user_errors_of_a_foreign_exception_type_do_not_hide(monkeypatch):
+    def broken():
+        raise builtins.ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        files.run(broken)
+
+
+def test_check_for_finite_scores(tiny, tmp_path):
+    finished = train_script("spatial", tiny, tmp_path, "--epochs", 1, inline=True)
+    assert finished.returncode == 0
+    checkpoint = load_checkpoint(tmp_path / "checkpoint.pth.tar")
+    checkpoint["state_dict"]["fc.bias"][0] = np.nan
+    save_checkpoint(tmp_path / "nan.pth.tar", checkpoint)
+    finished = train_script("spatial", tiny, tmp_path, "--resume", tmp_path / "nan.pth.tar", "--evaluate", inline=True)
+    assert_error(finished, "not finite")
