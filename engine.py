@@ -10,11 +10,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dataloader.images import to_input
+from dataloader.images import resize, to_input
+from dataloader.video_dataset import People
 from distributed import Processes, gather, share_buffers, sum_over
 from files import UserError
 from metrics import precision
 from network import for_testing
+from pose.render import render_people
 from utils import StopRequest
 
 TEST_CLIPS = 38  # clips per forward pass of the test: two videos' 19 samples
@@ -117,7 +119,7 @@ def _train_step(model, batch, labels, optimizer, scaler, context: Context, video
         # All of this process's videos are broken: it takes part in the others' step with a weight of 0.
         images = torch.zeros(1, context.image_size, context.image_size, 3, dtype=torch.uint8)
         index, labels = torch.zeros(1, context.stack_length, dtype=torch.int64), labels.new_zeros(1)
-    images, index = images.to(device, non_blocking=True), index.to(device, non_blocking=True)
+    images, index = images_on(device, images, context.image_size), index.to(device, non_blocking=True)
     clips = len(index) // len(labels)
     parts = torch.arange(len(labels), device=device).tensor_split(min(context.accumulate, len(labels)))
     for i, part in enumerate(parts):
@@ -156,7 +158,7 @@ def evaluate(network: nn.Module, loader: DataLoader, context: Context, what: str
         _note_broken(batch, context)
         if batch["images"] is None:
             continue
-        images = batch["images"].to(context.device, non_blocking=True)
+        images = images_on(context.device, batch["images"], context.image_size)
         rows = batch["index"].to(context.device, non_blocking=True).split(TEST_CLIPS)
         with torch.autocast(context.device.type, enabled=context.amp):
             logits = torch.cat([tester(to_input(images, part, context.mean, context.std)) for part in rows])
@@ -182,6 +184,16 @@ def evaluate(network: nn.Module, loader: DataLoader, context: Context, what: str
         "batch_time": seconds / max(len(loader), 1),
         "scores": dict(zip(names, scores, strict=True)),
     }
+
+
+def images_on(device: torch.device, images: torch.Tensor | People, size: int) -> torch.Tensor:
+    """A batch's images as uint8 (M, S, S, 3) on the device, drawn there if they come as `People`."""
+    if isinstance(images, torch.Tensor):
+        return images.to(device, non_blocking=True)
+    keypoints, frame_sizes, affine, mirror = (tensor.to(device, non_blocking=True) for tensor in images)
+    # Drawn at the size that images on disk have, then resized as those are, for strokes of the same width.
+    drawn = render_people(keypoints, frame_sizes, affine=affine, mirror=mirror)
+    return resize(drawn, size, size).permute(0, 2, 3, 1)
 
 
 def _note_broken(batch: dict, context: Context) -> None:

@@ -4,7 +4,7 @@
     python spatial_cnn_15.py --resume record/spatial/checkpoint.pth.tar            # train on
     python spatial_cnn_15.py --resume record/spatial/model_best.pth.tar --evaluate # test
 """
-from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, spatial_sample
+from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
 from files import ArgumentParser, run
 from options import training_parser
 from stream import run_stream
@@ -18,7 +18,7 @@ def get_args_parser() -> ArgumentParser:
 
 def get_stream() -> Stream:
     """Single RGB frames, normalised as ImageNet's."""
-    return Stream("spatial", "rgb", length=1, sample=spatial_sample, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return Stream("spatial", "rgb", length=1, prepare=prepare_frames, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 
 def main(argv: list[str] | None = None) -> int:

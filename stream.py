@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from dataloader.frame_index import index_frames, require
+from dataloader.frame_index import require
 from dataloader.split_train_test_video import Video, group_of, read_split
 from dataloader.video_dataset import VideoDataset, end_workers, testing_loader
 from distributed import Processes, join_processes, wait_for_main
@@ -101,13 +101,13 @@ def split_off_groups(videos: list[Video], groups: tuple[int, ...]) -> tuple[list
 
 def make_dataset(args, stream: Stream, model: Model, videos: list[Video], context: Context, what: str) -> VideoDataset:
     """Find the videos' images and count them; raises `UserError` if some are missing (unless skipped)."""
-    good, bad = index_frames(args.data, videos)
+    good, bad, sample = stream.prepare(args.data, videos)
     if not args.skip_broken:
         require(bad, len(videos))
     if not good:
         raise UserError(f"none of the {len(videos)} {what} videos is below {args.data}; prepare them, or change --data")
     context.left_out.update((video.name, reason) for video, reason in bad)
-    return VideoDataset(good, partial(stream.sample, image_size=model.image_size), model.seed)
+    return VideoDataset(good, partial(sample, image_size=model.image_size), model.seed)
 
 
 def make_model(args: argparse.Namespace, stream: Stream, classes: list[str], processes: Processes) -> Model:

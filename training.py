@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from plots import plot_curves
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
@@ -16,6 +15,7 @@ from dataloader.video_dataset import EpochBatches, VideoDataset, training_loader
 from distributed import Processes
 from engine import Context, evaluate, train_one_epoch
 from files import UserError
+from plots import plot_curves
 from safe_pickle import save_scores
 from utils import check_training_state, save_checkpoint, write_record
 
@@ -26,12 +26,13 @@ class Stream:
 
     `sample(video, generator, image_size)` reads a video's images, `length` of them to a clip; `mean` and
     `std` normalise them (None: values stay in [0, 1]); records are called `<prefix>_train.csv`, ….
+    `prepare(root, videos)` finds the videos: it returns good ones, bad ones with the reason, and `sample`.
     """
 
     name: str
     prefix: str
     length: int
-    sample: Callable
+    prepare: Callable
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
 

@@ -34,9 +34,8 @@ def index_frames(
     or holds nothing.
     """
     root = Path(root)
-    names = _folders_below(root)
+    found = find_folders(root, videos)
     cache = _read_cache(root / CACHE_NAME)
-    found = [(video, _find(video, names, root)) for video in videos]
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(lambda item: _count(root, item[1], cache), found, chunksize=256))
     good, bad, settled = [], [], {}
@@ -51,6 +50,15 @@ def index_frames(
         with contextlib.suppress(OSError), atomic_write(root / CACHE_NAME, "w") as file:
             json.dump(cache | settled, file)
     return good, bad
+
+
+def find_folders(root: str | os.PathLike, videos: Sequence[Video]) -> list[tuple[Video, str | None]]:
+    """Every video with the name of its folder below `root`, None if there is none.
+
+    Raises `UserError` if `root` is no folder or holds nothing.
+    """
+    names = _folders_below(Path(root))
+    return [(video, _find(video, names, Path(root))) for video in videos]
 
 
 def require(bad: list[tuple[Video, str]], listed: int) -> None:

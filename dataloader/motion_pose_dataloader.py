@@ -1,11 +1,20 @@
 """Samples of the motion stream: stacks of 10 pose-flow images."""
+import os
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
-from dataloader.frame_index import IndexedVideo
+from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_frame, stack_images, whole
 from dataloader.sampling import segment_starts, stack_indices, test_starts
+from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import Sample
+
+
+def prepare_pose_flow(root: str | os.PathLike, videos: Sequence[Video]):
+    """Good videos, bad ones with the reason (see `index_frames`), and the function that samples them."""
+    return *index_frames(root, videos), motion_sample
 
 
 def motion_sample(video: IndexedVideo, generator: np.random.Generator | None, image_size: int) -> Sample:

@@ -1,14 +1,23 @@
 """Samples of the spatial stream: single RGB frames."""
+import os
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
-from dataloader.frame_index import IndexedVideo
+from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_frame, stack_images, whole
 from dataloader.sampling import SEGMENTS, segment_starts, test_starts
+from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def prepare_frames(root: str | os.PathLike, videos: Sequence[Video]):
+    """Good videos, bad ones with the reason (see `index_frames`), and the function that samples them."""
+    return *index_frames(root, videos), spatial_sample
 
 
 def spatial_sample(video: IndexedVideo, generator: np.random.Generator | None, image_size: int) -> Sample:

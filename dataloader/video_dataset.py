@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dataloader.frame_index import IndexedVideo
@@ -12,13 +13,26 @@ from dataloader.images import BrokenImage
 from dataloader.sampling import random_state
 
 
+class People(NamedTuple):
+    """M pose images that are yet to be drawn, by `pose.render.render_people`.
+
+    `keypoints` float32 (M, P, 18, 3), `frame_sizes` int64 (M, 2), `affine` float32 (M, 2, 3), `mirror` bool (M,).
+    """
+
+    keypoints: torch.Tensor
+    frame_sizes: torch.Tensor
+    affine: torch.Tensor
+    mirror: torch.Tensor
+
+
 class Sample(NamedTuple):
     """The images of one video that are needed, and which of them make up each of its clips.
 
-    `images` uint8 (M, S, S, 3), each image once; `index` int64 (clips, L) into them, in time order.
+    `images` uint8 (M, S, S, 3), or `People` of M images, each once; `index` int64 (clips, L) into them, in
+    time order.
     """
 
-    images: torch.Tensor
+    images: torch.Tensor | People
     index: torch.Tensor
 
 
@@ -58,7 +72,7 @@ class VideoDataset(Dataset):
 
 
 def collate(items: list[tuple[int, Sample | Broken]]) -> dict:
-    """Join samples: `images` (ΣM, S, S, 3), `index` (B * clips, L), `positions` (B,) and `broken`, a list.
+    """Join samples: `images` (ΣM, S, S, 3) or `People`, `index` (B * clips, L), `positions` (B,), `broken`, a list.
 
     `positions` are those of the videos in the data set, broken ones left out; without any whole video,
     `images` is None.
@@ -70,12 +84,22 @@ def collate(items: list[tuple[int, Sample | Broken]]) -> dict:
         "images": None,
     }
     if good:
-        batch["images"] = torch.cat([sample.images for _, sample in good])
-        offsets = torch.tensor([0] + [len(sample.images) for _, sample in good]).cumsum(0)
+        images = [sample.images for _, sample in good]
+        drawn = isinstance(images[0], torch.Tensor)
+        batch["images"] = torch.cat(images) if drawn else _join_people(images)
+        counts = [len(part if drawn else part.keypoints) for part in images]
+        offsets = torch.tensor([0] + counts).cumsum(0)
         batch["index"] = torch.cat(
             [sample.index + offset for (_, sample), offset in zip(good, offsets[:-1], strict=True)]
         )
     return batch
+
+
+def _join_people(parts: list[People]) -> People:
+    most = max(part.keypoints.shape[1] for part in parts)
+    padded = [F.pad(part.keypoints, (0, 0, 0, 0, 0, most - part.keypoints.shape[1])) for part in parts]
+    others = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:])
+    return People(torch.cat(padded), *others)
 
 
 class EpochBatches(Sampler):
