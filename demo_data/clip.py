@@ -53,8 +53,8 @@ def stage(action: Action, seed: int, group: int, number: int) -> Clip:
     body, clothes = random_body(own), random_clothes(own, action.swimwear)
     place = list(action.places)[own.choice(len(action.places), p=list(action.places.values()))]
     low, high = action.yaws[own.integers(len(action.yaws))]
-    yaw, tip, size = own.uniform(low, high), own.uniform(0.0, 0.22), own.uniform(*action.scale)
-    mirror, drop = own.uniform() < 0.25, own.uniform(*action.drop) if action.drop else None
+    yaw, tip, size = own.uniform(low, high), own.uniform(0.0, 0.22), own.uniform(*action.size) * HEIGHT / body.height
+    mirror, drop = own.uniform() < 0.15, own.uniform(*action.drop) if action.drop else None
     paint_seed = own.integers(2**32)
 
     frames = 40 + int(41 * rng.uniform() ** 2)
@@ -113,7 +113,7 @@ def _mirror(points: np.ndarray, mirror: bool) -> np.ndarray:
 
 def _layout(action: Action, own, rng, camera: Camera, drop: float | None) -> tuple[Layout, tuple[float, float]]:
     if drop is None:
-        ground = MARGIN + own.uniform(182, 214)
+        ground = MARGIN + own.uniform(203, 226)
         place = (MARGIN + own.uniform(115, 205) + rng.uniform(-20, 20), ground + rng.uniform(-4, 8))
         return Layout(WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN, int(ground)), place
     x, y = MARGIN + (WIDTH * 0.3 if np.sin(camera.yaw) > 0 else WIDTH * 0.7) + own.uniform(-25, 25), MARGIN + 100
@@ -165,8 +165,7 @@ def _bystander(own, layout: Layout, camera: Camera, frames: int) -> Figure:
 
 
 def _splash(draw, rng, x: float, y: int, age: int) -> None:
-    spread = 4 + 3.5 * min(age, 8)
-    tall = max(26 - abs(age - 5) * 3.5, 2)
-    for dx, up, r in rng.uniform((-1, 0, 1), (1, 1, 4), (26, 3)):
+    spread, tall = 4 + 3.5 * min(age, 8), 26 - abs(age - 5) * 3.5
+    for dx, up, r in rng.uniform((-1, 0, 1), (1, 1, 4), (26 if tall > 0 else 0, 3)):
         cx, cy = x + dx * spread, y - up * tall * (1 - dx * dx)
         draw.ellipse((cx - r, cy - r, cx + r, cy + r), (235, 242, 246))

@@ -16,7 +16,7 @@ def detect(clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     out on a limb or fast, left and right are swapped now and then, whole people are missed, most of all
     upside down, and bystanders and clutter are taken for the person.
     """
-    quality = rng.uniform(0.5, 1.6)  # the higher the worse
+    quality = rng.uniform(0.4, 1.2)  # the higher the worse
     people = [_find(clip, clip.person, rng, quality)]
     people += [_find(clip, figure, rng, 1.3 * quality, missed=0.4) for figure in clip.bystanders]
     people += [_ghost(len(clip.path), rng) for _ in range(rng.poisson(0.6 * quality))]

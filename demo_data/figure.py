@@ -30,6 +30,11 @@ class Body:
         return self.thigh + self.shin
 
     @property
+    def height(self) -> float:
+        """From the sole to the top of the head, standing."""
+        return ANKLE + self.leg + self.torso + 3 * self.head
+
+    @property
     def arm(self) -> float:
         """Shoulder to wrist."""
         return self.upper_arm + self.forearm

@@ -151,3 +151,28 @@ def field(rng, layout: Layout):
         clutter(draw, rng, layout, rng.integers(0, 5))
 
     return base, objects
+
+
+def links(rng, layout: Layout):
+    """Golf course: fairways in light and dark greens, sand bunkers, a pond, a flag."""
+    base, outdoors = _open_air(rng, layout, (2, 6), (120, 175, 70), 0.0)
+
+    def objects(draw):
+        far, grass = outdoors(draw)
+        for x in rng.uniform(-80, layout.width - 60, rng.integers(2, 5)):  # fairways
+            y = rng.uniform(far + 4, layout.height - 30)
+            draw.ellipse((x, y, x + rng.uniform(120, 320), y + rng.uniform(15, 45)), rgb(grass * rng.uniform(0.9, 1.2)))
+        for x in rng.uniform(-60, layout.width - 40, rng.integers(1, 4)):  # bunkers
+            y = rng.uniform(far + 6, layout.height - 20)
+            draw.ellipse((x, y, x + rng.uniform(60, 170), y + rng.uniform(10, 28)), rgb(tint(rng, (225, 210, 160))))
+        if rng.uniform() < 0.4:  # pond
+            x = rng.uniform(-60, layout.width - 60)
+            wide, tall = rng.uniform(90, 220), rng.uniform(12, 30)
+            draw.ellipse((x, far + 4, x + wide, far + 4 + tall), rgb(tint(rng, (90, 140, 170))))
+        if rng.uniform() < 0.7:
+            x, foot = rng.uniform(0, layout.width), far + rng.uniform(8, 40)
+            draw.line([(x, foot), (x, foot - 42)], (235, 235, 235), 2)
+            draw.polygon([(x, foot - 42), (x + 18, foot - 36), (x, foot - 30)], some_color(rng))
+        clutter(draw, rng, layout, rng.integers(0, 3))
+
+    return base, objects
