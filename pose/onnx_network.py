@@ -13,6 +13,7 @@ DEFAULT_SIZE = (368, 432)
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 COEFFICIENT_BITS = 11
+BLOCK = 16
 
 
 def load_network(
@@ -154,16 +155,26 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
     The networks were trained behind that function, and small ones notice a difference of one grey level.
     """
-    left, right, *weights = _taps(image.shape[1], width, clamp=True)
-    rows = (image[:, left] * weights[0][:, None] + image[:, right] * weights[1][:, None]) >> 4
-    top, bottom, *weights = (taps[..., None, None] for taps in _taps(image.shape[0], height, clamp=False))
-    mixed = (rows[top[:, 0, 0]] * weights[0] >> 16) + (rows[bottom[:, 0, 0]] * weights[1] >> 16)
-    return ((mixed + 2) >> 2).clip(0, 255).astype(np.uint8)
+    left, right, left_weight, right_weight = _taps(image.shape[1], width, image.shape[2], clamp=True)
+    columns = image.reshape(len(image), -1).astype(np.int32)
+    rows = (columns.take(left, axis=1) * left_weight + columns.take(right, axis=1) * right_weight) >> 4
+    top, bottom, top_weight, bottom_weight = _taps(image.shape[0], height, 1, clamp=False)
+    result = np.empty((height, rows.shape[1]), np.uint8)
+    for start in range(0, height, BLOCK):  # small enough for the processor's cache
+        block = slice(start, start + BLOCK)
+        mixed = rows.take(top[block], axis=0) * top_weight[block, None] >> 16
+        mixed += rows.take(bottom[block], axis=0) * bottom_weight[block, None] >> 16
+        mixed += 2
+        mixed >>= 2
+        result[block] = mixed
+    return result.reshape(height, width, -1)
 
 
 @lru_cache(maxsize=64)
-def _taps(length: int, size: int, clamp: bool) -> tuple[np.ndarray, ...]:
-    """Both neighbours of each new pixel and their weights in units of 1/2048, as OpenCV rounds them."""
+def _taps(length: int, size: int, channels: int, clamp: bool) -> tuple[np.ndarray, ...]:
+    """Both neighbours of each new value in a row of pixels, and their weights in units of 1/2048 as OpenCV
+    rounds them.
+    """
     place = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
     first = np.floor(place).astype(np.int32)
     fraction = place - first
@@ -171,7 +182,6 @@ def _taps(length: int, size: int, clamp: bool) -> tuple[np.ndarray, ...]:
         fraction[(first < 0) | (first >= length - 1)] = 0
         first = first.clip(0, length - 1)
     one = np.float32(1 << COEFFICIENT_BITS)
-    return (
-        first.clip(0, length - 1), (first + 1).clip(0, length - 1),
-        np.rint((1 - fraction) * one).astype(np.int32), np.rint(fraction * one).astype(np.int32),
-    )
+    weights = (np.rint(share * one).astype(np.int32).repeat(channels) for share in (1 - fraction, fraction))
+    pixels = (first.clip(0, length - 1), (first + 1).clip(0, length - 1))
+    return *((pixel[:, None] * channels + np.arange(channels)).ravel() for pixel in pixels), *weights
