@@ -3,7 +3,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from dataloader.frame_index import IndexedVideo
 from dataloader.images import to_input
+from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.sampling import stack_indices, test_starts
+from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Video, read_class_index, stem
 from files import FRAME_NAME, UserError
 from network import build_network, describe_state_dict, for_testing, load_strictly, torchvision_names
@@ -128,15 +130,15 @@ def require_same_classes(classifiers: Sequence[Classifier]) -> None:
 
 
 @torch.inference_mode()
-def score(classifier: Classifier, folder: Path, num_frames: int, amp: bool = False) -> np.ndarray:
+def score(classifier: Classifier, sample: Callable, folder: Path, num_frames: int, amp: bool = False) -> np.ndarray:
     """Mean logits, float32 (classes,), over the test positions of a video whose images lie in `folder`.
 
-    Images that no test position needs may be missing. `amp`: mixed precision. Raises `UserError` if the logits
-    are not finite.
+    `sample` is the stream's function that reads them; those that no position needs may be missing. `amp`: mixed
+    precision. Raises `UserError` if the logits are not finite.
     """
     stream, device = classifier.stream, classifier.device
     video = IndexedVideo(Video(folder.name, 0, "", folder.name), str(folder), num_frames)
-    images, index = stream.sample(video, None, classifier.image_size)
+    images, index = sample(video, None, classifier.image_size)
     inputs = to_input(images.to(device), index.to(device), stream.mean, stream.std)
     with torch.autocast(device.type, enabled=amp):
         logits = classifier.network(inputs)
@@ -191,8 +193,9 @@ def classify(
         poses.people.update({number: limit_people(people, max_people) for number, people in poses.people.items()})
         for number in drawn:
             draw_frames(flow, number, [poses.people[number]], poses.frame_size)
-        logits = {stream.stream.name: score(stream, folder, num_frames, amp)
-                  for stream, folder in ((spatial, rgb), (motion, flow)) if stream}
+        tests = ((spatial, spatial_sample, rgb), (motion, motion_sample, flow))
+        logits = {classifier.stream.name: score(classifier, sample, folder, num_frames, amp)
+                  for classifier, sample, folder in tests if classifier}
     return Answer(logits, num_frames, poses, "".join(damage))
 
 

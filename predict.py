@@ -226,7 +226,7 @@ def print_result(result: dict, topk: int) -> None:
     """Print the fused top k with every stream's probabilities, and the streams' own favourites."""
     people = (f", people in {result['frames_with_people']} of the {result['frames_looked_at']} looked at"
               if result["frames_looked_at"] else "")
-    print(f"\n{result['video']}: {result['frames']} frames{people}")
+    print(f"\n{result['video']}: {result['frames']} frame{'s' * (result['frames'] != 1)}{people}")
     if result["damage"]:
         print(f"  {result['damage']}")
     streams = result["streams"]

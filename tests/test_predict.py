@@ -1,0 +1,454 @@
+"""predict.py against the steps that it stands for: frames, poses, both scripts, fusion."""
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFont
+
+import overlay
+import predict
+import process_pose
+from dataloader import sampling
+from network import build_network
+from pose.estimators import Estimator
+from pose.keypoints import save_keypoints
+from pose.skeleton import COLORS, NUM_PARTS
+from safe_pickle import load_scores
+from tests.conftest import assert_error, call_main
+from utils import save_checkpoint
+
+CLASSES = ["Tai Chi", "Bäume fällen", "Diving"]
+SIZE = 64  # of the networks' images
+FRAMES = ("--short-side", "40")
+# Name, path, number of frames, (width, height): shorter than a stack, a single frame, longer than all stacks.
+VIDEOS = [
+    ("Übung 1.a", "Tai Chi/v_Übung 1.a.avi", 30, (64, 48)),
+    ("kurz - hoch", "Bäume fällen/kurz - hoch.mp4", 6, (48, 80)),
+    ("one", "Diving/one.mkv", 1, (64, 48)),
+    ("long", "Diving/v_long.avi", 230, (48, 40)),
+]
+STREAMS = ("spatial", "motion_pose")
+
+
+def write_video(path: Path, count: int, size: tuple[int, int], rate: int = 10) -> None:
+    """Colour gradients and a bright square that move, one frame unlike the other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[:size[1], :size[0]]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate, options={"qmin": "2", "qmax": "2", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for i in range(count):
+            image = np.stack([x * 3 + i * 5, y * 4 - i * 3, x + y + i * 9], axis=2) % 256
+            image[i % 30 : i % 30 + 9, 2 * i % 30 : 2 * i % 30 + 9] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image.astype(np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def write_checkpoint(path: Path, channels: int, seed: int, classes=CLASSES, count: int | None = None) -> None:
+    """A random network whose logits differ enough to tell one image from another."""
+    torch.manual_seed(seed)
+    network = build_network("resnet18", channels, count or len(classes))
+    network.fc.weight.data *= 3
+    save_checkpoint(path, {
+        "epoch": 1, "arch": "resnet18", "classes": list(classes), "in_channels": channels, "image_size": SIZE,
+        "state_dict": network.state_dict(), "best_prec1": 0.0})
+
+
+def people_of(picture: np.ndarray) -> np.ndarray:
+    """One person or two whose places depend on every pixel, slightly, and all parts of whom are found."""
+    values = picture.astype(np.float64)
+    centre = 0.3 + 0.4 * (values.mean((0, 1)) * 7.3 % 1)
+    person = np.ones((NUM_PARTS, 3), np.float32)
+    person[:, 0] = centre[0] + 0.2 * np.cos(np.arange(NUM_PARTS) * centre[2])
+    person[:, 1] = centre[1] + 0.2 * np.sin(np.arange(NUM_PARTS))
+    other = person.copy()
+    other[:, 0], other[:, 2] = 1 - person[:, 0], 0.5
+    return np.stack([person, other] if values.mean() > 110 else [other])
+
+
+def fake_estimator(seen: list | None = None) -> Estimator:
+    """Finds `people_of` every frame, and notes the number of frames in `seen`."""
+    def infer(frames):
+        if seen is not None:
+            seen.extend(frames)
+        return [(frame,) for frame in frames]
+
+    return Estimator(np.ascontiguousarray, infer, group, {"model": "fake"})
+
+
+def group(raw, frame_size):
+    return people_of(raw[0])
+
+
+def nobody(raw, frame_size):
+    return np.zeros((0, NUM_PARTS, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Videos, checkpoints, and all that the single steps make of them: frames, poses, scores, fused scores."""
+    root = tmp_path_factory.mktemp("predict")
+    for _, path, count, size in VIDEOS:
+        write_video(root / "videos" / path, count, size)
+    lists = root / "lists"
+    lists.mkdir()
+    lists.joinpath("index.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(CLASSES, 1)))
+    lists.joinpath("testlist04.txt").write_text("".join(f"{path}\n" for _, path, _, _ in VIDEOS))
+    lists.joinpath("trainlist04.txt").write_text("Diving/other.avi 3\n")
+    write_checkpoint(root / "spatial.pth.tar", 3, 1)
+    write_checkpoint(root / "motion.pth.tar", 30, 2)
+    steps = [("extract_frames", root / "videos", root / "frames", *FRAMES, "--workers", 0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process_pose, "estimator_from_arguments", lambda args: fake_estimator())
+        steps.append(("process_pose", "--frames", root / "frames", "--out", root / "flow", "--workers", 0))
+        common = ("--ucf-list", lists, "--class-index", "index.txt")
+        for script, folder, stream, file in (("spatial_cnn_15", "frames", "spatial", "spatial"),
+                                             ("motion_pose_cnn_15", "flow", "motion_pose", "motion")):
+            steps.append((script, "--data", root / folder, *common, "--resume", root / f"{file}.pth.tar", "--evaluate",
+                          "--record", root / "record" / stream, "--workers", 0, "--device", "cpu"))
+        pickles = [root / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS]
+        steps.append(("average_fusion", *pickles, *common, "--weights", 1, 2, "--out", root / "record/fused"))
+        for step in steps:
+            finished = call_main(*step)
+            assert finished.returncode == 0, finished.stderr
+    (root / "record/fused/fused_video_preds.pickle").symlink_to("fusion_video_preds.pickle")
+    return root
+
+
+@pytest.fixture
+def estimating(monkeypatch) -> list:
+    """Make predict.py find `people_of` frames; the list receives the frames looked at."""
+    seen = []
+    monkeypatch.setattr(predict, "estimator_from_arguments", lambda args: fake_estimator(seen))
+    return seen
+
+
+def paths(data: Path, *numbers: int) -> list[Path]:
+    return [data / "videos" / VIDEOS[number][1] for number in numbers or range(len(VIDEOS))]
+
+
+def streams(data: Path) -> tuple:
+    return "--spatial", data / "spatial.pth.tar", "--motion", data / "motion.pth.tar"
+
+
+def run_json(data: Path, tmp_path: Path, *arguments, status: int = 0) -> dict:
+    """Run predict.py; what it wrote as JSON."""
+    file = tmp_path / "result.json"
+    finished = call_main("predict", "--device", "cpu", "--json", file, *FRAMES, *arguments)
+    assert finished.returncode == status, finished.stderr
+    return json.loads(file.read_text(encoding="utf-8")) | {"finished": finished}
+
+
+def distance(opinion: dict, data: Path, stream: str, name: str) -> float:
+    """Largest difference of logits to those that the scripts gave."""
+    expected = load_scores(data / f"record/{stream}/{stream}_video_preds.pickle")[name]
+    return max(abs(opinion["logits"][known] - value) for known, value in zip(CLASSES, expected, strict=True))
+
+
+# ---- scores ----
+
+
+@pytest.mark.parametrize("source", ["keypoints", "estimated"])
+def test_scores_are_those_of_scripts_and_fusion(data, tmp_path, estimating, source):
+    poses = ("--keypoints", data / "flow") if source == "keypoints" else ("--model", "openpose")
+    result = run_json(data, tmp_path, *paths(data), *streams(data), *poses, "--weights", 1, 2)
+    assert result["classes"] == CLASSES
+    assert [video["name"] for video in result["videos"]] == [name for name, *_ in VIDEOS]
+    assert [video["frames"] for video in result["videos"]] == [count for _, _, count, _ in VIDEOS]
+    for video in result["videos"]:
+        for stream, opinion in (video["streams"] | {"fused": video["fused"]}).items():
+            assert distance(opinion, data, stream, video["name"]) < 1e-3
+            logits = np.array(list(opinion["logits"].values()))
+            assert list(opinion["probabilities"].values()) == pytest.approx(np.exp(logits) / np.exp(logits).sum())
+            assert list(opinion["logits"]) == list(opinion["probabilities"])
+            assert (np.diff(logits) <= 0).all()
+    weights = [stream["weight"] for stream in result["streams"].values()]
+    assert weights == pytest.approx([1 / 3, 2 / 3])
+    assert bool(estimating) == (source == "estimated")
+
+
+@pytest.mark.parametrize("options", [("--quality", 60), ("--every", 2), ("--short-side", 44)])
+def test_other_frames_give_other_scores(data, tmp_path, estimating, options):
+    """What the equality above rests on: images made slightly otherwise are told apart."""
+    result = run_json(data, tmp_path, *paths(data, 0), *streams(data), "--model", "openpose", *options)
+    for stream, opinion in result["videos"][0]["streams"].items():
+        assert distance(opinion, data, stream, VIDEOS[0][0]) > 1e-3
+
+
+def test_poses_are_estimated_where_the_motion_stream_looks(data, tmp_path, estimating):
+    needed = {number for start in sampling.test_starts(230) for number in sampling.stack_indices(start, 230)}
+    assert len(needed) < 230
+    video = run_json(data, tmp_path, *paths(data, 3), *streams(data), "--model", "onnx")["videos"][0]
+    assert len(estimating) == len(needed) == video["frames_looked_at"]
+    frames = [np.asarray(Image.open(data / f"frames/v_long/frame{number:06d}.jpg")) for number in sorted(needed)]
+    assert all((one == two).all() for one, two in zip(frames, estimating, strict=True))
+
+
+@pytest.mark.parametrize(("stream", "arguments"), [("spatial", ()), ("motion_pose", ("--keypoints",))])
+def test_one_stream_alone(data, tmp_path, estimating, stream, arguments):
+    option = "--spatial" if stream == "spatial" else "--motion"
+    checkpoint = data / f"{option[2:]}.pth.tar"
+    poses = (*arguments, data / "flow") if arguments else ()
+    result = run_json(data, tmp_path, *paths(data, 0, 1), option, checkpoint, *poses)
+    assert list(result["streams"]) == [stream]
+    assert result["streams"][stream]["weight"] == 1
+    for video in result["videos"]:
+        assert distance(video["streams"][stream], data, stream, video["name"]) < 1e-3
+        assert video["fused"] == video["streams"][stream]
+        assert (video["frames_looked_at"] > 0) == bool(arguments)
+    assert "alone" not in result["finished"].stdout
+    assert not estimating
+
+
+def test_keypoints_file_and_nested_folders(data, tmp_path):
+    file = data / "flow" / "kurz - hoch" / "keypoints.npz"
+    nested = tmp_path / "flow" / "Bäume fällen" / "v_kurz - hoch"
+    nested.mkdir(parents=True)
+    nested.joinpath(file.name).write_bytes(file.read_bytes())
+    for place in (file, file.parent, tmp_path / "flow"):
+        result = run_json(data, tmp_path, *paths(data, 1), *streams(data), "--keypoints", place)
+        assert distance(result["videos"][0]["streams"]["motion_pose"], data, "motion_pose", "kurz - hoch") < 1e-3
+
+
+def test_original_checkpoints_take_their_classes_from_the_index(data, tmp_path):
+    state = torch.load(data / "spatial.pth.tar", weights_only=True)["state_dict"]
+    custom = {name.replace("conv1.", "conv1_custom.") if name == "conv1.weight" else name.replace("fc.", "fc_custom."):
+              tensor for name, tensor in state.items()}
+    assert "conv1_custom.weight" in custom and "layer1.0.conv1.weight" in custom
+    torch.save({"epoch": 3, "state_dict": custom, "best_prec1": 78.2, "optimizer": {}}, tmp_path / "old.pth.tar")
+    index = ("--ucf-list", data / "lists", "--class-index", "index.txt")
+    result = run_json(data, tmp_path, *paths(data, 0), "--spatial", tmp_path / "old.pth.tar", *index,
+                      "--motion", data / "motion.pth.tar", "--keypoints", data / "flow")
+    assert result["classes"] == CLASSES
+    assert [result["streams"][stream]["image_size"] for stream in STREAMS] == [224, SIZE]
+    spatial = ("--spatial", tmp_path / "old.pth.tar")
+    assert_error(call_main("predict", *paths(data, 0), *spatial), "old.pth.tar", "3 classes", "classInd15.txt has 15")
+    assert_error(call_main("predict", *paths(data, 0), *spatial, "--class-index", "no.txt"), "no.txt", "--class-index")
+
+
+def test_real_videos_and_network(shared, data, tmp_path):
+    """The small real network at a small size, on every 30th frame, against process_pose.py and the script."""
+    source = shared / "videos" / "exercise.avi"
+    model = ("--model", "onnx", "--pose-weights", shared / "pose" / "openpose_mobilenet_v2_small.onnx",
+             "--input-size", "184x216", "--device", "cpu")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    lists.joinpath("index.txt").write_bytes(data.joinpath("lists", "index.txt").read_bytes())
+    lists.joinpath("testlist04.txt").write_text("Diving/exercise.avi\n")
+    lists.joinpath("trainlist04.txt").write_text("Diving/other.avi\n")
+    for step in (
+        ("extract_frames", source, tmp_path / "frames", "--every", 30, "--workers", 0),
+        ("process_pose", "--frames", tmp_path / "frames", "--out", tmp_path / "flow", *model, "--workers", 0),
+        ("motion_pose_cnn_15", "--data", tmp_path / "flow", "--ucf-list", lists, "--class-index", "index.txt",
+         "--resume", data / "motion.pth.tar", "--evaluate", "--record", tmp_path / "record/motion_pose", "--workers", 0,
+         "--device", "cpu"),
+    ):
+        finished = call_main(*step)
+        assert finished.returncode == 0, finished.stderr
+    finished = call_main("predict", source, "--motion", data / "motion.pth.tar", *model, "--every", 30, "--json",
+                         tmp_path / "result.json")
+    assert finished.returncode == 0, finished.stderr
+    video = json.loads((tmp_path / "result.json").read_text())["videos"][0]
+    assert video["frames"] == 14 and video["frames_with_people"] > 5
+    assert distance(video["fused"], tmp_path, "motion_pose", "exercise") < 1e-3
+
+
+# ---- what is said ----
+
+
+def test_printed_classes(data, tmp_path):
+    result = run_json(data, tmp_path, *paths(data, 0), *streams(data), "--keypoints", data / "flow", "--topk", 2)
+    video, lines = result["videos"][0], result["finished"].stdout.splitlines()
+    assert lines[1] == f"{paths(data, 0)[0]}: 30 frames, people in 29 of the 29 looked at"
+    assert lines[2].split()[-3:] == ["fused", *STREAMS]
+    for line, name in zip(lines[3:5], list(video["fused"]["probabilities"])[:2], strict=True):
+        assert line.strip().startswith(name)
+        opinions = [video["fused"], *video["streams"].values()]
+        expected = [100 * opinion["probabilities"][name] for opinion in opinions]
+        assert [float(word) for word in line.split()[-3:]] == pytest.approx(expected, abs=0.051)
+    for line, stream in zip(lines[5:], STREAMS, strict=True):
+        shown = [f"{name} {100 * value:.1f}" for name, value in video["streams"][stream]["probabilities"].items()]
+        assert line.strip() == f"{stream} alone: {', '.join(shown[:2])}"
+    assert "logits" in result["meaning"] and "probabilities" in result["meaning"]
+
+
+def test_warning_if_nobody_is_found(data, tmp_path, monkeypatch):
+    empty = Estimator(np.ascontiguousarray, lambda frames: [(frame,) for frame in frames], nobody, {})
+    monkeypatch.setattr(predict, "estimator_from_arguments", lambda args: empty)
+    result = run_json(data, tmp_path, *paths(data, 1), *streams(data), "--model", "openpose")
+    assert result["videos"][0]["frames_with_people"] == 0
+    error = result["finished"].stderr
+    assert "warning" in error and "kurz - hoch.mp4" in error and "nobody" in error and "6 frames" in error
+
+
+def test_failed_videos_are_told_and_the_others_done(data, tmp_path):
+    broken = tmp_path / "brökén.avi"
+    broken.write_bytes(b"RIFF" + bytes(500))
+    flow = tmp_path / "flow"
+    for name in ("Übung 1.a", "one"):
+        flow.joinpath(name).mkdir(parents=True)
+    for name, number in (("Übung 1.a", 30), ("one", 7)):  # the video has one frame
+        save_keypoints(flow / name / "keypoints.npz", np.ones((1, 18, 3), np.float32), np.ones(1, np.int32), number,
+                       (40, 53))
+    videos = [tmp_path / "missing.avi", broken, *paths(data, 2, 1, 0)]
+    result = run_json(data, tmp_path, *videos, *streams(data), "--keypoints", flow, status=1)
+    assert [Path(video["video"]) for video in result["videos"]] == videos
+    reasons = [video.get("error") for video in result["videos"]]
+    assert reasons[-1] is None and all(reasons[:-1])
+    assert "7 frames" in reasons[2] and "no keypoints" in reasons[3]
+    assert "fused" in result["videos"][-1] and "fused" not in result["videos"][0]
+    lines = [line for line in result["finished"].stderr.splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 4 and "missing.avi" in lines[0] and "brökén.avi" in lines[1]
+
+
+def test_scores_that_are_not_finite(data, tmp_path):
+    write_checkpoint(tmp_path / "nan.pth.tar", 3, 5)
+    content = torch.load(tmp_path / "nan.pth.tar", weights_only=True)
+    content["state_dict"]["fc.bias"][1] = float("nan")
+    save_checkpoint(tmp_path / "nan.pth.tar", content)
+    result = run_json(data, tmp_path, *paths(data, 2), "--spatial", tmp_path / "nan.pth.tar", status=1)
+    assert "not finite" in result["videos"][0]["error"]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ("", ["--spatial", "--motion"]),
+    ("--motion M", ["--motion", "--model", "--keypoints"]),
+    ("--motion S --keypoints FLOW", ["spatial.pth.tar", "3 input channels", "motion_pose", "30"]),
+    ("--spatial M", ["motion.pth.tar", "30 input channels", "spatial"]),
+    ("--spatial S --motion OTHER --keypoints FLOW", ["number 2", "'Bäume fällen'", "'Rowing'", "different classes"]),
+    ("--spatial S --motion FEWER --keypoints FLOW", ["number 3", "'Diving'", "missing", "different classes"]),
+    ("--spatial BAD", ["bad.pth.tar", "'classes'"]),
+    ("--spatial VIDEO", ["one.mkv", "checkpoint"]),
+    ("--spatial NONE", ["none.pth.tar", "no such file"]),
+    ("--spatial S --weights 1 2", ["--weights", "both streams"]),
+    ("--spatial S --motion M --keypoints FLOW --weights 1 -2", ["--weights 1 -2"]),
+    ("--spatial S --motion M --keypoints FLOW --weights 0 0", ["--weights 0 0"]),
+    ("--spatial S --motion M --keypoints FLOW --weights nan 1", ["--weights nan 1"]),
+    ("--spatial S --keypoints NONE", ["none.pth.tar", "--keypoints"]),
+    ("--motion M --keypoints FLOW --model onnx", ["--keypoints", "--model"]),
+    ("--motion M --model openpose", ["--pose-weights"]),
+    ("--motion M --pose-weights NONE", ["none.pth.tar"]),
+    ("--spatial S VIDEO2 --keypoints FILE", ["keypoints.npz", "2 videos"]),
+    ("--spatial S --overlay x.avi", ["x.avi", ".mp4"]),
+    ("--spatial S --json VIDEO", ["one.mkv", "one of the videos"]),
+    ("--spatial S --json FLOW", ["flow", "folder"]),
+    ("--spatial S --topk 0", ["--topk"]),
+])
+def test_mistakes(data, wrong, arguments, words):
+    names = {
+        "S": data / "spatial.pth.tar", "M": data / "motion.pth.tar", "FLOW": data / "flow", "VIDEO": paths(data, 2)[0],
+        "VIDEO2": paths(data, 1)[0], "FILE": data / "flow/one/keypoints.npz", "OTHER": wrong / "other.pth.tar",
+        "FEWER": wrong / "fewer.pth.tar", "BAD": wrong / "bad.pth.tar", "NONE": wrong / "none.pth.tar",
+    }
+    finished = call_main("predict", paths(data, 2)[0], *(names.get(word, word) for word in arguments.split()))
+    assert_error(finished, *words)
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory) -> Path:
+    """Checkpoints that do not go with the others."""
+    root = tmp_path_factory.mktemp("wrong")
+    write_checkpoint(root / "other.pth.tar", 30, 3, ["Tai Chi", "Rowing", "Diving"])
+    write_checkpoint(root / "fewer.pth.tar", 30, 3, CLASSES[:2])
+    write_checkpoint(root / "bad.pth.tar", 3, 3, ["one", "two"], count=3)
+    return root
+
+
+# ---- overlay ----
+
+
+def read_video(path: Path) -> tuple[list[np.ndarray], Fraction]:
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+        return frames, container.streams.video[0].average_rate
+
+
+def test_overlays(data, tmp_path, estimating):
+    file = tmp_path / "über lay.mp4"
+    result = run_json(data, tmp_path, *paths(data, 0, 1), *streams(data), "--model", "openpose", "--overlay", file)
+    assert len(estimating) == 36
+    for (name, path, count, (width, height)), video in zip(VIDEOS, result["videos"], strict=False):
+        written = tmp_path / f"über lay-{name}.mp4"
+        assert video["overlay"] == str(written) and str(written) in result["finished"].stdout
+        frames, rate = read_video(written)
+        assert len(frames) == count and rate == 10
+        scale = 480 / min(width, height)
+        shown = round(width * scale), round(height * scale)
+        panel = frames[0].shape[0] - shown[1]
+        assert frames[0].shape[1] == shown[0] and 70 < panel < shown[1] / 3
+        # The last part of the last person lies on top, in its colour.
+        person = people_of(np.asarray(Image.open(data / f"frames/{Path(path).stem}/frame{count:06d}.jpg")))[-1]
+        x, y = (int(value * length) for value, length in zip(person[17, :2], shown, strict=True))
+        assert np.abs(frames[-1][y, x] - COLORS[17]).max() < 70
+        # Outside of people and panel, the picture is the video's own.
+        with av.open(str(data / "videos" / path)) as container:
+            source = [frame.to_image().resize(shown, Image.Resampling.BILINEAR) for frame in container.decode(video=0)]
+        difference = np.abs(frames[-1][: shown[1]] - np.asarray(source[-1], int)).max(axis=2)
+        assert np.median(difference) < 12
+
+
+def test_overlay_never_replaces_the_video(data, tmp_path):
+    video = tmp_path / "own.mp4"
+    video.write_bytes(paths(data, 1)[0].read_bytes())
+    tmp_path.joinpath("link.mp4").symlink_to(video)
+    for overlay_file in (video, tmp_path / "link.mp4"):
+        finished = call_main("predict", video, "--spatial", data / "spatial.pth.tar", "--overlay", overlay_file)
+        assert_error(finished, str(overlay_file), "one of the videos")
+    assert video.read_bytes() == paths(data, 1)[0].read_bytes()
+
+
+def test_overlay_without_people_and_with_keypoints(data, tmp_path):
+    plain, drawn = tmp_path / "plain.mp4", tmp_path / "drawn.mp4"
+    for file, extra in ((plain, ()), (drawn, ("--keypoints", data / "flow"))):
+        run_json(data, tmp_path, *paths(data, 2), "--spatial", data / "spatial.pth.tar", "--overlay", file, *extra)
+    one, two = (read_video(file)[0][0] for file in (plain, drawn))
+    assert one.shape == two.shape
+    changed = (np.abs(one - two).max(axis=2) > 80).mean()
+    assert 0.005 < changed < 0.3
+
+
+def test_panel_bars_are_as_long_as_probabilities():
+    top = [("Tai Chi", 0.75), ("A name that is " + "very " * 40 + "long", 0.2), ("太极拳 \x07\udcff", 0.0)]
+    for width in (320, 640, 1920):
+        panel = np.asarray(overlay.draw_panel(top, width)).astype(int)
+        assert panel.shape[1] == width
+        row = (len(panel) - 2 * (min(max(width // 20, 24), 44) // 3)) // 3
+        for i, (_, probability) in enumerate(top):
+            line = panel[min(max(width // 20, 24), 44) // 3 + row * i + row // 2 + row // 5]
+            filled = (line == (overlay.OTHERS if i else overlay.BEST)).all(axis=1).sum()
+            track = (line == overlay.TRACK).all(axis=1).sum()
+            assert filled / (filled + track) == pytest.approx(probability, abs=0.01)
+            assert filled + track > width / 5
+
+
+def test_sizes_of_pictures():
+    assert overlay.picture_size(240, 320) == (640, 480)
+    assert overlay.picture_size(720, 1280) == (1280, 720)
+    assert overlay.picture_size(2160, 3840) == (1920, 1080)
+    assert overlay.picture_size(1920, 1080) == (1080, 1920)
+    assert overlay.picture_size(10, 4000) == (1920, 5)
+    font = ImageFont.load_default(20)
+    short = overlay.shorten("word " * 50, font, 200)
+    assert short.startswith("word word") and short.endswith("…")
+    assert 150 < font.getlength(short) <= 200
+    assert overlay.shorten("word", font, 200) == "word"
+
+
+def test_overlay_of_odd_frames_and_failure_leaves_nothing(tmp_path):
+    def frames(fail: bool):
+        for _ in range(3):
+            yield np.full((4001, 7, 3), 200, np.uint8)
+        if fail:
+            raise OSError(28, "No space left on device")
+
+    overlay.write_overlay(tmp_path / "thin.mp4", frames(False), {}, [("a", 1.0)], Fraction(30000, 1001))
+    pictures, rate = read_video(tmp_path / "thin.mp4")
+    assert len(pictures) == 3 and rate == Fraction(30000, 1001)
+    assert pictures[0].shape[1] == overlay.MIN_WIDTH and pictures[0].shape[0] % 2 == 0
+    with pytest.raises(OSError, match="No space"):
+        overlay.write_overlay(tmp_path / "none.mp4", frames(True), {}, [("a", 1.0)], Fraction(25))
+    assert [path.name for path in tmp_path.iterdir()] == ["thin.mp4"]
