@@ -62,6 +62,8 @@ def run(main: Callable[[], int | None]) -> None:
 
     with contextlib.suppress(ValueError):  # only the main thread may set handlers
         signal.signal(signal.SIGTERM, stop)
+    with contextlib.suppress(AttributeError, ValueError):  # a name that the terminal cannot show is no reason to end
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
     except UserError as error:

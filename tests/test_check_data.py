@@ -1,0 +1,211 @@
+"""check_data.py on tiny data with one fault of each kind."""
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pose.keypoints import FILE_NAME, save_keypoints
+from tests.conftest import CLASSES, assert_error, call_main, make_tiny, run_script, write_images, write_lists
+
+COLUMNS = ["videos", "ok", "missing", "empty", "gaps", "broken", "short", "keypoints", "unmatched"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A tiny data set without short videos: what has 8 frames is given 11."""
+    root = make_tiny(tmp_path_factory.mktemp("check"))
+    for folder in [*(root / "frames").glob("*_g01_*"), *(root / "pose_flow").glob("*_g01_*")]:
+        for number in (9, 10, 11):
+            shutil.copy(folder / "frame000001.jpg", folder / f"frame{number:06d}.jpg")
+    return root
+
+
+@pytest.fixture
+def data(source, tmp_path):
+    """A copy of it to damage."""
+    shutil.copytree(source, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def check(data, *arguments):
+    """Run the script; returns the finished run and the table as {(what, list): {column: number}}."""
+    places = ("--frames", data / "frames", "--pose-flow", data / "pose_flow", "--ucf-list", data / "lists")
+    finished = call_main("check_data", *places, "--workers", 0, *arguments)
+    found = re.findall(r"^(frames|pose flow) +(train|test) +(.*)$", finished.stdout, re.MULTILINE)
+    assert finished.stdout.split("\n")[0].split() in ([], ["list", *COLUMNS])
+    counts = {
+        (what, name): dict(zip(COLUMNS, (int(cell.replace("-", "0")) for cell in cells.split()), strict=True))
+        for what, name, cells in found
+    }
+    return finished, counts
+
+
+def problems(counts):
+    """What is not zero, `videos` and `ok` aside."""
+    return {
+        (what, name, column): count for (what, name), row in counts.items() for column, count in row.items()
+        if count and column not in ("videos", "ok")
+    }  # fmt: skip
+
+
+def keypoints_file(folder, num_frames):
+    save_keypoints(folder / FILE_NAME, np.full((1, 18, 3), 0.5, np.float32), np.array([1]), num_frames, (36, 48))
+
+
+def test_clean_data(data):
+    keypoints_file(data / "pose_flow" / "TaiChi_g02_c01", 11)
+    for arguments in ((), ("--full",), ("--workers", 2)):
+        finished, counts = check(data, *arguments)
+        assert finished.returncode == 0 and finished.stderr == "", finished.stderr
+        assert not problems(counts) and len(counts) == 4
+        for (_, name), row in counts.items():
+            assert row["videos"] == row["ok"] == (12 if name == "train" else 6)
+        images = sum(1 for path in data.rglob("*.jpg"))
+        assert finished.stdout.splitlines()[-1].startswith(f"18 videos, {images} images")
+        assert "no problems" in finished.stdout and "more folders" not in finished.stdout
+
+
+def test_each_fault_is_counted_in_its_column_and_named(data):
+    frames, poses = data / "frames", data / "pose_flow"
+    shutil.rmtree(frames / "v_Archery_g03_c01")  # missing, and so unmatched
+    for image in (frames / "v_Archery_g04_c01").iterdir():  # empty, and unmatched
+        image.unlink()
+    (frames / "v_Archery_g05_c01" / "frame000007.jpg").unlink()  # a gap, and unmatched
+    (frames / "v_Archery_g06_c01" / "frame000002.jpg").write_bytes(b"")  # broken: seen without decoding
+    (frames / "v_Archery_g06_c01" / "frame000003.jpg").write_bytes(b"")
+    first = frames / "v_Diving_g03_c01" / "frame000001.jpg"
+    first.write_bytes(first.read_bytes()[:200])  # broken: decoded
+    (poses / "Diving_g04_c01" / "frame000017.jpg").unlink()  # unmatched
+    for number in range(8, 12):  # short in both
+        (frames / "v_TaiChi_g01_c01" / f"frame{number:06d}.jpg").unlink()
+        (poses / "TaiChi_g01_c01" / f"frame{number:06d}.jpg").unlink()
+    shutil.rmtree(poses / "TaiChi_g02_c01")  # missing, and unmatched
+    (poses / "Diving_g01_c01" / FILE_NAME).write_bytes(b"PK broken")  # keypoints
+    keypoints_file(poses / "Diving_g02_c01", 9)
+    shutil.rmtree(poses / "Diving_g05_c01")
+    (poses / "Diving_g05_c01").write_text("a file where a folder should be")  # broken, and unmatched
+    (frames / "v_Archery_g99_c01").mkdir()  # not listed
+    finished, counts = check(data, "--all")
+    assert finished.returncode == 1 and finished.stderr == ""
+    assert problems(counts) == {
+        ("frames", "train", "missing"): 1,
+        ("frames", "train", "empty"): 1,
+        ("frames", "train", "gaps"): 1,
+        ("frames", "train", "broken"): 2,
+        ("frames", "test", "short"): 1,
+        ("pose flow", "train", "broken"): 1,
+        ("pose flow", "train", "unmatched"): 5,
+        ("pose flow", "test", "short"): 1,
+        ("pose flow", "test", "missing"): 1,
+        ("pose flow", "test", "keypoints"): 2,
+        ("pose flow", "test", "unmatched"): 1,
+    }
+    assert counts["frames", "train"]["ok"] == 7 and counts["pose flow", "test"]["ok"] == 2
+    out = finished.stdout
+    for words in (
+        "Archery_g03_c01: video 'Archery_g03_c01' has no folder below",
+        "frame000007.jpg is missing",
+        "v_Archery_g06_c01/frame000002.jpg: the file is empty and 1 more",
+        "v_Diving_g03_c01/frame000001.jpg: the JPEG is truncated",
+        "Diving_g04_c01: 17 frames, 16 pose images",
+        "TaiChi_g02_c01: has 11 frames, but no pose images",
+        "Archery_g03_c01: has 14 pose images, but no frames",
+        "TaiChi_g01_c01: 7 images in",
+        "is of 9 frames, beside 11 images",
+        "Diving_g05_c01: Not a directory",
+        "frames: 1 more folders, which these lists do not name",
+        "11 videos have problems",
+    ):
+        assert words in out, f"{words!r} is not in\n{out}"
+
+
+def test_full_finds_what_the_sample_does_not(data):
+    path = data / "frames" / "v_TaiChi_g06_c01" / "frame000005.jpg"
+    path.write_bytes(b"\xff\xd8 no more than that")
+    assert check(data)[0].returncode == 0
+    for workers in (0, 2):
+        finished, counts = check(data, "--full", "--workers", workers)
+        assert finished.returncode == 1
+        assert problems(counts) == {("frames", "train", "broken"): 1} and str(path) in finished.stdout
+
+
+def test_one_of_the_two(data):
+    shutil.rmtree(data / "pose_flow")
+    finished, counts = check(data, "--only", "frames")
+    assert finished.returncode == 0 and set(counts) == {("frames", "train"), ("frames", "test")}
+    assert_error(check(data)[0], str(data / "pose_flow"), "--pose-flow", "--only")
+
+
+def test_keypoints_in_the_place_of_images(data):
+    for folder in (data / "pose_flow").iterdir():
+        keypoints_file(folder, sum(1 for path in folder.glob("*.jpg")))
+        for image in folder.glob("*.jpg"):
+            image.unlink()
+    assert check(data)[1]["pose flow", "train"]["empty"] == 12
+    finished, counts = check(data, "--from-keypoints")
+    assert finished.returncode == 0 and not problems(counts)
+    (data / "pose_flow" / "Archery_g01_c01" / FILE_NAME).unlink()
+    shutil.rmtree(data / "pose_flow" / "Archery_g02_c01")
+    keypoints_file(data / "pose_flow" / "Archery_g03_c01", 99)
+    counts = check(data, "--from-keypoints")[1]
+    assert problems(counts) == {
+        ("pose flow", "test", "keypoints"): 1, ("pose flow", "test", "missing"): 1,
+        ("pose flow", "test", "unmatched"): 2, ("pose flow", "train", "unmatched"): 1,
+    }  # fmt: skip
+
+
+def test_names_are_limited_unless_all_are_asked_for(data):
+    for folder in (data / "frames").glob("*_g0[3456]_*"):
+        shutil.rmtree(folder)
+    short, full = check(data, "--only", "frames")[0].stdout, check(data, "--only", "frames", "--all")[0].stdout
+    assert short.count("has no folder") == 5 and "and 7 more; --all" in short
+    assert full.count("has no folder") == 12 and "--all" not in full
+
+
+def test_folders_of_classes_and_odd_names(tmp_path):
+    """Videos of one name in two classes, names with spaces and accents, folders that no list names."""
+    train = ["Łuk/v_one two.avi", "Łuk/twin.v1.avi", "Zen-5/twin.v1.avi"]
+    write_lists(tmp_path / "lists", train, ["Zen-5/twin-é.avi"], classes=("Łuk", "Zen-5"))
+    for root in ("frames", "pose_flow"):
+        for seed, name in enumerate(("v_one two", "Łuk/twin.v1", "Zen-5/twin.v1", "twin-é", "Zen-5/extra", "Old/a")):
+            write_images(tmp_path / root / name, 10, seed, (8, 8), 0)
+    finished, counts = check(tmp_path)
+    assert finished.returncode == 0, finished.stdout
+    assert finished.stdout.count(": 2 more folders") == 2
+    (tmp_path / "frames" / "Zen-5" / "twin.v1" / "frame000010.jpg").unlink()
+    finished, counts = check(tmp_path)
+    assert problems(counts)["pose flow", "train", "unmatched"] == 1
+    assert "Zen-5/twin.v1: 9 images in" in finished.stdout
+
+
+def test_broken_links_and_colours(data):
+    folder = data / "frames" / "v_Archery_g01_c01"
+    Image.open(folder / "frame000001.jpg").convert("L").save(folder / "frame000001.jpg")
+    Image.open(folder / "frame000006.jpg").convert("CMYK").save(folder / "frame000006.jpg")
+    assert check(data)[0].returncode == 0
+    (folder / "frame000011.jpg").unlink()
+    (folder / "frame000011.jpg").symlink_to("nowhere.jpg")
+    finished, counts = check(data)
+    assert problems(counts) == {("frames", "test", "broken"): 1} and "frame000011.jpg: No such file" in finished.stdout
+
+
+def test_mistakes_end_in_one_line(data, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_error(check(data, "--frames", tmp_path / "nowhere")[0], "nowhere", "--frames")
+    assert_error(check(data, "--frames", tmp_path / "empty")[0], "empty", "--frames")
+    assert_error(check(data, "--split", "07")[0], "trainlist07.txt")
+    assert_error(check(data, "--workers", "-1")[0], "--workers")
+    assert_error(check(data, "--only", "poses")[0], "--only")
+
+
+def test_as_a_process_whose_output_is_ascii(data):
+    (data / "lists" / "trainlist04.txt").open("a", encoding="utf-8").write(f"{CLASSES[0]}/v_Übung {os.getpid()}.avi\n")
+    finished = run_script(
+        "check_data.py", "--frames", data / "frames", "--ucf-list", data / "lists", "--only", "frames",
+        PYTHONIOENCODING="ascii",
+    )
+    assert finished.returncode == 1 and finished.stderr == ""
+    assert rf"\xdcbung {os.getpid()}: video" in finished.stdout
