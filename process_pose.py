@@ -122,6 +122,9 @@ def select_videos(args: argparse.Namespace) -> tuple[list[Video], list[str]]:
     failures = []
     if args.videos is not None:
         names, failures = listed_folders(args.videos, root, names, args.shard)
+    frames_of = {}
+    if args.from_keypoints and args.frames:
+        frames_of = {pose_name(folder): args.frames / folder for folder in find_frame_folders(args.frames)}
     videos: dict[str, Video] = {}
     for folder in names:
         name = folder if args.from_keypoints else pose_name(folder)
@@ -129,8 +132,8 @@ def select_videos(args: argparse.Namespace) -> tuple[list[Video], list[str]]:
             raise UserError(
                 f"{videos[name].frames} and {root / folder} both belong to {args.out / name}; remove one of them"
             )
-        frames = frames_folder(args.frames, name) if args.from_keypoints and args.frames else root / folder
-        videos[name] = Video(name, frames, args.out / name)
+        frames = frames_of.get(normal(name)) or frames_of.get(pose_name(name))
+        videos[name] = Video(name, frames or (args.frames or root) / folder, args.out / name)
     return [videos[name] for name in sorted(videos) if in_shard(name, args.shard)], failures
 
 
@@ -140,17 +143,10 @@ def pose_name(folder: str) -> str:
     return str(path.with_name(path.name.removeprefix("v_") or path.name))
 
 
-def frames_folder(root: Path, name: str) -> Path:
-    """Where the frames of a pose folder lie, with or without `v_`."""
-    path = root / name
-    prefixed = path.with_name(f"v_{path.name}")
-    return prefixed if prefixed.is_dir() else path
-
-
 def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) -> tuple[list[str], list[str]]:
     """Those of the folders `names` that a list has, and a line for each of its videos without a folder."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--videos {file}: cannot be read as a text file ({error})") from None
     # A number behind a file's extension is a label, as in the training lists.

@@ -57,8 +57,8 @@ def find_folders(root: str | os.PathLike, videos: Sequence[Video]) -> list[tuple
 
     Raises `UserError` if `root` is no folder or holds nothing.
     """
-    names = _folders_below(Path(root))
-    return [(video, _find(video, names, Path(root))) for video in videos]
+    names, inside = _folders_below(Path(root)), {}
+    return [(video, _find(video, names, inside, Path(root))) for video in videos]
 
 
 def require(bad: list[tuple[Video, str]], listed: int) -> None:
@@ -73,7 +73,7 @@ def require(bad: list[tuple[Video, str]], listed: int) -> None:
 def _folders_below(root: Path) -> dict[str, str]:
     """Names directly below `root` by their normal form."""
     try:
-        names = {normal(name): name for name in os.listdir(root) if not name.startswith(".")}
+        names = _names_in(root)
     except OSError as error:
         raise UserError(f"{root}: {error.strerror}; give the folder of videos' images with --data") from None
     if not names:
@@ -81,11 +81,24 @@ def _folders_below(root: Path) -> dict[str, str]:
     return names
 
 
-def _find(video: Video, names: dict[str, str], root: Path) -> str | None:
+def _names_in(folder: Path) -> dict[str, str]:
+    return {normal(name): name for name in os.listdir(folder) if not name.startswith(".")}
+
+
+def _find(video: Video, names: dict[str, str], inside: dict[str, dict], root: Path) -> str | None:
+    """Name of the video's folder; `inside` keeps the names in the class folders that were looked into."""
     for folder in folder_names(video):
         top, _, rest = normal(folder).partition("/")
-        if top in names and (not rest or (root / names[top] / rest).is_dir()):
-            return f"{names[top]}/{rest}" if rest else names[top]
+        if top not in names:
+            continue
+        if not rest:
+            return names[top]
+        if top not in inside:
+            inside[top] = {}
+            with contextlib.suppress(OSError):  # not a folder
+                inside[top] = _names_in(root / names[top])
+        if rest in inside[top]:
+            return f"{names[top]}/{inside[top][rest]}"
     return None
 
 

@@ -1,0 +1,205 @@
+"""A folder of own videos with hostile names through every step, from files to a confusion matrix."""
+import csv
+import json
+import pickle
+import unicodedata
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from pose.keypoints import FILE_NAME, save_keypoints
+from process_pose import pose_name
+from tests.conftest import FAST, assert_error, call_main
+
+FORMATS = {".mp4": "libx264", ".avi": "mpeg4", ".mkv": "mjpeg", ".webm": "libvpx"}
+SIZE = (64, 48)  # of the videos, (width, height)
+
+
+def split_accents(text: str) -> str:
+    """Accents as separate letters, the form that some systems give file names."""
+    return unicodedata.normalize("NFD", text)
+
+
+def joined(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+# File names by class; as stems, "clip 1.v2", "Ähre – x" and "größe" are in several classes each.
+VIDEOS = {
+    split_accents("Übungen (Größe 2.0)"): [
+        "clip 1.v2.mp4", split_accents("Ähre – x.avi"), "v_ß_g01_c01.webm", "größe.mkv", "rock'n'roll 7.mp4"],
+    "-los, \"jetzt\" - it's": ["clip 1.v2.webm", "-x [1].MKV", "--help.avi", "#5 %s {0}.mp4"],
+    "a.b - [c]*, $y_1$": ["v_clip 1.v2.avi", "Ähre – x.mkv", "a..mp4", "clip .mp4", "v_größe.avi"],
+    "跳ぶ 3": ["42.mkv", "v_v_2.avi 3.mp4", "naïve\u2028café.webm", split_accents("größe.mp4")],
+}
+STREAMS = {"spatial": ("spatial_cnn_15", "frames"), "motion_pose": ("motion_pose_cnn_15", "pose_flow")}
+
+
+def number_of_frames(place: int) -> int:
+    return 4 + 3 * (place % 4)  # some shorter than a stack
+
+
+def write_video(path: Path, label: int, count: int) -> None:
+    """`count` pictures in a colour of the class's own, or skip the test where the format has no encoder."""
+    codec = FORMATS[path.suffix.lower()]
+    if codec not in av.codecs_available:
+        pytest.skip(f"PyAV has no encoder {codec}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options={"threads": "1"})
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for number in range(count):
+            picture = np.full((SIZE[1], SIZE[0], 3), colours[label], np.uint8)
+            picture[10:30, 3 * number : 3 * number + 9] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_people(folder: Path, label: int, count: int) -> None:
+    """Keypoints of one walking person, at a height of the class's own."""
+    keypoints = np.ones((count, 18, 3), np.float32)
+    keypoints[..., 0] = np.linspace(0.2, 0.8, 18) + 0.01 * np.arange(count)[:, None]
+    keypoints[..., 1] = 0.15 + 0.2 * label + np.linspace(0, 0.1, 18)
+    save_keypoints(folder / FILE_NAME, keypoints, np.arange(1, count + 1), count, SIZE[::-1])
+
+
+def step(*arguments) -> str:
+    finished = call_main(*arguments)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Everything that the steps write, below one folder whose own name is hostile as well."""
+    root = tmp_path_factory.mktemp("own") / split_accents("mein Körper [v1.0] 100%")
+    for label, (name, files) in enumerate(VIDEOS.items()):
+        for place, file in enumerate(files):
+            write_video(root / "videos" / name / file, label, number_of_frames(place))
+    step("UCF_list.make_lists", "--videos", root / "videos", "--out", root / "lists", "--split", "07")
+    step("extract_frames", root / "videos", root / "frames", "--short-side", 40, "--workers", 0)
+    for path in (root / "frames").rglob("frame000001.jpg"):
+        folder = path.parent.relative_to(root / "frames")
+        label = next(i for i, (name, files) in enumerate(VIDEOS.items()) for file in files
+                     if Path(file).stem == folder.name and str(folder.parent) in (".", name))
+        write_people(root / "pose_flow" / pose_name(str(folder)), label, len(list(path.parent.iterdir())))
+    lists = ("--ucf-list", root / "lists", "--split", "07", "--class-index", "classInd.txt")
+    poses = ("process_pose", "--out", root / "pose_flow", "--from-keypoints", "--workers", 0)
+    step(*poses, "--videos", root / "lists" / "testlist07.txt")
+    step(*poses, "--frames", root / "frames", "--preview", root / "preview.png")
+    for stream, (script, folder) in STREAMS.items():
+        record = root / "record" / stream
+        common = (script, "--data", root / folder, *lists, *FAST, "--record", record)
+        step(*common, "--epochs", 1)
+        best = record / "model_best.pth.tar"
+        trained = (record / f"{stream}_video_preds.pickle").rename(record / "of_training.pickle")
+        step(*common, "--evaluate", "--resume", best)
+        tested = load(record / f"{stream}_video_preds.pickle")
+        for name, vector in load(trained).items():
+            np.testing.assert_allclose(tested[name], vector, rtol=0, atol=1e-5)
+    pickles = [root / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS]
+    pictures = ("--frames", root / "frames", "--pose-flow", root / "pose_flow")
+    (root / "fusion.txt").write_text(step("average_fusion", *pickles, *lists, *pictures, "--out", root / "fusion"))
+    return root
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    with open(path, "rb") as file:
+        return pickle.load(file)
+
+
+def listed(data: Path, which: str) -> list[str]:
+    lines = (data / "lists" / f"{which}list07.txt").read_text(encoding="utf-8").rstrip("\n").split("\n")
+    return [line.rsplit(" ", 1)[0] if which == "train" else line for line in lines]
+
+
+def key_of(line: str) -> str:
+    """What a listed video is called: its stem without `v_`, below its class if several classes have it."""
+    name, file = line.split("/")
+
+    def plain(file: str) -> str:
+        return joined(file[: file.rindex(".")].removeprefix("v_"))
+
+    shared = sum(plain(file) == plain(other) for files in VIDEOS.values() for other in files) > 1
+    return f"{joined(name)}/{plain(file)}" if shared else plain(file)
+
+
+def test_lists_hold_every_video_once(data):
+    assert sorted(listed(data, "train") + listed(data, "test")) == sorted(
+        f"{name}/{file}" for name, files in VIDEOS.items() for file in files)
+    index = (data / "lists" / "classInd.txt").read_text(encoding="utf-8").splitlines()
+    assert sorted(line.split(" ", 1)[1] for line in index) == sorted(VIDEOS)
+
+
+def test_every_video_has_its_frames_and_poses(data):
+    for name, files in VIDEOS.items():
+        for place, file in enumerate(files):
+            stem, key = file[: file.rindex(".")], key_of(f"{name}/{file}")
+            frames = data / "frames" / (f"{name}/{stem}" if "/" in key else stem)
+            assert len(list(frames.iterdir())) == number_of_frames(place), frames
+            images = list((data / "pose_flow" / key).glob("frame*.jpg"))
+            assert len(images) == number_of_frames(place), key
+    assert len(list((data / "frames").rglob("frame000001.jpg"))) == sum(map(len, VIDEOS.values()))
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_scores_of_every_test_video(data, stream):
+    scores = load(data / f"record/{stream}/{stream}_video_preds.pickle")
+    assert {joined(name) for name in scores} == {key_of(line) for line in listed(data, "test")}
+    assert all(vector.shape == (len(VIDEOS),) for vector in scores.values())
+    summary = json.loads((data / f"record/{stream}/summary.json").read_text(encoding="utf-8"))
+    assert summary["classes"] == len(VIDEOS) and not summary["left_out"]
+
+
+def test_confusion_matrix_has_the_classes_and_counts(data):
+    index = (data / "lists" / "classInd.txt").read_text(encoding="utf-8").splitlines()
+    classes = [line.split(" ", 1)[1] for line in index]
+    tables = [load(data / f"record/{stream}/{stream}_video_preds.pickle") for stream in STREAMS]
+    tables = [{joined(name): vector for name, vector in table.items()} for table in tables]
+    expected = np.zeros((len(classes), len(classes)), int)
+    for line in listed(data, "test"):
+        fused = np.mean([table[key_of(line)] for table in tables], axis=0)
+        expected[classes.index(line.split("/")[0]), np.argmax(fused)] += 1
+    with open(data / "fusion" / "conf_matrix.csv", encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[1:] == classes and [row[0] for row in rows] == classes
+    assert np.array_equal(np.array([row[1:] for row in rows], int), expected)
+    printed = (data / "fusion.txt").read_text()
+    assert all(name in printed for name in classes)
+    prec1 = json.loads((data / "fusion" / "summary.json").read_text())["splits"][0]["figures"]["fused"]["prec1"]
+    assert prec1 == pytest.approx(100 * np.trace(expected) / expected.sum())
+    for picture in ("fusion/conf_matrix.png", "fusion/misclassified.png", "preview.png"):
+        assert np.asarray(Image.open(data / picture).convert("L")).std() > 5, picture
+
+
+def test_predict_agrees_with_the_steps(data, tmp_path):
+    line = next(line for line in listed(data, "test") if "/" in key_of(line))
+    finished = call_main(
+        "predict", data / "videos" / line, "--short-side", 40, "--keypoints", data / "pose_flow", "--device", "cpu",
+        "--spatial", data / "record/spatial/model_best.pth.tar", "--json", tmp_path / "answer.json",
+        "--motion", data / "record/motion_pose/model_best.pth.tar", "--overlay", tmp_path / "it's [1] – ü.mp4")
+    assert finished.returncode == 0, finished.stderr
+    answer = json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
+    (video,) = answer["videos"]
+    scores = {joined(name): vector for name, vector in load(data / "fusion" / "fusion_video_preds.pickle").items()}
+    fused = np.array([video["fused"]["logits"][name] for name in answer["classes"]])
+    np.testing.assert_allclose(fused, scores[key_of(line)], rtol=0, atol=1e-3)
+    with av.open(video["overlay"]) as container:
+        assert sum(1 for _ in container.decode(video=0)) == video["frames"]
+
+
+def test_a_missing_video_is_named(data, tmp_path):
+    line = next(line for line in listed(data, "train") if "/" in key_of(line))
+    (folder,) = (path for path in (data / "frames").glob("*/*") if joined(path.name) == key_of(line).split("/")[1]
+                 and joined(path.parent.name) == key_of(line).split("/")[0])
+    folder.rename(tmp_path / "away")
+    finished = call_main(
+        "spatial_cnn_15", "--data", data / "frames", "--ucf-list", data / "lists", "--split", "07", "--class-index",
+        "classInd.txt", *FAST, "--record", tmp_path / "record")
+    (tmp_path / "away").rename(folder)
+    assert_error(finished, "has no folder below", folder.name)
