@@ -6,6 +6,7 @@ from PIL import Image
 
 from files import FRAME_NAME
 from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
+from tests.conftest import run_script
 
 SIZE = (128, 192)
 MAP_SIZE = (16, 24)
@@ -14,6 +15,16 @@ CELLS = [
     (2, 5), (4, 5), (4, 3), (7, 2), (9, 1), (4, 8), (7, 9), (9, 10), (9, 4), (11, 4), (13, 4), (9, 7), (11, 7), (13, 7),
     (1, 4), (1, 6), (2, 3), (2, 8),
 ]
+RED, GREEN, BOTH, NONE = (250, 0, 0), (0, 250, 0), (250, 250, 0), (0, 0, 0)
+# Videos by the name of their folder of frames; the names are as wild as users' are.
+VIDEOS = {
+    "v_Archery_g01_c01": [RED, GREEN, BOTH, NONE, NONE, (200, 100, 0), (100, 220, 0)],
+    "Archery_g01_c02": [NONE] * 3,
+    "v_Übung 1.5 – a": [GREEN] * 5,
+    "clip.v2": [BOTH],
+    "v_v_twice": [RED] * 2,
+}
+NAMES = ["Archery_g01_c01", "Archery_g01_c02", "clip.v2", "v_twice", "Übung 1.5 – a"]
 MAPPING = ("--onnx-mean", "0", "--onnx-std", "255", "--onnx-channels", "rgb")
 
 
@@ -98,3 +109,22 @@ def save_frames(folder: Path, colors, size: tuple[int, int] = (48, 64)) -> Path:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def command(root: Path, out: Path) -> tuple:
+    """Arguments of process_pose.py for the frames and the network in `root`."""
+    return ("--frames", root / "frames", "--out", out, "--model", "onnx", "--pose-weights", root / "net.onnx",
+            "--device", "cpu", *MAPPING)
+
+
+def make_data(root: Path) -> Path:
+    """Fill `root` with `frames` of `VIDEOS`, `net.onnx`, and a run's `poses`, `output.txt` and `sheet.png`."""
+    for name, colors in VIDEOS.items():
+        save_frames(root / "frames" / name, colors)
+    save_network(root / "net.onnx", dynamic=False)
+    finished = run_script(
+        "process_pose.py", *command(root, root / "poses"), "--workers", 2, "--preview", root / "sheet.png"
+    )
+    assert finished.returncode == 0, finished.stderr
+    (root / "output.txt").write_text(finished.stdout)
+    return root

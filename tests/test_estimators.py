@@ -1,19 +1,14 @@
 import json
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from files import UserError
-from pose.estimators import COCO_PARTS, Estimator, group_coco, group_maps, make_estimator
-from pose.interpolation import interpolate_people
+from pose.estimators import COCO_PARTS, group_coco, group_maps, make_estimator
 from pose.onnx_network import resize_bilinear
-from pose.pipeline import estimate, limit_people
 from tests.conftest import ROOT
 from tests.pose_fixtures import MAP_SIZE, expected_person, person_maps, save_network
 
@@ -244,99 +239,6 @@ def test_failed_download_names_the_option(monkeypatch):
         make_estimator("keypointrcnn", None, "cpu")
 
 
-# ---- the pipeline ----
-
-
-def _label(values, frame_size):
-    return np.full((1, 18, 3), values[0], np.float32)
-
-
-def test_estimate_keeps_order_and_equals_the_stages_called_in_turn():
-    seen = []
-
-    def infer(inputs):
-        seen.append(len(inputs))
-        return [(value,) for value in inputs]
-
-    estimator = Estimator(lambda frame: frame[0, 0, 0], infer, _label, {})
-    frames = [np.full((4, 4, 3), value, np.uint8) for value in range(50)]
-    batches = [(start, frames[start : start + 3]) for start in range(0, 50, 3)]
-    with ThreadPoolExecutor(3) as pool, closing(estimate(estimator, batches, pool)) as results:
-        collected = list(results)
-    assert seen == [3] * 16 + [2]
-    assert [tag for tag, *_ in collected] == [tag for tag, _ in batches]
-    assert all(error is None and size == (4, 4) for *_, size, error in collected)
-    found = [people for _, batch, *_ in collected for people in batch]
-    for one, other in zip(found, estimator(frames), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_estimate_reports_a_broken_batch_and_goes_on():
-    def load(number):
-        if number == 4:
-            raise UserError("frame 4 is broken")
-        return np.full((4, 4 + (number == 7), 3), number, np.uint8)
-
-    estimator = Estimator(lambda frame: frame[0, 0, 0], lambda inputs: [(v,) for v in inputs], _label, {})
-    batches = [("a", [1, 2]), ("b", [3, 4]), ("c", [6, 7]), ("d", [8])]
-    with ThreadPoolExecutor(1) as pool, closing(estimate(estimator, batches, pool, load)) as found:
-        results = {tag: (people, error) for tag, people, _, error in found}
-    assert [results[tag][1] is None for tag in "abcd"] == [True, False, False, True]
-    assert str(results["b"][1]) == "frame 4 is broken"
-    assert "5x4 pixels" in str(results["c"][1])
-
-
-def test_estimate_reads_only_a_little_ahead():
-    taken = []
-
-    def batches():
-        for number in range(1000):
-            taken.append(number)
-            yield number, [np.zeros((4, 4, 3), np.uint8)]
-
-    estimator = Estimator(lambda frame: frame, lambda inputs: [(0,)], _label, {})
-    with ThreadPoolExecutor(1) as pool, closing(estimate(estimator, batches(), pool)) as results:
-        next(results)
-        assert len(taken) < 20
-
-
-# ---- people between frames, and too many of them ----
-
-
-def person(x, y=0.5, parts=range(18)):
-    result = np.zeros((18, 3), np.float32)
-    result[list(parts)] = [(x + 0.01 * part, y + 0.02 * part, 0.5) for part in parts]
-    return result
-
-
-def test_interpolation_moves_matched_people_on_straight_lines():
-    first, second = np.stack([person(0.1), person(0.6)]), np.stack([person(0.64), person(0.14)])
-    middle = interpolate_people(first, second, 0.25, (100, 100))
-    order = np.argsort(middle[:, 0, 0])
-    np.testing.assert_allclose(middle[order], np.stack([person(0.11), person(0.61)]), atol=1e-6)
-
-
-def test_interpolation_keeps_what_one_frame_has_for_half_of_the_time():
-    first, second = person(0.1)[None], person(0.1, parts=range(10))[None]
-    early, late = (interpolate_people(first, second, fraction, (100, 100)) for fraction in (0.4, 0.6))
-    assert np.count_nonzero(early[0, :, 2]) == 18
-    assert np.count_nonzero(late[0, :, 2]) == 10
-    nobody = np.zeros((0, 18, 3), np.float32)
-    assert len(interpolate_people(first, nobody, 0.4, (100, 100))) == 1
-    assert len(interpolate_people(first, nobody, 0.6, (100, 100))) == 0
-    assert interpolate_people(nobody, nobody, 0.5, (100, 100)).shape == (0, 18, 3)
-    # Too far apart to be one person: one in each half, not a third one between them.
-    far = interpolate_people(person(0.0)[None], person(0.7)[None], 0.4, (100, 100))
-    np.testing.assert_array_equal(far, person(0.0)[None])
-
-
-def test_limit_people_keeps_the_best_in_their_order():
-    people = np.stack([person(0.1, parts=range(parts)) for parts in (5, 12, 4, 9)])
-    np.testing.assert_array_equal(limit_people(people, 2), people[[1, 3]])
-    assert limit_people(people, None) is people
-    assert limit_people(people, 4) is people
-
-
 # ---- real images ----
 
 
@@ -391,13 +293,3 @@ def test_people_of_real_frames_are_the_expected_ones(shared):
         both, alone, apart = agreement(list(people), wanted)
         assert both >= 0.98 * (both + alone), number
         assert apart == 0, number
-
-
-def test_raw_maps_of_a_real_image_are_the_expected_ones(shared):
-    estimator = make_estimator("onnx", shared / "pose/openpose_mobilenet_v2_small.onnx", "cpu")
-    image = np.array(Image.open(shared / "pose/expected/ski.jpg").convert("RGB"))
-    [(heatmaps, pafs)] = estimator.infer([estimator.prepare(image)])
-    expected = np.load(shared / "pose/expected/ski.npz")
-    # That image was saved as a JPEG after the network had seen it.
-    assert np.abs(heatmaps - expected["heatmaps"]).mean() < 0.002
-    assert np.abs(pafs - expected["pafs"]).mean() < 0.002

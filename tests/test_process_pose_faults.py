@@ -1,0 +1,184 @@
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pose.keypoints import load_keypoints
+from tests.conftest import ROOT, assert_error, call_main, run_script
+from tests.pose_fixtures import BOTH, GREEN, RED, command, make_data, save_frames, save_network, tree
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def test_killed_in_the_middle_and_started_again(data, tmp_path):
+    generator = np.random.default_rng(0)
+    for index in range(3):
+        save_frames(tmp_path / f"frames/v_long_{index}", generator.integers(0, 256, (120, 3)))
+    arguments = [str(word) for word in ("--frames", tmp_path / "frames", *command(data, "")[4:], "--workers", 1)]
+
+    def start(out):
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "process_pose.py"), *arguments, "--out", str(out)], cwd=ROOT,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+
+    undisturbed = start(tmp_path / "undisturbed")
+    assert undisturbed.wait(60) == 0, undisturbed.stderr.read()
+    out = tmp_path / "killed"
+    for half_drawn in (1, 3):  # the video, in order of their names, whose drawing is interrupted
+        process = start(out)
+        deadline = time.monotonic() + 60
+        while not half_written(out) or finished_videos(out) < half_drawn - 1:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(0.3)  # the worker notices
+        assert finished_videos(out) < 3
+    process = start(out)
+    assert process.wait(60) == 0, process.stderr.read()
+    assert tree(out) == tree(tmp_path / "undisturbed")
+    assert len(tree(out)) == 3 * 121 + 1
+
+
+def half_written(out: Path) -> bool:
+    return any(any(folder.glob("*.jpg")) for folder in out.glob(".tmp-*"))
+
+
+def finished_videos(out: Path) -> int:
+    return len(list(out.glob("long_*")))
+
+
+def test_sigterm_ends_the_run_with_a_hint_and_leaves_nothing_half_done(data, tmp_path):
+    save_frames(tmp_path / "frames/v_long", [BOTH] * 1200)
+    arguments = [str(word) for word in ("--frames", tmp_path / "frames", *command(data, tmp_path / "out")[2:])]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "process_pose.py"), *arguments, "--workers", "1"], cwd=ROOT,
+        stderr=subprocess.PIPE, text=True,
+    )
+    while not half_written(tmp_path / "out"):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.terminate()
+    _, text = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert "stopped; the same command goes on from here" in text
+    assert "Traceback" not in text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pose_settings.json"]
+
+
+# ---- broken input ----
+
+
+def test_broken_videos_are_named_and_the_others_done(data, tmp_path):
+    frames = tmp_path / "frames"
+    shutil.copytree(data / "frames/clip.v2", frames / "good")
+    (frames / "a_empty").mkdir()
+    save_frames(frames / "b_text", [RED] * 20)
+    (frames / "b_text/frame000007.jpg").write_text("no image")
+    save_frames(frames / "c_zero", [RED])
+    (frames / "c_zero/frame000001.jpg").write_bytes(b"")
+    save_frames(frames / "d_cut", [RED] * 3)
+    cut = frames / "d_cut/frame000003.jpg"
+    cut.write_bytes(cut.read_bytes()[:400])
+    save_frames(frames / "e_gap", [RED] * 3)
+    (frames / "e_gap/frame000002.jpg").unlink()
+    save_frames(frames / "f_sizes", [RED] * 12)
+    Image.new("RGB", (20, 30)).save(frames / "f_sizes/frame000011.jpg")
+    save_frames(frames / "z_last", [GREEN])
+    finished = run_script(
+        "process_pose.py", *command(data, tmp_path / "out")[2:], "--frames", frames, "--workers", 0, "--batch-size", 4
+    )
+    assert finished.returncode == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good", "pose_settings.json", "z_last"]
+    assert tree(tmp_path / "out/good") == tree(data / "poses/clip.v2")
+    failed = [line for line in finished.stderr.splitlines() if line.startswith("failed: ")]
+    assert "Traceback" not in finished.stderr
+    for path in ("a_empty", "b_text/frame000007.jpg", "c_zero/frame000001.jpg", "d_cut/frame000003.jpg", "e_gap",
+                 "f_sizes/frame000011.jpg"):
+        assert sum(str(frames / path) in line for line in failed) == 1, finished.stderr
+    assert len(failed) == 6
+    assert [int(line.split()[-1]) for line in finished.stdout.splitlines()[:3]] == [2, 0, 6]
+    # Mended, they are all that is left to do.
+    shutil.copy(frames / "d_cut/frame000001.jpg", cut)
+    again = call_main("process_pose", *command(data, tmp_path / "out")[2:], "--frames", frames, "--workers", 0)
+    assert [int(line.split()[-1]) for line in again.stdout.splitlines()[:3]] == [1, 2, 5]
+
+
+def test_grey_and_cmyk_frames(data, tmp_path):
+    for mode in ("L", "CMYK"):
+        (tmp_path / "frames" / mode).mkdir(parents=True)
+        Image.new("RGB", (64, 48), (255, 255, 255)).convert(mode).save(tmp_path / "frames" / mode / "frame000001.jpg")
+    finished = call_main("process_pose", "--frames", tmp_path / "frames", *command(data, tmp_path / "out")[2:])
+    assert finished.returncode == 0, finished.stderr
+    for mode in ("L", "CMYK"):
+        assert len(load_keypoints(tmp_path / "out" / mode / "keypoints.npz").frame) == 2
+
+
+def test_mistakes(data, tmp_path):
+    out = tmp_path / "out"
+    good = command(data, out)
+    script = "process_pose"
+    assert_error(call_main(script, "--out", out), "--frames")
+    assert_error(call_main(script, *good[:4], "--model", "onnx"), "--pose-weights")
+    assert_error(call_main(script, *good, "--pose-weights", tmp_path / "none.onnx"), "none.onnx: no such file")
+    assert_error(call_main(script, *good, "--pose-weights", data / "output.txt"), "output.txt", "cannot load it")
+    assert_error(call_main(script, *good, "--model", "openpose"), "net.onnx")
+    assert_error(call_main(script, *good, "--frames", tmp_path / "nowhere"), "nowhere: no such folder")
+    (tmp_path / "empty").mkdir()
+    assert_error(call_main(script, *good, "--frames", tmp_path / "empty"), "empty: no folders of videos")
+    one = data / "frames/clip.v2"
+    assert_error(call_main(script, *good, "--frames", one), "clip.v2", "holds this video's folder")
+    assert_error(call_main(script, *good, "--out", data / "frames"), "folder of frames")
+    assert_error(call_main(script, *good, "--out", data / "net.onnx"), "net.onnx")
+    assert_error(call_main(script, *good, "--preview", "sheet.jpg"), "sheet.jpg", ".png")
+    assert_error(call_main(script, *good, "--redraw"), "--from-keypoints")
+    assert_error(call_main(script, *good, "--videos", tmp_path / "none.txt"), "none.txt")
+    for option, value in (("--shard", "3/3"), ("--every", "0"), ("--max-people", "x"), ("--input-size", "12"),
+                          ("--onnx-mean", "1,2"), ("--batch-size", "0"), ("--workers", "-1")):
+        assert_error(call_main(script, *good, option, value), value)
+    assert_error(call_main(script, *good, "--onnx-std", "0"), "std of 0")
+    assert not out.exists()
+
+
+def test_two_folders_of_one_video(data, tmp_path):
+    for name in ("v_a", "a"):
+        shutil.copytree(data / "frames/clip.v2", tmp_path / "frames" / name)
+    finished = call_main("process_pose", "--frames", tmp_path / "frames", *command(data, tmp_path / "out")[2:])
+    assert_error(finished, "frames/a and", "v_a")
+
+
+def test_poses_of_other_settings_are_not_mixed(data, tmp_path):
+    shutil.copytree(data / "poses", tmp_path / "poses")
+    for more in (("--every", "2"), ("--max-people", "1"), ("--onnx-channels", "bgr")):
+        finished = call_main("process_pose", *command(data, tmp_path / "poses"), *more)
+        assert_error(finished, str(tmp_path / "poses"), "choose another --out")
+    save_network(tmp_path / "net.onnx")
+    finished = call_main("process_pose", *command(data, tmp_path / "poses"), "--pose-weights", tmp_path / "net.onnx")
+    assert_error(finished, "weights")
+    (tmp_path / "poses/pose_settings.json").write_text("{")
+    assert_error(call_main("process_pose", *command(data, tmp_path / "poses")), "pose_settings.json")
+
+
+def test_a_full_disk_is_named_and_nothing_half_done_stays(data, tmp_path, monkeypatch):
+    def full(self, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    finished = call_main("process_pose", *command(data, tmp_path / "out"), "--workers", 0)
+    assert finished.returncode == 2
+    last = finished.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "frame000001.jpg: No space left on device" in last
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pose_settings.json"]
