@@ -42,7 +42,8 @@ def write_overlay(
         codec, options = "mpeg4", {"qmin": "3", "qmax": "3"}
     panel = size = None
     try:
-        with atomic_write(path) as file, av.open(file, "w", format="mp4") as container:
+        # FFmpeg gets the file's name, not the file: so it can tell if the disk is full.
+        with atomic_write(path) as file, av.open(str(Path(file.name).absolute()), "w", format="mp4") as container:
             stream = container.add_stream(codec, rate=rate, options=options)
             for number, frame in enumerate(frames, 1):
                 if size is None:
@@ -54,7 +55,7 @@ def write_overlay(
                 container.mux(stream.encode(av.VideoFrame.from_image(canvas)))
             container.mux(stream.encode(None))
     except av.FFmpegError as error:
-        raise UserError(f"{path}: the overlay cannot be encoded ({error})") from None
+        raise UserError(f"{path}: the overlay cannot be written ({error.strerror})") from None
 
 
 def frame_rate(path: str | os.PathLike) -> Fraction:

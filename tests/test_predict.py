@@ -1,5 +1,6 @@
 """predict.py against the steps that it stands for: frames, poses, both scripts, fusion."""
 import json
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def people_of(picture: np.ndarray) -> np.ndarray:
     person[:, 1] = centre[1] + 0.2 * np.sin(np.arange(NUM_PARTS))
     other = person.copy()
     other[:, 0], other[:, 2] = 1 - person[:, 0], 0.5
-    return np.stack([person, other] if values.mean() > 110 else [other])
+    return np.stack([person, other] if values.mean() % 1 > 0.4 else [other])
 
 
 def fake_estimator(seen: list | None = None) -> Estimator:
@@ -77,7 +78,7 @@ def fake_estimator(seen: list | None = None) -> Estimator:
             seen.extend(frames)
         return [(frame,) for frame in frames]
 
-    return Estimator(np.ascontiguousarray, infer, group, {"model": "fake"})
+    return Estimator(np.ascontiguousarray, infer, lambda *output: group(*output), {"model": "fake"})
 
 
 def group(raw, frame_size):
@@ -212,6 +213,14 @@ def test_keypoints_file_and_nested_folders(data, tmp_path):
     for place in (file, file.parent, tmp_path / "flow"):
         result = run_json(data, tmp_path, *paths(data, 1), *streams(data), "--keypoints", place)
         assert distance(result["videos"][0]["streams"]["motion_pose"], data, "motion_pose", "kurz - hoch") < 1e-3
+
+
+def test_max_people(data, tmp_path, estimating, monkeypatch):
+    motion = (*paths(data, 1), "--motion", data / "motion.pth.tar", "--model", "openpose")
+    both = run_json(data, tmp_path, *motion)["videos"][0]["fused"]
+    one = run_json(data, tmp_path, *motion, "--max-people", 1)["videos"][0]["fused"]
+    monkeypatch.setattr(sys.modules[__name__], "group", lambda raw, frame_size: people_of(raw[0])[:1])
+    assert one == run_json(data, tmp_path, *motion)["videos"][0]["fused"] != both
 
 
 def test_original_checkpoints_take_their_classes_from_the_index(data, tmp_path):
