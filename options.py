@@ -43,6 +43,9 @@ def training_parser(stream: str, data: str, lr: float, batch_size: int, epochs: 
     training.add_argument("--accumulate", type=whole_number(1), metavar="N", default=1,
                           help="run each batch in N parts that sum up to the same gradient, for small memories")
     training.add_argument("--lr", type=positive, metavar="X", help=f"(default: {lr}, or that of --resume)")
+    training.add_argument("--lr-patience", type=whole_number(0), metavar="N", default=1,
+                          help="epochs without a lower loss on the watched list before the learning rate is cut to a "
+                               "tenth")
     training.add_argument("--momentum", type=float, metavar="X", default=0.9, help="of the SGD")
     training.add_argument("--seed", type=whole_number(0), metavar="N", help="(default: 0, or that of --resume)")
     training.add_argument("--freeze-bn", action="store_true", help="keep batch norm's statistics as they are")

@@ -76,7 +76,7 @@ def fit(
     parameters = model.network.parameters()
     lr = args.lr or args.default_lr
     optimizer = torch.optim.SGD(parameters, lr=lr, momentum=args.momentum, fused=device.type == "cuda")
-    scheduler = ReduceLROnPlateau(optimizer, "min", patience=1)
+    scheduler = ReduceLROnPlateau(optimizer, "min", patience=args.lr_patience)
     scaler = torch.amp.GradScaler(device.type, enabled=context.amp and device.type == "cuda")
     first, best = 0, -1.0
     if model.checkpoint is not None:
