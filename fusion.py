@@ -41,8 +41,9 @@ def match_names(table: dict[str, np.ndarray], videos: Iterable[Video], path: str
     """
     exact, loose = {normal(video.name): video.name for video in videos}, {}
     for video in videos:
-        for alias in folder_names(video):
-            loose.setdefault(alias.casefold(), set()).add(video.name)
+        parent, slash, base = video.name.rpartition("/")
+        for alias in (*folder_names(video), parent + slash + base.removeprefix("v_")):  # as `load_scores` has it
+            loose.setdefault(normal(alias).casefold(), set()).add(video.name)
     matched, unknown = {}, []
     for key, vector in table.items():
         candidates = loose.get(normal(key).casefold(), ())
@@ -82,13 +83,15 @@ def weights_from_validation(
     Labels come from the training list. Raises `UserError` if a pickle is missing or holds a test video.
     """
     test_names = {normal(alias).casefold() for video in split.test for alias in folder_names(video)}
+    training_names = {normal(video.name) for video in split.train}  # may differ from a test video's by case only
     tables = []
     for path in paths:
         if not Path(path).is_file():
             raise UserError(f"{path}: no validation scores; train with --val-groups, or give --val-scores "
                             "(weights are never chosen on test scores)")
         table = load_table(path, split, class_index)
-        shared = [name for name in table if normal(name).casefold() in test_names]
+        shared = [name for name in table
+                  if normal(name) not in training_names and normal(name).casefold() in test_names]
         if shared:
             raise UserError(f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({some(shared)}); "
                             "weights are never chosen on test scores, give validation scores")

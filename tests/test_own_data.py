@@ -12,6 +12,7 @@ from PIL import Image
 
 from pose.keypoints import FILE_NAME, save_keypoints
 from process_pose import pose_name
+from safe_pickle import save_scores
 from tests.conftest import FAST, assert_error, call_main
 
 FORMATS = {".mp4": "libx264", ".avi": "mpeg4", ".mkv": "mjpeg", ".webm": "libvpx"}
@@ -32,7 +33,8 @@ VIDEOS = {
     split_accents("Übungen (Größe 2.0)"): [
         "clip 1.v2.mp4", split_accents("Ähre – x.avi"), "v_ß_g01_c01.webm", "größe.mkv", "rock'n'roll 7.mp4"],
     "-los, \"jetzt\" - it's": ["clip 1.v2.webm", "-x [1].MKV", "--help.avi", "#5 %s {0}.mp4"],
-    "a.b - [c]*, $y_1$": ["v_clip 1.v2.avi", "Ähre – x.mkv", "a..mp4", "clip .mp4", "v_größe.avi"],
+    "a.b - [c]*, $y_1$": ["v_clip 1.v2.avi", "Ähre – x.mkv", "a..mp4", "clip .mp4", "v_größe.avi",
+                               "#5 %S {0}.mkv"],
     "跳ぶ 3": ["42.mkv", "v_v_2.avi 3.mp4", "naïve\u2028café.webm", split_accents("größe.mp4")],
 }
 STREAMS = {"spatial": ("spatial_cnn_15", "frames"), "motion_pose": ("motion_pose_cnn_15", "pose_flow")}
@@ -191,6 +193,22 @@ def test_predict_agrees_with_the_steps(data, tmp_path):
     np.testing.assert_allclose(fused, scores[key_of(line)], rtol=0, atol=1e-3)
     with av.open(video["overlay"]) as container:
         assert sum(1 for _ in container.decode(video=0)) == video["frames"]
+
+
+def test_weights_are_chosen_on_training_videos_that_differ_from_test_videos_by_case_only(data, tmp_path):
+    names = {which: {key_of(line) for line in listed(data, which)} for which in ("train", "test")}
+    assert {"#5 %S {0}", "#5 %s {0}"} == {key for which in names.values() for key in which if key.startswith("#")}
+    assert len([key for key in names["train"] if key.startswith("#")]) == 1
+    for seed, stream in enumerate(STREAMS):
+        generator = np.random.default_rng(seed)
+        save_scores(tmp_path / f"{stream}.pickle", {
+            name: generator.normal(size=len(VIDEOS)).astype(np.float32) for name in sorted(names["train"])})
+    finished = call_main(
+        "average_fusion", *(data / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS),
+        "--weights", "auto", "--val-scores", *(tmp_path / f"{stream}.pickle" for stream in STREAMS), "--split", "07",
+        "--ucf-list", data / "lists", "--class-index", "classInd.txt", "--out", tmp_path / "fusion")
+    assert finished.returncode == 0, finished.stderr
+    assert f"on the {len(names['train'])} validation videos" in finished.stdout
 
 
 def test_a_missing_video_is_named(data, tmp_path):
