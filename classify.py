@@ -3,7 +3,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
@@ -22,13 +22,12 @@ from dataloader.sampling import stack_indices, test_starts
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Video, read_class_index, stem
 from files import FRAME_NAME, UserError
-from network import build_network, describe_state_dict, for_testing, load_strictly, torchvision_names
+from network import build_network, for_testing, load_strictly
 from pose.estimators import Estimator
 from pose.folders import draw_frames
 from pose.keypoints import Keypoints, people_of_frame
 from pose.pipeline import estimate, limit_people, read_frame
-from training import Stream
-from utils import load_checkpoint
+from training import Stream, read_network
 from video import decode_frames, encode_jpeg, resize_short_side
 
 BATCH = 8  # frames that go through a pose network together
@@ -86,15 +85,8 @@ def load_classifier(path: Path, stream: Stream, class_index: Path, device: torch
     Classes, architecture and image size are the checkpoint's; the file `class_index` names the classes of one
     that does not. Raises `UserError` if it is no checkpoint, or another stream's.
     """
-    checkpoint = load_checkpoint(path)
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
-    state = torchvision_names(state)
-    arch, channels, count = describe_state_dict(state, path)
-    if channels != stream.in_channels:
-        raise UserError(f"{path}: its network takes {channels} input channels, the {stream.name} stream has "
-                        f"{stream.in_channels}; give a checkpoint of the {stream.name} stream")
+    saved = read_network(path, stream)
+    checkpoint, arch, count = saved.checkpoint, saved.arch, saved.num_classes
     classes, size = checkpoint.get("classes"), checkpoint.get("image_size") or 224
     if classes is None:
         if not class_index.is_file():
@@ -109,8 +101,8 @@ def load_classifier(path: Path, stream: Stream, class_index: Path, device: torch
         raise UserError(f"{path}: its 'classes' are not the names of its network's {count} classes; it is damaged")
     if not isinstance(size, int) or not 32 <= size <= 4096:
         raise UserError(f"{path}: its 'image_size' is {size!r}, not a number of pixels; it is damaged")
-    network = build_network(arch, channels, count)
-    load_strictly(network, state, path)
+    network = build_network(arch, stream.in_channels, count)
+    load_strictly(network, saved.state, path)
     return Classifier(stream, for_testing(network).to(device), arch, size, classes, path, device)
 
 

@@ -34,7 +34,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows a default where it says something."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False, True, [], "") else super()._get_help_string(action)
+        said = "default" in (action.help or "") or action.default in (None, False, True, [], (), "")
+        return action.help if said else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -13,9 +13,9 @@ from dataloader.video_dataset import VideoDataset, end_workers, testing_loader
 from distributed import Processes, join_processes, wait_for_main
 from engine import Context, Stopped, evaluate
 from files import UserError
-from network import build_network, describe_state_dict, load_starting_weights, load_strictly, torchvision_names
+from network import build_network, load_starting_weights, load_strictly
 from safe_pickle import save_scores
-from training import Model, Stream, fit, scores_path
+from training import Model, Stream, fit, read_network, scores_path
 from utils import (
     StopRequest,
     catch_stop_signals,
@@ -126,20 +126,11 @@ def make_model(args: argparse.Namespace, stream: Stream, classes: list[str], pro
         if args.weights == "imagenet" and processes.main:
             wait_for_main(processes)
         return Model(network, arch, args.image_size or 224, seed, classes)
-    checkpoint = load_checkpoint(args.resume)
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, dict):
-        raise UserError(f"{args.resume}: has no state_dict, so it is no checkpoint; give one with --resume")
-    state = torchvision_names(state)
-    arch, channels, count = describe_state_dict(state, args.resume)
-    if channels != stream.in_channels:
+    saved = read_network(args.resume, stream)
+    checkpoint, arch = saved.checkpoint, saved.arch
+    if saved.num_classes != len(classes):
         raise UserError(
-            f"{args.resume}: its network takes {channels} input channels, the {stream.name} stream has "
-            f"{stream.in_channels}; give a checkpoint of the {stream.name} stream"
-        )
-    if count != len(classes):
-        raise UserError(
-            f"{args.resume}: its network knows {count} classes, {args.class_index} lists {len(classes)}; "
+            f"{args.resume}: its network knows {saved.num_classes} classes, {args.class_index} lists {len(classes)}; "
             "choose the --class-index it was trained with"
         )
     if checkpoint.get("classes", classes) != classes:
@@ -149,7 +140,7 @@ def make_model(args: argparse.Namespace, stream: Stream, classes: list[str], pro
     seed = args.seed if args.seed is not None else checkpoint.get("seed") or 0
     seed_everything(seed)
     network = build_network(arch, stream.in_channels, len(classes))
-    load_strictly(network, state, args.resume)
+    load_strictly(network, saved.state, args.resume)
     size = args.image_size or checkpoint.get("image_size") or 224
     return Model(network, arch, size, seed, classes, checkpoint)
 

@@ -2,7 +2,7 @@
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from dataloader.video_dataset import EpochBatches, VideoDataset, training_loader
 from distributed import Processes
 from engine import Context, evaluate, train_one_epoch
 from files import UserError
+from network import describe_state_dict, torchvision_names
 from plots import plot_curves
 from safe_pickle import save_scores
-from utils import check_training_state, save_checkpoint, write_record
+from utils import check_training_state, load_checkpoint, save_checkpoint, write_record
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,35 @@ class Model:
     seed: int
     classes: list[str]
     checkpoint: dict | None = None
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """A checkpoint's network: its `state` in torchvision's names, `arch`, and number of classes."""
+
+    checkpoint: dict
+    state: dict[str, torch.Tensor]
+    arch: str
+    num_classes: int
+
+
+def read_network(path: str | os.PathLike, stream: Stream) -> SavedNetwork:
+    """Read a checkpoint of `stream`, written by this code or the original's.
+
+    Raises `UserError` if it is no checkpoint, or one of another stream.
+    """
+    checkpoint = load_checkpoint(path)
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
+    state = torchvision_names(state)
+    arch, channels, classes = describe_state_dict(state, path)
+    if channels != stream.in_channels:
+        raise UserError(
+            f"{path}: its network takes {channels} input channels, the {stream.name} stream has "
+            f"{stream.in_channels}; give a checkpoint of the {stream.name} stream"
+        )
+    return SavedNetwork(checkpoint, state, arch, classes)
 
 
 def fit(
