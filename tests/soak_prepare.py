@@ -129,7 +129,8 @@ def soak(name: str, command: list[str], start: Path, work: Path, kills: int, gen
         if last:
             break
     print(f"{name}: {killed} kills ({groups} of them of all processes at once), {kept} finished folders seen after "
-          f"them; {finished} runs to the end, each equal to the undisturbed one in all {len(expected)} files", flush=True)
+          f"them; {finished} runs to the end, each equal to the undisturbed one in all {len(expected)} files",
+          flush=True)
 
 
 def main() -> None:
