@@ -18,8 +18,9 @@ from dataloader.frame_index import find_folders, index_frames
 from dataloader.images import BrokenImage, read_image
 from dataloader.sampling import STACK_LENGTH
 from dataloader.split_train_test_video import Video, read_split
-from files import FRAME_NAME, FRAME_PATTERN, ArgumentParser, UserError, run, run_parallel
+from files import FRAME_NAME, FRAME_PATTERN, ArgumentParser, UserError, run
 from options import whole_number
+from parallel import run_parallel
 from pose.keypoints import FILE_NAME, load_keypoints
 
 PROBLEMS = {

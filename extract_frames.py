@@ -20,12 +20,10 @@ from files import (
     ArgumentParser,
     UserError,
     atomic_folder,
-    in_shard,
     recover_folders,
     run,
-    run_parallel,
-    shard_type,
 )
+from parallel import in_shard, run_parallel, shard_type
 from video import decode_frames, encode_jpeg, resize_short_side
 
 

@@ -12,18 +12,8 @@ from tqdm import tqdm
 
 from dataloader.split_train_test_video import Video as ListedVideo
 from dataloader.split_train_test_video import folder_names, normal, stem, unique_names
-from files import (
-    ArgumentParser,
-    UserError,
-    atomic_write,
-    count_frames,
-    find_frame_folders,
-    in_shard,
-    recover_folders,
-    run,
-    run_parallel,
-    shard_type,
-)
+from files import ArgumentParser, UserError, atomic_write, count_frames, find_frame_folders, recover_folders, run
+from parallel import in_shard, run_parallel, shard_type
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from files import FRAME_NAME, UserError, atomic_folder, end_with_parent, list_frames
+from files import FRAME_NAME, UserError, atomic_folder, list_frames
+from parallel import end_with_parent
 from pose.estimators import Estimator
 from pose.folders import draw_frames
 from pose.interpolation import interpolate_people

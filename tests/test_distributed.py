@@ -76,7 +76,8 @@ def test_a_killed_process_ends_all_and_one_process_resumes(tiny, tmp_path):
     process.communicate(timeout=60)
     assert time.time() - killed < 30 and process.returncode != 0
     done = load_checkpoint(checkpoint)["epoch"]
-    resumed = train_script("spatial", tiny, tmp_path, *arguments, "--resume", checkpoint, "--epochs", done + 1, inline=True)
+    arguments += ("--resume", checkpoint, "--epochs", done + 1)
+    resumed = train_script("spatial", tiny, tmp_path, *arguments, inline=True)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.startswith(f"epoch {done}:")
     assert list(pd.read_csv(tmp_path / "rgb_train.csv")["Epoch"]) == list(range(done + 1))

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from extract_frames import find_videos, main
-from files import UserError, in_shard, list_frames, shard_type
+from files import UserError, list_frames
+from parallel import in_shard, shard_type
 from tests.conftest import ROOT, SHARED, assert_error, call_main
 from video import decode_frames, encode_jpeg, resize_short_side
 

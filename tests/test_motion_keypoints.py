@@ -70,7 +70,7 @@ def test_training_looks_at_the_same_frames_and_moves_the_body(drawn):
     for number in range(30):
         ours = sample(video, random_state(0, number, "x"), 224)
         assert torch.equal(ours.index, motion_sample(video, random_state(0, number, "x"), 224).index)
-        assert (ours.images.affine == ours.images.affine[0]).all() and (ours.images.mirror == ours.images.mirror[0]).all()
+        assert all((moved == moved[0]).all() for moved in (ours.images.affine, ours.images.mirror))
         seen.add(bool(ours.images.mirror[0]))
         scale = ours.images.affine[0, :, :2].det().sqrt() / (256 / 224)
         assert 1 / 1.1 - 1e-4 <= scale <= 1.1 + 1e-4
@@ -111,8 +111,8 @@ def test_scripts_train_on_either_and_score_the_other_alike(drawn, tmp_path):
         best = tmp_path / name / "model_best.pth.tar"
         scores = []
         for source in ((), ("--from-keypoints",)):
-            arguments = ("--resume", best, "--evaluate", *source)
-            finished = train_script("motion_pose", drawn, tmp_path / "test", "--image-size", 48, *arguments, inline=True)
+            arguments = ("--image-size", 48, "--resume", best, "--evaluate", *source)
+            finished = train_script("motion_pose", drawn, tmp_path / "test", *arguments, inline=True)
             assert finished.returncode == 0, finished.stderr
             scores.append(np.stack(list(load_scores(tmp_path / "test" / "motion_pose_video_preds.pickle").values())))
         read, rendered = scores

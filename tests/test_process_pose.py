@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from files import FRAME_NAME, count_frames, in_shard
+from files import FRAME_NAME, count_frames
+from parallel import in_shard
 from pose.draw import draw_people
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
 from pose.preview import choose_frames

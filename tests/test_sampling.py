@@ -16,7 +16,7 @@ def check_starts(n):
     for start in starts:
         stack = stack_indices(start, n)
         assert len(stack) == 10
-        assert 1 <= min(stack) and max(stack) <= n
+        assert min(stack) >= 1 and max(stack) <= n
         assert stack == [min(start + k, n) for k in range(10)]
 
 

@@ -161,7 +161,7 @@ def test_mistakes_end_in_one_line(trained, tmp_path):
 
 def test_imagenet_weights_that_cannot_be_downloaded(tiny, tmp_path):
     places = ("--data", tiny / "frames", "--ucf-list", tiny / "lists", "--record", tmp_path, "--device", "cpu")
-    proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTPS_PROXY")}
+    proxy = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")
     finished = run_script("spatial_cnn_15.py", *places, TORCH_HOME=str(tmp_path / "cache"), **proxy)
     assert finished.returncode == 2
     assert "--weights FILE" in finished.stderr and "--weights none" in finished.stderr

@@ -1,0 +1,88 @@
+"""Work in several processes and on several machines."""
+import argparse
+import hashlib
+import itertools
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from files import UserError
+
+
+def shard_type(text: str) -> str:
+    """Check `--shard i/n` (part i of n, counted from 0) for argparse; returns it without padding zeros."""
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, such as 0/4, got {text!r}")
+    return f"{int(match[1])}/{int(match[2])}"
+
+
+def in_shard(name: str, shard: str | None) -> bool:
+    """Whether the video `name` belongs to the part `shard` (`i/n`; None: to all).
+
+    A hash of the name decides, so the parts are disjoint and complete whatever other videos there are, in
+    whatever order. Names that look the same (composed or decomposed accents) are in the same part.
+    """
+    if shard is None:
+        return True
+    part, parts = map(int, shard.split("/"))
+    key = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha1(key).digest()[:8], "big") % parts == part
+
+
+def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[tuple]:
+    """Yield `(job, result, error)` as each `function(job)` ends, in `workers` processes (0: in this one).
+
+    A `UserError` or `OSError` of one job is yielded as `error` (None if it went well), other exceptions are
+    raised. The processes end with this one, even if it is killed, and at once when the generator is closed
+    or interrupted: wrap it in `contextlib.closing`.
+    """
+    jobs = list(jobs)
+    if workers <= 0 or len(jobs) <= 1:
+        for job in jobs:
+            yield job, *_attempt(function, job)
+        return
+    workers = min(workers, len(jobs))
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, initializer=end_with_parent)
+    queue, running = iter(jobs), {}
+    try:
+        while True:
+            for job in itertools.islice(queue, 2 * workers - len(running)):
+                running[pool.submit(_attempt, function, job)] = job
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), *future.result()
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
+    finally:
+        if running:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _attempt(function: Callable, job):
+    try:
+        return function(job), None
+    except (UserError, OSError) as error:
+        return None, error
+
+
+def end_with_parent() -> None:
+    """Make this worker process ignore SIGINT and SIGTERM, and end when its parent does, even if killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # both reach the whole process group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
