@@ -57,7 +57,7 @@ def stage(action: Action, seed: int, group: int, number: int) -> Clip:
     mirror, drop = own.uniform() < 0.15, own.uniform(*action.drop) if action.drop else None
     paint_seed = own.integers(2**32)
 
-    frames = 40 + int(41 * rng.uniform() ** 2)
+    frames = 40 + int(41 * rng.uniform() ** 3)
     time = np.arange(frames) / RATE
     camera = Camera(yaw + rng.uniform(-0.15, 0.15), tip, size * rng.uniform(0.94, 1.06))
     pose = action.move(body, time, rng, drop) if action.drop else action.move(body, time, rng)
@@ -149,7 +149,7 @@ def _path(action: Action, rng, layout: Layout, person: Figure, start: np.ndarray
 
 
 def _crowd(action: Action, own) -> int:
-    return 0 if action.drop else int(own.choice([0, 1, 2], p=[0.6, 0.28, 0.12]))
+    return 0 if action.drop else int(own.choice([0, 1, 2], p=[0.7, 0.22, 0.08]))
 
 
 def _bystander(own, layout: Layout, camera: Camera, frames: int) -> Figure:

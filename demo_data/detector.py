@@ -19,7 +19,7 @@ def detect(clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     quality = rng.uniform(0.4, 1.2)  # the higher the worse
     people = [_find(clip, clip.person, rng, quality)]
     people += [_find(clip, figure, rng, 1.3 * quality, missed=0.4) for figure in clip.bystanders]
-    people += [_ghost(len(clip.path), rng) for _ in range(rng.poisson(0.6 * quality))]
+    people += [_ghost(len(clip.path), rng) for _ in range(rng.poisson(0.4 * quality))]
     found = np.stack(people, 1)  # (T, people, 18, 3)
     outside = (found[..., :2] < 0).any(-1) | (found[..., :2] >= (WIDTH, HEIGHT)).any(-1)
     found[outside] = 0

@@ -154,15 +154,18 @@ def field(rng, layout: Layout):
 
 
 def links(rng, layout: Layout):
-    """Golf course: fairways in light and dark greens, sand bunkers, a pond, a flag."""
-    base, outdoors = _open_air(rng, layout, (2, 6), (120, 175, 70), 0.0)
+    """Golf course: hills, fairways in light and dark greens, sand bunkers, a pond, a flag."""
+    base, outdoors = _open_air(rng, layout, (2, 6), (130, 185, 75), 0.0)
 
     def objects(draw):
         far, grass = outdoors(draw)
-        for x in rng.uniform(-80, layout.width - 60, rng.integers(2, 5)):  # fairways
+        for x in np.arange(rng.uniform(-150, -50), layout.width, rng.uniform(90, 160)):  # hills
+            tall = rng.uniform(10, 45)
+            draw.ellipse((x, far - tall, x + rng.uniform(160, 280), far + tall), rgb(tint(rng, grass * 0.85, 12)))
+        for x in rng.uniform(-80, layout.width - 60, rng.integers(2, 6)):  # fairways
             y = rng.uniform(far + 4, layout.height - 30)
             draw.ellipse((x, y, x + rng.uniform(120, 320), y + rng.uniform(15, 45)), rgb(grass * rng.uniform(0.9, 1.2)))
-        for x in rng.uniform(-60, layout.width - 40, rng.integers(1, 4)):  # bunkers
+        for x in rng.uniform(-60, layout.width - 40, rng.integers(2, 5)):  # bunkers
             y = rng.uniform(far + 6, layout.height - 20)
             draw.ellipse((x, y, x + rng.uniform(60, 170), y + rng.uniform(10, 28)), rgb(tint(rng, (225, 210, 160))))
         if rng.uniform() < 0.4:  # pond
@@ -174,5 +177,31 @@ def links(rng, layout: Layout):
             draw.line([(x, foot), (x, foot - 42)], (235, 235, 235), 2)
             draw.polygon([(x, foot - 42), (x + 18, foot - 36), (x, foot - 30)], some_color(rng))
         clutter(draw, rng, layout, rng.integers(0, 3))
+
+    return base, objects
+
+
+def square(rng, layout: Layout):
+    """Square before a gate or a temple: stone slabs, a wall with a tiled roof, columns, lanterns."""
+    base, outdoors = _open_air(rng, layout, (1, 4), (175, 165, 150), 0.0)
+
+    def objects(draw):
+        far, stone = outdoors(draw)
+        planks(draw, rng, layout, far + 3, rgb(stone * 0.75))
+        wall, roof = tint(rng, (190, 120, 95), 35), tint(rng, (75, 85, 90), 25)
+        tall = rng.uniform(35, 70)
+        draw.rectangle((0, far - tall, layout.width, far + 4), rgb(wall))
+        for x in np.arange(rng.uniform(0, 40), layout.width, rng.uniform(35, 80)):
+            draw.rectangle((x, far - tall, x + 9, far + 4), rgb(wall * 0.6))
+        draw.rectangle((0, far - tall - 14, layout.width, far - tall), rgb(roof))
+        x, wide = rng.uniform(-30, layout.width - 80), rng.uniform(80, 170)
+        eaves, ridge = far - tall - rng.uniform(10, 30), far - tall - rng.uniform(45, 70)
+        draw.rectangle((x, eaves, x + wide, far + 4), rgb(wall * 0.8))
+        draw.polygon([(x - 22, eaves), (x + wide + 22, eaves), (x + 0.75 * wide, ridge), (x + 0.25 * wide, ridge)],
+                     rgb(roof * 0.9))
+        draw.rectangle((x + 0.4 * wide, far - 0.6 * tall, x + 0.6 * wide, far + 4), rgb(wall * 0.35))
+        for left in rng.uniform(0, layout.width, rng.integers(0, 5)):  # lanterns
+            draw.ellipse((left, far - tall, left + 12, far - tall + 15), (205, 60, 45))
+        clutter(draw, rng, layout, rng.integers(0, 4))
 
     return base, objects
