@@ -31,7 +31,7 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Make drawn videos of 15 classes with keypoints and split lists.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make videos/, pose_flow/ and UCF_list/ in")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other people and places")
-    parser.add_argument("--groups", type=int, default=25, help="groups per class, each a person in a place (2 to 99)")
+    parser.add_argument("--groups", type=int, default=36, help="groups per class, each a person in a place (2 to 99)")
     parser.add_argument("--clips", type=int, default=2, help="clips per group (1 to 99)")
     parser.add_argument("--workers", type=int, default=2, help="processes; the result does not depend on it")
     return parser
