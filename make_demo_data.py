@@ -91,13 +91,15 @@ def check_settings(out: Path, settings: dict) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
             raise UserError(f"{out}: holds other things; give a new folder") from None
         with atomic_write(path, "w") as file:
             json.dump(settings, file)
         return
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove {out} and run again") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give another folder") from None
+    except ValueError:
+        raise UserError(f"{path}: damaged; remove {out} and run again") from None
     if found != settings:
         raise UserError(f"{out}: was made with other settings, {found}; give another folder, or remove it")
 
@@ -121,7 +123,8 @@ def main(argv: list[str] | None = None) -> None:
             for clip in range(1, args.clips + 1)]
     missing = [job for job in jobs if not all(
         path.is_file() for path in clip_files(args.out, ACTIONS[job[0]], *job[1:]))]
-    for folder in {path.parent for job in missing for path in clip_files(args.out, ACTIONS[job[0]], *job[1:])}:
+    touched = {path.parent for job in missing for path in clip_files(args.out, ACTIONS[job[0]], *job[1:])}
+    for folder in touched | {args.out, args.out / "UCF_list"}:
         recover_folders(folder)
     results = run_parallel(partial(make_clip, out=args.out, seed=args.seed), missing, args.workers)
     with closing(results), tqdm(total=len(missing), desc="demo videos", disable=not missing, dynamic_ncols=True) as bar:

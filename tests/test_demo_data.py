@@ -2,6 +2,7 @@
 import hashlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from demo_data.clip import HEIGHT, WIDTH, render, stage
 from demo_data.detector import detect
 from demo_data.figure import Camera, joints, random_body, rotation, two_bones
 from pose.keypoints import load_keypoints
+from tests.conftest import assert_error
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -90,8 +92,8 @@ def test_camera_shows_the_left_hand_of_one_who_faces_us_on_the_right():
 def test_bones_keep_their_lengths_and_joints_move_without_jumps(action):
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        body, time = random_body(rng), np.arange(80) / 25
-        pose = action.move(body, time, rng, 4.0) if action.drop else action.move(body, time, rng)
+        body, clock = random_body(rng), np.arange(80) / 25
+        pose = action.move(body, clock, rng, 4.0) if action.drop else action.move(body, clock, rng)
         points = joints(body, pose)
         assert points.shape == (80, 22, 3)
         assert np.isfinite(points).all()
@@ -114,12 +116,12 @@ def test_the_person_is_drawn_where_its_parts_are(action):
     parts = clip.parts(clip.person)
     first = parts[0]
     assert ((first > 0) & (first < (WIDTH, HEIGHT))).all(1).sum() >= 12
-    for time in (0, 10):
-        left, top = clip.path[time].astype(int)
+    for moment in (0, 10):
+        left, top = clip.path[moment].astype(int)
         empty = np.asarray(clip.background.crop((left, top, left + WIDTH, top + HEIGHT))).astype(float)
-        empty = np.clip(empty * clip.light[time] * clip.tone, 0, 255)
-        changed = np.abs(frames[time] - empty).max(2) > 12
-        neck, pelvis = parts[time, 1], clip.person.points[time, 21] - clip.path[time]
+        empty = np.clip(empty * clip.light[moment] * clip.tone, 0, 255)
+        changed = np.abs(frames[moment] - empty).max(2) > 12
+        neck, pelvis = parts[moment, 1], clip.person.points[moment, 21] - clip.path[moment]
         x, y = np.rint((neck + pelvis) / 2).astype(int)
         if 3 <= x < WIDTH - 3 and 3 <= y < HEIGHT - 3:
             assert changed[y - 3:y + 4, x - 3:x + 4].mean() > 0.5
@@ -209,13 +211,29 @@ def test_the_seed_decides_and_the_number_of_workers_does_not(tmp_path, demo):
 
 def test_other_settings_and_foreign_folders_are_refused(tmp_path, demo):
     result = make(demo, "--groups", 4, "--clips", 1, "--seed", 4)
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert result.stderr.startswith("error:")
-    assert str(demo) in result.stderr
+    assert_error(result, str(demo), "other settings")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    result = make(tmp_path / "mine")
-    assert result.returncode == 2
-    assert "thesis" not in result.stderr
+    assert_error(make(tmp_path / "mine"), str(tmp_path / "mine"))
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-    assert make(tmp_path / "new", "--groups", 1).returncode == 2
+    file = tmp_path / "mine" / "thesis.txt"
+    assert_error(make(file), str(file))
+    assert_error(make(tmp_path / "new", "--groups", 1), "--groups 1")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_killed_first_run_is_taken_up(tmp_path):
+    out = tmp_path / "demo"
+    process = subprocess.Popen([sys.executable, ROOT / "make_demo_data.py", out, "--groups", "2", "--clips", "1"],
+                               stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not list(out.glob("videos/*/*.avi")):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in out.glob("videos/*/*.avi")}
+    assert len(done) < 30
+    result = make(out, "--groups", 2, "--clips", 1)
+    assert result.returncode == 0, result.stderr
+    assert len(list(out.glob("videos/*/*.avi"))) == len(list(out.glob("pose_flow/*/keypoints.npz"))) == 30
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+    assert not list(out.rglob(".*"))
