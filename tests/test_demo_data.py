@@ -134,6 +134,7 @@ def test_clips_of_a_group_share_the_person_and_differ_in_time():
     assert one.person.body == other.person.body
     assert one.person.clothes == other.person.clothes
     assert one.person.body != stranger.person.body
+    assert one.person.body != stage(action, 1, 1, 1).person.body
     assert one.person.points.shape != other.person.points.shape or not np.allclose(
         one.person.points, other.person.points)
 
