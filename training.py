@@ -182,15 +182,33 @@ def go_on_from(
                 momentum = buffers.get("momentum_buffer")
                 if momentum is not None and momentum.shape != parameter.shape:
                     raise ValueError(f"a momentum has shape {tuple(momentum.shape)}, not {tuple(parameter.shape)}")
-            if not all(0 < float(group["lr"]) < float("inf") for group in optimizer.param_groups):
-                raise ValueError("its learning rate is not a positive number")
         if state["scheduler"] is not None:
             scheduler.load_state_dict(state["scheduler"])
+        _try_steps(optimizer, state["scheduler"])
         if state["scaler"]:
             scaler.load_state_dict(state["scaler"])
     except Exception as error:  # what a stranger's checkpoint holds may fail in any way
         raise UserError(f"{path}: its training state does not fit this network: {error}") from None
     return state["epoch"], state["best_prec1"]
+
+
+def _try_steps(optimizer: torch.optim.Optimizer, scheduler_state: Mapping | None) -> None:
+    """Raise whatever a step or two with these settings, on a single weight, raise: better now than after an epoch."""
+    weight = torch.zeros(1, requires_grad=True)
+    (group,) = optimizer.param_groups
+    settings = {name: value for name, value in group.items() if name != "params"}
+    if not 0 < settings["lr"] < float("inf"):
+        raise ValueError(f"its learning rate is {settings['lr']!r}")
+    trial = torch.optim.SGD([weight], lr=1)
+    trial.param_groups[0].update(settings)
+    weight.grad = torch.ones(1)
+    scheduler = ReduceLROnPlateau(trial, "min")
+    scheduler.load_state_dict(scheduler_state or {})
+    for loss in (float("inf"), 0.0):  # a worse epoch and a better one
+        trial.step()
+        scheduler.step(loss)
+    if not all(torch.isfinite(weight)) or scheduler.optimizer is not trial:
+        raise ValueError("its optimiser or scheduler does no sensible step")
 
 
 def wrap(network: nn.Module, args: argparse.Namespace, processes: Processes, device: torch.device) -> nn.Module:
