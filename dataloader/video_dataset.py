@@ -163,7 +163,7 @@ def _loader_options(workers: int, pin: bool) -> dict:
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process decides when the workers end.
+    # Ctrl-C and clusters' SIGTERM reach every process; the main one decides when the workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)

