@@ -1,0 +1,146 @@
+"""Both pipelines on made-up videos as functions to call, and what measures them."""
+import itertools
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from benchmarks import plain
+from dataloader.sampling import TEST_SAMPLES
+from dataloader.split_train_test_video import Video
+from dataloader.video_dataset import EpochBatches, VideoDataset, testing_loader, training_loader
+from engine import Context, evaluate, images_on, train_one_epoch
+from motion_pose_cnn_15 import get_stream as motion_stream
+from network import build_network
+from spatial_cnn_15 import get_stream as spatial_stream
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is run: made-up videos, the network's input and classes, batches and machine."""
+
+    listed: Sequence[Video]
+    device: torch.device
+    size: int = 224
+    classes: int = 15
+    workers: int = 0
+    batch_spatial: int = 25
+    batch_motion: int = 64
+
+    def batch(self, stream: str) -> int:
+        """Videos or stacks of one training step, which is also one epoch."""
+        return self.batch_spatial if stream == "spatial" else self.batch_motion
+
+
+class Pipeline(NamedTuple):
+    """One way to do a stream: `train()` runs an epoch, `test()` returns scores, `sample(training)` reads one.
+
+    `loaders` are those of training and testing.
+    """
+
+    train: Callable[[], object]
+    test: Callable[[], dict[str, np.ndarray]]
+    sample: Callable[[bool], object]
+    network: nn.Module
+    loaders: tuple[DataLoader, DataLoader]
+
+
+def prepare(root: Path, stream: str, setup: Setup):
+    """(stream, videos to train on, one batch of them, videos to test, sampling function) of videos in `root`."""
+    what = spatial_stream() if stream == "spatial" else motion_stream(stream == "keypoints")
+    good, bad, sample = what.prepare(root / ("frames" if stream == "spatial" else "pose_flow"), setup.listed)
+    assert not bad, bad
+    return what, list(itertools.islice(itertools.cycle(good), setup.batch(stream))), good, sample
+
+
+def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
+    """This project's pipeline, as `stream.py` wires it. `stream`: spatial, motion or keypoints."""
+    what, training, tested, sample = prepare(root, stream, setup)
+
+    def read(video, generator):
+        return sample(video, generator, image_size=setup.size)
+
+    device, cuda = setup.device, setup.device.type == "cuda"
+    context = Context(device, setup.size, what.length, what.mean, what.std, amp=cuda)
+    torch.manual_seed(0)
+    network = build_network("resnet18", what.in_channels, setup.classes)
+    network.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, fused=cuda)
+    scaler = torch.amp.GradScaler(device.type, enabled=cuda)
+    train_set, test_set = VideoDataset(training, read), VideoDataset(tested, read)
+    loader = training_loader(train_set, EpochBatches(len(training), len(training), 0), setup.workers, cuda)
+    test_loader = testing_loader(test_set, setup.workers, cuda)
+    epochs = itertools.count()
+
+    def draw(training: bool) -> torch.Tensor:
+        _, item = (train_set if training else test_set)[(next(epochs), 0) if training else 0]
+        return images_on(device, item.images, setup.size)
+
+    return Pipeline(
+        train=lambda: train_one_epoch(network, loader, optimizer, scaler, context, next(epochs)),
+        test=lambda: evaluate(network, test_loader, context)["scores"],
+        sample=draw,
+        network=network,
+        loaders=(loader, test_loader),
+    )
+
+
+def plain_pipeline(root: Path, stream: str, setup: Setup) -> Pipeline:
+    """The plain pipeline on the same videos."""
+    what, training, tested, _ = prepare(root, stream, setup)
+    torch.manual_seed(0)
+    network = build_network("resnet18", what.in_channels, setup.classes).to(setup.device)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9)
+    loader, test_loader = plain.loaders(training, tested, what.length, len(training), setup.workers, setup.size)
+    return Pipeline(
+        train=lambda: plain.train(network, loader, optimizer, setup.device),
+        test=lambda: plain.test(network, test_loader, setup.device),
+        sample=lambda train: loader.dataset[0] if train else [test_loader.dataset[i] for i in range(TEST_SAMPLES)],
+        network=network,
+        loaders=(loader, test_loader),
+    )
+
+
+def measure(
+    functions: dict[str, Callable], repeat: int, device: torch.device, loops: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each call, `repeat` times each and in turns, after one call of each to warm up.
+
+    A figure is the mean of `loops` calls on end.
+    """
+    seconds = {name: [] for name in functions}
+    for i in range(repeat + 1):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            for _ in range(loops if i else 1):
+                function()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if i:
+                seconds[name].append((time.perf_counter() - started) / loops)
+    return seconds
+
+
+def print_table(title: str, columns: list[str], rows: list[list]) -> None:
+    """Print a Markdown table; floats with three significant digits."""
+    print(f"\n{title}\n\n| {' | '.join(columns)} |\n|{' --- |' + ' ---: |' * (len(columns) - 1)}")
+    for row in rows:
+        cells = [f"{cell:#.3g}".rstrip(".") if isinstance(cell, float) else str(cell) for cell in row]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def peak_memory() -> float:
+    """Largest resident memory that this process has had, in MB."""
+    try:
+        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)

@@ -1,0 +1,78 @@
+"""The benchmarks run, on tiny sizes, and print the tables they promise."""
+import re
+
+import pytest
+import torch
+
+from benchmarks import data, pipelines, throughput
+from tests.conftest import assert_error, call_main
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Benchmarks choose their number of threads; other tests keep theirs."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def tables(finished) -> dict[str, list[list[str]]]:
+    """Rows of cells by the line above each table."""
+    assert finished.returncode == 0, finished.stderr
+    found = {}
+    for title, table in re.findall(r"^(\w.*)\n\n((?:\|.*\n)+)", finished.stdout, re.M):
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+        assert len({len(row) for row in rows}) == 1, table
+        found[title] = rows
+    return found
+
+
+def test_throughput():
+    finished = call_main("benchmarks.throughput", "--quick", "--no-memory", "--device", "cpu")
+    samples, rates = tables(finished).values()
+    assert [row[0].split(" sample")[0] for row in samples[2:]] == [
+        f"{stream} {what}" for stream in ("spatial", "motion") for what in ("training", "test")
+    ]
+    assert [row[0] for row in rates[2:]] == [
+        f"{stream} {what}" for stream in ("spatial", "motion") for what in ("training", "testing")
+    ]
+    for row in samples[2:] + rates[2:]:
+        assert all(float(cell.split(" ")[0]) > 0 for cell in row[1:] if cell != "–"), row
+    # Both pipelines give the same scores, so that they do the same work.
+    differences = re.findall(r"(\S+) \(largest score", finished.stdout)
+    assert len(differences) == 2 and all(float(difference) < 1e-3 for difference in differences)
+
+
+def test_scaling(tmp_path):
+    found = tables(call_main("benchmarks.scaling", "--quick", "--device", "cpu", "--out", tmp_path / "scaling.png"))
+    assert len(found) == 6 and all(len(rows) == 4 for rows in found.values())
+    assert (tmp_path / "scaling.png").stat().st_size > 1000
+
+
+def test_user_mistakes():
+    assert_error(call_main("benchmarks.throughput", "--frames", "5"), "--frames 5")
+    assert_error(call_main("benchmarks.throughput", "--repeat", "0"), "--repeat")
+
+
+def test_made_up_images_cost_what_real_ones_cost(tmp_path):
+    videos = data.write_videos(tmp_path, 3, 2)
+    assert 20_000 < data.mean_bytes(tmp_path / "frames") < 36_000
+    assert 7_000 < data.mean_bytes(tmp_path / "pose_flow") < 15_000
+    assert [video.label for video in videos] == [0, 1, 2]
+
+
+def test_measure_takes_turns():
+    calls = []
+    seconds = pipelines.measure(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, torch.device("cpu"), loops=2
+    )
+    assert "".join(calls) == "ab" + "aabb" * 2
+    assert [len(values) for values in seconds.values()] == [2, 2]
+
+
+@pytest.mark.parametrize("kind", ["plain", "this"])
+def test_memory_is_that_of_a_run(tmp_path, kind):
+    setup = pipelines.Setup(data.write_videos(tmp_path, 1, 10), torch.device("cpu"), 32, batch_motion=2)
+    torch.set_num_threads(1)
+    before = pipelines.peak_memory()
+    assert throughput.memory_of(tmp_path, kind, "motion", "testing", setup) >= before > 50
