@@ -10,6 +10,7 @@ times) and scores must be those of the undisturbed run, bit for bit; then it sta
 done. Takes minutes; pytest does not collect it.
 """
 import argparse
+import contextlib
 import os
 import random
 import shutil
@@ -44,15 +45,23 @@ def start(stream: str, data: Path, record: Path, workers: int, *more) -> subproc
 def kill_at_random(process: subprocess.Popen, record: Path, generator: random.Random, in_a_write: bool) -> str | None:
     """Kill the process some seconds from now; returns in what, or None if it ended before."""
     time.sleep(generator.uniform(2, 6))
-    while in_a_write and process.poll() is None and not list(record.glob(".tmp-*")):
-        time.sleep(0.002)
-    if in_a_write:
-        time.sleep(generator.uniform(0, 0.05))
+    least = generator.choice((0, 0, 1e6, 6e7))  # any file, or one of the two checkpoints, begun or nearly done
+    while in_a_write and process.poll() is None and largest_temporary(record) < least:
+        time.sleep(0.001)
     if process.poll() is not None:
         return None
     process.kill()
     process.wait()
     return "a write" if list(record.glob(".tmp-*")) else "the rest"
+
+
+def largest_temporary(record: Path) -> int:
+    """Bytes of the largest file that is being written, -1 if there is none."""
+    sizes = [-1]
+    for path in record.glob(".tmp-*"):
+        with contextlib.suppress(FileNotFoundError):
+            sizes.append(path.stat().st_size)
+    return max(sizes)
 
 
 def state_of(stream: str, record: Path) -> dict:
