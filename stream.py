@@ -12,7 +12,7 @@ from dataloader.split_train_test_video import Video, group_of, read_split
 from dataloader.video_dataset import VideoDataset, end_workers, testing_loader
 from distributed import Processes, join_processes, wait_for_main
 from engine import Context, Stopped, evaluate
-from files import UserError
+from files import UserError, recover_folders
 from network import build_network, load_starting_weights, load_strictly
 from safe_pickle import save_scores
 from training import Model, Stream, fit, read_network, scores_path
@@ -48,6 +48,8 @@ def run_stream(args: argparse.Namespace, stream: Stream) -> int:
 
 def _run(args: argparse.Namespace, stream: Stream, processes: Processes, stop: StopRequest) -> int:
     started = time.time()
+    if processes.main:
+        recover_folders(args.record)  # what killed runs left
     device = pick_device(args.device, processes.local_rank)
     split = read_split(args.ucf_list, args.split, args.class_index)
     training, held_out = split_off_groups(split.train, args.val_groups)

@@ -158,3 +158,13 @@ def test_check_for_finite_scores(tiny, tmp_path):
     save_checkpoint(tmp_path / "nan.pth.tar", checkpoint)
     finished = train_script("spatial", tiny, tmp_path, "--resume", tmp_path / "nan.pth.tar", "--evaluate", inline=True)
     assert_error(finished, "not finite")
+
+
+def test_a_run_tidies_the_halves_that_killed_runs_left(tiny, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    half = files.temporary_name(tmp_path / "checkpoint.pth.tar")
+    half = half.with_name(half.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
+    half.write_bytes(b"half")
+    assert train_script("spatial", tiny, tmp_path, "--epochs", 1, inline=True).returncode == 0
+    assert not half.exists() and (tmp_path / "checkpoint.pth.tar").exists()
