@@ -167,7 +167,7 @@ def write_png(figure: Figure, path: str | os.PathLike) -> None:
 
 
 def read_columns(path: str | os.PathLike, columns: Sequence[str]) -> dict[str, list[float]]:
-    """Numbers of the named columns of a record (CSV); nan stands for an empty or infinite value.
+    """Numbers of the named columns of a record (CSV); nan stands for an empty, infinite or absurd value.
 
     Raises `UserError` if the file cannot be read, lacks a column, or holds something else than numbers.
     """
@@ -182,7 +182,7 @@ def read_columns(path: str | os.PathLike, columns: Sequence[str]) -> dict[str, l
         raise UserError(f"{path}: {error.strerror}") from None
     except (ValueError, csv.Error) as error:  # bad UTF-8 included
         raise UserError(f"{path}: not a record of a training run ({error})") from None
-    return {column: [row[i] if math.isfinite(row[i]) else math.nan for row in rows]
+    return {column: [row[i] if abs(row[i]) < 1e100 else math.nan for row in rows]
             for i, column in enumerate(columns)}
 
 

@@ -1,16 +1,17 @@
 """Records, checkpoints, seeds, devices, and stopping in good order."""
 import contextlib
+import csv
 import json
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torchvision
 
@@ -96,28 +97,35 @@ def write_record(path: str | os.PathLike, row: dict) -> None:
     """Write `row` (column → value) as the record of its `Epoch`, in a CSV with one line per epoch.
 
     Lines of that epoch and later ones are dropped: they come from a run that was resumed before them.
+    Earlier ones stay as they are, to the last digit. Raises `UserError` as `read_record` does.
     """
-    table = pd.DataFrame([row])
-    before = read_record(path)
-    if before is not None:
-        before = before[before["Epoch"] < row["Epoch"]]
-        table = pd.concat([before, table], ignore_index=True) if len(before) else table
+    before = [line for line in read_record(path) if int(line["Epoch"]) < row["Epoch"]]
     with atomic_write(path, "w") as file:
-        table.to_csv(file, index=False)
+        columns = dict.fromkeys([*(before[0] if before else ()), *row])
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*before, row])
 
 
-def read_record(path: str | os.PathLike) -> pd.DataFrame | None:
-    """The table of a record, None if there is none; raises `UserError` if it is no record."""
-    if not Path(path).exists():
-        return None
+def read_record(path: str | os.PathLike) -> list[dict[str, str]]:
+    """The lines of a record (column → text), none if there is no file; raises `UserError` if it is no record."""
+    remedy = "it is no record of a training run; move it away"
     try:
-        # "round_trip" makes a rewritten file equal the old one to the last digit.
-        table = pd.read_csv(path, float_precision="round_trip")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not a record that can be continued ({error}); move it away") from None
-    if "Epoch" not in table:
-        raise UserError(f"{path}: has no column 'Epoch', so it is no record; move it away")
-    return table
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, strict=True)
+            columns, lines = table.fieldnames or [], list(table)
+    except FileNotFoundError:
+        return []
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}: {error}; {remedy}") from None
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path}: two columns have one name; {remedy}")
+    for number, line in enumerate(lines, 2):
+        if not re.fullmatch(r"[0-9]{1,9}", line.get("Epoch") or ""):
+            raise UserError(f"{path}: no number of an epoch under 'Epoch' in line {number}; {remedy}")
+        if None in line or None in line.values():
+            raise UserError(f"{path}: line {number} has not as many values as there are columns; {remedy}")
+    return lines
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from dataloader.split_train_test_video import Video, folder_names, normal
 from files import UserError, atomic_write, count_frames
 
 CACHE_NAME = ".frame_counts.json"
+MAX_FRAMES = 10_000_000  # nobody's video is longer: a damaged entry
 SETTLED_NS = 2 * 10**9  # a folder that changed just now may change again within its time stamp's tick
 
 
@@ -36,19 +38,21 @@ def index_frames(
     root = Path(root)
     found = find_folders(root, videos)
     cache = _read_cache(root / CACHE_NAME)
+    chunks = [found[first : first + 256] for first in range(0, len(found), 256)]
     with ThreadPoolExecutor(8) as pool:
-        counts = list(pool.map(lambda item: _count(root, item[1], cache), found, chunksize=256))
-    good, bad, settled = [], [], {}
+        counted = pool.map(lambda chunk: [_count(str(root), folder, cache) for _, folder in chunk], chunks)
+        counts = list(chain.from_iterable(counted))
+    good, bad, new = [], [], {}
     for (video, folder), (frames, stamp, problem) in zip(found, counts, strict=True):
         if problem:
             bad.append((video, f"video {video.name!r} {problem}"))
             continue
-        good.append(IndexedVideo(video, str(root / folder), frames))
-        if time.time_ns() - stamp > SETTLED_NS:
-            settled[folder] = [stamp, frames]
-    if any(cache.get(folder) != entry for folder, entry in settled.items()):
+        good.append(IndexedVideo(video, f"{root}/{folder}", frames))
+        if cache.get(folder) != [stamp, frames] and time.time_ns() - stamp > SETTLED_NS:
+            new[folder] = [stamp, frames]
+    if new:
         with contextlib.suppress(OSError), atomic_write(root / CACHE_NAME, "w") as file:
-            json.dump(cache | settled, file)
+            file.write(json.dumps(cache | new))
     return good, bad
 
 
@@ -87,6 +91,9 @@ def _names_in(folder: Path) -> dict[str, str]:
 
 def _find(video: Video, names: dict[str, str], inside: dict[str, dict], root: Path) -> str | None:
     """Name of the video's folder; `inside` keeps the names in the class folders that were looked into."""
+    for folder in (f"v_{video.name}", video.name):  # the usual ones, which need no look into class folders
+        if folder in names:
+            return names[folder]
     for folder in folder_names(video):
         top, _, rest = normal(folder).partition("/")
         if top not in names:
@@ -102,27 +109,29 @@ def _find(video: Video, names: dict[str, str], inside: dict[str, dict], root: Pa
     return None
 
 
-def _count(root: Path, folder: str | None, cache: dict) -> tuple[int, int, str | None]:
+def _count(root: str, folder: str | None, cache: dict) -> tuple[int, int, str | None]:
     """Number of frames, time stamp, and what is wrong with the folder, if anything."""
     if folder is None:
         return 0, 0, f"has no folder below {root}"
+    path = f"{root}/{folder}"
     try:
-        stamp = os.stat(root / folder).st_mtime_ns
+        stamp = os.stat(path).st_mtime_ns
         if folder in cache and cache[folder][0] == stamp:
             return cache[folder][1], stamp, None
-        frames = count_frames(root / folder)
+        frames = count_frames(path)
     except (UserError, OSError) as error:
         return 0, 0, f"has a bad folder: {error}"
-    return frames, stamp, None if frames else f"has no frames (frame000001.jpg, …) in {root / folder}"
+    return frames, stamp, None if frames else f"has no frames (frame000001.jpg, …) in {path}"
 
 
 def _read_cache(path: Path) -> dict[str, list[int]]:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         cache = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(cache, dict):
-            return {
-                folder: entry
-                for folder, entry in cache.items()
-                if isinstance(entry, list) and len(entry) == 2 and all(type(number) is int for number in entry)
-            }
+            return {folder: entry for folder, entry in cache.items() if _is_entry(entry)}
     return {}
+
+
+def _is_entry(entry) -> bool:
+    numbers = isinstance(entry, list) and len(entry) == 2 and all(type(number) is int for number in entry)
+    return numbers and 1 <= entry[1] <= MAX_FRAMES
