@@ -61,8 +61,9 @@ def find_folders(root: str | os.PathLike, videos: Sequence[Video]) -> list[tuple
 
     Raises `UserError` if `root` is no folder or holds nothing.
     """
-    names, inside = _folders_below(Path(root)), {}
-    return [(video, _find(video, names, inside, Path(root))) for video in videos]
+    root, inside = Path(root), {}
+    names = _folders_below(root)
+    return [(video, _find(video, names, inside, root)) for video in videos]
 
 
 def require(bad: list[tuple[Video, str]], listed: int) -> None:

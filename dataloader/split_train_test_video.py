@@ -3,13 +3,17 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from files import UserError
 
+# A number behind a file's extension is a label; one inside a name such as "clip 3.avi" is not.
+LABEL = re.compile(r"\.\w+(\s+\d+)$")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Video:
     """One line of a split list.
 
@@ -64,17 +68,20 @@ def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
     labels = {normal(name): label for label, name in enumerate(classes)}
     videos = []
     for number, line in _read_lines(path):
-        # A number behind a file's extension is a label; one inside a name such as "clip 3.avi" is not.
-        file = PurePosixPath(re.sub(r"(\.\w+)\s+\d+$", r"\1", line))
-        class_name = normal(file.parent.name)
-        if not class_name or not stem(file.name):
+        label = LABEL.search(line)
+        file = line[: label.start(1)] if label else line
+        if "//" in file or "/./" in file:
+            file = str(PurePosixPath(file))
+        folder, _, file_name = file.rpartition("/")
+        class_name, name = normal(folder.rpartition("/")[2]), stem(file_name)
+        if not class_name or not name:
             raise UserError(f"{path}, line {number}: expected 'CLASS/VIDEO', got {line[:80]!r}")
         if class_name not in labels:
             raise UserError(
-                f"{path}, line {number}: class {file.parent.name!r} is not in the class index; "
+                f"{path}, line {number}: class {class_name!r} is not in the class index; "
                 "choose the --class-index that belongs to this list"
             )
-        videos.append(Video(stem(file.name), labels[class_name], classes[labels[class_name]], str(file)))
+        videos.append(Video(name, labels[class_name], classes[labels[class_name]], file))
     if not videos:
         raise UserError(f"{path}: no videos in it; expected lines 'CLASS/VIDEO'")
     return videos
@@ -98,19 +105,18 @@ def read_split(ucf_list: str | os.PathLike, split: str, class_index: str) -> Spl
 
 def unique_names(videos: list[Video]) -> list[Video]:
     """The same videos, with `Class/stem` for a name where several classes have a video of that stem."""
-    classes_of: dict[str, set[int]] = {}
-    for video in videos:
-        classes_of.setdefault(video.name, set()).add(video.label)
+    label_of: dict[str, int] = {}
+    shared = {video.name for video in videos if label_of.setdefault(video.name, video.label) != video.label}
     return [
-        replace(video, name=f"{video.class_name}/{video.name}") if len(classes_of[video.name]) > 1 else video
-        for video in videos
+        replace(video, name=f"{video.class_name}/{video.name}") if video.name in shared else video for video in videos
     ]
 
 
 def stem(file_name: str) -> str:
     """Name of a video: its file name without folder, extension, and leading `v_`."""
-    name = PurePosixPath(file_name).stem
-    return normal(name.removeprefix("v_"))
+    name = file_name.rpartition("/")[2]
+    dot = name.rfind(".")
+    return normal(name[: dot if 0 < dot < len(name) - 1 else None].removeprefix("v_"))
 
 
 def normal(name: str) -> str:
@@ -139,7 +145,7 @@ def group_of(video: Video) -> int | None:
     return int(match[1]) if match else None
 
 
-def _read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
+def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
     """Stripped, non-empty lines of a UTF-8 text file with their 1-based numbers."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -147,8 +153,10 @@ def _read_lines(path: str | os.PathLike) -> list[tuple[int, str]]:
         raise UserError(f"{path}: no such file; see --ucf-list, --split and --class-index") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a text file: {error}") from None
-    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
-    return [(number, line) for number, line in lines if line]
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if line:
+            yield number, line
 
 
 def _refuse_twice(names: list[str], what: str, remedy: str) -> None:
