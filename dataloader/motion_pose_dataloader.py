@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import random_crop, read_frame, stack_images, whole
+from dataloader.images import random_crop, read_together, scaled_side, stack_images, whole
 from dataloader.sampling import segment_starts, stack_indices, test_starts
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import Sample
@@ -29,10 +29,11 @@ def motion_sample(video: IndexedVideo, generator: np.random.Generator | None, im
         stacks = [stack_indices(start, video.num_frames) for start in test_starts(video.num_frames)]
         frames = sorted({frame for stack in stacks for frame in stack})
         place = {frame: i for i, frame in enumerate(frames)}
-        images = [whole(read_frame(video.folder, frame), image_size) for frame in frames]
+        images = [whole(part, image_size) for part in read_together(video.folder, frames, image_size)]
         return Sample(stack_images(images), torch.tensor([[place[frame] for frame in stack] for stack in stacks]))
     draws = generator.random(3)
     (start,) = segment_starts(video.num_frames, draws[:1])
     frames = stack_indices(start, video.num_frames)
-    images = [random_crop(read_frame(video.folder, frame), image_size, draws[1:], square=True) for frame in frames]
+    parts = read_together(video.folder, frames, scaled_side(image_size))
+    images = [random_crop(part, image_size, draws[1:], square=True) for part in parts]
     return Sample(stack_images(images), torch.arange(len(frames)).view(1, -1))

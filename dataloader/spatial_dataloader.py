@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import random_crop, read_frame, stack_images, whole
+from dataloader.images import random_crop, read_frame, read_together, stack_images, whole
 from dataloader.sampling import SEGMENTS, segment_starts, test_starts
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import Sample
@@ -30,7 +30,7 @@ def spatial_sample(video: IndexedVideo, generator: np.random.Generator | None, i
     if generator is None:
         starts = test_starts(video.num_frames)
         frames = sorted(set(starts))
-        images = [whole(read_frame(video.folder, frame), image_size) for frame in frames]
+        images = [whole(part, image_size) for part in read_together(video.folder, frames, image_size)]
         return Sample(stack_images(images), torch.tensor([[frames.index(start)] for start in starts]))
     draws = generator.random(SEGMENTS + 3)
     frames = segment_starts(video.num_frames, draws[:SEGMENTS])
