@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,10 +65,7 @@ def prepare(root: Path, stream: str, setup: Setup):
 def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     """This project's pipeline, as `stream.py` wires it. `stream`: spatial, motion or keypoints."""
     what, training, tested, sample = prepare(root, stream, setup)
-
-    def read(video, generator):
-        return sample(video, generator, image_size=setup.size)
-
+    read = partial(sample, image_size=setup.size)
     device, cuda = setup.device, setup.device.type == "cuda"
     context = Context(device, setup.size, what.length, what.mean, what.std, amp=cuda)
     torch.manual_seed(0)
