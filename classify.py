@@ -86,8 +86,7 @@ def load_classifier(path: Path, stream: Stream, class_index: Path, device: torch
     that does not. Raises `UserError` if it is no checkpoint, or another stream's.
     """
     saved = read_network(path, stream)
-    checkpoint, arch, count = saved.checkpoint, saved.arch, saved.num_classes
-    classes, size = checkpoint.get("classes"), checkpoint.get("image_size") or 224
+    arch, count, classes, size = saved.arch, saved.num_classes, saved.classes, saved.image_size or 224
     if classes is None:
         if not class_index.is_file():
             raise UserError(f"{path}: does not name its {count} classes, and {class_index} is not there to do it; "
@@ -96,11 +95,6 @@ def load_classifier(path: Path, stream: Stream, class_index: Path, device: torch
         if len(classes) != count:
             raise UserError(f"{path}: does not name its {count} classes, and {class_index} has {len(classes)}; give "
                             "the --class-index that it was trained with")
-    valid = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-    if not valid or len(classes) != count or len(set(classes)) != count:
-        raise UserError(f"{path}: its 'classes' are not the names of its network's {count} classes; it is damaged")
-    if not isinstance(size, int) or not 32 <= size <= 4096:
-        raise UserError(f"{path}: its 'image_size' is {size!r}, not a number of pixels; it is damaged")
     network = build_network(arch, stream.in_channels, count)
     load_strictly(network, saved.state, path)
     return Classifier(stream, for_testing(network).to(device), arch, size, classes, path, device)

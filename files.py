@@ -77,7 +77,10 @@ def run(main: Callable[[], int | None]) -> None:
 
 def fail(message: str) -> int:
     """Print `error: message` as a single line on stderr and return the exit status 2."""
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    line = " ".join(message.split())
+    if not line.isprintable():  # what a file is called or holds should not steer the terminal
+        line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+    print("error: " + line, file=sys.stderr, flush=True)
     return 2
 
 

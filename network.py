@@ -36,7 +36,7 @@ def cross_modality_filters(rgb: torch.Tensor, in_channels: int) -> torch.Tensor:
 
     The mean over the three RGB channels is copied to every one of `in_channels` channels.
     """
-    return rgb.mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
+    return rgb.float().mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
 
 
 def load_starting_weights(network: models.ResNet, arch: str, weights: str) -> None:
@@ -53,7 +53,7 @@ def load_starting_weights(network: models.ResNet, arch: str, weights: str) -> No
     state = {name: tensor for name, tensor in torchvision_names(state).items() if not name.startswith("fc.")}
     channels = network.conv1.in_channels
     first = state.get("conv1.weight")
-    if first is not None and first.ndim == 4 and first.shape[1] == 3 != channels:
+    if first is not None and first.ndim == 4 and first.shape[1] == 3 != channels and _is_plain(first):
         state["conv1.weight"] = cross_modality_filters(first, channels)
     fresh = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fc.")}
     load_strictly(network, state | fresh, source)
@@ -109,7 +109,7 @@ def torchvision_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> None:
-    """Load `state` into `network`; a missing, unknown or misshapen entry is a `UserError` naming it."""
+    """Load `state` into `network`; a missing, unknown, misshapen or odd entry is a `UserError` naming it."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is unknown" for name in state if name not in expected]
@@ -118,6 +118,8 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source:
         for name, shape in expected.items()
         if name in state and tuple(state[name].shape) != shape
     ]
+    problems += [f"{name} is no dense tensor of real numbers" for name in expected
+                 if name in state and not _is_plain(state[name])]  # fmt: skip
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{source}: does not fit the network: {'; '.join(problems[:3])}{more}")
@@ -125,6 +127,10 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source:
         network.load_state_dict(dict(state))
     except RuntimeError as error:
         raise UserError(f"{source}: does not fit the network: {error}") from None
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not (tensor.is_complex() or tensor.is_quantized or tensor.is_meta)
 
 
 def describe_state_dict(state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> tuple[str, int, int]:

@@ -129,22 +129,21 @@ def make_model(args: argparse.Namespace, stream: Stream, classes: list[str], pro
             wait_for_main(processes)
         return Model(network, arch, args.image_size or 224, seed, classes)
     saved = read_network(args.resume, stream)
-    checkpoint, arch = saved.checkpoint, saved.arch
+    arch = saved.arch
     if saved.num_classes != len(classes):
         raise UserError(
             f"{args.resume}: its network knows {saved.num_classes} classes, {args.class_index} lists {len(classes)}; "
             "choose the --class-index it was trained with"
         )
-    if checkpoint.get("classes", classes) != classes:
+    if saved.classes not in (None, classes):
         raise UserError(f"{args.resume}: was trained on other classes than {args.class_index} lists; choose its own")
     if args.arch not in (None, arch):
         raise UserError(f"{args.resume}: its network is a {arch}, not a {args.arch}; leave --arch out")
-    seed = args.seed if args.seed is not None else checkpoint.get("seed") or 0
+    seed = args.seed if args.seed is not None else saved.seed or 0
     seed_everything(seed)
     network = build_network(arch, stream.in_channels, len(classes))
     load_strictly(network, saved.state, args.resume)
-    size = args.image_size or checkpoint.get("image_size") or 224
-    return Model(network, arch, size, seed, classes, checkpoint)
+    return Model(network, arch, args.image_size or saved.image_size or 224, seed, classes, saved.checkpoint)
 
 
 def score(stream: Stream, args: argparse.Namespace, model: Model, loader, context: Context, what: str) -> dict:

@@ -18,7 +18,7 @@ from files import UserError
 from network import describe_state_dict, torchvision_names
 from plots import plot_curves
 from safe_pickle import save_scores
-from utils import check_training_state, load_checkpoint, save_checkpoint, write_record
+from utils import check_training_state, load_checkpoint, save_checkpoint, shown, write_record
 
 
 @dataclass(frozen=True)
@@ -57,31 +57,46 @@ class Model:
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """A checkpoint's network: its `state` in torchvision's names, `arch`, and number of classes."""
+    """A checkpoint's network: its `state` in torchvision's names, `arch`, and number of classes.
+
+    `classes` (their names), `image_size` and `seed` are None where the checkpoint does not tell them.
+    """
 
     checkpoint: dict
     state: dict[str, torch.Tensor]
     arch: str
     num_classes: int
+    classes: list[str] | None
+    image_size: int | None
+    seed: int | None
 
 
 def read_network(path: str | os.PathLike, stream: Stream) -> SavedNetwork:
     """Read a checkpoint of `stream`, written by this code or the original's.
 
-    Raises `UserError` if it is no checkpoint, or one of another stream.
+    Raises `UserError` if it is no checkpoint, one of another stream, or describes its network oddly.
     """
     checkpoint = load_checkpoint(path)
     state = checkpoint.get("state_dict")
     if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
     state = torchvision_names(state)
-    arch, channels, classes = describe_state_dict(state, path)
+    arch, channels, count = describe_state_dict(state, path)
     if channels != stream.in_channels:
         raise UserError(
             f"{path}: its network takes {channels} input channels, the {stream.name} stream has "
             f"{stream.in_channels}; give a checkpoint of the {stream.name} stream"
         )
-    return SavedNetwork(checkpoint, state, arch, classes)
+    names, size, seed = (checkpoint.get(name) for name in ("classes", "image_size", "seed"))
+    if names is not None:
+        valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not valid or not len(names) == len(set(names)) == count:
+            raise UserError(f"{path}: its 'classes' are not the names of its network's {count} classes; it is damaged")
+    if size is not None and (type(size) is not int or not 32 <= size <= 4096):
+        raise UserError(f"{path}: its 'image_size' is {shown(size)}, not a number of pixels; it is damaged")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**31):
+        raise UserError(f"{path}: its 'seed' is {shown(seed)}, not a whole number; it is damaged")
+    return SavedNetwork(checkpoint, state, arch, count, names, size, seed)
 
 
 def fit(
@@ -184,7 +199,7 @@ def go_on_from(
                     raise ValueError(f"a momentum has shape {tuple(momentum.shape)}, not {tuple(parameter.shape)}")
         if state["scheduler"] is not None:
             scheduler.load_state_dict(state["scheduler"])
-        _try_steps(optimizer, state["scheduler"])
+        _try_steps(optimizer, state["scheduler"], state["scaler"])
         if state["scaler"]:
             scaler.load_state_dict(state["scaler"])
     except Exception as error:  # what a stranger's checkpoint holds may fail in any way
@@ -192,20 +207,26 @@ def go_on_from(
     return state["epoch"], state["best_prec1"]
 
 
-def _try_steps(optimizer: torch.optim.Optimizer, scheduler_state: Mapping | None) -> None:
+def _try_steps(
+    optimizer: torch.optim.Optimizer, scheduler_state: Mapping | None, scaler_state: Mapping | None
+) -> None:
     """Raise whatever a step or two with these settings, on a single weight, raise: better now than after an epoch."""
     weight = torch.zeros(1, requires_grad=True)
     (group,) = optimizer.param_groups
     settings = {name: value for name, value in group.items() if name != "params"}
     if not 0 < settings["lr"] < float("inf"):
-        raise ValueError(f"its learning rate is {settings['lr']!r}")
+        raise ValueError(f"its learning rate is {shown(settings['lr'])}")
     trial = torch.optim.SGD([weight], lr=1)
-    trial.param_groups[0].update(settings)
-    weight.grad = torch.ones(1)
-    scheduler = ReduceLROnPlateau(trial, "min")
+    trial.param_groups[0] = settings | {"params": [weight]}
+    scheduler, scaler = ReduceLROnPlateau(trial, "min"), torch.amp.GradScaler("cpu")
     scheduler.load_state_dict(scheduler_state or {})
+    if scaler_state:
+        scaler.load_state_dict(scaler_state)
     for loss in (float("inf"), 0.0):  # a worse epoch and a better one
-        trial.step()
+        trial.zero_grad()
+        scaler.scale(weight.sum()).backward()
+        scaler.step(trial)
+        scaler.update()
         scheduler.step(loss)
     if not all(torch.isfinite(weight)) or scheduler.optimizer is not trial:
         raise ValueError("its optimiser or scheduler does no sensible step")

@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import subprocess
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; give an existing checkpoint or weights file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what the file names
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on damaged files
         text = str(error)
         if "Unsupported" in text or "weights_only" in text or "WeightsUnpickler" in text:
@@ -76,10 +79,10 @@ def check_training_state(checkpoint: Mapping, path: str | os.PathLike) -> dict:
     epoch, best = checkpoint.get("epoch"), checkpoint.get("best_prec1")
     if isinstance(best, torch.Tensor) and best.numel() == 1:
         best = best.item()
-    if not isinstance(epoch, int) or not 0 <= epoch < 10**9:
-        raise UserError(f"{path}: its 'epoch' is {epoch!r}, not a number of epochs; it is no checkpoint to resume")
-    if not isinstance(best, (int, float)):
-        raise UserError(f"{path}: its 'best_prec1' is {best!r}, not a number; it is no checkpoint to resume")
+    if type(epoch) is not int or not 0 <= epoch < 10**9:
+        raise UserError(f"{path}: its 'epoch' is {shown(epoch)}, not a number of epochs; it is no checkpoint to resume")
+    if type(best) not in (int, float) or not -1 <= best < 101:
+        raise UserError(f"{path}: its 'best_prec1' is {shown(best)}, not in percent; it is no checkpoint to resume")
     state = {"epoch": epoch if "in_channels" in checkpoint else epoch + 1, "best_prec1": float(best)}
     for name in ("optimizer", "scheduler", "scaler"):
         entry = checkpoint.get(name)
@@ -88,6 +91,13 @@ def check_training_state(checkpoint: Mapping, path: str | os.PathLike) -> dict:
         state[name] = entry
     state["seed"] = checkpoint.get("seed")
     return state
+
+
+def shown(value) -> str:
+    """A value from a stranger's file, as a message may show it."""
+    if isinstance(value, (str, bytes, float, type(None))) or (isinstance(value, int) and abs(value) < 10**20):
+        return repr(value[:40] if isinstance(value, (str, bytes)) else value)
+    return f"a {'huge number' if isinstance(value, int) else type(value).__name__}"
 
 
 # ---- records ----
