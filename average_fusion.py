@@ -4,19 +4,28 @@ import contextlib
 import csv
 import json
 import sys
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from common.atomic import atomic_write
+from common.cli import ArgumentParser, UserError, print_table, run
+from common.frames import FRAME_NAME
 from dataloader.frame_index import index_frames
 from dataloader.split_train_test_video import read_split
-from files import FRAME_NAME, ArgumentParser, UserError, atomic_write, run
-from fusion import MAX_SEARCHED, common_videos, load_table, match_names, some, stream_names, weights_from_validation
-from metrics import confusion_matrix, fuse, precision, softmax
-from plots import Mistake, plot_confusion, plot_misclassified
-from safe_pickle import save_scores
+from fusion.matching import (
+    MAX_SEARCHED,
+    common_videos,
+    load_table,
+    match_names,
+    some,
+    stream_names,
+    weights_from_validation,
+)
+from fusion.metrics import confusion_matrix, fuse, precision, softmax
+from fusion.plots import Mistake, plot_confusion, plot_misclassified
+from fusion.scores import save_scores
 
 STREAMS = ("spatial", "motion_pose")
 MISTAKES = 12  # shown in misclassified.png
@@ -190,22 +199,6 @@ def print_classes(classes: Sequence[str], totals: dict[str, np.ndarray], best: s
 def class_accuracy(matrix: np.ndarray) -> np.ndarray:
     """Percent of each class's videos on the diagonal; 0 for a class without videos."""
     return 100.0 * matrix.diagonal() / np.maximum(matrix.sum(1), 1)
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns, the first one flush left, the others flush right; wide letters count as two."""
-    table = [header, *rows]
-    sizes = [max(width(row[column]) for row in table) for column in range(len(header))]
-    for row in table:
-        cells = [" " * (size - width(cell)) for cell, size in zip(row, sizes, strict=True)]
-        print((row[0] + cells[0] + "".join("  " + space + cell for cell, space in zip(row[1:], cells[1:], strict=True)))
-              .rstrip())
-
-
-def width(text: str) -> int:
-    """Columns that `text` takes in a terminal."""
-    return sum(0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
-               for letter in text)
 
 
 # ---- writing ----

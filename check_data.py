@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from common.cli import ArgumentParser, UserError, run, whole_number
+from common.frames import FRAME_NAME, FRAME_PATTERN
+from common.parallel import run_parallel
 from dataloader.frame_index import find_folders, index_frames
 from dataloader.images import BrokenImage, read_image
 from dataloader.sampling import STACK_LENGTH
 from dataloader.split_train_test_video import Video, read_split
-from files import FRAME_NAME, FRAME_PATTERN, ArgumentParser, UserError, run
-from options import whole_number
-from parallel import run_parallel
 from pose.keypoints import FILE_NAME, load_keypoints
 
 PROBLEMS = {

@@ -12,19 +12,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.atomic import atomic_folder, recover_folders
+from common.cli import ArgumentParser, UserError, run
+from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS
+from common.parallel import in_shard, run_parallel, shard_type
+from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.split_train_test_video import stem
-from files import (
-    FRAME_NAME,
-    FRAME_PATTERN,
-    VIDEO_EXTENSIONS,
-    ArgumentParser,
-    UserError,
-    atomic_folder,
-    recover_folders,
-    run,
-)
-from parallel import in_shard, run_parallel, shard_type
-from video import decode_frames, encode_jpeg, resize_short_side
 
 
 def get_args_parser() -> ArgumentParser:

@@ -14,11 +14,12 @@ import av
 import numpy as np
 from tqdm import tqdm
 
+from common.atomic import atomic_write, recover_folders
+from common.cli import ArgumentParser, UserError, run
+from common.parallel import run_parallel
 from demo_data.classes import ACTIONS, Action
 from demo_data.clip import HEIGHT, RATE, WIDTH, render, stage
 from demo_data.detector import detect
-from files import ArgumentParser, UserError, atomic_write, recover_folders, run
-from parallel import run_parallel
 from pose.keypoints import FILE_NAME, save_keypoints
 
 VERSION = 1  # of the figures and places: another version makes other videos

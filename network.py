@@ -3,13 +3,14 @@ import copy
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torchvision import models
 
-from files import UserError
-from utils import load_checkpoint, load_safetensors
+from common.cli import UserError
+from utils import load_checkpoint, load_safetensors, shown
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # The original code named its two replaced layers so.
@@ -172,3 +173,47 @@ def _fold(parent: nn.Module, conv: str, norm: str) -> None:
     fused = torch.nn.utils.fusion.fuse_conv_bn_eval(getattr(parent, conv), getattr(parent, norm))
     setattr(parent, conv, fused)
     setattr(parent, norm, nn.Identity())
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """A checkpoint's network: its `state` in torchvision's names, `arch`, and number of classes.
+
+    `classes` (their names), `image_size` and `seed` are None where the checkpoint does not tell them.
+    """
+
+    checkpoint: dict
+    state: dict[str, torch.Tensor]
+    arch: str
+    num_classes: int
+    classes: list[str] | None
+    image_size: int | None
+    seed: int | None
+
+
+def read_network(path: str | os.PathLike, in_channels: int) -> SavedNetwork:
+    """Read a checkpoint whose network takes `in_channels`, written by this code or the original's.
+
+    Raises `UserError` if it is no checkpoint, one of another stream, or describes its network oddly.
+    """
+    checkpoint = load_checkpoint(path)
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
+    state = torchvision_names(state)
+    arch, channels, count = describe_state_dict(state, path)
+    if channels != in_channels:
+        raise UserError(
+            f"{path}: its network takes {channels} input channels, this stream has {in_channels}; "
+            "give a checkpoint of this stream"
+        )
+    names, size, seed = (checkpoint.get(name) for name in ("classes", "image_size", "seed"))
+    if names is not None:
+        valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not valid or not len(names) == len(set(names)) == count:
+            raise UserError(f"{path}: its 'classes' are not the names of its network's {count} classes; it is damaged")
+    if size is not None and (type(size) is not int or not 32 <= size <= 4096):
+        raise UserError(f"{path}: its 'image_size' is {shown(size)}, not a number of pixels; it is damaged")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**31):
+        raise UserError(f"{path}: its 'seed' is {shown(seed)}, not a whole number; it is damaged")
+    return SavedNetwork(checkpoint, state, arch, count, names, size, seed)

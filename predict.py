@@ -13,20 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-import motion_pose_cnn_15
-import spatial_cnn_15
-from average_fusion import print_table
-from classify import Answer, Classifier, FrameOptions, classify, load_classifier, require_same_classes
+from common.atomic import atomic_write
+from common.cli import ArgumentParser, UserError, print_table, run, whole_number
+from common.video import decode_frames, frame_rate
 from dataloader.split_train_test_video import Video, folder_names, normal, stem
-from files import ArgumentParser, UserError, atomic_write, run
-from metrics import fuse, rank_classes, softmax
-from options import whole_number
-from overlay import frame_rate, write_overlay
+from fusion.metrics import fuse, rank_classes, softmax
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
 from pose.pipeline import worker_pool
+from prediction.classify import Answer, Classifier, FrameOptions, classify, load_classifier, require_same_classes
+from prediction.overlay import write_overlay
+from training.streams import MOTION_POSE, SPATIAL
 from utils import pick_device
-from video import decode_frames
 
 BARS = 3  # classes in an overlay
 MEANING = (
@@ -81,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     device = pick_device(args.device)
     class_index = args.ucf_list / args.class_index
-    streams = [path and load_classifier(path, script.get_stream(), class_index, device)
-               for path, script in ((args.spatial, spatial_cnn_15), (args.motion, motion_pose_cnn_15))]
+    streams = [path and load_classifier(path, stream, class_index, device)
+               for path, stream in ((args.spatial, SPATIAL), (args.motion, MOTION_POSE))]
     loaded = [stream for stream in streams if stream]
     require_same_classes(loaded)
     estimator = estimator_from_arguments(args) if args.model and (args.motion or args.overlay) else None

@@ -5,15 +5,16 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from common.atomic import atomic_write, recover_folders
+from common.cli import ArgumentParser, UserError, run, whole_number
+from common.frames import count_frames, find_frame_folders
+from common.parallel import in_shard, run_parallel, shard_type
 from dataloader.split_train_test_video import Video as ListedVideo
 from dataloader.split_train_test_video import folder_names, normal, stem, unique_names
-from files import ArgumentParser, UserError, atomic_write, count_frames, find_frame_folders, recover_folders, run
-from parallel import in_shard, run_parallel, shard_type
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
@@ -267,16 +268,6 @@ def print_report(done: int, skipped: int, finished: list[Video], failures: list[
     print(f"people per frame, mean    {people / max(frames, 1):>9.2f}", flush=True)
     for failure in failures:
         print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
-
-
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """A type for argparse: a whole number of at least `minimum`."""
-    def convert(text: str) -> int:
-        if not re.fullmatch(r"\d{1,9}", text) or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {minimum}, got {text!r}")
-        return int(text)
-
-    return convert
 
 
 if __name__ == "__main__":

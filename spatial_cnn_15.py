@@ -4,11 +4,10 @@
     python spatial_cnn_15.py --resume record/spatial/checkpoint.pth.tar            # train on
     python spatial_cnn_15.py --resume record/spatial/model_best.pth.tar --evaluate # test
 """
-from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
-from files import ArgumentParser, run
-from options import training_parser
-from stream import run_stream
-from training import Stream
+from common.cli import ArgumentParser, run
+from training.options import training_parser
+from training.run import run_stream
+from training.streams import SPATIAL
 
 
 def get_args_parser() -> ArgumentParser:
@@ -16,14 +15,9 @@ def get_args_parser() -> ArgumentParser:
     return training_parser("spatial", data="data/jpegs_256", lr=5e-4, batch_size=25, epochs=15)
 
 
-def get_stream() -> Stream:
-    """Single RGB frames, normalised as ImageNet's."""
-    return Stream("spatial", "rgb", length=1, prepare=prepare_frames, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    return run_stream(get_args_parser().parse_args(argv), get_stream())
+    return run_stream(get_args_parser().parse_args(argv), SPATIAL)
 
 
 if __name__ == "__main__":

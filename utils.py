@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import torchvision
 
-from files import UserError, atomic_write
+from common.atomic import atomic_write
+from common.cli import UserError
 
 # ---- checkpoints ----
 
@@ -66,31 +67,6 @@ def save_checkpoint(path: str | os.PathLike, checkpoint: dict) -> None:
             if isinstance(error.__context__, OSError):  # torch hides a full disk behind an error of its own
                 raise error.__context__ from None
             raise
-
-
-def check_training_state(checkpoint: Mapping, path: str | os.PathLike) -> dict:
-    """The entries of a checkpoint that training goes on from, of checked types.
-
-    Returns `epoch` (epochs completed), `best_prec1`, `optimizer`, `scheduler` and `scaler` (dicts, or None
-    where the checkpoint has none), `seed` (or None). The original code stored the index of the last epoch
-    instead of the number of completed ones; such checkpoints are known by their lack of `in_channels`.
-    Raises `UserError` naming a missing or odd entry.
-    """
-    epoch, best = checkpoint.get("epoch"), checkpoint.get("best_prec1")
-    if isinstance(best, torch.Tensor) and best.numel() == 1:
-        best = best.item()
-    if type(epoch) is not int or not 0 <= epoch < 10**9:
-        raise UserError(f"{path}: its 'epoch' is {shown(epoch)}, not a number of epochs; it is no checkpoint to resume")
-    if type(best) not in (int, float) or not -1 <= best < 101:
-        raise UserError(f"{path}: its 'best_prec1' is {shown(best)}, not in percent; it is no checkpoint to resume")
-    state = {"epoch": epoch if "in_channels" in checkpoint else epoch + 1, "best_prec1": float(best)}
-    for name in ("optimizer", "scheduler", "scaler"):
-        entry = checkpoint.get(name)
-        if entry is not None and not isinstance(entry, Mapping):
-            raise UserError(f"{path}: its {name!r} is a {type(entry).__name__}, not a state dict")
-        state[name] = entry
-    state["seed"] = checkpoint.get("seed")
-    return state
 
 
 def shown(value) -> str:

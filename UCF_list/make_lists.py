@@ -1,18 +1,20 @@
 """Class indices and split lists: UCF101's own, of a subset of its classes, or of a folder of videos.
 
-    python UCF_list/make_lists.py                                    # the ten files beside this script
-    python UCF_list/make_lists.py --classes Archery,Diving --split 05
-    python UCF_list/make_lists.py --videos my_videos --out my_lists
+    python -m UCF_list.make_lists                                    # the ten files beside this script
+    python -m UCF_list.make_lists --classes Archery,Diving --split 05
+    python -m UCF_list.make_lists --videos my_videos --out my_lists
 """
 import difflib
 import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from files import ArgumentParser, UserError, atomic_write, run  # noqa: E402
-from UCF_list.own_videos import choose_test_groups, find_videos, group_of  # noqa: E402
+try:
+    from common.atomic import atomic_write
+    from common.cli import ArgumentParser, UserError, run
+    from dataloader.own_videos import choose_test_groups, find_videos, group_of
+except ModuleNotFoundError:
+    sys.exit("error: run it in the project's folder as a module: python -m UCF_list.make_lists")
 
 HERE = Path(__file__).resolve().parent
 TEST_GROUPS = {"01": range(1, 8), "02": range(8, 15), "03": range(15, 22)}

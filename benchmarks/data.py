@@ -5,8 +5,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.pose import standing_people
+from common.frames import FRAME_NAME
 from dataloader.split_train_test_video import Video
-from files import FRAME_NAME
 from pose.draw import draw_people, save_pose_image
 from pose.keypoints import FILE_NAME, save_keypoints
 

@@ -18,10 +18,9 @@ from benchmarks import plain
 from dataloader.sampling import TEST_SAMPLES
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import EpochBatches, VideoDataset, testing_loader, training_loader
-from engine import Context, evaluate, images_on, train_one_epoch
-from motion_pose_cnn_15 import get_stream as motion_stream
 from network import build_network
-from spatial_cnn_15 import get_stream as spatial_stream
+from training.engine import Context, evaluate, images_on, train_one_epoch
+from training.streams import MOTION_POSE, MOTION_POSE_FROM_KEYPOINTS, SPATIAL
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Pipeline(NamedTuple):
 
 def prepare(root: Path, stream: str, setup: Setup):
     """(stream, videos to train on, one batch of them, videos to test, sampling function) of videos in `root`."""
-    what = spatial_stream() if stream == "spatial" else motion_stream(stream == "keypoints")
+    what = {"spatial": SPATIAL, "keypoints": MOTION_POSE_FROM_KEYPOINTS}.get(stream, MOTION_POSE)
     good, bad, sample = what.prepare(root / ("frames" if stream == "spatial" else "pose_flow"), setup.listed)
     assert not bad, bad
     return what, list(itertools.islice(itertools.cycle(good), setup.batch(stream))), good, sample

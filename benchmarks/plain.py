@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from common.frames import FRAME_NAME
 from dataloader.frame_index import IndexedVideo
 from dataloader.sampling import SEGMENTS, STACK_LENGTH, TEST_SAMPLES, segment_starts, stack_indices, test_starts
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD
-from files import FRAME_NAME
 
 
 def read(video: IndexedVideo, frame: int) -> Image.Image:

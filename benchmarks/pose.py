@@ -2,19 +2,14 @@
 # ruff: noqa: E402
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-if __name__ == "__main__":
-    # This folder comes first on the path otherwise, where this file hides the package `pose`.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import numpy as np
 import torch
 
-from files import ArgumentParser, UserError, run
+from common.cli import ArgumentParser, UserError, run
 from pose.draw import draw_people, save_pose_image
 from pose.openpose import OpenPose, preprocess
 from pose.paf import group_people

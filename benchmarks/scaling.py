@@ -1,12 +1,5 @@
 """How time and memory grow with videos, their length, workers, classes and epochs. Prints tables, draws a plot."""
 # ruff: noqa: E402
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    # This folder comes first on the path otherwise, where pose.py hides the package `pose`.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import contextlib
 import gc
 import os
@@ -14,18 +7,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
 from benchmarks.data import write_videos
 from benchmarks.pipelines import Setup, ours, print_table
+from common.cli import ArgumentParser, run, whole_number
+from common.frames import FRAME_NAME
 from dataloader.frame_index import CACHE_NAME, index_frames
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import VideoDataset, end_workers, testing_loader
-from files import FRAME_NAME, ArgumentParser, run
-from options import whole_number
 from utils import pick_device
 
 FULL = {

@@ -1,6 +1,6 @@
 """Time and memory until a training script has its first batch, for data sets of several sizes. Prints a table.
 
-    python benchmarks/startup.py --tmp /tmp
+    python -m benchmarks.startup --tmp /tmp
 
 Lists and folders of frames are made below --tmp (hard links to one JPEG; 300,000 videos take 1.3 GB and a few
 minutes) and removed afterwards. Each row is the best of --repeat fresh processes for the times, the worst for memory.
@@ -19,11 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 # Nothing large is imported here: a child's peak memory would include that of the process it was forked from.
-from files import FRAME_NAME, ArgumentParser, UserError, run
+from common.cli import ArgumentParser, UserError, run
+from common.frames import FRAME_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = ROOT.parent / "shared" / "ucf101" / "frame_counts.csv"
@@ -142,8 +140,9 @@ def write_jpeg(path: Path) -> Path:
 
 def measure_afresh(data: Path, args) -> dict:
     """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--measure", data, "--batches", args.batches, "--workers", args.workers]
-    finished = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.startup", "--measure", data, "--batches", args.batches,
+               "--workers", args.workers]
+    finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     if finished.returncode:
         raise UserError(f"{data}: measuring failed: {finished.stderr.strip()[-300:]}")
     return json.loads(finished.stdout)

@@ -1,12 +1,5 @@
 """Compare this project with the plain pipeline on made-up videos: samples, training, testing, memory. Prints tables."""
 # ruff: noqa: E402
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    # This folder comes first on the path otherwise, where pose.py hides the package `pose`.
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import argparse
 import itertools
 import multiprocessing
@@ -16,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,12 +18,12 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.data import mean_bytes, write_videos
 from benchmarks.pipelines import Pipeline, Setup, measure, ours, peak_memory, plain_pipeline, print_table
+from common.cli import ArgumentParser, UserError, run, whole_number
+from common.frames import FRAME_NAME
 from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import end_workers
-from engine import TEST_CLIPS
-from files import FRAME_NAME, ArgumentParser, UserError, run
 from network import build_network, for_testing
-from options import whole_number
+from training.engine import TEST_CLIPS
 from utils import pick_device
 
 QUICK = {"repeat": 1, "videos": 1, "frames": 12, "size": 32, "batch_spatial": 2, "batch_motion": 2, "workers": 0}

@@ -9,8 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from common.atomic import atomic_write
+from common.cli import UserError
+from common.frames import count_frames
 from dataloader.split_train_test_video import Video, folder_names, normal
-from files import UserError, atomic_write, count_frames
 
 CACHE_NAME = ".frame_counts.json"
 MAX_FRAMES = 10_000_000  # nobody's video is longer: a damaged entry

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as transforms
 
-from files import FRAME_NAME
+from common.frames import FRAME_NAME
 
 # Training crops are cut from images of this ratio of short side to crop: 256 for crops of 224.
 SHORT_SIDE_RATIO = 256 / 224

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.cli import UserError
 from dataloader.frame_index import IndexedVideo, find_folders
 from dataloader.images import SHORT_SIDE_RATIO
 from dataloader.sampling import segment_starts, stack_indices, test_starts
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import People, Sample
-from files import UserError
 from pose.keypoints import FILE_NAME, load_keypoints
 from pose.render import make_affines, pad_people
 

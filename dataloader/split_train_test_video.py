@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from files import UserError
+from common.cli import UserError
 
 # A number behind a file's extension is a label; one inside a name such as "clip 3.avi" is not.
 LABEL = re.compile(r"\.\w+(\s+\d+)$")

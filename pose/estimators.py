@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files import UserError
+from common.cli import UserError
 from pose.paf import group_people
 from pose.skeleton import NUM_PARTS
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from files import FRAME_NAME, FRAME_PATTERN, UserError, atomic_folder, count_frames
+from common.atomic import atomic_folder
+from common.cli import UserError
+from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames
 from pose.draw import draw_people, save_pose_image
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
 

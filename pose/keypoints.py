@@ -6,7 +6,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from files import UserError, atomic_write
+from common.atomic import atomic_write
+from common.cli import UserError
 from pose.skeleton import NUM_PARTS
 
 FILE_NAME = "keypoints.npz"

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from files import UserError
+from common.cli import UserError
 from pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
 NUM_MAPS = NUM_HEATMAPS + NUM_PAFS

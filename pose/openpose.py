@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from files import UserError
+from common.cli import UserError
 from network import load_strictly, read_state_dict
 from pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 

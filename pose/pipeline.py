@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from files import FRAME_NAME, UserError, atomic_folder, list_frames
-from parallel import end_with_parent
+from common.atomic import atomic_folder
+from common.cli import UserError
+from common.frames import FRAME_NAME, list_frames
+from common.parallel import end_with_parent
 from pose.estimators import Estimator
 from pose.folders import draw_frames
 from pose.interpolation import interpolate_people

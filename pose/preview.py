@@ -5,7 +5,9 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
-from files import FRAME_NAME, UserError, atomic_write
+from common.atomic import atomic_write
+from common.cli import UserError
+from common.frames import FRAME_NAME
 from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
 from pose.pipeline import Video, read_frame
 

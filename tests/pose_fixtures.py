@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from files import FRAME_NAME
+from common.frames import FRAME_NAME
 from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
-from tests.conftest import run_script
+from tests.helpers import run_script
 
 SIZE = (128, 192)
 MAP_SIZE = (16, 24)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks import data, pipelines, throughput
-from tests.conftest import assert_error, call_main
+from tests.helpers import assert_error, call_main
 
 
 @pytest.fixture(autouse=True)

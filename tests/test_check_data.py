@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pose.keypoints import FILE_NAME, save_keypoints
-from tests.conftest import CLASSES, assert_error, call_main, make_tiny, run_script, write_images, write_lists
+from tests.helpers import CLASSES, assert_error, call_main, make_tiny, run_script, write_images, write_lists
 
 COLUMNS = ["videos", "ok", "missing", "empty", "gaps", "broken", "short", "keypoints", "unmatched"]
 

@@ -16,7 +16,7 @@ from demo_data.clip import HEIGHT, WIDTH, render, stage
 from demo_data.detector import detect
 from demo_data.figure import Camera, joints, random_body, rotation, two_bones
 from pose.keypoints import load_keypoints
-from tests.conftest import assert_error
+from tests.helpers import assert_error
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from safe_pickle import load_scores
-from tests.conftest import FAST, ROOT, train_script
+from fusion.scores import load_scores
+from tests.helpers import FAST, ROOT, train_script
 from utils import load_checkpoint
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from files import UserError
+from common.cli import UserError
 from pose.estimators import COCO_PARTS, group_coco, group_maps, make_estimator
 from pose.onnx_network import resize_bilinear
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.pose_fixtures import MAP_SIZE, expected_person, person_maps, save_network
 
 RGB = {"channels": "rgb", "mean": (0.0,), "std": (255.0,), "input_size": (128, 192)}

@@ -18,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.cli import UserError
+from common.frames import list_frames
+from common.parallel import in_shard, shard_type
+from common.video import decode_frames, encode_jpeg, resize_short_side
 from extract_frames import find_videos, main
-from files import UserError, list_frames
-from parallel import in_shard, shard_type
-from tests.conftest import ROOT, SHARED, assert_error, call_main
-from video import decode_frames, encode_jpeg, resize_short_side
+from tests.helpers import ROOT, SHARED, assert_error, call_main
 
 
 def picture(index, width=64, height=48):

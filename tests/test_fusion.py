@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import average_fusion
-import fusion
-from files import UserError
-from safe_pickle import load_scores, save_scores
+from common.cli import UserError
+from fusion import matching
+from fusion.scores import load_scores, save_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT.parent / "shared" / "reference_scores"
@@ -342,12 +342,12 @@ def test_weights_auto_never_takes_test_scores(tmp_path, lists):
 def test_choose_weights_prefers_even_ones_and_finds_the_best():
     labels = np.array([0, 1, 0, 1])
     perfect = np.eye(2)[labels]
-    assert fusion.choose_weights([perfect, perfect], labels) == ((0.5, 0.5), 100.0)
-    assert fusion.choose_weights([perfect], labels) == ((1.0,), 100.0)
-    weights, prec1 = fusion.choose_weights([perfect, perfect, -perfect], labels)
+    assert matching.choose_weights([perfect, perfect], labels) == ((0.5, 0.5), 100.0)
+    assert matching.choose_weights([perfect], labels) == ((1.0,), 100.0)
+    weights, prec1 = matching.choose_weights([perfect, perfect, -perfect], labels)
     assert prec1 == 100 and weights[2] < 0.5
     for streams, steps in ((2, 20), (3, 20), (5, 10), (8, 5)):
-        grid = list(fusion.weight_grid(streams, steps))
+        grid = list(matching.weight_grid(streams, steps))
         assert len(set(grid)) == len(grid)
         assert all(sum(w) == pytest.approx(1) and min(w) >= 0 and len(w) == streams for w in grid)
         assert (1.0, *[0.0] * (streams - 1)) in grid

@@ -22,20 +22,21 @@ from PIL import Image
 from safetensors.torch import save as save_safetensors
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-import classify
-import files
-import stream
+from common import cli
 from dataloader.frame_index import CACHE_NAME, find_folders, index_frames
 from dataloader.images import BrokenImage, decode_image, random_crop, whole
 from dataloader.motion_keypoints import KeypointStore
 from dataloader.sampling import stack_indices
 from dataloader.sampling import test_starts as starts_of
 from dataloader.split_train_test_video import Video, read_class_index, read_split
-from distributed import Processes
+from fusion.plots import plot_curves
 from network import load_starting_weights
-from plots import plot_curves
 from pose.keypoints import load_keypoints, people_of_frame
-from training import Stream, go_on_from
+from prediction import classify
+from training import run as stream
+from training.distributed import Processes
+from training.loop import go_on_from
+from training.streams import Stream
 from utils import read_record, write_record
 
 cases = settings(
@@ -57,7 +58,7 @@ def outcome(function) -> bool:
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", DeprecationWarning)  # not shown to users
         try:
-            files.run(lambda: function() and None)
+            cli.run(lambda: function() and None)
         except SystemExit as end:
             status = end.code
         finally:

@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-import stream as stream_module
+from common.cli import fail
 from dataloader.images import BrokenImage, decode_image
-from files import fail
 from network import build_network
-from tests.conftest import ROOT, STREAMS, assert_error, run_script, train_script
+from tests.helpers import ROOT, STREAMS, assert_error, run_script, train_script
 from tests.test_safe_pickle_attacks import Call, gadgets, global_call
+from training import run as stream_module
 
 # ---- files that would run code ----
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.cli import UserError
 from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import BrokenImage, decode_image, random_crop, read_frame, resize, to_input
 from dataloader.motion_pose_dataloader import motion_sample
@@ -13,8 +14,7 @@ from dataloader.sampling import test_starts as starts_of
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, spatial_sample
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import Broken, EpochBatches, VideoDataset, collate
-from files import UserError
-from tests.conftest import write_images
+from tests.helpers import write_images
 
 
 def encoded(image: Image.Image, kind="JPEG", **options) -> bytes:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import files
 import utils
-from tests.conftest import FAST, ROOT, STREAMS, assert_error, train_script
+from common import atomic, cli
+from tests.helpers import FAST, ROOT, STREAMS, assert_error, train_script
 from utils import load_checkpoint, save_checkpoint, write_record
 
 
@@ -105,9 +105,9 @@ def test_a_really_full_disk(tiny, tmp_path):
 
 def test_atomic_write_keeps_the_old_file_on_any_error(tmp_path):
     path = tmp_path / "a.txt"
-    with files.atomic_write(path, "w") as file:
+    with atomic.atomic_write(path, "w") as file:
         file.write("old")
-    with pytest.raises(RuntimeError), files.atomic_write(path, "w") as file:
+    with pytest.raises(RuntimeError), atomic.atomic_write(path, "w") as file:
         file.write("new")
         raise RuntimeError
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
@@ -115,10 +115,10 @@ def test_atomic_write_keeps_the_old_file_on_any_error(tmp_path):
 
 def test_replaced_folder_comes_back_after_a_kill_between_the_renames(tmp_path, monkeypatch):
     target = tmp_path / "video"
-    with files.atomic_folder(target) as folder:
+    with atomic.atomic_folder(target) as folder:
         (folder / "a").write_text("old")
     renames = []
-    real = files.Path.rename
+    real = atomic.Path.rename
 
     def killed_at_the_second(self, to):
         renames.append(to)
@@ -126,12 +126,12 @@ def test_replaced_folder_comes_back_after_a_kill_between_the_renames(tmp_path, m
             raise KeyboardInterrupt
         return real(self, to)
 
-    monkeypatch.setattr(files.Path, "rename", killed_at_the_second)
-    with pytest.raises(KeyboardInterrupt), files.atomic_folder(target) as folder:
+    monkeypatch.setattr(atomic.Path, "rename", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt), atomic.atomic_folder(target) as folder:
         (folder / "a").write_text("new")
     monkeypatch.undo()
     assert not target.exists()
-    files.recover_folders(tmp_path)
+    atomic.recover_folders(tmp_path)
     assert (target / "a").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["video"]
 
 
@@ -147,7 +147,7 @@ def test_the_user_errors_of_a_foreign_exception_type_do_not_hide(monkeypatch):
         raise builtins.ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        files.run(broken)
+        cli.run(broken)
 
 
 def test_check_for_finite_scores(tiny, tmp_path):
@@ -163,7 +163,7 @@ def test_check_for_finite_scores(tiny, tmp_path):
 def test_a_run_tidies_the_halves_that_killed_runs_left(tiny, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    half = files.temporary_name(tmp_path / "checkpoint.pth.tar")
+    half = atomic.temporary_name(tmp_path / "checkpoint.pth.tar")
     half = half.with_name(half.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
     half.write_bytes(b"half")
     assert train_script("spatial", tiny, tmp_path, "--epochs", 1, inline=True).returncode == 0

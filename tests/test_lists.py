@@ -2,9 +2,9 @@ import unicodedata
 
 import pytest
 
+from common.cli import UserError
 from dataloader.split_train_test_video import folder_names, group_of, read_class_index, read_split, stem
-from files import UserError
-from tests.conftest import ROOT, write_lists
+from tests.helpers import ROOT, write_lists
 
 
 def test_ucf101_lists():

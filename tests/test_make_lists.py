@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.cli import UserError
+from dataloader.own_videos import choose_test_groups
 from dataloader.split_train_test_video import read_split
-from files import UserError
-from tests.conftest import ROOT, SHARED
+from tests.helpers import ROOT, SHARED
 from UCF_list.make_lists import clip_counts, main, make_own_lists
-from UCF_list.own_videos import choose_test_groups
 
 SHA256 = {
     "classInd.txt": "18f147f3b964c42d878075f06dd62b5f5b6f92434c06a127334bed591da82172",
@@ -43,7 +43,7 @@ def touch(root, *names):
 
 def error_line(*args, folder=ROOT):
     """The one line on stderr of a run that must end with status 2."""
-    result = subprocess.run([sys.executable, ROOT / "UCF_list/make_lists.py", *map(str, args)], cwd=folder,
+    result = subprocess.run([sys.executable, "-m", "UCF_list.make_lists", *map(str, args)], cwd=folder,
                             capture_output=True, text=True)
     assert result.returncode == 2, result
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
@@ -54,8 +54,7 @@ def error_line(*args, folder=ROOT):
 
 
 def test_script_writes_the_official_lists(tmp_path):
-    # from another folder, as a script: the repository is found all the same
-    subprocess.run([sys.executable, ROOT / "UCF_list/make_lists.py", "--out", "lists"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "UCF_list.make_lists", "--out", tmp_path / "lists"], cwd=ROOT, check=True)
     assert digests(tmp_path / "lists") == SHA256
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from metrics import confusion_matrix, fuse, precision, rank_classes, softmax
+from fusion.metrics import confusion_matrix, fuse, precision, rank_classes, softmax
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,11 +8,11 @@ from dataloader.motion_pose_dataloader import motion_sample, prepare_pose_flow
 from dataloader.sampling import random_state
 from dataloader.split_train_test_video import read_split
 from dataloader.video_dataset import collate
-from engine import images_on
+from fusion.scores import load_scores
 from pose.draw import draw_people, save_pose_image
 from pose.keypoints import load_keypoints, make_keypoints, people_of_frame, save_keypoints
-from safe_pickle import load_scores
-from tests.conftest import assert_error, make_tiny, train_script
+from tests.helpers import assert_error, make_tiny, train_script
+from training.engine import images_on
 
 CPU = torch.device("cpu")
 

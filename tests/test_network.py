@@ -6,7 +6,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from files import UserError
+from common.cli import UserError
 from network import (
     ARCHITECTURES,
     build_network,

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.pose import standing_people, synthetic_maps
-from files import UserError
+from common.cli import UserError
 from pose.openpose import OpenPose, load_openpose, preprocess, unpad_people
 from pose.paf import group_people
 

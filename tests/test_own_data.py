@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusion.scores import save_scores
 from pose.keypoints import FILE_NAME, save_keypoints
 from process_pose import pose_name
-from safe_pickle import save_scores
-from tests.conftest import FAST, assert_error, call_main
+from tests.helpers import FAST, assert_error, call_main
 
 FORMATS = {".mp4": "libx264", ".avi": "mpeg4", ".mkv": "mjpeg", ".webm": "libvpx"}
 SIZE = (64, 48)  # of the videos, (width, height)

@@ -6,9 +6,9 @@ from matplotlib import _pylab_helpers
 from matplotlib.figure import Figure
 from PIL import Image
 
-import plots
-from files import UserError
-from plots import Mistake, plot_confusion, plot_curves, plot_misclassified
+from common.cli import UserError
+from fusion import plots
+from fusion.plots import Mistake, plot_confusion, plot_curves, plot_misclassified
 
 HOSTILE = ["跳跃", "Übung 1", "$x^", "a$b$c", r"\alpha_{", "v" * 300, "x\ny", "\udcff", "%s {0}"]
 

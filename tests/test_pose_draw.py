@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from files import UserError
+from common.cli import UserError
 from pose.draw import draw_people, save_pose_image
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
 from pose.skeleton import (

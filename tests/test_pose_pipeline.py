@@ -3,7 +3,7 @@ from contextlib import closing
 
 import numpy as np
 
-from files import UserError
+from common.cli import UserError
 from pose.estimators import Estimator
 from pose.interpolation import interpolate_people
 from pose.pipeline import estimate, limit_people

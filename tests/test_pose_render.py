@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks.pose import main, standing_people
-from files import UserError
+from common.cli import UserError
 from pose.draw import draw_people
 from pose.render import make_affines, pad_people, render_people, transform_keypoints
 from pose.skeleton import MIRROR, NUM_PARTS

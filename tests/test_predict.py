@@ -10,16 +10,16 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-import overlay
 import predict
 import process_pose
 from dataloader import sampling
+from fusion.scores import load_scores
 from network import build_network
 from pose.estimators import Estimator
 from pose.keypoints import save_keypoints
 from pose.skeleton import COLORS, NUM_PARTS
-from safe_pickle import load_scores
-from tests.conftest import assert_error, call_main
+from prediction import overlay
+from tests.helpers import assert_error, call_main
 from utils import save_checkpoint
 
 CLASSES = ["Tai Chi", "Bäume fällen", "Diving"]

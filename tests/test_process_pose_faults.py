@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pose.keypoints import load_keypoints
-from tests.conftest import ROOT, assert_error, call_main, run_script
+from tests.helpers import ROOT, assert_error, call_main, run_script
 from tests.pose_fixtures import BOTH, GREEN, RED, command, make_data, save_frames, save_network, tree
 
 pytest.importorskip("onnx")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from files import UserError
-from safe_pickle import load_pickle, load_scores, save_scores
+from common.cli import UserError
+from fusion.scores import load_pickle, load_scores, save_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT.parent / "shared" / "reference_scores"

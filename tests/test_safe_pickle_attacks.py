@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from files import UserError
-from safe_pickle import load_pickle, load_scores
+from common.cli import UserError
+from fusion.scores import load_pickle, load_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from common.cli import UserError
 from dataloader.sampling import stack_indices
 from dataloader.sampling import test_starts as starts_of
-from files import UserError
 from network import build_network, torchvision_names
-from tests.conftest import CLASSES, STREAMS, assert_error, run_script, train_script
-from training import go_on_from
+from tests.helpers import CLASSES, STREAMS, assert_error, run_script, train_script
+from training.loop import go_on_from
 from utils import load_checkpoint
 
 TIMES = ["Batch Time", "Data Time"]

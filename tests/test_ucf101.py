@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import FAST, ROOT, assert_error, call_main
+from tests.helpers import FAST, ROOT, assert_error, call_main
 
 SPLITS = ("01", "02", "03")
 STREAMS = {"spatial": ("spatial_cnn_15", "frames"), "motion_pose": ("motion_pose_cnn_15", "pose_flow")}

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from files import ArgumentParser
+from common.cli import ArgumentParser, positive, whole_number
 from network import ARCHITECTURES
 
 
@@ -61,27 +61,6 @@ def training_parser(stream: str, data: str, lr: float, batch_size: int, epochs: 
     machine.add_argument("--record", type=Path, metavar="DIR", default=Path("record", stream),
                          help="where checkpoints, records and scores are written")
     return parser
-
-
-def whole_number(least: int):
-    """An argparse type: an integer of at least `least`."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value < 2**31:
-            raise ValueError
-        return value
-
-    parse.__name__ = f"whole number from {least}"  # argparse puts the name into its message
-    return parse
-
-
-def positive(text: str) -> float:
-    """An argparse type: a positive, finite number."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
 
 
 def group_numbers(text: str) -> tuple[int, ...]:

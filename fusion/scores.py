@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from files import UserError, atomic_write
+from common.atomic import atomic_write
+from common.cli import UserError
 
 MAX_DEPTH = 50
 ALLOWED_NAMES = re.compile(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from common.cli import UserError
 from dataloader.split_train_test_video import Split, Video, folder_names, normal
-from files import UserError
-from metrics import fuse
-from safe_pickle import load_scores
+from fusion.metrics import fuse
+from fusion.scores import load_scores
 
 MAX_SEARCHED = 8  # streams for which a grid of weights is of bearable size
 

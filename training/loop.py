@@ -2,7 +2,7 @@
 import argparse
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,36 +11,14 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
+from common.cli import UserError
 from dataloader.video_dataset import EpochBatches, VideoDataset, training_loader
-from distributed import Processes
-from engine import Context, evaluate, train_one_epoch
-from files import UserError
-from network import describe_state_dict, torchvision_names
-from plots import plot_curves
-from safe_pickle import save_scores
-from utils import check_training_state, load_checkpoint, save_checkpoint, shown, write_record
-
-
-@dataclass(frozen=True)
-class Stream:
-    """What tells one stream from the other.
-
-    `sample(video, generator, image_size)` reads a video's images, `length` of them to a clip; `mean` and
-    `std` normalise them (None: values stay in [0, 1]); records are called `<prefix>_train.csv`, ….
-    `prepare(root, videos)` finds the videos: it returns good ones, bad ones with the reason, and `sample`.
-    """
-
-    name: str
-    prefix: str
-    length: int
-    prepare: Callable
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-    @property
-    def in_channels(self) -> int:
-        """Input channels of the network: RGB times the images of a clip."""
-        return 3 * self.length
+from fusion.plots import plot_curves
+from fusion.scores import save_scores
+from training.distributed import Processes
+from training.engine import Context, evaluate, train_one_epoch
+from training.streams import Stream
+from utils import save_checkpoint, shown, write_record
 
 
 @dataclass
@@ -53,50 +31,6 @@ class Model:
     seed: int
     classes: list[str]
     checkpoint: dict | None = None
-
-
-@dataclass(frozen=True)
-class SavedNetwork:
-    """A checkpoint's network: its `state` in torchvision's names, `arch`, and number of classes.
-
-    `classes` (their names), `image_size` and `seed` are None where the checkpoint does not tell them.
-    """
-
-    checkpoint: dict
-    state: dict[str, torch.Tensor]
-    arch: str
-    num_classes: int
-    classes: list[str] | None
-    image_size: int | None
-    seed: int | None
-
-
-def read_network(path: str | os.PathLike, stream: Stream) -> SavedNetwork:
-    """Read a checkpoint of `stream`, written by this code or the original's.
-
-    Raises `UserError` if it is no checkpoint, one of another stream, or describes its network oddly.
-    """
-    checkpoint = load_checkpoint(path)
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
-    state = torchvision_names(state)
-    arch, channels, count = describe_state_dict(state, path)
-    if channels != stream.in_channels:
-        raise UserError(
-            f"{path}: its network takes {channels} input channels, the {stream.name} stream has "
-            f"{stream.in_channels}; give a checkpoint of the {stream.name} stream"
-        )
-    names, size, seed = (checkpoint.get(name) for name in ("classes", "image_size", "seed"))
-    if names is not None:
-        valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if not valid or not len(names) == len(set(names)) == count:
-            raise UserError(f"{path}: its 'classes' are not the names of its network's {count} classes; it is damaged")
-    if size is not None and (type(size) is not int or not 32 <= size <= 4096):
-        raise UserError(f"{path}: its 'image_size' is {shown(size)}, not a number of pixels; it is damaged")
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**31):
-        raise UserError(f"{path}: its 'seed' is {shown(seed)}, not a whole number; it is damaged")
-    return SavedNetwork(checkpoint, state, arch, count, names, size, seed)
 
 
 def fit(
@@ -205,6 +139,31 @@ def go_on_from(
     except Exception as error:  # what a stranger's checkpoint holds may fail in any way
         raise UserError(f"{path}: its training state does not fit this network: {error}") from None
     return state["epoch"], state["best_prec1"]
+
+
+def check_training_state(checkpoint: Mapping, path: str | os.PathLike) -> dict:
+    """The entries of a checkpoint that training goes on from, of checked types.
+
+    Returns `epoch` (epochs completed), `best_prec1`, `optimizer`, `scheduler` and `scaler` (dicts, or None
+    where the checkpoint has none), `seed` (or None). The original code stored the index of the last epoch
+    instead of the number of completed ones; such checkpoints are known by their lack of `in_channels`.
+    Raises `UserError` naming a missing or odd entry.
+    """
+    epoch, best = checkpoint.get("epoch"), checkpoint.get("best_prec1")
+    if isinstance(best, torch.Tensor) and best.numel() == 1:
+        best = best.item()
+    if type(epoch) is not int or not 0 <= epoch < 10**9:
+        raise UserError(f"{path}: its 'epoch' is {shown(epoch)}, not a number of epochs; it is no checkpoint to resume")
+    if type(best) not in (int, float) or not -1 <= best < 101:
+        raise UserError(f"{path}: its 'best_prec1' is {shown(best)}, not in percent; it is no checkpoint to resume")
+    state = {"epoch": epoch if "in_channels" in checkpoint else epoch + 1, "best_prec1": float(best)}
+    for name in ("optimizer", "scheduler", "scaler"):
+        entry = checkpoint.get(name)
+        if entry is not None and not isinstance(entry, Mapping):
+            raise UserError(f"{path}: its {name!r} is a {type(entry).__name__}, not a state dict")
+        state[name] = entry
+    state["seed"] = checkpoint.get("seed")
+    return state
 
 
 def _try_steps(

@@ -1,6 +1,6 @@
 """Kill the scripts that prepare data at random moments, start them again, and compare what they leave.
 
-    python tests/soak_prepare.py --kills 30
+    python -m benchmarks.soak_prepare --kills 30
 
 Each of three steps (frames, poses by a tiny network, poses from keypoints) runs once undisturbed. Then it runs
 again and again into another folder and gets SIGKILL, alone or with its workers, at random moments, until it has
@@ -19,13 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.pose_fixtures import MAPPING, save_frames, save_network
+from tests.test_extract_frames import make_video, picture
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.pose_fixtures import MAPPING, save_frames, save_network  # noqa: E402
-from tests.test_extract_frames import make_video, picture  # noqa: E402
-
-
 def tree(folder: Path) -> dict[str, bytes]:
     """Content of every file below a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from common.cli import UserError
 from dataloader.images import resize, to_input
 from dataloader.video_dataset import People
-from distributed import Processes, gather, share_buffers, sum_over
-from files import UserError
-from metrics import precision
+from fusion.metrics import precision
 from network import for_testing
 from pose.render import render_people
+from training.distributed import Processes, gather, share_buffers, sum_over
 from utils import StopRequest
 
 TEST_CLIPS = 38  # clips per forward pass of the test: two videos' 19 samples

@@ -1,6 +1,6 @@
 """Kill the training scripts at random moments, resume them, and compare with a run that was left alone.
 
-    python tests/soak_resume.py --kills 30
+    python -m benchmarks.soak_resume --kills 30
 
 Each stream trains once undisturbed on a tiny data set. Then it trains again and gets SIGKILL at random moments;
 every other kill waits for a temporary file in the record folder, so that it falls into the writing of a record,
@@ -23,12 +23,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from tests.helpers import FAST, STREAMS, make_tiny
+from utils import load_checkpoint
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.conftest import FAST, STREAMS, make_tiny  # noqa: E402
-from utils import load_checkpoint  # noqa: E402
-
 EPOCHS = 12
 
 

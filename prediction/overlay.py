@@ -13,8 +13,9 @@ from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from files import UserError, atomic_write
-from plots import MORE_FONTS
+from common.atomic import atomic_write
+from common.cli import UserError
+from fusion.plots import MORE_FONTS
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 
 SHORT_SIDE = (480, 1080)  # of the picture: smaller videos are enlarged, larger ones reduced
@@ -56,15 +57,6 @@ def write_overlay(
             container.mux(stream.encode(None))
     except av.FFmpegError as error:
         raise UserError(f"{path}: the overlay cannot be written ({error.strerror})") from None
-
-
-def frame_rate(path: str | os.PathLike) -> Fraction:
-    """Frames per second of a video file; 25 where it tells nothing of use."""
-    rate = None
-    with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
-        stream = container.streams.best("video")
-        rate = stream.average_rate or stream.guessed_rate
-    return Fraction(rate).limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else Fraction(25)
 
 
 def picture_size(height: int, width: int) -> tuple[int, int]:

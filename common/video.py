@@ -2,6 +2,7 @@
 import io
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,7 +11,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from files import UserError
+from common.cli import UserError
 
 
 def decode_frames(
@@ -67,6 +68,15 @@ def decode_frames(
             damage.append(f"damaged: {frames} of {expected} frames decoded, {bad} with errors")
     elif end < 0.9 * seconds - 0.5 and damage is not None:
         damage.append(f"cut short: ends at {end:.1f} s of {seconds:.1f} s")
+
+
+def frame_rate(path: str | os.PathLike) -> Fraction:
+    """Frames per second of a video file; 25 where it tells nothing of use."""
+    rate = None
+    with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
+        stream = container.streams.best("video")
+        rate = stream.average_rate or stream.guessed_rate
+    return Fraction(rate).limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else Fraction(25)
 
 
 def _video_stream(container, threads: int):

@@ -4,8 +4,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from common.cli import UserError
+from common.frames import VIDEO_EXTENSIONS
 from dataloader.split_train_test_video import normal, stem
-from files import VIDEO_EXTENSIONS, UserError
 
 
 def find_videos(folder: Path) -> dict[str, list[str]]:

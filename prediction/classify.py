@@ -15,20 +15,21 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from common.cli import UserError
+from common.frames import FRAME_NAME
+from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.frame_index import IndexedVideo
 from dataloader.images import to_input
 from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.sampling import stack_indices, test_starts
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Video, read_class_index, stem
-from files import FRAME_NAME, UserError
-from network import build_network, for_testing, load_strictly
+from network import build_network, for_testing, load_strictly, read_network
 from pose.estimators import Estimator
 from pose.folders import draw_frames
 from pose.keypoints import Keypoints, people_of_frame
 from pose.pipeline import estimate, limit_people, read_frame
-from training import Stream, read_network
-from video import decode_frames, encode_jpeg, resize_short_side
+from training.streams import Stream
 
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
@@ -85,7 +86,7 @@ def load_classifier(path: Path, stream: Stream, class_index: Path, device: torch
     Classes, architecture and image size are the checkpoint's; the file `class_index` names the classes of one
     that does not. Raises `UserError` if it is no checkpoint, or another stream's.
     """
-    saved = read_network(path, stream)
+    saved = read_network(path, stream.in_channels)
     arch, count, classes, size = saved.arch, saved.num_classes, saved.classes, saved.image_size or 224
     if classes is None:
         if not class_index.is_file():

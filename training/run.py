@@ -7,15 +7,17 @@ from functools import partial
 
 import torch
 
+from common.atomic import recover_folders
+from common.cli import UserError
 from dataloader.frame_index import require
 from dataloader.split_train_test_video import Video, group_of, read_split
 from dataloader.video_dataset import VideoDataset, end_workers, testing_loader
-from distributed import Processes, join_processes, wait_for_main
-from engine import Context, Stopped, evaluate
-from files import UserError, recover_folders
-from network import build_network, load_starting_weights, load_strictly
-from safe_pickle import save_scores
-from training import Model, Stream, fit, read_network, scores_path
+from fusion.scores import save_scores
+from network import build_network, load_starting_weights, load_strictly, read_network
+from training.distributed import Processes, join_processes, wait_for_main
+from training.engine import Context, Stopped, evaluate
+from training.loop import Model, fit, scores_path
+from training.streams import Stream
 from utils import (
     StopRequest,
     catch_stop_signals,
@@ -128,7 +130,7 @@ def make_model(args: argparse.Namespace, stream: Stream, classes: list[str], pro
         if args.weights == "imagenet" and processes.main:
             wait_for_main(processes)
         return Model(network, arch, args.image_size or 224, seed, classes)
-    saved = read_network(args.resume, stream)
+    saved = read_network(args.resume, stream.in_channels)
     arch = saved.arch
     if saved.num_classes != len(classes):
         raise UserError(

@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from files import UserError
+from common.cli import UserError
 
 
 @dataclass(frozen=True)

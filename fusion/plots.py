@@ -15,7 +15,8 @@ from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
-from files import UserError, atomic_write
+from common.atomic import atomic_write
+from common.cli import UserError
 
 COLORS = {"train": "#4c72b0", "test": "#c44e52"}
 MAX_NAME = 40  # letters of a class name that are drawn

@@ -1,0 +1,1 @@
+"""What every package may use: command lines, whole files, frames, videos, processes."""

@@ -1,0 +1,53 @@
+"""Numbered images on disk: `frame000001.jpg`, `frame000002.jpg`, … in one folder per video."""
+import os
+import re
+from pathlib import Path
+
+from common.cli import UserError
+
+FRAME_NAME = "frame{:06d}.jpg"
+FRAME_PATTERN = re.compile(r"frame(\d{6,})\.jpg")
+VIDEO_EXTENSIONS = frozenset(
+    (".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
+     ".ts", ".vob", ".webm", ".wmv")
+)
+
+
+def count_frames(folder: str | os.PathLike) -> int:
+    """Number of frames `frame000001.jpg`, `frame000002.jpg`, … of one video; 0 means that there are none.
+
+    Raises `UserError` if the folder cannot be read or the numbering does not run from 1 without a gap.
+    """
+    try:
+        matches = [FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)]
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+    numbers = {int(match[1]) for match in matches if match}
+    if numbers and max(numbers) != len(numbers):
+        gap = next(number for number in range(1, len(numbers) + 1) if number not in numbers)
+        missing = FRAME_NAME.format(gap)
+        raise UserError(f"{folder}: {missing} is missing, yet later frames exist; make the folder again")
+    return len(numbers)
+
+
+def list_frames(folder: str | os.PathLike) -> list[Path]:
+    """Paths of a video's frames in order; raises as `count_frames` does."""
+    return [Path(folder, FRAME_NAME.format(number)) for number in range(1, count_frames(folder) + 1)]
+
+
+def find_frame_folders(root: str | os.PathLike) -> list[str]:
+    """Names, relative to `root` and sorted, of the folders of videos: `VIDEO`, or `CLASS/VIDEO`.
+
+    A folder that holds folders only is taken for a class. Raises `UserError` if `root` is no folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    names = []
+    for path in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        inside = [child for child in path.iterdir() if not child.name.startswith(".")]
+        if inside and all(child.is_dir() for child in inside):
+            names += sorted(f"{path.name}/{child.name}" for child in inside)
+        else:
+            names.append(path.name)
+    return names

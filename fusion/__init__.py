@@ -1,0 +1,1 @@
+"""Saved scores: reading, matching, metrics, pictures."""

@@ -1,0 +1,99 @@
+"""Tiny data sets and ways to run the scripts on them."""
+import contextlib
+import importlib
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+CLASSES = ("Archery", "Diving", "TaiChi")
+# Small enough that a whole training run takes seconds.
+FAST = ("--weights", "none", "--image-size", "32", "--workers", "0", "--device", "cpu", "--batch-size", "4")
+
+
+def run_script(script: str, *arguments, cwd: Path = ROOT, timeout: float = 300, **environment: str):
+    """Run a script of the repository; returns the finished process with text output."""
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, cwd=cwd, env=env, timeout=timeout, capture_output=True, text=True)
+
+
+def call_main(module: str, *arguments) -> subprocess.CompletedProcess:
+    """Run a script's `main` in this process, as `cli.run` does: without the seconds of a fresh start."""
+    out, err = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main = importlib.import_module(module).main
+            cli.run(lambda: main([str(argument) for argument in arguments]))
+        except SystemExit as end:
+            status = end.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+def assert_error(finished: subprocess.CompletedProcess, *words: str) -> None:
+    """The run ended as a user's mistake should: one `error:` line with these words, status 2."""
+    assert finished.returncode == 2, finished.stdout + finished.stderr
+    lines = finished.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), finished.stderr
+    for word in words:
+        assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
+
+
+def write_images(folder: Path, count: int, seed: int, size: tuple[int, int], hue: int) -> None:
+    """`count` JPEGs frame000001.jpg, … of size (width, height): noise over a colour of the class's own."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(1, count + 1):
+        pixels = generator.integers(0, 100, (size[1], size[0], 3))
+        pixels[..., hue % 3] += 120
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"frame{number:06d}.jpg", quality=90)
+
+
+def write_lists(folder: Path, train: list[str], test: list[str], classes=CLASSES) -> None:
+    """A class index and the lists of split 04."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "classInd15.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(classes, 1)))
+    numbers = {name: i for i, name in enumerate(classes, 1)}
+    (folder / "trainlist04.txt").write_text("".join(f"{line} {numbers[line.split('/')[0]]}\n" for line in train))
+    (folder / "testlist04.txt").write_text("".join(f"{line}\n" for line in test))
+
+
+def make_tiny(root: Path) -> Path:
+    """Lists, frames (48×36) and pose-flow images (40×40) of 3 classes: 4 training and 2 test videos each."""
+    listed = {"train": [], "test": []}
+    for label, name in enumerate(CLASSES):
+        for group in range(1, 7):
+            stem = f"{name}_g{group:02d}_c01"
+            listed["test" if group <= 2 else "train"].append(f"{name}/v_{stem}.avi")
+            frames = 5 + 3 * group  # some shorter than a stack
+            write_images(root / "frames" / f"v_{stem}", frames, 100 * label + group, (48, 36), label)
+            write_images(root / "pose_flow" / stem, frames, 900 + 100 * label + group, (40, 40), label)
+    write_lists(root / "lists", listed["train"], listed["test"])
+    return root
+
+
+STREAMS = {
+    "spatial": ("spatial_cnn_15.py", "frames", "rgb"),
+    "motion_pose": ("motion_pose_cnn_15.py", "pose_flow", "posef"),
+}
+
+
+def train_script(stream: str, data: Path, record: Path, *arguments, inline: bool = False, **options):
+    """Run a stream's script on a tiny data set, as a process of its own unless `inline`."""
+    script, folder, _ = STREAMS[stream]
+    places = ("--data", data / folder, "--ucf-list", data / "lists", "--record", record)
+    if inline:
+        return call_main(script.removesuffix(".py"), *places, *FAST, *arguments)
+    return run_script(script, *places, *FAST, *arguments, **options)
