@@ -41,9 +41,9 @@ def touch(root, *names):
         path.touch()
 
 
-def error_line(*args, folder=ROOT):
+def error_line(*args):
     """The one line on stderr of a run that must end with status 2."""
-    result = subprocess.run([sys.executable, "-m", "UCF_list.make_lists", *map(str, args)], cwd=folder,
+    result = subprocess.run([sys.executable, "-m", "UCF_list.make_lists", *map(str, args)], cwd=ROOT,
                             capture_output=True, text=True)
     assert result.returncode == 2, result
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
@@ -211,8 +211,8 @@ def test_own_mistakes(tmp_path, names, options, words, capsys):
 
 def test_mistakes_are_one_line(tmp_path):
     touch(tmp_path / "v", "a/1.mp4", "a/new\nline.mp4")
-    assert "line break" in error_line("--videos", "v", "--out", "lists", folder=tmp_path)
-    assert "no such folder" in error_line("--videos", "missing", "--out", "lists", folder=tmp_path)
+    assert "line break" in error_line("--videos", tmp_path / "v", "--out", tmp_path / "lists")
+    assert "no such folder" in error_line("--videos", tmp_path / "missing", "--out", tmp_path / "lists")
 
 
 @settings(max_examples=100, deadline=None)
