@@ -1,4 +1,5 @@
 """Fuse the saved scores of the streams: accuracy of each and of their weighted mean, confusion matrix."""
+
 import argparse
 import contextlib
 import csv
@@ -35,31 +36,54 @@ def get_args_parser() -> ArgumentParser:
     """Arguments of the command line."""
     parser = ArgumentParser(
         description="Fuse score pickles: Prec@1 and Prec@3 of each stream and of the weighted mean of their scores, "
-                    "accuracy per class, confusion matrix.",
+        "accuracy per class, confusion matrix.",
         epilog="Several splits: average_fusion.py 'runs/{split}/spatial_video_preds.pickle' "
-               "'runs/{split}/motion_pose_video_preds.pickle' --split 01 02 03 puts each split's number in place of "
-               "{split}, reports each split, and mean and standard deviation over them.",
+        "'runs/{split}/motion_pose_video_preds.pickle' --split 01 02 03 puts each split's number in place of "
+        "{split}, reports each split, and mean and standard deviation over them.",
         formatter_class=argparse.HelpFormatter,
     )
-    parser.add_argument("pickles", nargs="*", metavar="PICKLE",
-                        help="scores of one stream each, any number of them; default: "
-                             "record/NAME/NAME_video_preds.pickle of spatial and motion_pose, with several splits "
-                             "record/split{split}/NAME/NAME_video_preds.pickle")
-    parser.add_argument("--weights", nargs="+", metavar="W",
-                        help="one number >= 0 per PICKLE (default: equal), or auto: the best on validation scores")
-    parser.add_argument("--val-scores", nargs="+", metavar="PICKLE",
-                        help="validation scores for --weights auto, in the order of the streams (default: the "
-                             "PICKLEs with _video_val_preds in place of _video_preds, which training with "
-                             "--val-groups writes)")
-    parser.add_argument("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"),
-                        help="split lists (default: %(default)s)")
+    parser.add_argument(
+        "pickles",
+        nargs="*",
+        metavar="PICKLE",
+        help="scores of one stream each, any number of them; default: "
+        "record/NAME/NAME_video_preds.pickle of spatial and motion_pose, with several splits "
+        "record/split{split}/NAME/NAME_video_preds.pickle",
+    )
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        metavar="W",
+        help="one number >= 0 per PICKLE (default: equal), or auto: the best on validation scores",
+    )
+    parser.add_argument(
+        "--val-scores",
+        nargs="+",
+        metavar="PICKLE",
+        help="validation scores for --weights auto, in the order of the streams (default: the "
+        "PICKLEs with _video_val_preds in place of _video_preds, which training with "
+        "--val-groups writes)",
+    )
+    parser.add_argument(
+        "--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists (default: %(default)s)"
+    )
     parser.add_argument("--split", nargs="+", metavar="NN", default=["04"], help="test list, or several (default: 04)")
-    parser.add_argument("--class-index", metavar="FILE", default="classInd15.txt",
-                        help="class index within --ucf-list (default: %(default)s)")
-    parser.add_argument("--skip-missing", action="store_true",
-                        help="leave out the videos that not every PICKLE has, and say which")
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("record/fusion"),
-                        help="where the results are written (default: %(default)s)")
+    parser.add_argument(
+        "--class-index",
+        metavar="FILE",
+        default="classInd15.txt",
+        help="class index within --ucf-list (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--skip-missing", action="store_true", help="leave out the videos that not every PICKLE has, and say which"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("record/fusion"),
+        help="where the results are written (default: %(default)s)",
+    )
     parser.add_argument("--frames", type=Path, metavar="DIR", help="RGB frames, for misclassified.png")
     parser.add_argument("--pose-flow", type=Path, metavar="DIR", help="pose-flow images, for misclassified.png")
     return parser
@@ -119,8 +143,10 @@ def check_arguments(args: argparse.Namespace) -> None:
             args.weights = [float(weight) for weight in args.weights]
             fuse([np.zeros(1)] * len(args.pickles), args.weights)
         except ValueError:
-            raise UserError(f"--weights {' '.join(map(str, args.weights))}: give auto, or one number >= 0 for each of "
-                            f"the {len(args.pickles)} PICKLEs, not all 0") from None
+            raise UserError(
+                f"--weights {' '.join(map(str, args.weights))}: give auto, or one number >= 0 for each of "
+                f"the {len(args.pickles)} PICKLEs, not all 0"
+            ) from None
     for option, root in (("--frames", args.frames), ("--pose-flow", args.pose_flow)):
         if root and not (root.is_dir() and any(root.iterdir())):
             raise UserError(f"{root}: {'empty' if root.is_dir() else 'no such'} folder; see {option}")
@@ -135,8 +161,9 @@ def fuse_split(args: argparse.Namespace, number: str) -> dict:
     tables = [match_names(load_table(path, split, args.class_index), split.test, path, test_list) for path in paths]
     videos = common_videos(tables, split.test, paths, test_list, args.skip_missing)
     labels = np.array([video.label for video in videos])
-    scores = {name: np.stack([table[video.name] for video in videos])
-              for name, table in zip(names, tables, strict=True)}
+    scores = {
+        name: np.stack([table[video.name] for video in videos]) for name, table in zip(names, tables, strict=True)
+    }
     weights, chosen = args.weights or [1.0] * len(paths), None
     if args.search:
         val_paths = [path.replace("{split}", number) for path in args.val_scores]
@@ -144,8 +171,13 @@ def fuse_split(args: argparse.Namespace, number: str) -> dict:
     scores["fused"] = fuse(list(scores.values()), weights)
     classes, there = len(split.classes), set(videos)
     return {
-        "split": number, "classes": split.classes, "videos": videos, "labels": labels, "scores": scores,
-        "paths": dict(zip(names, paths, strict=True)), "chosen": chosen,
+        "split": number,
+        "classes": split.classes,
+        "videos": videos,
+        "labels": labels,
+        "scores": scores,
+        "paths": dict(zip(names, paths, strict=True)),
+        "chosen": chosen,
         "weights": {name: float(weight) / sum(weights) for name, weight in zip(names, weights, strict=True)},
         "left_out": [video.name for video in split.test if video not in there],
         "figures": {name: precision(matrix, labels) for name, matrix in scores.items()},
@@ -164,18 +196,25 @@ def print_figures(result: dict) -> None:
     weights = {name: f"{weight:.2f}" for name, weight in result["weights"].items()}
     if result["chosen"]:
         chosen = ", ".join(f"{name} {weight}" for name, weight in weights.items())
-        print(f"weights chosen: {chosen} (Prec@1 {result['chosen']['prec1']:.2f} on the "
-              f"{result['chosen']['videos']} validation videos)")
-    print_table(("", "weight", "Prec@1", "Prec@3"),
-                [(name, weights.get(name, ""), f"{top1:.2f}", f"{top3:.2f}")
-                 for name, (top1, top3) in result["figures"].items()])
+        print(
+            f"weights chosen: {chosen} (Prec@1 {result['chosen']['prec1']:.2f} on the "
+            f"{result['chosen']['videos']} validation videos)"
+        )
+    print_table(
+        ("", "weight", "Prec@1", "Prec@3"),
+        [
+            (name, weights.get(name, ""), f"{top1:.2f}", f"{top3:.2f}")
+            for name, (top1, top3) in result["figures"].items()
+        ],
+    )
 
 
 def print_spread(results: Sequence[dict]) -> None:
     """Table of mean and standard deviation over several splits."""
     print(f"\nmean ± standard deviation over the {len(results)} splits")
-    rows = [(name, *(f"{mean:.2f} ± {std:.2f}" for mean, std in spread(results, name)))
-            for name in results[0]["figures"]]
+    rows = [
+        (name, *(f"{mean:.2f} ± {std:.2f}" for mean, std in spread(results, name))) for name in results[0]["figures"]
+    ]
     print_table(("", "Prec@1", "Prec@3"), rows)
 
 
@@ -189,9 +228,15 @@ def print_classes(classes: Sequence[str], totals: dict[str, np.ndarray], best: s
     """Table of each class: number of videos, Prec@1 of the streams and fused, and what fusing gains on `best`."""
     accuracies = {name: class_accuracy(matrix) for name, matrix in totals.items()}
     gains = accuracies["fused"] - accuracies[best]
-    rows = [(name, str(int(videos)), *("-" if videos == 0 else f"{values[i]:.1f}" for values in accuracies.values()),
-             "-" if videos == 0 else f"{gains[i]:+.1f}")
-            for i, (name, videos) in enumerate(zip(classes, totals["fused"].sum(1), strict=True))]
+    rows = [
+        (
+            name,
+            str(int(videos)),
+            *("-" if videos == 0 else f"{values[i]:.1f}" for values in accuracies.values()),
+            "-" if videos == 0 else f"{gains[i]:+.1f}",
+        )
+        for i, (name, videos) in enumerate(zip(classes, totals["fused"].sum(1), strict=True))
+    ]
     print("\nPrec@1 of each class")
     print_table(("class", "videos", *accuracies, f"fused - {best}"), rows)
 
@@ -209,8 +254,15 @@ def write_split(folder: Path, result: dict, frames: Path | None, pose_flow: Path
     scores = folder / "fusion_video_preds.pickle"
     names = [video.name for video in result["videos"]]
     save_scores(scores, dict(zip(names, result["scores"]["fused"], strict=True)))
-    written = [scores, *write_confusion(folder, result["matrices"]["fused"], result["classes"],
-                                        f"Fusion of {', '.join(result['paths'])}, split {result['split']}")]
+    written = [
+        scores,
+        *write_confusion(
+            folder,
+            result["matrices"]["fused"],
+            result["classes"],
+            f"Fusion of {', '.join(result['paths'])}, split {result['split']}",
+        ),
+    ]
     roots = [root for root in (frames, pose_flow) if root]
     if roots:
         plot_misclassified(find_mistakes(result, roots), folder / "misclassified.png")
@@ -245,24 +297,41 @@ def find_mistakes(result: dict, roots: Sequence[Path]) -> list[Mistake]:
             item = found.get(name)
             middle = item and Path(item.folder, FRAME_NAME.format((item.num_frames + 1) // 2))
             pictures.append(middle)
-    return [Mistake(video.name, video.class_name, result["classes"][predicted[i]], float(probability[i]),
-                    images[video.name]) for i, video in zip(wrong, videos, strict=True)]
+    return [
+        Mistake(
+            video.name, video.class_name, result["classes"][predicted[i]], float(probability[i]), images[video.name]
+        )
+        for i, video in zip(wrong, videos, strict=True)
+    ]
 
 
 def write_summary(path: Path, results: Sequence[dict], classes: Sequence[str], totals: dict) -> Path:
     """Write the figures as JSON."""
+
     def figures(values: Sequence[float]) -> dict[str, float]:
         return {"prec1": values[0], "prec3": values[1]}
 
     summary = {
-        "splits": [{
-            "split": result["split"], "videos": len(result["videos"]), "left_out": result["left_out"],
-            "scores": result["paths"], "weights": result["weights"], "weights_chosen_on_validation": result["chosen"],
-            "figures": {name: figures(values) for name, values in result["figures"].items()},
-        } for result in results],
-        "classes": [{"class": name, "videos": int(totals["fused"][i].sum()),
-                     "prec1": {stream: float(class_accuracy(matrix)[i]) for stream, matrix in totals.items()}}
-                    for i, name in enumerate(classes)],
+        "splits": [
+            {
+                "split": result["split"],
+                "videos": len(result["videos"]),
+                "left_out": result["left_out"],
+                "scores": result["paths"],
+                "weights": result["weights"],
+                "weights_chosen_on_validation": result["chosen"],
+                "figures": {name: figures(values) for name, values in result["figures"].items()},
+            }
+            for result in results
+        ],
+        "classes": [
+            {
+                "class": name,
+                "videos": int(totals["fused"][i].sum()),
+                "prec1": {stream: float(class_accuracy(matrix)[i]) for stream, matrix in totals.items()},
+            }
+            for i, name in enumerate(classes)
+        ],
     }
     if len(results) > 1:
         over_splits = {name: list(zip(*spread(results, name), strict=True)) for name in totals}

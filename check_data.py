@@ -1,8 +1,9 @@
 """Look over lists, frames and pose-flow images before hours of training are spent on them.
 
-    python check_data.py          # counts all images, decodes the first, the middle and the last of each video
-    python check_data.py --full   # decodes every image
+python check_data.py          # counts all images, decodes the first, the middle and the last of each video
+python check_data.py --full   # decodes every image
 """
+
 import contextlib
 import os
 import sys
@@ -61,18 +62,27 @@ def get_args_parser() -> ArgumentParser:
         "Exit status 1: there are problems."
     )
     parser.add_argument("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames")
-    parser.add_argument("--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"),
-                        help="pose-flow images and keypoints")
+    parser.add_argument(
+        "--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"), help="pose-flow images and keypoints"
+    )
     parser.add_argument("--only", choices=("frames", "pose-flow"), help="look at one of the two (default: both)")
-    parser.add_argument("--from-keypoints", action="store_true",
-                        help=f"pose images are not needed, {FILE_NAME} is, as for motion_pose_cnn_15.py with this flag")
+    parser.add_argument(
+        "--from-keypoints",
+        action="store_true",
+        help=f"pose images are not needed, {FILE_NAME} is, as for motion_pose_cnn_15.py with this flag",
+    )
     parser.add_argument("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     parser.add_argument("--split", metavar="NN", default="04", help="number of the train and test list")
     parser.add_argument("--class-index", metavar="FILE", default="classInd15.txt", help="class index in --ucf-list")
     parser.add_argument("--full", action="store_true", help="decode every image, not three of each video")
     parser.add_argument("--all", action="store_true", help=f"name all videos, not {NAMED} per problem")
-    parser.add_argument("--workers", type=whole_number(0), metavar="N", default=min(os.cpu_count() or 1, 8),
-                        help="processes; 0: only this one")
+    parser.add_argument(
+        "--workers",
+        type=whole_number(0),
+        metavar="N",
+        default=min(os.cpu_count() or 1, 8),
+        help="processes; 0: only this one",
+    )
     return parser
 
 
@@ -145,8 +155,10 @@ def why_unusable(folder: Path | None, reason: str) -> Finding:
 def examine(root: Path, flag: str, videos: list[Video], args, pose: bool, bar: tqdm) -> dict[str, Finding]:
     """Findings below `root` by the video's name. Raises `UserError` if `root` is no folder or is empty."""
     if not root.is_dir() or not any(root.iterdir()):
-        raise UserError(f"{root}: {'the folder is empty' if root.is_dir() else 'no such folder'}; "
-                        f"give another with {flag}, or leave it out with --only")
+        raise UserError(
+            f"{root}: {'the folder is empty' if root.is_dir() else 'no such folder'}; "
+            f"give another with {flag}, or leave it out with --only"
+        )
     folders = dict(find_folders(root, videos))
     findings, jobs = {}, {}
     if pose and args.from_keypoints:
@@ -186,9 +198,11 @@ def match(frames: dict[str, Finding], poses: dict[str, Finding]) -> None:
         here, there = frames[name].num_frames, pose.num_frames
         if here != there:
             pose.problems["unmatched"] = (
-                f"{here} frames, {there} pose images" if here and there else
-                f"has {here} frames, but no pose images to train on" if here else
-                f"has {there} pose images, but no frames to train on"
+                f"{here} frames, {there} pose images"
+                if here and there
+                else f"has {here} frames, but no pose images to train on"
+                if here
+                else f"has {there} pose images, but no frames to train on"
             )
 
 
@@ -251,8 +265,11 @@ def main(argv: list[str] | None = None) -> int:
     if not args.only:
         match(found[FRAMES], found[POSE_FLOW])
     lists = {"train": split.train, "test": split.test}
-    rows = [(what, name, [findings[video.name] for video in part])
-            for what, findings in found.items() for name, part in lists.items()]
+    rows = [
+        (what, name, [findings[video.name] for video in part])
+        for what, findings in found.items()
+        for name, part in lists.items()
+    ]
     lines = table(rows)
     for what, findings in found.items():
         ordered = {video.name: findings[video.name] for video in videos}
@@ -264,8 +281,10 @@ def main(argv: list[str] | None = None) -> int:
             lines.append(f"{root}: {unlisted} more folders, which these lists do not name")
     bad = {name for findings in found.values() for name, finding in findings.items() if finding.problems}
     images = sum(finding.num_frames for findings in found.values() for finding in findings.values())
-    lines.append(f"{len(videos)} videos, {images} images, {time.time() - started:.0f} s: "
-                 + (f"{len(bad)} videos have problems" if bad else "no problems"))
+    lines.append(
+        f"{len(videos)} videos, {images} images, {time.time() - started:.0f} s: "
+        + (f"{len(bad)} videos have problems" if bad else "no problems")
+    )
     print("\n".join(lines))
     return 1 if bad else 0
 

@@ -1,7 +1,8 @@
 """Decode videos into folders of JPEG frames: the first step from videos to actions.
 
-    python extract_frames.py UCF-101 data/jpegs_256
+python extract_frames.py UCF-101 data/jpegs_256
 """
+
 import contextlib
 import errno
 import functools
@@ -30,13 +31,21 @@ def get_args_parser() -> ArgumentParser:
     parser.add_argument("videos", type=Path, help="folder of videos or of class folders of videos, or one video")
     parser.add_argument("frames", type=Path, help="folder for the folders of frames")
     parser.add_argument("--every", type=_positive, default=1, metavar="N", help="keep frames 1, 1+N, 1+2N, …")
-    parser.add_argument("--short-side", type=_positive, default=256, metavar="PIXELS",
-                        help="scale to this short side, the other in proportion, rounded to the nearest pixel")
-    parser.add_argument("--quality", type=int, choices=range(1, 101), default=95, metavar="1-100",
-                        help="JPEG quality")
+    parser.add_argument(
+        "--short-side",
+        type=_positive,
+        default=256,
+        metavar="PIXELS",
+        help="scale to this short side, the other in proportion, rounded to the nearest pixel",
+    )
+    parser.add_argument("--quality", type=int, choices=range(1, 101), default=95, metavar="1-100", help="JPEG quality")
     parser.add_argument("--workers", type=int, default=_cores(), help="processes; 0: only this one")
-    parser.add_argument("--shard", type=shard_type, metavar="i/n",
-                        help="do only part i (from 0) of n, for n machines; a last run without it does the rest")
+    parser.add_argument(
+        "--shard",
+        type=shard_type,
+        metavar="i/n",
+        help="do only part i (from 0) of n, for n machines; a last run without it does the rest",
+    )
     return parser
 
 
@@ -53,9 +62,13 @@ def find_videos(root: Path) -> dict[str, Path]:
         return {root.stem: root}
     if not root.is_dir():
         raise UserError(f"{root}: no such file or folder")
-    paths = [path for path in sorted([*root.glob("*"), *root.glob("*/*")])
-             if path.suffix.lower() in VIDEO_EXTENSIONS and path.is_file()
-             and not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    paths = [
+        path
+        for path in sorted([*root.glob("*"), *root.glob("*/*")])
+        if path.suffix.lower() in VIDEO_EXTENSIONS
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
     if not paths:
         known = " ".join(sorted(VIDEO_EXTENSIONS))
         raise UserError(f"{root}: no videos in it or in its subfolders; known extensions are {known}")
@@ -181,9 +194,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"kept: {path}: {damaged[path]}", file=sys.stderr)
     for path in sorted(broken):
         print(f"left out: {path}: {broken[path]}", file=sys.stderr)
-    print(f"{len(videos)} videos{f' of shard {args.shard}' if args.shard else ''}: {made} extracted ({total} frames, "
-          f"{total / max(seconds, 1e-9):.0f} a second), {len(videos) - made - len(broken)} were there, "
-          f"{len(damaged)} damaged, {len(broken)} broken")
+    print(
+        f"{len(videos)} videos{f' of shard {args.shard}' if args.shard else ''}: {made} extracted ({total} frames, "
+        f"{total / max(seconds, 1e-9):.0f} a second), {len(videos) - made - len(broken)} were there, "
+        f"{len(damaged)} damaged, {len(broken)} broken"
+    )
     return 1 if broken else 0
 
 

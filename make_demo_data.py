@@ -5,6 +5,7 @@
 Drawn people exercise, play, work and dive in drawn places. The videos are real files, named and grouped as
 UCF101's are, and the lists follow the same rule: the first groups are tested on, the others trained on.
 """
+
 import json
 from contextlib import closing
 from functools import partial
@@ -46,8 +47,11 @@ def clip_name(action: Action, group: int, clip: int) -> str:
 def split_lists(groups: int, clips: int) -> dict[str, list[str]]:
     """Lines of the three list files; groups 1 to about 28 % of `groups` are the test set."""
     tested = max(round(groups * TEST_SHARE), 1)
-    lists = {"classInd15.txt": [f"{label} {action.name}" for label, action in enumerate(ACTIONS, 1)],
-             "trainlist04.txt": [], "testlist04.txt": []}
+    lists = {
+        "classInd15.txt": [f"{label} {action.name}" for label, action in enumerate(ACTIONS, 1)],
+        "trainlist04.txt": [],
+        "testlist04.txt": [],
+    }
     for action in ACTIONS:
         for group in range(1, groups + 1):
             paths = [f"{action.name}/v_{clip_name(action, group, clip)}.avi" for clip in range(1, clips + 1)]
@@ -120,10 +124,15 @@ def main(argv: list[str] | None = None) -> None:
             with atomic_write(path, "w") as file:
                 file.write(text)
 
-    jobs = [(label, group, clip) for label in range(len(ACTIONS)) for group in range(1, args.groups + 1)
-            for clip in range(1, args.clips + 1)]
-    missing = [job for job in jobs if not all(
-        path.is_file() for path in clip_files(args.out, ACTIONS[job[0]], *job[1:]))]
+    jobs = [
+        (label, group, clip)
+        for label in range(len(ACTIONS))
+        for group in range(1, args.groups + 1)
+        for clip in range(1, args.clips + 1)
+    ]
+    missing = [
+        job for job in jobs if not all(path.is_file() for path in clip_files(args.out, ACTIONS[job[0]], *job[1:]))
+    ]
     touched = {path.parent for job in missing for path in clip_files(args.out, ACTIONS[job[0]], *job[1:])}
     for folder in touched | {args.out, args.out / "UCF_list"}:
         recover_folders(folder)
@@ -133,8 +142,10 @@ def main(argv: list[str] | None = None) -> None:
             if error is not None:
                 raise error
             bar.update()
-    print(f"{len(jobs)} videos in {args.out / 'videos'}, {len(missing)} of them new; "
-          f"keypoints in {args.out / 'pose_flow'}, lists in {args.out / 'UCF_list'}")
+    print(
+        f"{len(jobs)} videos in {args.out / 'videos'}, {len(missing)} of them new; "
+        f"keypoints in {args.out / 'pose_flow'}, lists in {args.out / 'UCF_list'}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Motion stream: a ResNet on stacks of 10 pose-flow images, 30 channels.
 
-    python motion_pose_cnn_15.py                                                          # train
-    python motion_pose_cnn_15.py --resume record/motion_pose/checkpoint.pth.tar            # train on
-    python motion_pose_cnn_15.py --resume record/motion_pose/model_best.pth.tar --evaluate # test
+python motion_pose_cnn_15.py                                                          # train
+python motion_pose_cnn_15.py --resume record/motion_pose/checkpoint.pth.tar            # train on
+python motion_pose_cnn_15.py --resume record/motion_pose/model_best.pth.tar --evaluate # test
 """
+
 from common.cli import ArgumentParser, run
 from training.options import training_parser
 from training.run import run_stream
@@ -13,9 +14,12 @@ from training.streams import MOTION_POSE, MOTION_POSE_FROM_KEYPOINTS
 def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are the method's."""
     parser = training_parser("motion_pose", data="data/pose_flow", lr=1e-2, batch_size=64, epochs=50)
-    parser.add_argument("--from-keypoints", action="store_true",
-                        help="draw the pose images from the keypoints.npz files in --data, which are held in "
-                             "memory; augments by moving the body, and mirrors it")
+    parser.add_argument(
+        "--from-keypoints",
+        action="store_true",
+        help="draw the pose images from the keypoints.npz files in --data, which are held in "
+        "memory; augments by moving the body, and mirrors it",
+    )
     return parser
 
 

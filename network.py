@@ -1,4 +1,5 @@
 """torchvision's ResNet with any number of input channels and classes, and the weights that go into it."""
+
 import copy
 import os
 import socket
@@ -119,8 +120,11 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source:
         for name, shape in expected.items()
         if name in state and tuple(state[name].shape) != shape
     ]
-    problems += [f"{name} is no dense tensor of real numbers" for name in expected
-                 if name in state and not _is_plain(state[name])]  # fmt: skip
+    problems += [
+        f"{name} is no dense tensor of real numbers"
+        for name in expected
+        if name in state and not _is_plain(state[name])
+    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{source}: does not fit the network: {'; '.join(problems[:3])}{more}")

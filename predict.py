@@ -3,6 +3,7 @@
     python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \
         --motion record/motion_pose/model_best.pth.tar --model openpose --pose-weights pose_model.pth
 """
+
 import argparse
 import contextlib
 import json
@@ -38,34 +39,59 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Classify videos with trained streams: decode, find people, test both streams, fuse.",
         epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
-               "at once, whatever its length; the 200 or so that the streams look at lie in a temporary folder for "
-               "the time, scaled to --short-side. Exit status 1: some videos could not be classified.",
+        "at once, whatever its length; the 200 or so that the streams look at lie in a temporary folder for "
+        "the time, scaled to --short-side. Exit status 1: some videos could not be classified.",
     )
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
     parser.add_argument("--topk", type=whole_number(1), metavar="K", default=3, help="number of classes to print")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
-    parser.add_argument("--overlay", type=Path, metavar="FILE.mp4",
-                        help="write the video, without sound, with skeletons and the three best classes; poses are "
-                             "then estimated on every frame, otherwise only where the motion stream looks. Several "
-                             "videos: FILE-NAME.mp4 for each")
+    parser.add_argument(
+        "--overlay",
+        type=Path,
+        metavar="FILE.mp4",
+        help="write the video, without sound, with skeletons and the three best classes; poses are "
+        "then estimated on every frame, otherwise only where the motion stream looks. Several "
+        "videos: FILE-NAME.mp4 for each",
+    )
     group = parser.add_argument_group("streams, one or both")
     group.add_argument("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
-    group.add_argument("--motion", type=Path, metavar="CHECKPOINT",
-                       help="written by motion_pose_cnn_15.py; needs people, from --model or --keypoints")
-    group.add_argument("--weights", nargs=2, type=float, metavar="W",
-                       help="of the spatial and of the motion stream in the fusion (default: equal)")
+    group.add_argument(
+        "--motion",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="written by motion_pose_cnn_15.py; needs people, from --model or --keypoints",
+    )
+    group.add_argument(
+        "--weights",
+        nargs=2,
+        type=float,
+        metavar="W",
+        help="of the spatial and of the motion stream in the fusion (default: equal)",
+    )
     group.add_argument("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
-    group.add_argument("--class-index", metavar="FILE", default="classInd15.txt",
-                       help="class index within --ucf-list, read only if a checkpoint does not name its classes")
+    group.add_argument(
+        "--class-index",
+        metavar="FILE",
+        default="classInd15.txt",
+        help="class index within --ucf-list, read only if a checkpoint does not name its classes",
+    )
     group = parser.add_argument_group("frames, as extract_frames.py made them for training")
     group.add_argument("--every", type=whole_number(1), metavar="N", default=1, help="take frames 1, 1+N, 1+2N, …")
     group.add_argument("--short-side", type=whole_number(1), metavar="PIXELS", default=256, help="size of frames")
     group.add_argument("--quality", type=int, choices=range(1, 101), metavar="1-100", default=95, help="JPEG quality")
     group = parser.add_argument_group("people")
-    group.add_argument("--keypoints", type=Path, metavar="FILE.npz|DIR",
-                       help="take people from this file, or from DIR/VIDEO/keypoints.npz, instead of estimating them")
-    group.add_argument("--max-people", type=whole_number(1), metavar="N",
-                       help="keep the N people with the largest sums of scores in each frame")
+    group.add_argument(
+        "--keypoints",
+        type=Path,
+        metavar="FILE.npz|DIR",
+        help="take people from this file, or from DIR/VIDEO/keypoints.npz, instead of estimating them",
+    )
+    group.add_argument(
+        "--max-people",
+        type=whole_number(1),
+        metavar="N",
+        help="keep the N people with the largest sums of scores in each frame",
+    )
     add_estimator_arguments(parser)
     parser.set_defaults(model=None)
     return parser
@@ -79,8 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     device = pick_device(args.device)
     class_index = args.ucf_list / args.class_index
-    streams = [path and load_classifier(path, stream, class_index, device)
-               for path, stream in ((args.spatial, SPATIAL), (args.motion, MOTION_POSE))]
+    streams = [
+        path and load_classifier(path, stream, class_index, device)
+        for path, stream in ((args.spatial, SPATIAL), (args.motion, MOTION_POSE))
+    ]
     loaded = [stream for stream in streams if stream]
     require_same_classes(loaded)
     estimator = estimator_from_arguments(args) if args.model and (args.motion or args.overlay) else None
@@ -92,17 +120,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             results.append(result)
             try:
                 source = load_keypoints(find_keypoints(args.keypoints, path)) if args.keypoints else estimator
-                answer = classify(path, *streams, source, pool, options, every_pose=bool(overlay),
-                                  max_people=args.max_people, amp=args.amp and device.type == "cuda")
+                answer = classify(
+                    path,
+                    *streams,
+                    source,
+                    pool,
+                    options,
+                    every_pose=bool(overlay),
+                    max_people=args.max_people,
+                    amp=args.amp and device.type == "cuda",
+                )
                 result.update(describe(answer, loaded, args.weights))
                 print_result(result, args.topk)
                 if answer.poses.people and not result["frames_with_people"]:
-                    print(f"warning: {path}: nobody found in the {result['frames_looked_at']} frames looked at"
-                          + "; the motion stream saw black images" * bool(args.motion), file=sys.stderr)
+                    print(
+                        f"warning: {path}: nobody found in the {result['frames_looked_at']} frames looked at"
+                        + "; the motion stream saw black images" * bool(args.motion),
+                        file=sys.stderr,
+                    )
                 if overlay:
                     with contextlib.closing(decode_frames(path, args.every)) as frames:
-                        write_overlay(overlay, frames, answer.poses.people, best(result["fused"], BARS),
-                                      frame_rate(path) / args.every)
+                        write_overlay(
+                            overlay,
+                            frames,
+                            answer.poses.people,
+                            best(result["fused"], BARS),
+                            frame_rate(path) / args.every,
+                        )
                     result["overlay"] = str(overlay)
                     print(f"  overlay: {overlay}", flush=True)
             except UserError as error:
@@ -139,8 +183,10 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--keypoints {args.keypoints}: no such file or folder")
     one_file = args.keypoints and (args.keypoints.is_file() or (args.keypoints / FILE_NAME).is_file())
     if one_file and len(args.videos) > 1:
-        raise UserError(f"--keypoints {args.keypoints}: one file for {len(args.videos)} videos; give the folder that "
-                        "holds their pose folders")
+        raise UserError(
+            f"--keypoints {args.keypoints}: one file for {len(args.videos)} videos; give the folder that "
+            "holds their pose folders"
+        )
     if args.overlay and args.overlay.suffix.lower() != ".mp4":
         raise UserError(f"--overlay {args.overlay}: the overlay is an MP4 video; give a name that ends in .mp4")
     sources = {path.resolve() for path in args.videos}
@@ -200,8 +246,9 @@ def describe(answer: Answer, streams: Sequence[Classifier], weights: Sequence[fl
         "frames_with_people": sum(len(persons) > 0 for persons in people),
         "damage": answer.damage or None,
         "fused": opinion(fused, streams[0].classes),
-        "streams": {stream.stream.name: opinion(answer.logits[stream.stream.name], stream.classes)
-                    for stream in streams},
+        "streams": {
+            stream.stream.name: opinion(answer.logits[stream.stream.name], stream.classes) for stream in streams
+        },
     }
 
 
@@ -222,16 +269,23 @@ def best(opinion: dict, count: int) -> list[tuple[str, float]]:
 
 def print_result(result: dict, topk: int) -> None:
     """Print the fused top k with every stream's probabilities, and the streams' own favourites."""
-    people = (f", people in {result['frames_with_people']} of the {result['frames_looked_at']} looked at"
-              if result["frames_looked_at"] else "")
+    people = (
+        f", people in {result['frames_with_people']} of the {result['frames_looked_at']} looked at"
+        if result["frames_looked_at"]
+        else ""
+    )
     print(f"\n{result['video']}: {result['frames']} frame{'s' * (result['frames'] != 1)}{people}")
     if result["damage"]:
         print(f"  {result['damage']}")
     streams = result["streams"]
     columns = {"fused": result["fused"], **streams} if len(streams) > 1 else streams
-    print_table(("probability, %", *columns),
-                [(f"  {name}", *(f"{100 * column['probabilities'][name]:.1f}" for column in columns.values()))
-                 for name, _ in best(result["fused"], topk)])
+    print_table(
+        ("probability, %", *columns),
+        [
+            (f"  {name}", *(f"{100 * column['probabilities'][name]:.1f}" for column in columns.values()))
+            for name, _ in best(result["fused"], topk)
+        ],
+    )
     for stream, says in streams.items() if len(streams) > 1 else ():
         favourites = ", ".join(f"{name} {100 * value:.1f}" for name, value in best(says, topk))
         print(f"  {stream} alone: {favourites}")
@@ -247,8 +301,12 @@ def write_results(
         "meaning": MEANING,
         "classes": streams[0].classes,
         "streams": {
-            stream.stream.name: {"checkpoint": str(stream.path), "arch": stream.arch, "image_size": stream.image_size,
-                                 "weight": float(share / shares.sum())}
+            stream.stream.name: {
+                "checkpoint": str(stream.path),
+                "arch": stream.arch,
+                "image_size": stream.image_size,
+                "weight": float(share / shares.sum()),
+            }
             for stream, share in zip(streams, shares, strict=True)
         },
         "videos": results,

@@ -1,4 +1,5 @@
 """Estimate the people of every frame: keypoints and pose-flow images, one folder for each video."""
+
 import argparse
 import contextlib
 import json
@@ -28,28 +29,59 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description=__doc__,
         epilog="Videos that are finished are skipped, so the same command goes on where it was stopped. Frames "
-               "without a person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines "
-               "with one --out; a last call without --shard does what is left and reports the whole.",
+        "without a person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines "
+        "with one --out; a last call without --shard does what is left and reports the whole.",
     )
     parser.add_argument("--frames", type=Path, metavar="DIR", help="folders of frames, as extract_frames.py writes")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="where the pose folders go")
-    parser.add_argument("--from-keypoints", action="store_true",
-                        help="draw the images of the keypoints.npz files that lie in --out, without any network")
+    parser.add_argument(
+        "--from-keypoints",
+        action="store_true",
+        help="draw the images of the keypoints.npz files that lie in --out, without any network",
+    )
     parser.add_argument("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
-    parser.add_argument("--videos", type=Path, metavar="LIST",
-                        help="only the videos of this list, lines CLASS/VIDEO as in the split lists, or VIDEO")
-    parser.add_argument("--shard", type=shard_type, metavar="i/n",
-                        help="only part i of n, counted from 0; a hash of its name decides on a video's part")
-    parser.add_argument("--every", type=whole_number(1), metavar="N", default=1,
-                        help="estimate every Nth frame and the last one, and interpolate the people between them")
-    parser.add_argument("--max-people", type=whole_number(1), metavar="N",
-                        help="keep the N people with the largest sums of scores in each frame")
-    parser.add_argument("--batch-size", type=whole_number(1), metavar="N", default=8,
-                        help="frames that go through a torch network together, all of one video")
-    parser.add_argument("--workers", type=whole_number(0), metavar="N", default=min(8, os.cpu_count() or 1),
-                        help="processes that group and draw, and threads that read; 0: no processes")
-    parser.add_argument("--preview", type=Path, metavar="FILE.png",
-                        help="write a contact sheet of 12 frames beside their poses")
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        metavar="LIST",
+        help="only the videos of this list, lines CLASS/VIDEO as in the split lists, or VIDEO",
+    )
+    parser.add_argument(
+        "--shard",
+        type=shard_type,
+        metavar="i/n",
+        help="only part i of n, counted from 0; a hash of its name decides on a video's part",
+    )
+    parser.add_argument(
+        "--every",
+        type=whole_number(1),
+        metavar="N",
+        default=1,
+        help="estimate every Nth frame and the last one, and interpolate the people between them",
+    )
+    parser.add_argument(
+        "--max-people",
+        type=whole_number(1),
+        metavar="N",
+        help="keep the N people with the largest sums of scores in each frame",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=whole_number(1),
+        metavar="N",
+        default=8,
+        help="frames that go through a torch network together, all of one video",
+    )
+    parser.add_argument(
+        "--workers",
+        type=whole_number(0),
+        metavar="N",
+        default=min(8, os.cpu_count() or 1),
+        help="processes that group and draw, and threads that read; 0: no processes",
+    )
+    parser.add_argument(
+        "--preview", type=Path, metavar="FILE.png", help="write a contact sheet of 12 frames beside their poses"
+    )
     add_estimator_arguments(parser)
     return parser
 
@@ -143,10 +175,12 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
     # A number behind a file's extension is a label, as in the training lists.
     paths = [PurePosixPath(re.sub(r"(\.\w+)\s+\d+$", r"\1", line)) for line in lines if line]
     classes = {path.parent.name: label for label, path in enumerate(paths)}
-    listed = unique_names([
-        ListedVideo(stem(path.name), classes[path.parent.name], normal(path.parent.name), str(path))
-        for path in dict.fromkeys(paths)
-    ])
+    listed = unique_names(
+        [
+            ListedVideo(stem(path.name), classes[path.parent.name], normal(path.parent.name), str(path))
+            for path in dict.fromkeys(paths)
+        ]
+    )
     if not listed:
         raise UserError(f"--videos {file}: no videos in it; expected lines CLASS/VIDEO")
     there = {normal(name): name for name in names}
@@ -181,8 +215,14 @@ def estimate_videos(videos: list[Video], args: argparse.Namespace) -> tuple[list
     done, failed = [], []
     with worker_pool(args.workers) as pool, progress_bar(total) as bar:
         results = process_videos(
-            estimator, todo, pool, batch_size=args.batch_size, every=args.every, max_people=args.max_people,
-            readers=args.workers, on_frames=bar.update,
+            estimator,
+            todo,
+            pool,
+            batch_size=args.batch_size,
+            every=args.every,
+            max_people=args.max_people,
+            readers=args.workers,
+            on_frames=bar.update,
         )
         with contextlib.closing(results):
             for video, error in results:

@@ -1,9 +1,10 @@
 """Spatial stream: a ResNet on 3 RGB frames per video (Temporal Segment Networks).
 
-    python spatial_cnn_15.py                                                      # train
-    python spatial_cnn_15.py --resume record/spatial/checkpoint.pth.tar            # train on
-    python spatial_cnn_15.py --resume record/spatial/model_best.pth.tar --evaluate # test
+python spatial_cnn_15.py                                                      # train
+python spatial_cnn_15.py --resume record/spatial/checkpoint.pth.tar            # train on
+python spatial_cnn_15.py --resume record/spatial/model_best.pth.tar --evaluate # test
 """
+
 from common.cli import ArgumentParser, run
 from training.options import training_parser
 from training.run import run_stream

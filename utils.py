@@ -1,4 +1,5 @@
 """Records, checkpoints, seeds, devices, and stopping in good order."""
+
 import contextlib
 import csv
 import json

@@ -1,9 +1,10 @@
 """Class indices and split lists: UCF101's own, of a subset of its classes, or of a folder of videos.
 
-    python -m UCF_list.make_lists                                    # the ten files beside this script
-    python -m UCF_list.make_lists --classes Archery,Diving --split 05
-    python -m UCF_list.make_lists --videos my_videos --out my_lists
+python -m UCF_list.make_lists                                    # the ten files beside this script
+python -m UCF_list.make_lists --classes Archery,Diving --split 05
+python -m UCF_list.make_lists --videos my_videos --out my_lists
 """
+
 import difflib
 import re
 import sys
@@ -85,13 +86,20 @@ def get_args_parser() -> ArgumentParser:
         description="Write class indices and split lists. Without arguments: the ten files of UCF101, whose split "
         "04 is split 01 limited to 15 classes."
     )
-    parser.add_argument("--out", type=Path, help="folder for the lists; default: the one of this script, which "
-                        "--videos does not write to")
-    parser.add_argument("--split", help="number of the split to write: of --classes any but 01 to 04, of "
-                        "--videos 01 unless given")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the lists; default: the one of this script, which --videos does not write to",
+    )
+    parser.add_argument(
+        "--split", help="number of the split to write: of --classes any but 01 to 04, of --videos 01 unless given"
+    )
     subset = parser.add_argument_group("another subset of UCF101's classes")
-    subset.add_argument("--classes", help="names with commas between them, or a file with one a line; writes "
-                        "classInd_split<NN>.txt, trainlist<NN>.txt and testlist<NN>.txt")
+    subset.add_argument(
+        "--classes",
+        help="names with commas between them, or a file with one a line; writes "
+        "classInd_split<NN>.txt, trainlist<NN>.txt and testlist<NN>.txt",
+    )
     subset.add_argument("--like", choices=sorted(TEST_GROUPS), default="01", help="split whose test groups to use")
     own = parser.add_argument_group(
         "own videos",
@@ -100,14 +108,22 @@ def get_args_parser() -> ArgumentParser:
         "number within their class; with --groups-from, what the expression captures is the group, and a group "
         "stays together across classes (a person, say, or a camera). A video without a group is one of its own. "
         "Groups go into the test list in an order that a hash of --seed and the group's name gives, if that "
-        "brings their classes nearer to the fraction; so the same videos and seed give the same lists."
+        "brings their classes nearer to the fraction; so the same videos and seed give the same lists.",
     )
-    own.add_argument("--videos", type=Path, help="folder with one subfolder of videos per class; writes "
-                     "classInd.txt, trainlist<NN>.txt and testlist<NN>.txt to --out")
+    own.add_argument(
+        "--videos",
+        type=Path,
+        help="folder with one subfolder of videos per class; writes "
+        "classInd.txt, trainlist<NN>.txt and testlist<NN>.txt to --out",
+    )
     own.add_argument("--test-fraction", type=float, default=0.3, help="share of each class to test on")
     own.add_argument("--seed", type=int, default=0, help="another seed, another choice of groups")
-    own.add_argument("--groups-from", metavar="REGEX", help="regular expression, searched in each file name "
-                     "without its extension, whose first group (or the one named 'group') is the video's group")
+    own.add_argument(
+        "--groups-from",
+        metavar="REGEX",
+        help="regular expression, searched in each file name "
+        "without its extension, whose first group (or the one named 'group') is the video's group",
+    )
     return parser
 
 
@@ -163,8 +179,7 @@ def make_subset_lists(out: Path, chosen: list[str], split: str, like: str, index
         if chosen.count(name) > 1:
             raise UserError(f"--classes: {name} is given twice; give it once")
     lists = ucf101_lists(TEST_GROUPS[like], chosen)
-    return [_write(out / index, _numbered(name for name in known if name in chosen)),
-            *_write_lists(out, split, *lists)]
+    return [_write(out / index, _numbered(name for name in known if name in chosen)), *_write_lists(out, split, *lists)]
 
 
 def read_classes(text: str) -> list[str]:
@@ -188,7 +203,11 @@ def read_classes(text: str) -> list[str]:
 
 
 def make_own_lists(
-    videos: str | Path, out: str | Path, split: str = "01", test_fraction: float = 0.3, seed: int = 0,
+    videos: str | Path,
+    out: str | Path,
+    split: str = "01",
+    test_fraction: float = 0.3,
+    seed: int = 0,
     groups_from: str | None = None,
 ) -> list[Path]:
     """Write classInd.txt, trainlist<split>.txt and testlist<split>.txt of a folder of class folders.
@@ -207,10 +226,15 @@ def make_own_lists(
         in_test = {groups[name, file] in test_groups for file in found[name]}
         if len(in_test) < 2:
             lone = len({groups[name, file] for file in found[name]}) == 1
-            why = (f"its {len(found[name])} video(s) form one group" if lone
-                   else "no choice of groups was found that gives each class both; try another --seed")
-            raise UserError(f"class {name!r}: no {'training' if True in in_test else 'test'} video left, for {why}; "
-                            "each class needs at least 2 groups, one to train and one to test on")
+            why = (
+                f"its {len(found[name])} video(s) form one group"
+                if lone
+                else "no choice of groups was found that gives each class both; try another --seed"
+            )
+            raise UserError(
+                f"class {name!r}: no {'training' if True in in_test else 'test'} video left, for {why}; "
+                "each class needs at least 2 groups, one to train and one to test on"
+            )
     train, test = [], []
     for number, (name, files) in enumerate(found.items(), 1):
         train += [f"{name}/{file} {number}" for file in files if groups[name, file] not in test_groups]
@@ -248,13 +272,15 @@ def main(argv: list[str] | None = None) -> None:
     if args.videos:
         if args.out is None:
             parser.error("--videos needs --out FOLDER")
-        written = make_own_lists(args.videos, args.out, args.split or "01", args.test_fraction, args.seed,
-                                 args.groups_from)
+        written = make_own_lists(
+            args.videos, args.out, args.split or "01", args.test_fraction, args.seed, args.groups_from
+        )
     elif args.classes:
         if args.split in (None, *TEST_GROUPS, SUBSET_SPLIT):
             parser.error("--classes needs a --split of its own, such as 05; 01 to 04 are taken")
-        written = make_subset_lists(args.out or HERE, read_classes(args.classes), args.split, args.like,
-                                    f"classInd_split{args.split}.txt")
+        written = make_subset_lists(
+            args.out or HERE, read_classes(args.classes), args.split, args.like, f"classInd_split{args.split}.txt"
+        )
     elif args.split:
         parser.error("--split goes with --classes or --videos")
     else:

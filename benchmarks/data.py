@@ -1,4 +1,5 @@
 """Made-up videos on disk that cost what real ones cost: frames that compress alike, pose images, keypoints."""
+
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,7 @@ def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     amplitude = np.maximum(frequency, 1 / max(height, width)) ** -SPECTRUM
     planes = [
-        np.fft.irfft2(amplitude * np.exp(2j * np.pi * rng.random(amplitude.shape)), s=(height, width))
-        for _ in range(3)
+        np.fft.irfft2(amplitude * np.exp(2j * np.pi * rng.random(amplitude.shape)), s=(height, width)) for _ in range(3)
     ]
     picture = np.stack([planes[0] + 0.3 * plane for plane in planes], axis=2)
     return ((picture - picture.mean()) / picture.std() * 45 + 120).clip(0, 255).astype(np.uint8)

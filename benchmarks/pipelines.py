@@ -1,4 +1,5 @@
 """Both pipelines on made-up videos as functions to call, and what measures them."""
+
 import itertools
 import resource
 import sys

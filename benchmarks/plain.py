@@ -4,6 +4,7 @@ Every image of every sample is decoded by Pillow, goes through torchvision's tra
 leaves the worker as float32. Training runs one forward pass per segment. A test sample is one frame or one
 stack and goes through the network alone. Networks keep batch norm, and NCHW memory.
 """
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,12 +33,14 @@ class SpatialTraining(Dataset):
 
     def __init__(self, videos: Sequence[IndexedVideo], size: int = 224):
         self.videos = videos
-        self.transform = transforms.Compose([
-            transforms.RandomCrop(size),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        ])
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(size),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.videos)

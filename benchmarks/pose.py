@@ -1,4 +1,5 @@
 """Time pose estimation and drawing: grouping, drawing one by one and in batches, the network. Prints a table."""
+
 # ruff: noqa: E402
 import os
 import statistics
@@ -21,11 +22,28 @@ EXPECTED = Path(__file__).resolve().parents[2] / "shared" / "pose" / "expected"
 MAP_SIZE = (46, 54)
 FRAME_SIZE = (256, 341)
 # A person standing upright, x and y in parts of its height from the middle of the hips.
-STANDING = np.array([
-    (0, -0.42), (0, -0.34), (-0.1, -0.34), (-0.13, -0.2), (-0.14, -0.06), (0.1, -0.34), (0.13, -0.2),
-    (0.14, -0.06), (-0.06, 0), (-0.06, 0.24), (-0.06, 0.46), (0.06, 0), (0.06, 0.24), (0.06, 0.46),
-    (-0.02, -0.44), (0.02, -0.44), (-0.045, -0.43), (0.045, -0.43),
-])
+STANDING = np.array(
+    [
+        (0, -0.42),
+        (0, -0.34),
+        (-0.1, -0.34),
+        (-0.13, -0.2),
+        (-0.14, -0.06),
+        (0.1, -0.34),
+        (0.13, -0.2),
+        (0.14, -0.06),
+        (-0.06, 0),
+        (-0.06, 0.24),
+        (-0.06, 0.46),
+        (0.06, 0),
+        (0.06, 0.24),
+        (0.06, 0.46),
+        (-0.02, -0.44),
+        (0.02, -0.44),
+        (-0.045, -0.43),
+        (0.045, -0.43),
+    ]
+)
 
 
 def get_args_parser() -> ArgumentParser:
@@ -79,9 +97,7 @@ def read_maps(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for path in sorted(folder.glob("*.npz")):
         with np.load(path, allow_pickle=False) as arrays:
             maps[path.stem] = tuple(arrays[name].astype(np.float32) for name in ("heatmaps", "pafs"))
-    return maps or {
-        f"made-up map {count}": synthetic_maps(standing_people(count), *MAP_SIZE) for count in (1, 2, 5)
-    }
+    return maps or {f"made-up map {count}": synthetic_maps(standing_people(count), *MAP_SIZE) for count in (1, 2, 5)}
 
 
 def measure(function: Callable, repeat: int, device: str = "cpu") -> tuple[float, float]:
@@ -126,8 +142,11 @@ def main(argv: list[str] | None = None) -> None:
     for batch in (10, 160):
         for count in (1, 2):
             people = torch.from_numpy(standing_people(count)).expand(batch, -1, -1, -1).to(device)
-            row(f"render_people, {count} in a frame, {batch} images, per image",
-                lambda people=people: render_people(people, FRAME_SIZE), per=batch)
+            row(
+                f"render_people, {count} in a frame, {batch} images, per image",
+                lambda people=people: render_people(people, FRAME_SIZE),
+                per=batch,
+            )
 
     frame = np.random.default_rng(0).integers(0, 256, (*FRAME_SIZE, 3), dtype=np.uint8)
     row("preprocess", lambda: preprocess(frame))
@@ -140,8 +159,9 @@ def main(argv: list[str] | None = None) -> None:
             row(f"{name}, per image", lambda images=images: network(images), args.network_repeat, batch)
             if device.type == "cuda":
                 with torch.autocast("cuda", torch.float16):
-                    row(f"{name}, float16, per image", lambda images=images: network(images),
-                        args.network_repeat, batch)
+                    row(
+                        f"{name}, float16, per image", lambda images=images: network(images), args.network_repeat, batch
+                    )
 
 
 if __name__ == "__main__":

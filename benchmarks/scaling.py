@@ -1,4 +1,5 @@
 """How time and memory grow with videos, their length, workers, classes and epochs. Prints tables, draws a plot."""
+
 # ruff: noqa: E402
 import contextlib
 import gc
@@ -23,9 +24,12 @@ from dataloader.video_dataset import VideoDataset, end_workers, testing_loader
 from utils import pick_device
 
 FULL = {
-    "listed": (100, 1000, 13320), "tested": (2, 4, 8, 16), "lengths": (15, 30, 60, 120, 240, 480),
-    "worker_counts": (0, 1, 2, 4), "class_counts": (2, 15, 101, 400),
-}  # fmt: skip
+    "listed": (100, 1000, 13320),
+    "tested": (2, 4, 8, 16),
+    "lengths": (15, 30, 60, 120, 240, 480),
+    "worker_counts": (0, 1, 2, 4),
+    "class_counts": (2, 15, 101, 400),
+}
 QUICK = {"listed": (2, 3), "tested": (1, 2), "lengths": (10, 12), "worker_counts": (0, 1), "class_counts": (2, 4)}
 STREAMS = ("spatial", "motion")
 
@@ -199,8 +203,10 @@ def main(argv: list[str] | None = None) -> None:
         args.size, args.epochs, args.repeat = 32, 2, 1
         torch.set_num_threads(1)
     args.device = pick_device(args.device)
-    print(f"torch {torch.__version__}, device {args.device.type}, {torch.get_num_threads()} threads, "
-          f"images of {args.size}×{args.size}, median of {args.repeat}")
+    print(
+        f"torch {torch.__version__}, device {args.device.type}, {torch.get_num_threads()} threads, "
+        f"images of {args.size}×{args.size}, median of {args.repeat}"
+    )
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ending:
         ending.callback(end_workers)
         root = Path(folder)

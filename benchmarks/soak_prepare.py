@@ -8,6 +8,7 @@ been killed that often. After each kill every folder that can be seen must be wh
 as it was before the step. Whenever a run gets to its end, and after the last kill, the whole tree must be equal,
 file by file, hidden files included. Takes some minutes; pytest does not collect it.
 """
+
 import argparse
 import os
 import random
@@ -23,6 +24,8 @@ from tests.pose_fixtures import MAPPING, save_frames, save_network
 from tests.test_extract_frames import make_video, picture
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Content of every file below a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -95,7 +98,9 @@ def soak(name: str, command: list[str], start: Path, work: Path, kills: int, gen
             shutil.copytree(start, out)
         begin = time.monotonic()
         process = subprocess.Popen(
-            [part.format(out=out) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            [part.format(out=out) for part in command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,
         )
         try:
@@ -125,9 +130,11 @@ def soak(name: str, command: list[str], start: Path, work: Path, kills: int, gen
         shutil.rmtree(out)
         if last:
             break
-    print(f"{name}: {killed} kills ({groups} of them of all processes at once), {kept} finished folders seen after "
-          f"them; {finished} runs to the end, each equal to the undisturbed one in all {len(expected)} files",
-          flush=True)
+    print(
+        f"{name}: {killed} kills ({groups} of them of all processes at once), {kept} finished folders seen after "
+        f"them; {finished} runs to the end, each equal to the undisturbed one in all {len(expected)} files",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -152,8 +159,19 @@ def main() -> None:
             colors = [(255 * (j % 3 > 0), 255 * (j % 2), 8 * i) for j in range(40)]
             save_frames(work / "images" / f"v_clip {i}", colors)
         network = save_network(work / "pose.onnx")
-        poses = [sys.executable, str(ROOT / "process_pose.py"), "--frames", str(work / "images"), "--out", "{out}",
-                 "--model", "onnx", "--pose-weights", str(network), *MAPPING]
+        poses = [
+            sys.executable,
+            str(ROOT / "process_pose.py"),
+            "--frames",
+            str(work / "images"),
+            "--out",
+            "{out}",
+            "--model",
+            "onnx",
+            "--pose-weights",
+            str(network),
+            *MAPPING,
+        ]
         if args.only in (None, "frames"):
             soak("frames", frames, empty, work, args.kills, generator)
         if args.only in (None, "poses"):

@@ -9,6 +9,7 @@ number of workers. When it gets to its end, weights, optimiser, scheduler, best 
 times) and scores must be those of the undisturbed run, bit for bit; then it starts anew until the kills are
 done. Takes minutes; pytest does not collect it.
 """
+
 import argparse
 import contextlib
 import os
@@ -36,8 +37,9 @@ def start(stream: str, data: Path, record: Path, workers: int, *more) -> subproc
     command = [sys.executable, ROOT / script, "--data", data / folder, "--ucf-list", data / "lists", "--record", record]
     command += [*FAST, "--workers", workers, "--epochs", EPOCHS, *more]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([str(part) for part in command], env=env, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [str(part) for part in command], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def kill_at_random(process: subprocess.Popen, record: Path, generator: random.Random, in_a_write: bool) -> str | None:
@@ -84,11 +86,15 @@ def flatten(value, name: str) -> dict:
 
 def differences(found: dict, expected: dict) -> list[str]:
     """Names of entries that are not the same, bit for bit."""
+
     def same(a, b):
         return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
 
-    return sorted(k for k in found.keys() | expected.keys() if k not in found or k not in expected
-                  or not same(found[k], expected[k]))  # fmt: skip
+    return sorted(
+        k
+        for k in found.keys() | expected.keys()
+        if k not in found or k not in expected or not same(found[k], expected[k])
+    )
 
 
 def soak(stream: str, data: Path, root: Path, kills: int, generator: random.Random) -> int:

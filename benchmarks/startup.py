@@ -5,6 +5,7 @@
 Lists and folders of frames are made below --tmp (hard links to one JPEG; 300,000 videos take 1.3 GB and a few
 minutes) and removed afterwards. Each row is the best of --repeat fresh processes for the times, the worst for memory.
 """
+
 # ruff: noqa: E402
 import itertools
 import json
@@ -36,8 +37,9 @@ def get_args_parser() -> ArgumentParser:
     """Options of this script."""
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tmp", type=Path, metavar="DIR", help="existing folder to make the data sets in")
-    parser.add_argument("--sizes", type=int, nargs="+", metavar="N", default=[100, UCF101, 300_000],
-                        help="numbers of listed videos")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", metavar="N", default=[100, UCF101, 300_000], help="numbers of listed videos"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="processes per row")
     parser.add_argument("--batches", type=int, default=20, help="batches of images read per epoch")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images")
@@ -140,8 +142,17 @@ def write_jpeg(path: Path) -> Path:
 
 def measure_afresh(data: Path, args) -> dict:
     """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.startup", "--measure", data, "--batches", args.batches,
-               "--workers", args.workers]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.startup",
+        "--measure",
+        data,
+        "--batches",
+        args.batches,
+        "--workers",
+        args.workers,
+    ]
     finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     if finished.returncode:
         raise UserError(f"{data}: measuring failed: {finished.stderr.strip()[-300:]}")
@@ -210,8 +221,12 @@ def measure(data: Path, batches: int, workers: int) -> dict:
     end_workers()
     parts = [after - before for before, after in itertools.pairwise(clock)]
     return {
-        **dict(zip(("imports", "lists", "counts", "first batch"), parts, strict=True)), "start": sum(parts),
-        "imported": imported, "peak": peak, "growth": here[-1] - here[0], "worker growth": beside[-1] - beside[0],
+        **dict(zip(("imports", "lists", "counts", "first batch"), parts, strict=True)),
+        "start": sum(parts),
+        "imported": imported,
+        "peak": peak,
+        "growth": here[-1] - here[0],
+        "worker growth": beside[-1] - beside[0],
         "worker": own,
     }
 
@@ -249,14 +264,18 @@ def best_of(results: list[dict]) -> dict:
 def print_table(rows: list[dict]) -> None:
     """Print a markdown table."""
     first = rows[0]
-    print(f"| videos | frames | counts | imports | lists | counting | first batch | start in all | peak memory | more "
-          f"than {first['videos']} | growth of main process, worker | worker's own |")
+    print(
+        f"| videos | frames | counts | imports | lists | counting | first batch | start in all | peak memory | more "
+        f"than {first['videos']} | growth of main process, worker | worker's own |"
+    )
     print("|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for row in rows:
         seconds = " | ".join(f"{row[key]:.2f} s" for key in ("imports", "lists", "counts", "first batch", "start"))
-        print(f"| {row['videos']:,} | {row['frames']:,} | {row['cache']} | {seconds} | {row['peak']:.0f} MB | "
-              f"{row['peak'] - first['peak']:+.0f} MB | {row['growth']:+.1f}, {row['worker growth']:+.1f} MB | "
-              f"{row['worker']:.0f} MB |")
+        print(
+            f"| {row['videos']:,} | {row['frames']:,} | {row['cache']} | {seconds} | {row['peak']:.0f} MB | "
+            f"{row['peak'] - first['peak']:+.0f} MB | {row['growth']:+.1f}, {row['worker growth']:+.1f} MB | "
+            f"{row['worker']:.0f} MB |"
+        )
 
 
 def print_limits(rows: list[dict]) -> None:
@@ -270,11 +289,17 @@ def print_limits(rows: list[dict]) -> None:
     counted = next((row for row in rows if row["videos"] == UCF101 and row["cache"] == "cold"), rows[-2])
     cold = sum(counted[key] for key in ("lists", "counts")) / counted["videos"]
     peak, own = (large["peak"] - small["peak"]) / more, (large["worker"] - small["worker"]) / more
-    print(f"\nA listed video costs {1e6 * cold:.0f} µs of the first start ({counted['frames'] / counted['videos']:.0f} "
-          f"frames each), {1e6 * warm:.0f} µs of later ones, {2**10 * peak:.2f} KB of peak memory, and up to "
-          f"{2**10 * own:.2f} KB of each worker's.")
-    reached = {"a first start of one minute": 60 / cold, "later starts of one minute": 60 / warm,
-               "1 GB more of peak memory": 1024 / peak, "1 GB of each worker's own": 1024 / own}
+    print(
+        f"\nA listed video costs {1e6 * cold:.0f} µs of the first start ({counted['frames'] / counted['videos']:.0f} "
+        f"frames each), {1e6 * warm:.0f} µs of later ones, {2**10 * peak:.2f} KB of peak memory, and up to "
+        f"{2**10 * own:.2f} KB of each worker's."
+    )
+    reached = {
+        "a first start of one minute": 60 / cold,
+        "later starts of one minute": 60 / warm,
+        "1 GB more of peak memory": 1024 / peak,
+        "1 GB of each worker's own": 1024 / own,
+    }
     for what, videos in sorted(reached.items(), key=lambda item: item[1]):
         print(f"- {what}: {videos:,.0f} videos")
 

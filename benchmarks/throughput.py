@@ -1,4 +1,5 @@
 """Compare this project with the plain pipeline on made-up videos: samples, training, testing, memory. Prints tables."""
+
 # ruff: noqa: E402
 import argparse
 import itertools
@@ -38,12 +39,17 @@ def get_args_parser() -> ArgumentParser:
     parser.add_argument("--size", type=whole_number(32), default=224, help="side of the network's input")
     parser.add_argument("--batch-spatial", type=whole_number(1), default=25, help="videos per training step")
     parser.add_argument("--batch-motion", type=whole_number(1), default=64, help="stacks per training step")
-    parser.add_argument("--workers", type=whole_number(0), default=min(os.cpu_count() or 1, 8),
-                        help="processes that read images")
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=min(os.cpu_count() or 1, 8), help="processes that read images"
+    )
     parser.add_argument("--threads", type=whole_number(1), help="processor threads of torch (default: torch's)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True,
-                        help="measure peak memory, each in a process of its own")
+    parser.add_argument(
+        "--memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="measure peak memory, each in a process of its own",
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     return parser
 
@@ -82,11 +88,22 @@ def sample_table(root: Path, setup: Setup, repeat: int, loops: int) -> None:
             functions["decoding"] = decoding(first, images)
             seconds = measure(functions, repeat, single.device, loops if train else -(-loops // 10))
             ms = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
-            rows.append([f"{stream} {title} sample ({images} images read)", ms["plain"], ms["this"], ratio(seconds),
-                         ms["decoding"], ms.get("keypoints", "–")])
+            rows.append(
+                [
+                    f"{stream} {title} sample ({images} images read)",
+                    ms["plain"],
+                    ms["this"],
+                    ratio(seconds),
+                    ms["decoding"],
+                    ms.get("keypoints", "–"),
+                ]
+            )
     torch.set_num_threads(threads)
-    print_table("Milliseconds per sample, one thread", ["sample", "plain", "this", "times faster", "decoding alone",
-                                                         "drawn from keypoints"], rows)
+    print_table(
+        "Milliseconds per sample, one thread",
+        ["sample", "plain", "this", "times faster", "decoding alone", "drawn from keypoints"],
+        rows,
+    )
 
 
 def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> dict[str, Callable]:
@@ -96,6 +113,7 @@ def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> d
     plain_network = build_network("resnet18", channels, setup.classes).to(setup.device)
     last = batch.contiguous(memory_format=torch.channels_last)
     if what == "training":
+
         def step(network, images):
             network.train().zero_grad()
             with torch.autocast(setup.device.type, enabled=setup.device.type == "cuda" and images is last):
@@ -134,8 +152,17 @@ def rate_table(root: Path, setup: Setup, repeat: int) -> None:
             functions |= {f"network {name}": function for name, function in alone.items()}
             seconds = measure(functions, repeat, setup.device)
             rate = {name: videos / statistics.median(values) for name, values in seconds.items()}
-            rows.append([f"{stream} {what}", rate["plain"], rate["this"], ratio(seconds), rate["network NCHW"],
-                         rate["network this"], rate.get("keypoints", "–")])
+            rows.append(
+                [
+                    f"{stream} {what}",
+                    rate["plain"],
+                    rate["this"],
+                    ratio(seconds),
+                    rate["network NCHW"],
+                    rate["network this"],
+                    rate.get("keypoints", "–"),
+                ]
+            )
         pipelines["plain"].network.load_state_dict(pipelines["this"].network.state_dict())
         scores, expected = pipelines["this"].test(), pipelines["plain"].test()
         difference = max(float(np.abs(scores[name] - expected[name]).max()) for name in expected)
@@ -185,8 +212,14 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         listed = write_videos(root, args.videos, args.frames)
-        setup = Setup(listed, args.device, args.size, workers=args.workers, batch_spatial=args.batch_spatial,
-                      batch_motion=args.batch_motion)  # fmt: skip
+        setup = Setup(
+            listed,
+            args.device,
+            args.size,
+            workers=args.workers,
+            batch_spatial=args.batch_spatial,
+            batch_motion=args.batch_motion,
+        )
         print(
             f"torch {torch.__version__}, device {where}, {torch.get_num_threads()} threads, {args.workers} workers, "
             f"{args.videos} videos of {args.frames} frames, frames of {mean_bytes(root / 'frames') / 1000:.1f} kB, "

@@ -1,4 +1,5 @@
 """Files and folders that appear whole or not at all."""
+
 import contextlib
 import hashlib
 import os
@@ -77,7 +78,7 @@ def recover_folders(parent: str | os.PathLike) -> None:
         return
     for leftover in [path for path in parent.iterdir() if path.name.startswith((".old-", ".tmp-"))]:
         if leftover.name.startswith(".old-"):
-            target = parent / leftover.name[len(".old-"):]
+            target = parent / leftover.name[len(".old-") :]
             if target.exists():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

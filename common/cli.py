@@ -1,4 +1,5 @@
 """What every script's command line shares: mistakes that end in one line, argparse types, a table."""
+
 import argparse
 import contextlib
 import os
@@ -105,11 +106,15 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     sizes = [max(width(row[column]) for row in table) for column in range(len(header))]
     for row in table:
         cells = [" " * (size - width(cell)) for cell, size in zip(row, sizes, strict=True)]
-        print((row[0] + cells[0] + "".join("  " + space + cell for cell, space in zip(row[1:], cells[1:], strict=True)))
-              .rstrip())
+        print(
+            (
+                row[0] + cells[0] + "".join("  " + space + cell for cell, space in zip(row[1:], cells[1:], strict=True))
+            ).rstrip()
+        )
 
 
 def width(text: str) -> int:
     """Columns that `text` takes in a terminal."""
-    return sum(0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
-               for letter in text)
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text
+    )

@@ -1,4 +1,5 @@
 """Numbered images on disk: `frame000001.jpg`, `frame000002.jpg`, … in one folder per video."""
+
 import os
 import re
 from pathlib import Path
@@ -8,8 +9,25 @@ from common.cli import UserError
 FRAME_NAME = "frame{:06d}.jpg"
 FRAME_PATTERN = re.compile(r"frame(\d{6,})\.jpg")
 VIDEO_EXTENSIONS = frozenset(
-    (".3gp", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv",
-     ".ts", ".vob", ".webm", ".wmv")
+    (
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".gif",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    )
 )
 
 

@@ -1,4 +1,5 @@
 """Work in several processes and on several machines."""
+
 import argparse
 import hashlib
 import itertools

@@ -1,4 +1,5 @@
 """Pictures of a video file, and their form on disk."""
+
 import io
 import os
 from collections.abc import Iterator

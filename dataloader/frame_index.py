@@ -1,4 +1,5 @@
 """Where the frames of each listed video lie and how many there are, counted on disk and cached."""
+
 import contextlib
 import json
 import os

@@ -1,4 +1,5 @@
 """From JPEG files to uint8 crops; no float exists before the device (see `to_input`)."""
+
 import io
 import itertools
 import os

@@ -1,4 +1,5 @@
 """Samples of the motion stream from keypoints: what to draw, instead of drawn images."""
+
 import os
 from collections.abc import Sequence
 from functools import partial

@@ -1,4 +1,5 @@
 """Samples of the motion stream: stacks of 10 pose-flow images."""
+
 import os
 from collections.abc import Sequence
 

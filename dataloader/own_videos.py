@@ -1,4 +1,5 @@
 """A folder of class folders of videos: what is in it, and which groups of videos to test on."""
+
 import hashlib
 import re
 from collections import Counter
@@ -22,8 +23,9 @@ def find_videos(folder: Path) -> dict[str, list[str]]:
         if name.startswith("."):
             continue
         files = [path for path in class_folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS]
-        found[name] = [path.name for path in sorted(files, key=_order)
-                       if path.is_file() and not path.name.startswith(".")]
+        found[name] = [
+            path.name for path in sorted(files, key=_order) if path.is_file() and not path.name.startswith(".")
+        ]
         if not found[name]:
             raise UserError(f"class {name!r}: no videos in {class_folder}; add some, or remove the folder")
         for path in [class_folder, *(class_folder / file for file in found[name])]:
@@ -81,8 +83,10 @@ def choose_test_groups(groups: dict[tuple[str, str], tuple], test_fraction: floa
         changed = False
         for group in order:
             sign = -1 if group in chosen else 1
-            gain = sum(cost(name, in_test[name]) - cost(name, in_test[name] + sign * videos)
-                       for name, videos in members[group].items())
+            gain = sum(
+                cost(name, in_test[name]) - cost(name, in_test[name] + sign * videos)
+                for name, videos in members[group].items()
+            )
             if gain > 1e-12:
                 chosen ^= {group}
                 for name, videos in members[group].items():
@@ -98,8 +102,9 @@ def _order(path: Path) -> tuple[str, str]:
 def _check_name(path: Path) -> None:
     name = path.name
     if re.search(r"[\r\n]", name) or name != name.strip() or not stem(name):
-        raise UserError(f"{str(path)!r}: a list cannot hold this name (line break, space at an end, or nothing but "
-                        "v_); rename it")
+        raise UserError(
+            f"{str(path)!r}: a list cannot hold this name (line break, space at an end, or nothing but v_); rename it"
+        )
     try:
         name.encode()
     except UnicodeEncodeError:

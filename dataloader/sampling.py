@@ -4,6 +4,7 @@ Indices are 1-based, as the file names are. n is the number of frames on disk, L
 S = max(n - L + 1, 1) the number of possible starts, the same for both streams, so that both look at the
 same moments.
 """
+
 import hashlib
 
 import numpy as np

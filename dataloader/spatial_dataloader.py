@@ -1,4 +1,5 @@
 """Samples of the spatial stream: single RGB frames."""
+
 import os
 from collections.abc import Sequence
 

@@ -1,4 +1,5 @@
 """Class indices and split lists, in the form that UCF101 ships them."""
+
 import os
 import re
 import unicodedata
@@ -100,7 +101,7 @@ def read_split(ucf_list: str | os.PathLike, split: str, class_index: str) -> Spl
     train, test = read_list(train_file, classes), read_list(test_file, classes)
     videos = unique_names(train + test)
     _refuse_twice([video.name for video in videos], f"{train_file} and {test_file}: video", "list it once")
-    return Split(classes, videos[: len(train)], videos[len(train):])
+    return Split(classes, videos[: len(train)], videos[len(train) :])
 
 
 def unique_names(videos: list[Video]) -> list[Video]:
@@ -133,7 +134,7 @@ def folder_names(video: Video) -> list[str]:
     base = video.name.rsplit("/", 1)[-1]
     bases = [base]
     if base.lower().startswith(video.class_name.lower()):
-        bases.append(video.class_name + base[len(video.class_name):])
+        bases.append(video.class_name + base[len(video.class_name) :])
     flat = [prefix + name for name in dict.fromkeys(bases) for prefix in ("v_", "")]
     nested = [f"{video.class_name}/{name}" for name in flat]
     return nested if "/" in video.name else flat + nested

@@ -1,4 +1,5 @@
 """Videos as samples of uint8 images, and the loaders that batch them."""
+
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator

@@ -5,6 +5,7 @@ fields), so that a picture alone does not settle them, and classes share movemen
 golf swings and mopping, squats and skiing, wall push-ups and the pushes of tai chi), so that the skeleton
 alone does not settle them either. Training and test groups are drawn from the same distribution.
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,10 +36,18 @@ ACTIONS = (
     Action("Archery", 3, movements.archery, {FIELD: 1.0}, (FRONT,)),
     Action("BaseballPitch", 7, movements.pitch, {FIELD: 1.0}, (FRONT,)),
     Action("BodyWeightSquats", 15, movements.squats, {HALL: 1.0}, SLANT),
-    Action("CliffDiving", 22, acrobatics.dive, {drops.cliff: 1.0}, SIDES, (0.24, 0.32), 0.75,
-           drop=(3.5, 6.5), swimwear=True),
-    Action("Diving", 26, acrobatics.dive, {drops.pool: 1.0}, SIDES, (0.25, 0.34), 0.75,
-           drop=(3.0, 6.0), swimwear=True),
+    Action(
+        "CliffDiving",
+        22,
+        acrobatics.dive,
+        {drops.cliff: 1.0},
+        SIDES,
+        (0.24, 0.32),
+        0.75,
+        drop=(3.5, 6.5),
+        swimwear=True,
+    ),
+    Action("Diving", 26, acrobatics.dive, {drops.pool: 1.0}, SIDES, (0.25, 0.34), 0.75, drop=(3.0, 6.0), swimwear=True),
     Action("FloorGymnastics", 30, acrobatics.gymnastics, {HALL: 1.0}, (FRONT, *SIDES), (0.38, 0.52), 0.7),
     Action("GolfSwing", 33, movements.golf, {LINKS: 1.0}, (FRONT,)),
     Action("JumpingJack", 47, movements.jumping_jack, {PARK: 0.9, HALL: 0.1}, (FRONT,)),

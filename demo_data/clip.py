@@ -1,4 +1,5 @@
 """One clip of the demo: who does what where, seen how, and its frames one by one."""
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -97,8 +98,16 @@ def render(clip: Clip) -> Iterator[Image.Image]:
         left, top = (int(c) for c in corner)
         frame = clip.background.crop((left, top, left + WIDTH, top + HEIGHT))
         floor = None if clip.water is None else clip.water - top
-        draw_figure(frame, person.points[i] - (left, top), person.near[i], person.body, person.clothes, person.scale,
-                    [(prop, spots[i] - (left, top)) for prop, spots in clip.props], floor)
+        draw_figure(
+            frame,
+            person.points[i] - (left, top),
+            person.near[i],
+            person.body,
+            person.clothes,
+            person.scale,
+            [(prop, spots[i] - (left, top)) for prop, spots in clip.props],
+            floor,
+        )
         if floor is not None and person.points[: i + 1, :18, 1].max() > clip.water:
             entry = entry or person.points[i, 1, 0]
             _splash(ImageDraw.Draw(frame), splash, entry - left, floor, wet)
@@ -124,8 +133,9 @@ def _layout(action: Action, own, rng, camera: Camera, drop: float | None) -> tup
 
 
 def _widen(layout: Layout, reach: np.ndarray) -> Layout:
-    return Layout(layout.width + 2 * reach[0], layout.height + 2 * reach[1], layout.ground + reach[1],
-                  layout.edge, layout.water)
+    return Layout(
+        layout.width + 2 * reach[0], layout.height + 2 * reach[1], layout.ground + reach[1], layout.edge, layout.water
+    )
 
 
 def _drift(action: Action, rng, camera: Camera, time: np.ndarray) -> np.ndarray:
@@ -144,7 +154,8 @@ def _path(action: Action, rng, layout: Layout, person: Figure, start: np.ndarray
     strength = rng.choice([0.3, 1.5, 4.0], p=[0.4, 0.4, 0.2])
     for hertz in rng.uniform(0.2, 3.5, 4):
         view = view + strength * rng.normal(0, 1, 2) / np.sqrt(hertz) * np.sin(
-            2 * np.pi * (hertz * time[:, None] + rng.uniform(0, 1, 2)))
+            2 * np.pi * (hertz * time[:, None] + rng.uniform(0, 1, 2))
+        )
     return np.clip(np.rint(view), 0, (layout.width - WIDTH, layout.height - HEIGHT))
 
 

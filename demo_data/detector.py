@@ -1,4 +1,5 @@
 """What a pose estimator would find of the figures: noisy, incomplete, sometimes wrong keypoints."""
+
 import numpy as np
 
 from demo_data.clip import HEIGHT, WIDTH, Clip, Figure
@@ -43,7 +44,7 @@ def _find(clip: Clip, figure: Figure, rng, quality: float, missed: float = 0.03)
     if clip.water is not None:
         gone |= truth[..., 1] + clip.path[:, None, 1] > clip.water
     inverted = truth[:, 1, 1] > truth[:, [8, 11], 1].mean(1)
-    gone |= (_lasting(rng, (frames, 1)) < missed * quality + 0.35 * inverted[:, None])
+    gone |= _lasting(rng, (frames, 1)) < missed * quality + 0.35 * inverted[:, None]
 
     score = np.where(gone, 0, np.clip(rng.normal(0.75, 0.12, gone.shape), 0.15, 0.98))
     out = np.concatenate([spots, score[..., None]], -1)
@@ -57,9 +58,28 @@ def _find(clip: Clip, figure: Figure, rng, quality: float, missed: float = 0.03)
 
 def _ghost(frames: int, rng) -> np.ndarray:
     """Clutter taken for a person: a few parts in the shape of one, flickering."""
-    shape = np.array([
-        (0, -3), (0, -2), (-1, -2), (-1.3, -1), (-1.4, 0), (1, -2), (1.3, -1), (1.4, 0), (-0.6, 0.2), (-0.7, 2),
-        (-0.7, 3.8), (0.6, 0.2), (0.7, 2), (0.7, 3.8), (-0.2, -3.2), (0.2, -3.2), (-0.5, -3), (0.5, -3)])
+    shape = np.array(
+        [
+            (0, -3),
+            (0, -2),
+            (-1, -2),
+            (-1.3, -1),
+            (-1.4, 0),
+            (1, -2),
+            (1.3, -1),
+            (1.4, 0),
+            (-0.6, 0.2),
+            (-0.7, 2),
+            (-0.7, 3.8),
+            (0.6, 0.2),
+            (0.7, 2),
+            (0.7, 3.8),
+            (-0.2, -3.2),
+            (0.2, -3.2),
+            (-0.5, -3),
+            (0.5, -3),
+        ]
+    )
     spots = shape * rng.uniform(6, 22) * rng.uniform(0.6, 1.4, 2) + rng.uniform((0, 40), (WIDTH, HEIGHT - 40))
     kept = (rng.uniform(size=18) < 0.45) & (_lasting(rng, (frames, 1)) < rng.uniform(0.1, 0.6))
     out = np.zeros((frames, 18, 3))

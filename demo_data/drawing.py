@@ -1,4 +1,5 @@
 """Draw a clothed figure and its props on an image."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +34,16 @@ def random_clothes(rng: np.random.Generator, swimwear: bool = False) -> Clothes:
     return Clothes(skin, hair, shirt, trousers, shoes, int(rng.integers(3)), int(rng.integers(1, 3)))
 
 
-def draw_figure(image: Image.Image, points: np.ndarray, near: np.ndarray, body: Body, clothes: Clothes,
-                scale: float, props: list[tuple[Prop, np.ndarray]] = (), floor: int | None = None) -> None:
+def draw_figure(
+    image: Image.Image,
+    points: np.ndarray,
+    near: np.ndarray,
+    body: Body,
+    clothes: Clothes,
+    scale: float,
+    props: list[tuple[Prop, np.ndarray]] = (),
+    floor: int | None = None,
+) -> None:
     """Draw on `image`, smoothly: joints (22, 2) in pixels, their nearness (22,), props with points (K, 2).
 
     Nothing is drawn below row `floor`.
@@ -48,8 +57,15 @@ def draw_figure(image: Image.Image, points: np.ndarray, near: np.ndarray, body: 
         return
     patch = image.crop((left, top, right, bottom))
     patch = patch.resize((patch.width * 2, patch.height * 2), Image.Resampling.NEAREST)
-    _paint(ImageDraw.Draw(patch), 2 * (points - (left, top)), near, body, clothes, 2 * scale,
-           [(prop, 2 * (spots - (left, top))) for prop, spots in props])
+    _paint(
+        ImageDraw.Draw(patch),
+        2 * (points - (left, top)),
+        near,
+        body,
+        clothes,
+        2 * scale,
+        [(prop, 2 * (spots - (left, top))) for prop, spots in props],
+    )
     image.paste(patch.reduce(2), (left, top))
 
 
@@ -134,8 +150,19 @@ def _bone(draw, a, b, first: float, second: float, color) -> None:
     _disc(draw, b, second, color)
     if length > 0.5:
         nx, ny = -dy / length, dx / length
-        draw.polygon((a[0] + nx * first, a[1] + ny * first, b[0] + nx * second, b[1] + ny * second,
-                      b[0] - nx * second, b[1] - ny * second, a[0] - nx * first, a[1] - ny * first), color)
+        draw.polygon(
+            (
+                a[0] + nx * first,
+                a[1] + ny * first,
+                b[0] + nx * second,
+                b[1] + ny * second,
+                b[0] - nx * second,
+                b[1] - ny * second,
+                a[0] - nx * first,
+                a[1] - ny * first,
+            ),
+            color,
+        )
 
 
 def _disc(draw, centre, radius: float, color) -> None:

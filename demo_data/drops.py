@@ -1,4 +1,5 @@
 """Places with a way down: swimming pool, sea cliff, ski slope."""
+
 import numpy as np
 
 from demo_data.scene import Layout, blotches, clutter, rgb, shades, sky_color, some_color, tint
@@ -9,9 +10,18 @@ def pool(rng, layout: Layout):
     x, y = layout.edge
     wall = tint(rng, rng.choice([(195, 200, 200), (150, 170, 190), (185, 175, 160)]))
     water = tint(rng, (60, 145, 185), 22)
-    base = shades(layout, [(0, wall), (layout.water - 14, wall * 0.8), (layout.water - 13, (205, 205, 195)),
-                           (layout.water - 1, (185, 185, 180)), (layout.water, water * 0.85), (layout.height, water)])
-    base[layout.water:] += 14 * blotches(rng, layout, 6)[layout.water:]
+    base = shades(
+        layout,
+        [
+            (0, wall),
+            (layout.water - 14, wall * 0.8),
+            (layout.water - 13, (205, 205, 195)),
+            (layout.water - 1, (185, 185, 180)),
+            (layout.water, water * 0.85),
+            (layout.height, water),
+        ],
+    )
+    base[layout.water :] += 14 * blotches(rng, layout, 6)[layout.water :]
 
     def objects(draw):
         for top in np.arange(rng.uniform(10, 60), layout.water - 60, rng.uniform(60, 110)):  # windows or banners
@@ -41,8 +51,9 @@ def cliff(rng, layout: Layout):
     x, y = layout.edge
     sky, sea = sky_color(rng), tint(rng, (45, 110, 135), 25)
     far = layout.water - rng.integers(15, 120)
-    base = shades(layout, [(0, sky), (far - 1, sky * 0.6 + 95), (far, sea), (layout.water, sea * 0.9),
-                           (layout.height, sea * 0.8)])
+    base = shades(
+        layout, [(0, sky), (far - 1, sky * 0.6 + 95), (far, sea), (layout.water, sea * 0.9), (layout.height, sea * 0.8)]
+    )
     base[far:] += 16 * blotches(rng, layout, 7)[far:]
 
     def objects(draw):
@@ -57,8 +68,10 @@ def cliff(rng, layout: Layout):
         draw.polygon([(x, y), *face, (side, layout.height), (side, y - rng.uniform(0, 12))], rgb(rock))
         for _ in range(26):  # ledges and cracks
             px, py, size = x + sign * rng.uniform(20, 160), rng.uniform(y + 6, layout.height), rng.uniform(8, 40)
-            draw.polygon([(px, py), (px + size, py + size * rng.uniform(-0.3, 0.5)), (px + size * 0.6, py + size)],
-                         rgb(tint(rng, rock * rng.uniform(0.65, 1.15), 8)))
+            draw.polygon(
+                [(px, py), (px + size, py + size * rng.uniform(-0.3, 0.5)), (px + size * 0.6, py + size)],
+                rgb(tint(rng, rock * rng.uniform(0.65, 1.15), 8)),
+            )
         draw.line([(x, y), (side, y)], rgb(tint(rng, (85, 105, 60), 25)), 4)
 
     return base, objects
@@ -78,8 +91,14 @@ def snow(rng, layout: Layout):
             foot, size, green = far + rng.uniform(0, 45), rng.uniform(16, 60), tint(rng, (45, 75, 60), 18)
             for level in (0.0, 0.3, 0.6):
                 wide = size * 0.3 * (1 - level)
-                draw.polygon([(px - wide, foot - level * size), (px + wide, foot - level * size),
-                              (px, foot - (level + 0.5) * size)], rgb(green))
+                draw.polygon(
+                    [
+                        (px - wide, foot - level * size),
+                        (px + wide, foot - level * size),
+                        (px, foot - (level + 0.5) * size),
+                    ],
+                    rgb(green),
+                )
         for _ in range(rng.integers(2, 12)):  # tracks
             px, slant = rng.uniform(0, layout.width), rng.uniform(-140, 140)
             draw.line([(px, far + 8), (px + slant, layout.height)], rgb(white * 0.88), 2)

@@ -2,6 +2,7 @@
 
 Coordinates are metres in the figure's own frame: x to its left, y up from the ground, z forward.
 """
+
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,9 +46,15 @@ def random_body(rng: np.random.Generator) -> Body:
     height = rng.uniform(1.45, 1.95)
     vary = rng.uniform(0.94, 1.06, 7)
     return Body(
-        thigh=0.245 * height * vary[0], shin=0.235 * height * vary[0], torso=0.285 * height * vary[1],
-        shoulder=0.105 * height * vary[2], hip=0.055 * height * vary[3], upper_arm=0.165 * height * vary[4],
-        forearm=0.15 * height * vary[4], head=0.062 * height * vary[5], girth=rng.uniform(0.8, 1.35),
+        thigh=0.245 * height * vary[0],
+        shin=0.235 * height * vary[0],
+        torso=0.285 * height * vary[1],
+        shoulder=0.105 * height * vary[2],
+        hip=0.055 * height * vary[3],
+        upper_arm=0.165 * height * vary[4],
+        forearm=0.15 * height * vary[4],
+        head=0.062 * height * vary[5],
+        girth=rng.uniform(0.8, 1.35),
     )
 
 
@@ -94,8 +101,7 @@ class Trunk:
     def at(self, side: int, x, y, z) -> np.ndarray:
         """Points (T, 3) seen from a shoulder (0 right, 1 left): x outward, y up, z forward of the chest."""
         local = vec(np.asarray(x) * (1 if side else -1), y, z)
-        return self.shoulders[side] + np.einsum("tij,...j->ti" if local.ndim == 1 else "tij,tj->ti",
-                                                self.frame, local)
+        return self.shoulders[side] + np.einsum("tij,...j->ti" if local.ndim == 1 else "tij,tj->ti", self.frame, local)
 
     def from_pelvis(self, side: int, x, y, z) -> np.ndarray:
         """Points (T, 3) seen from the pelvis, not turned with the chest: x outward, y up, z forward."""
@@ -153,9 +159,11 @@ def joints(body: Body, pose: Pose) -> np.ndarray:
         sign = np.array([1.0 if side else -1.0, 1.0, 1.0])
         out[:, shoulder], out[:, hip] = trunk.shoulders[side], trunk.hips[side]
         out[:, shoulder + 1], out[:, shoulder + 2] = two_bones(
-            trunk.shoulders[side], pose.hands[side], body.upper_arm, body.forearm, np.asarray(pose.elbows) * sign)
+            trunk.shoulders[side], pose.hands[side], body.upper_arm, body.forearm, np.asarray(pose.elbows) * sign
+        )
         out[:, hip + 1], out[:, hip + 2] = two_bones(
-            trunk.hips[side], pose.feet[side], body.thigh, body.shin, np.asarray(pose.knees) * sign)
+            trunk.hips[side], pose.feet[side], body.thigh, body.shin, np.asarray(pose.knees) * sign
+        )
         shin = out[:, hip + 2] - out[:, hip + 1]
         shin /= np.linalg.norm(shin, axis=-1, keepdims=True)
         flat = FORWARD - 0.6 * (shin @ FORWARD)[:, None] * shin

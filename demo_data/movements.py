@@ -3,6 +3,7 @@
 Every movement takes the body, the time (T,) in seconds and a generator for what varies from clip to clip, and
 returns a `Pose`. Lengths are metres; side 0 is the right, 1 the left.
 """
+
 import numpy as np
 
 from demo_data.figure import ANKLE, Body, Pose, Prop, Trunk, vec
@@ -33,8 +34,9 @@ def idle_hands(trunk: Trunk, body: Body, rng, down: float = 0.95):
     """Both hands (T, 3) hanging, on the hips, or crossed, as drawn by `rng`."""
     style = rng.choice(3, p=(0.4, 0.4, 0.2))
     if style == 0:
-        return tuple(trunk.from_pelvis(side, body.shoulder + 0.1, body.torso - down * body.arm, 0.05)
-                     for side in (0, 1))
+        return tuple(
+            trunk.from_pelvis(side, body.shoulder + 0.1, body.torso - down * body.arm, 0.05) for side in (0, 1)
+        )
     if style == 1:
         return tuple(trunk.from_pelvis(side, body.hip + 0.09, 0.08, 0.04) for side in (0, 1))
     return tuple(trunk.at(side, -body.shoulder * 0.9, -0.14, 0.2) for side in (0, 1))
@@ -47,8 +49,15 @@ def squats(body: Body, t, rng) -> Pose:
     trunk = Trunk(body, vec(0, ANKLE + body.leg * (0.98 - depth * s), -0.3 * s), 0.1 + rng.uniform(0.4, 0.8) * s)
     if style == 0:
         raised = rng.uniform(0.2, 1.0) * (1 - s) + s
-        hands = tuple(trunk.from_pelvis(side, body.shoulder, body.torso - body.arm * np.cos(1.5 * raised),
-                                        0.1 + body.arm * np.sin(1.5 * raised) + 0.3 * s) for side in (0, 1))
+        hands = tuple(
+            trunk.from_pelvis(
+                side,
+                body.shoulder,
+                body.torso - body.arm * np.cos(1.5 * raised),
+                0.1 + body.arm * np.sin(1.5 * raised) + 0.3 * s,
+            )
+            for side in (0, 1)
+        )
     elif style == 1:
         hands = tuple(trunk.at(side, -0.06, 0.12, 0.02) for side in (0, 1))
     else:
@@ -61,15 +70,23 @@ def skiing(body: Body, t, rng) -> Pose:
     hertz, phase = rng.uniform(0.45, 0.85), rng.uniform()
     s, sway = wave(t, hertz, phase), np.sin(np.pi * 2 * (hertz / 2 * t + phase)) * rng.uniform(0.05, 0.3)
     depth, base = rng.uniform(0.15, 0.4), rng.uniform(0.08, 0.25)
-    trunk = Trunk(body, vec(sway * 0.5, ANKLE + body.leg * (0.97 - base - depth * s), -0.12 - 0.2 * s),
-                  0.35 + rng.uniform(0.2, 0.6) * s, sway)
+    trunk = Trunk(
+        body,
+        vec(sway * 0.5, ANKLE + body.leg * (0.97 - base - depth * s), -0.12 - 0.2 * s),
+        0.35 + rng.uniform(0.2, 0.6) * s,
+        sway,
+    )
     reach = rng.uniform(0.5, 0.85)
-    hands = tuple(trunk.from_pelvis(side, body.shoulder + 0.1, body.torso - 0.3 - 0.1 * s, reach * body.arm + 0.15 * s)
-                  for side in (0, 1))
+    hands = tuple(
+        trunk.from_pelvis(side, body.shoulder + 0.1, body.torso - 0.3 - 0.1 * s, reach * body.arm + 0.15 * s)
+        for side in (0, 1)
+    )
     feet = stand(t, rng.uniform(0.2, 0.4), rng.uniform(-0.15, 0.15))
     color = tuple(int(c) for c in rng.integers(30, 255, 3))
-    props = [Prop(np.stack([foot + (0, -0.06, -0.7), foot + (0, -0.06, 0.75), foot + (0, 0.03, 0.95)], 1), color, 0.06)
-             for foot in feet]
+    props = [
+        Prop(np.stack([foot + (0, -0.06, -0.7), foot + (0, -0.06, 0.75), foot + (0, 0.03, 0.95)], 1), color, 0.06)
+        for foot in feet
+    ]
     props += [Prop(np.stack([hand, hand + (0, -0.55, -0.75)], 1), STEEL, 0.025) for hand in hands]
     return Pose(trunk, hands, feet, knees=(0.2, 0, 1), elbows=(0.8, -1, -0.3), props=props)
 
@@ -82,8 +99,14 @@ def lunges(body: Body, t, rng) -> Pose:
     step = rng.uniform(0.9, 1.15) * body.leg
     trunk = Trunk(body, vec(0, ANKLE + body.leg * (0.98 - 0.42 * s), 0.45 * step * s), rng.uniform(0, 0.25) * s)
     lift = 0.18 * np.sin(np.pi * s)
-    feet = tuple(vec((side - 0.5) * 0.24, ANKLE + np.where(leading == side, lift, 0.1 * s),
-                     np.where(leading == side, step * s, -0.1 * s)) for side in (0, 1))
+    feet = tuple(
+        vec(
+            (side - 0.5) * 0.24,
+            ANKLE + np.where(leading == side, lift, 0.1 * s),
+            np.where(leading == side, step * s, -0.1 * s),
+        )
+        for side in (0, 1)
+    )
     return Pose(trunk, idle_hands(trunk, body, rng), feet)
 
 
@@ -92,16 +115,33 @@ def pitch(body: Body, t, rng) -> Pose:
     times = np.array([0, 0.4, 0.62, 0.76, 0.86, 1.1]) * rng.uniform(1.2, 1.8) + rng.uniform(-0.4, 0.5)
     leg, arm = body.leg, body.arm
     high, far = rng.uniform(0.35, 0.6) * leg, rng.uniform(0.9, 1.1) * leg
-    pelvis = keys(t, times, [(0, .97, 0), (-.05, .97, 0), (.35, .8, 0), (.5, .76, 0), (.58, .75, 0), (.62, .78, .1)])
+    pelvis = keys(
+        t, times, [(0, 0.97, 0), (-0.05, 0.97, 0), (0.35, 0.8, 0), (0.5, 0.76, 0), (0.58, 0.75, 0), (0.62, 0.78, 0.1)]
+    )
     twist = keys(t, times, [0, -0.5, -0.4, 0.7, 1.3, 1.5])
     tilt = keys(t, times, [0, -0.12, -0.1, 0.15, 0.35, 0.5])
     trunk = Trunk(body, pelvis * (leg, leg, leg) + (0, ANKLE, 0), 0.1, tilt, twist)
-    right = keys(t, times, [
-        (.1, -.2, .25), (.1, -.15, .25), (-.7, .2, -.1), (-.45, .6, -.1), (.1, .7, .6), (.5, -.5, .6)])
-    left = keys(t, times, [
-        (-.1, -.2, .25), (-.1, -.15, .25), (.8, .15, .2), (.4, .0, .3), (.1, -.3, .2), (0, -.4, .1)])
-    rear = keys(t, times, [(-.1, 0, 0), (-.1, 0, 0), (-.1, 0, 0), (-.05, .05, 0), (.05, .15, -.1), (.5, .2, .25)])
-    front = keys(t, times, [(.12, 0, 0), (.1, high, .25), (far, .05, .05), *[(far, 0, .05)] * 3])
+    right = keys(
+        t,
+        times,
+        [
+            (0.1, -0.2, 0.25),
+            (0.1, -0.15, 0.25),
+            (-0.7, 0.2, -0.1),
+            (-0.45, 0.6, -0.1),
+            (0.1, 0.7, 0.6),
+            (0.5, -0.5, 0.6),
+        ],
+    )
+    left = keys(
+        t,
+        times,
+        [(-0.1, -0.2, 0.25), (-0.1, -0.15, 0.25), (0.8, 0.15, 0.2), (0.4, 0.0, 0.3), (0.1, -0.3, 0.2), (0, -0.4, 0.1)],
+    )
+    rear = keys(
+        t, times, [(-0.1, 0, 0), (-0.1, 0, 0), (-0.1, 0, 0), (-0.05, 0.05, 0), (0.05, 0.15, -0.1), (0.5, 0.2, 0.25)]
+    )
+    front = keys(t, times, [(0.12, 0, 0), (0.1, high, 0.25), (far, 0.05, 0.05), *[(far, 0, 0.05)] * 3])
     hands = tuple(trunk.shoulders[side] + arm * move for side, move in enumerate((right, left)))
     glove = Prop(hands[1][:, None] + np.array([[0, 0.02, 0], [0, -0.1, 0.04]]), (110, 70, 40), 0.16)
     return Pose(trunk, hands, (rear + (0, ANKLE, 0), front + (0, ANKLE, 0)), elbows=(0.6, -0.4, -0.6), props=[glove])
@@ -113,9 +153,19 @@ def archery(body: Body, t, rng) -> Pose:
     pelvis = vec(0.02 * np.sin(t), ANKLE + 0.985 * body.leg, 0)
     trunk = Trunk(body, pelvis, 0.02, rng.uniform(-0.05, 0.08), -0.15)
     out = np.array([body.shoulder + body.arm, body.torso - 0.02, 0.0])
-    left = keys(t, times, [(.3, .1, .25), out, out, out, out, (.35, .1, .2)])
-    right = keys(t, times, [(.2, .1, .3), out - (.12, 0, 0), (-.02, body.torso + .1, .12), (-.02, body.torso + .1, .12),
-                            (-.25, body.torso + .08, .02), (-.1, .05, .15)])
+    left = keys(t, times, [(0.3, 0.1, 0.25), out, out, out, out, (0.35, 0.1, 0.2)])
+    right = keys(
+        t,
+        times,
+        [
+            (0.2, 0.1, 0.3),
+            out - (0.12, 0, 0),
+            (-0.02, body.torso + 0.1, 0.12),
+            (-0.02, body.torso + 0.1, 0.12),
+            (-0.25, body.torso + 0.08, 0.02),
+            (-0.1, 0.05, 0.15),
+        ],
+    )
     hands = (trunk.pelvis + right, trunk.pelvis + left)
     span = np.linspace(-0.75, 0.75, 7)
     rise = keys(t, times, [0.6, 0, 0, 0, 0, 0.6])[:, None]
@@ -145,8 +195,9 @@ def golf(body: Body, t, rng) -> Pose:
     cock = 1.5 * angle
     club = np.einsum("tij,tj->ti", trunk.frame, vec(np.sin(cock), -np.cos(cock), 0.35 * np.cos(cock)))
     props = [Prop(np.stack([high, low + 0.85 * club, low + 0.85 * club + way * (0, 0, 0.1)], 1), STEEL, 0.03)]
-    return Pose(trunk, (low, high), stand(t, rng.uniform(0.35, 0.5)), knees=(0.2, 0, 1), elbows=(0.5, -0.4, -0.7),
-                props=props)
+    return Pose(
+        trunk, (low, high), stand(t, rng.uniform(0.35, 0.5)), knees=(0.2, 0, 1), elbows=(0.5, -0.4, -0.7), props=props
+    )
 
 
 def mopping(body: Body, t, rng) -> Pose:
@@ -158,8 +209,10 @@ def mopping(body: Body, t, rng) -> Pose:
     low, high, _ = _stick(trunk, body, angle, rng.uniform(0.75, 0.9), rng.uniform(0.08, 0.3))
     head = vec(1.1 * np.sin(angle), 0.03, 0.35 + 0.5 * np.cos(angle))
     color = tuple(int(c) for c in rng.integers(120, 250, 3))
-    props = [Prop(np.stack([high + 0.25 * (high - head), head], 1), WOOD, 0.035),
-             Prop(np.stack([head + (-0.15, 0, 0), head + (0.15, 0, 0)], 1), color, 0.12)]
+    props = [
+        Prop(np.stack([high + 0.25 * (high - head), head], 1), WOOD, 0.035),
+        Prop(np.stack([head + (-0.15, 0, 0), head + (0.15, 0, 0)], 1), color, 0.12),
+    ]
     shuffle = 0.06 * np.sin(2 * np.pi * hertz * t)
     feet = tuple(foot + vec(shuffle * sign, 0, 0) for sign, foot in zip((1, -1), stand(t, 0.36, 0.1), strict=True))
     return Pose(trunk, (low, high), feet, knees=(0.2, 0, 1), elbows=(0.5, -0.4, -0.7), props=props)
@@ -204,8 +257,10 @@ def pull_ups(body: Body, t, rng) -> Pose:
     rise = rng.uniform(0.6, 0.85) * body.arm
     trunk = Trunk(body, vec(0, bar - body.torso - 0.97 * body.arm + rise * s, -0.08 + swing), 0.05 - swing)
     hands = tuple(vec(sign * grip + 0 * t, bar, 0) for sign in (-1, 1))
-    feet = tuple(trunk.from_pelvis(side, 0.07, -body.leg * (0.98 - 0.3 * bend), -body.leg * 0.45 * bend + swing)
-                 for side in (0, 1))
+    feet = tuple(
+        trunk.from_pelvis(side, 0.07, -body.leg * (0.98 - 0.3 * bend), -body.leg * 0.45 * bend + swing)
+        for side in (0, 1)
+    )
     post = vec([-0.9, -0.9, 0.9, 0.9], [0, bar, bar, 0], 0)
     frame = Prop(np.repeat(post[None], len(t), 0), tuple(int(c) for c in rng.integers(40, 140, 3)), 0.07, behind=True)
     return Pose(trunk, hands, feet, elbows=(0.8, -1, 0.1), nod=-0.15, props=[frame])
@@ -223,8 +278,10 @@ def tai_chi(body: Body, t, rng) -> Pose:
     around = 2 * np.pi * (hertz * t + phase)
     pelvis = vec(0.18 * np.sin(around), ANKLE + body.leg * (0.96 - low), 0)
     trunk = Trunk(body, pelvis, 0.03, 0, 0.4 * np.sin(around))
-    hands = tuple(trunk.at(side, 0.05 + 0.25 * np.sin(around + shift), -0.2 + 0.25 * np.cos(around + shift), 0.38)
-                  for side, shift in ((0, 0.0), (1, np.pi)))
+    hands = tuple(
+        trunk.at(side, 0.05 + 0.25 * np.sin(around + shift), -0.2 + 0.25 * np.cos(around + shift), 0.38)
+        for side, shift in ((0, 0.0), (1, np.pi))
+    )
     return Pose(trunk, hands, stand(t, 0.45 + long / 2), knees=(0.4, 0, 1), elbows=(0.8, -1, -0.2))
 
 
@@ -241,6 +298,8 @@ def wall_pushups(body: Body, t, rng) -> Pose:
     shade = tuple(int(0.86 * c) for c in tone)
     face = vec([x[0], x[0], x[1], x[1]], [0, 3.2, 3.2, 0], z[0])
     edge = vec(x[1], [0, 3.2, 3.2, 0], [z[0], z[0], z[1], z[1]])
-    props = [Prop(np.repeat(quad[None], len(t), 0), color, filled=True, behind=True)
-             for quad, color in ((face, tone), (edge, shade))]
+    props = [
+        Prop(np.repeat(quad[None], len(t), 0), color, filled=True, behind=True)
+        for quad, color in ((face, tone), (edge, shade))
+    ]
     return Pose(trunk, hands, stand(t, 0.2), elbows=(0.6, -1, -0.2), props=props)

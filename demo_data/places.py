@@ -1,4 +1,5 @@
 """Places to exercise, play and work in: sports hall, home, park, playing field."""
+
 import numpy as np
 
 from demo_data.scene import (
@@ -115,8 +116,15 @@ def park(rng, layout: Layout):
         far, grass = outdoors(draw)
         if rng.uniform() < 0.7:  # paved ground
             x, wide = rng.uniform(-0.3, 0.6) * layout.width, rng.uniform(0.4, 1.2) * layout.width
-            draw.polygon([(x + 0.3 * wide, far + 3), (x + 0.7 * wide, far + 3), (x + 1.3 * wide, layout.height),
-                          (x - 0.3 * wide, layout.height)], rgb(tint(rng, (165, 155, 140), 20)))
+            draw.polygon(
+                [
+                    (x + 0.3 * wide, far + 3),
+                    (x + 0.7 * wide, far + 3),
+                    (x + 1.3 * wide, layout.height),
+                    (x - 0.3 * wide, layout.height),
+                ],
+                rgb(tint(rng, (165, 155, 140), 20)),
+            )
         if rng.uniform() < 0.55:
             rig(draw, rng, layout)
         clutter(draw, rng, layout, rng.integers(2, 8))
@@ -197,8 +205,10 @@ def square(rng, layout: Layout):
         x, wide = rng.uniform(-30, layout.width - 80), rng.uniform(80, 170)
         eaves, ridge = far - tall - rng.uniform(10, 30), far - tall - rng.uniform(45, 70)
         draw.rectangle((x, eaves, x + wide, far + 4), rgb(wall * 0.8))
-        draw.polygon([(x - 22, eaves), (x + wide + 22, eaves), (x + 0.75 * wide, ridge), (x + 0.25 * wide, ridge)],
-                     rgb(roof * 0.9))
+        draw.polygon(
+            [(x - 22, eaves), (x + wide + 22, eaves), (x + 0.75 * wide, ridge), (x + 0.25 * wide, ridge)],
+            rgb(roof * 0.9),
+        )
         draw.rectangle((x + 0.4 * wide, far - 0.6 * tall, x + 0.6 * wide, far + 4), rgb(wall * 0.35))
         for left in rng.uniform(0, layout.width, rng.integers(0, 5)):  # lanterns
             draw.ellipse((left, far - tall, left + 12, far - tall + 15), (205, 60, 45))

@@ -1,4 +1,5 @@
 """Backgrounds: painted places, each instance with colours, clutter and a layout of its own."""
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,8 +81,11 @@ def rig(draw, rng, layout: Layout) -> None:
     """A bar on two posts, for those who hang from it; others walk past."""
     x, wide, top = rng.uniform(-40, layout.width - 60), rng.uniform(60, 160), layout.ground - rng.uniform(130, 190)
     color = some_color(rng)
-    draw.line([(x, layout.ground - 8), (x, top), (x + wide, top), (x + wide, layout.ground - 8)], color,
-              int(rng.integers(3, 7)))
+    draw.line(
+        [(x, layout.ground - 8), (x, top), (x + wide, top), (x + wide, layout.ground - 8)],
+        color,
+        int(rng.integers(3, 7)),
+    )
 
 
 def planks(draw, rng, layout: Layout, top: float, color) -> None:

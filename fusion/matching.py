@@ -1,4 +1,5 @@
 """Scores of several streams: matched to a test list, weighted by what held-out videos say."""
+
 from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -28,8 +29,10 @@ def load_table(path: str, split: Split, class_index: str) -> dict[str, np.ndarra
     table = load_scores(path)
     size = len(next(iter(table.values())))
     if size != len(split.classes):
-        raise UserError(f"{path}: {size} scores per video where {class_index} names {len(split.classes)} classes; "
-                        "give the --class-index that the stream was trained with")
+        raise UserError(
+            f"{path}: {size} scores per video where {class_index} names {len(split.classes)} classes; "
+            "give the --class-index that the stream was trained with"
+        )
     return table
 
 
@@ -55,8 +58,10 @@ def match_names(table: dict[str, np.ndarray], videos: Iterable[Video], path: str
         else:
             matched[name] = vector
     if unknown:
-        raise UserError(f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({some(unknown)}); "
-                        "give the --split and --class-index that belong to it")
+        raise UserError(
+            f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({some(unknown)}); "
+            "give the --split and --class-index that belong to it"
+        )
     return matched
 
 
@@ -67,8 +72,10 @@ def common_videos(
     for table, path in zip(tables, paths, strict=True):
         missing = [video.name for video in videos if video.name not in table]
         if missing and not skip_missing:
-            raise UserError(f"{path}: no scores for {len(missing)} of the {len(videos)} videos of {source} "
-                            f"({some(missing)}); test that stream again, or leave them out with --skip-missing")
+            raise UserError(
+                f"{path}: no scores for {len(missing)} of the {len(videos)} videos of {source} "
+                f"({some(missing)}); test that stream again, or leave them out with --skip-missing"
+            )
     videos = [video for video in videos if all(video.name in table for table in tables)]
     if not videos:
         raise UserError(f"{', '.join(paths)}: no video of {source} is in all of them; fuse scores of one test list")
@@ -87,14 +94,19 @@ def weights_from_validation(
     tables = []
     for path in paths:
         if not Path(path).is_file():
-            raise UserError(f"{path}: no validation scores; train with --val-groups, or give --val-scores "
-                            "(weights are never chosen on test scores)")
+            raise UserError(
+                f"{path}: no validation scores; train with --val-groups, or give --val-scores "
+                "(weights are never chosen on test scores)"
+            )
         table = load_table(path, split, class_index)
-        shared = [name for name in table
-                  if normal(name) not in training_names and normal(name).casefold() in test_names]
+        shared = [
+            name for name in table if normal(name) not in training_names and normal(name).casefold() in test_names
+        ]
         if shared:
-            raise UserError(f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({some(shared)}); "
-                            "weights are never chosen on test scores, give validation scores")
+            raise UserError(
+                f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({some(shared)}); "
+                "weights are never chosen on test scores, give validation scores"
+            )
         tables.append(match_names(table, split.train, path, "the training list"))
     held_out = [video for video in split.train if any(video.name in table for table in tables)]
     videos = common_videos(tables, held_out, paths, "the validation set", skip_missing)
@@ -106,8 +118,13 @@ def weights_from_validation(
 def choose_weights(streams: Sequence[np.ndarray], labels: np.ndarray) -> tuple[tuple[float, ...], float]:
     """Weights (sum 1) of the highest Prec@1 over a grid, and that Prec@1; of equals, the most even ones."""
     steps = 20 if len(streams) <= 3 else 10 if len(streams) <= 5 else 5
-    best = max(weight_grid(len(streams), steps), key=lambda weights: (
-        int((fuse(streams, weights).argmax(1) == labels).sum()), -sum(weight**2 for weight in weights)))
+    best = max(
+        weight_grid(len(streams), steps),
+        key=lambda weights: (
+            int((fuse(streams, weights).argmax(1) == labels).sum()),
+            -sum(weight**2 for weight in weights),
+        ),
+    )
     return best, 100 * float((fuse(streams, best).argmax(1) == labels).mean())
 
 

@@ -1,4 +1,5 @@
 """Accuracy from score arrays, and the fusion of streams; numpy alone."""
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ def precision(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 
         raise ValueError(f"scores (N, classes) and labels (N,) needed, got {scores.shape} and {labels.shape}")
     ranking = rank_classes(scores)
     hits = ranking == labels[:, None]
-    return [100.0 * float(hits[:, :min(k, scores.shape[1])].any(1).mean()) for k in topk]
+    return [100.0 * float(hits[:, : min(k, scores.shape[1])].any(1).mean()) for k in topk]
 
 
 def rank_classes(scores: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Pictures of results: confusion matrix, training curves, mistakes. Drawn without pyplot, written whole."""
+
 import csv
 import io
 import math
@@ -21,9 +22,21 @@ from common.cli import UserError
 COLORS = {"train": "#4c72b0", "test": "#c44e52"}
 MAX_NAME = 40  # letters of a class name that are drawn
 # Fonts with Chinese, Japanese and Korean letters, tried after the default; none of them needs to be there.
-MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
-              "Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
-              "Arial Unicode MS", "Unifont")
+MORE_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+    "Unifont",
+)
 
 
 class Mistake(NamedTuple):
@@ -56,8 +69,14 @@ def plot_confusion(
     margin = size * 0.62 / 72 * max(len(name) for name in names) + 1
     figure = new_figure(cell * count + margin, cell * count + margin)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_position([margin / figure.get_figwidth(), margin / figure.get_figheight(),
-                       cell * count / figure.get_figwidth(), cell * count / figure.get_figheight()])
+    axes.set_position(
+        [
+            margin / figure.get_figwidth(),
+            margin / figure.get_figheight(),
+            cell * count / figure.get_figwidth(),
+            cell * count / figure.get_figheight(),
+        ]
+    )
     edges = np.arange(count + 1) - 0.5
     axes.pcolormesh(edges, edges, percent, cmap="Blues", vmin=0, vmax=100, edgecolors="#e4e4e4", linewidth=0.5)
     axes.set(xlim=edges[[0, -1]], ylim=edges[[-1, 0]])
@@ -73,8 +92,9 @@ def plot_confusion(
     axes.set_xlabel("predicted", fontsize=heading)
     axes.set_ylabel("true (videos)", fontsize=heading)
     accuracy = 100 * np.trace(matrix) / max(videos.sum(), 1)
-    axes.set_title(f"{printable(title, 200)}\nPrec@1 {accuracy:.2f} %, cells: percent of the true class's videos",
-                   fontsize=heading)
+    axes.set_title(
+        f"{printable(title, 200)}\nPrec@1 {accuracy:.2f} %, cells: percent of the true class's videos", fontsize=heading
+    )
     write_png(figure, path)
 
 
@@ -135,11 +155,18 @@ def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> 
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
     grid = figure.subfigures(rows, columns, squeeze=False)
     for part, mistake in zip(grid.flat, mistakes, strict=False):
-        lines = (f"{printable(mistake.name, 48)}", f"true: {printable(mistake.true)}",
-                 f"predicted: {printable(mistake.predicted)} ({mistake.confidence:.0%})")
+        lines = (
+            f"{printable(mistake.name, 48)}",
+            f"true: {printable(mistake.true)}",
+            f"predicted: {printable(mistake.predicted)} ({mistake.confidence:.0%})",
+        )
         part.suptitle("\n".join(lines), fontsize=9, y=0.98, va="top")
-        tiles = part.subplots(1, across, squeeze=False, gridspec_kw={
-            "left": 0.02, "right": 0.98, "bottom": 0.02, "top": 0.76, "wspace": 0.03})
+        tiles = part.subplots(
+            1,
+            across,
+            squeeze=False,
+            gridspec_kw={"left": 0.02, "right": 0.98, "bottom": 0.02, "top": 0.76, "wspace": 0.03},
+        )
         for axes, image in zip(tiles.flat, mistake.images, strict=False):
             pixels = _read(image)
             axes.imshow(np.full((3, 4, 3), 225, np.uint8) if pixels is None else pixels, aspect="equal")
@@ -183,15 +210,14 @@ def read_columns(path: str | os.PathLike, columns: Sequence[str]) -> dict[str, l
         raise UserError(f"{path}: {error.strerror}") from None
     except (ValueError, csv.Error) as error:  # bad UTF-8 included
         raise UserError(f"{path}: not a record of a training run ({error})") from None
-    return {column: [row[i] if abs(row[i]) < 1e100 else math.nan for row in rows]
-            for i, column in enumerate(columns)}
+    return {column: [row[i] if abs(row[i]) < 1e100 else math.nan for row in rows] for i, column in enumerate(columns)}
 
 
 def printable(name: str, length: int = MAX_NAME) -> str:
     """`name` as matplotlib can draw it: short, without control characters, its `$` not taken for mathematics."""
     name = name.encode("utf-8", "replace").decode("utf-8")
     name = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return (name if len(name) <= length else name[:length - 1] + "…").replace("$", r"\$")
+    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@
 the handful of names that pickled numpy arrays use stand for checks written below, every other name is
 refused, and numpy sees no more than plain bytes whose kind and size have been verified.
 """
+
 import math
 import os
 import pickle
@@ -23,11 +24,30 @@ ALLOWED_NAMES = re.compile(
     r"|_codecs encode|(builtins|__builtin__) bytes"
 )
 DTYPE = re.compile(r"f[248]|[iu][1248]|b1|[US][1-9][0-9]{0,5}")
-VALUES = frozenset((
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
-))
+VALUES = frozenset(
+    (
+        "INT",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG",
+        "LONG1",
+        "LONG4",
+        "FLOAT",
+        "BINFLOAT",
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "UNICODE",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "BYTEARRAY8",
+    )
+)
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -177,7 +197,7 @@ def _interpret(data: bytes):
         elif code == "MARK":
             marks.append(len(stack))
         elif code in TUPLES:
-            stack[-TUPLES[code]:] = [tuple(stack[-TUPLES[code]:])]
+            stack[-TUPLES[code] :] = [tuple(stack[-TUPLES[code] :])]
         elif code in ("TUPLE", "LIST", "DICT"):
             items = since_mark()
             stack.append(tuple(items) if code == "TUPLE" else items if code == "LIST" else _set_items({}, items))
@@ -214,8 +234,10 @@ def _allow(name: str) -> _Name:
     if ALLOWED_NAMES.fullmatch(name):
         return _Name(name.split()[1])
     advice = "tensor.cpu().numpy() in place of tensors" if name.startswith("torch") else "plain numpy arrays"
-    raise UserError(f"refused, as it asks for {_show(name.replace(' ', '.'))}, and scores are numpy arrays, "
-                    f"numbers and strings only (nothing was run); save {advice}")
+    raise UserError(
+        f"refused, as it asks for {_show(name.replace(' ', '.'))}, and scores are numpy arrays, "
+        f"numbers and strings only (nothing was run); save {advice}"
+    )
 
 
 def _call(kind: str, arguments: tuple, budget: list):

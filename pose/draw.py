@@ -1,4 +1,5 @@
 """Draw people as pose-flow images, and save those as JPEG."""
+
 import os
 from typing import BinaryIO
 
@@ -16,7 +17,7 @@ MARGIN = 5
 
 
 def _round_stamp(radius: int, radius_squared: float) -> Image.Image:
-    y, x = np.mgrid[-radius:radius + 1, -radius:radius + 1]
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     return Image.fromarray(np.where(x * x + y * y <= radius_squared, 255, 0).astype(np.uint8)).convert("1")
 
 
@@ -68,8 +69,10 @@ def draw_people(people: np.ndarray, frame_size: tuple[int, int], size: int = 224
     if right > left and bottom > top:
         x_scale, y_scale = scale.tolist()
         box = canvas.transform(
-            (right - left, bottom - top), Image.Transform.AFFINE,
-            (x_scale, 0, x_scale * left, 0, y_scale, y_scale * top), resample=Image.Resampling.BILINEAR,
+            (right - left, bottom - top),
+            Image.Transform.AFFINE,
+            (x_scale, 0, x_scale * left, 0, y_scale, y_scale * top),
+            resample=Image.Resampling.BILINEAR,
         )
         image[top:bottom, left:right] = np.asarray(box)
     return image

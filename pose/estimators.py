@@ -3,6 +3,7 @@
 torch and onnxruntime are imported only by the estimator that needs them, so that the processes that group and
 draw start fast.
 """
+
 import argparse
 import contextlib
 import hashlib
@@ -60,36 +61,77 @@ class Estimator:
 def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose an estimator, which `estimator_from_arguments` reads, to a parser."""
     group = parser.add_argument_group("pose estimation")
-    group.add_argument("--model", choices=MODELS, default="openpose",
-                       help="openpose: VGG-19 network with part affinity fields; keypointrcnn: torchvision's; "
-                            "onnx: any network with OpenPose's 19 heatmaps and 38 PAFs")
-    group.add_argument("--pose-weights", type=Path, metavar="FILE",
-                       help="weights of openpose and keypointrcnn (.pth, .safetensors), or the .onnx file; "
-                            "without it keypointrcnn's are downloaded by torchvision")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
-                       help="where the network runs")
-    group.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True,
-                       help="mixed precision of the torch networks on cuda")
+    group.add_argument(
+        "--model",
+        choices=MODELS,
+        default="openpose",
+        help="openpose: VGG-19 network with part affinity fields; keypointrcnn: torchvision's; "
+        "onnx: any network with OpenPose's 19 heatmaps and 38 PAFs",
+    )
+    group.add_argument(
+        "--pose-weights",
+        type=Path,
+        metavar="FILE",
+        help="weights of openpose and keypointrcnn (.pth, .safetensors), or the .onnx file; "
+        "without it keypointrcnn's are downloaded by torchvision",
+    )
+    group.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs"
+    )
+    group.add_argument(
+        "--amp",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="mixed precision of the torch networks on cuda",
+    )
     group = parser.add_argument_group("onnx networks")
-    group.add_argument("--input-size", type=size_type, metavar="HxW",
-                       help="size that frames are stretched to (default: the network's own, else 368x432)")
-    group.add_argument("--onnx-layout", choices=("auto", "nhwc", "nchw"), default="auto",
-                       help="order of the input's axes; auto reads it from the input's shape")
-    group.add_argument("--onnx-order", choices=("auto", "heatmaps-pafs", "pafs-heatmaps"), default="auto",
-                       help="order of the maps in an output that holds both; auto looks for the background's "
-                            "heatmap in a trial run")
+    group.add_argument(
+        "--input-size",
+        type=size_type,
+        metavar="HxW",
+        help="size that frames are stretched to (default: the network's own, else 368x432)",
+    )
+    group.add_argument(
+        "--onnx-layout",
+        choices=("auto", "nhwc", "nchw"),
+        default="auto",
+        help="order of the input's axes; auto reads it from the input's shape",
+    )
+    group.add_argument(
+        "--onnx-order",
+        choices=("auto", "heatmaps-pafs", "pafs-heatmaps"),
+        default="auto",
+        help="order of the maps in an output that holds both; auto looks for the background's heatmap in a trial run",
+    )
     group.add_argument("--onnx-channels", choices=("bgr", "rgb"), default="bgr", help="order of the colours")
-    group.add_argument("--onnx-mean", type=numbers_type, metavar="M[,M,M]", default=(127.5,),
-                       help="taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)")
-    group.add_argument("--onnx-std", type=numbers_type, metavar="S[,S,S]", default=(127.5,),
-                       help="what the values are then divided by (default: 127.5)")
+    group.add_argument(
+        "--onnx-mean",
+        type=numbers_type,
+        metavar="M[,M,M]",
+        default=(127.5,),
+        help="taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)",
+    )
+    group.add_argument(
+        "--onnx-std",
+        type=numbers_type,
+        metavar="S[,S,S]",
+        default=(127.5,),
+        help="what the values are then divided by (default: 127.5)",
+    )
 
 
 def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
     """Make the estimator that the options of `add_estimator_arguments` describe; raises `UserError`."""
     return make_estimator(
-        args.model, args.pose_weights, args.device, args.amp, input_size=args.input_size,
-        layout=args.onnx_layout, order=args.onnx_order, channels=args.onnx_channels, mean=args.onnx_mean,
+        args.model,
+        args.pose_weights,
+        args.device,
+        args.amp,
+        input_size=args.input_size,
+        layout=args.onnx_layout,
+        order=args.onnx_order,
+        channels=args.onnx_channels,
+        mean=args.onnx_mean,
         std=args.onnx_std,
     )
 

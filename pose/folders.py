@@ -1,4 +1,5 @@
 """Pose folders on disk: a video's `keypoints.npz` and its pose-flow images."""
+
 import contextlib
 import io
 import shutil

@@ -1,4 +1,5 @@
 """People of the frames between two that were estimated."""
+
 import numpy as np
 
 

@@ -1,4 +1,5 @@
 """The keypoints of a video on disk: `keypoints.npz`, checked as it is read."""
+
 import os
 import zipfile
 from dataclasses import dataclass
@@ -58,7 +59,10 @@ def save_keypoints(
 
 def _write(stream: BinaryIO, data: Keypoints) -> None:
     np.savez_compressed(
-        stream, keypoints=data.keypoints, frame=data.frame, num_frames=np.int64(data.num_frames),
+        stream,
+        keypoints=data.keypoints,
+        frame=data.frame,
+        num_frames=np.int64(data.num_frames),
         frame_size=np.array(data.frame_size, np.int64),
     )
 
@@ -90,9 +94,7 @@ def make_keypoints(keypoints, frame, num_frames, frame_size) -> Keypoints:
     keypoints, frame = np.asarray(keypoints), np.asarray(frame)
     num_frames, frame_size = np.asarray(num_frames), np.asarray(frame_size)
     if keypoints.ndim != 3 or keypoints.shape[1:] != (NUM_PARTS, 3) or keypoints.dtype.kind != "f":
-        raise ValueError(
-            f"'keypoints' is {keypoints.dtype} {keypoints.shape}, it must be float32 (P, {NUM_PARTS}, 3)"
-        )
+        raise ValueError(f"'keypoints' is {keypoints.dtype} {keypoints.shape}, it must be float32 (P, {NUM_PARTS}, 3)")
     if frame.shape != keypoints.shape[:1] or frame.dtype.kind not in "iu":
         raise ValueError(f"'frame' is {frame.dtype} {frame.shape}, it must be int32 ({len(keypoints)},)")
     if num_frames.shape != () or num_frames.dtype.kind not in "iu" or not 1 <= num_frames <= MAX_FRAMES:
@@ -113,6 +115,8 @@ def make_keypoints(keypoints, frame, num_frames, frame_size) -> Keypoints:
         raise ValueError(f"'frame' must be in 1..{num_frames}")
     order = np.argsort(frame, kind="stable")
     return Keypoints(
-        np.ascontiguousarray(keypoints[order]), frame[order].astype(np.int32), int(num_frames),
+        np.ascontiguousarray(keypoints[order]),
+        frame[order].astype(np.int32),
+        int(num_frames),
         tuple(int(length) for length in frame_size),
     )

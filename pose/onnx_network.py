@@ -1,4 +1,5 @@
 """OpenPose-style networks in ONNX files, run by onnxruntime."""
+
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -63,7 +64,11 @@ def load_network(
     trial = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     select = _find_maps(path, run(prepare(trial)), layout, order)
     settings = {
-        "input_size": list(size), "layout": layout, "channels": channels, "mean": mean.tolist(), "std": std.tolist(),
+        "input_size": list(size),
+        "layout": layout,
+        "channels": channels,
+        "mean": mean.tolist(),
+        "std": std.tolist(),
     }
     return prepare, lambda inputs: [select(run(values)) for values in inputs], settings
 

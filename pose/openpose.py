@@ -1,4 +1,5 @@
 """The VGG-19 network of Cao et al. (arXiv 1611.08050), which gives part heatmaps and part affinity fields."""
+
 import math
 import os
 
@@ -112,7 +113,7 @@ def preprocess(frames: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, tuple[i
             images = images.round()
     padded = [math.ceil(length / STRIDE) * STRIDE for length in valid]
     result = torch.full((len(images), 3, *padded), -0.5, device=images.device)
-    result[:, :, :valid[0], :valid[1]] = images.flip(1).float() / 256 - 0.5
+    result[:, :, : valid[0], : valid[1]] = images.flip(1).float() / 256 - 0.5
     return result.reshape(*batch, 3, *padded), valid
 
 

@@ -1,4 +1,5 @@
 """Part heatmaps and part affinity fields (PAFs) to people: Cao et al., arXiv 1611.08050."""
+
 import numpy as np
 
 from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS

@@ -3,6 +3,7 @@
 Threads read and scale frames, the calling thread runs the network, worker processes group, draw and write.
 Between them are short queues, so that the slowest sets the speed.
 """
+
 import contextlib
 import multiprocessing
 import os

@@ -1,4 +1,5 @@
 """A contact sheet: frames beside their poses, for a quick look."""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,9 +60,7 @@ def write_preview(path: Path, videos: Sequence[Video], count: int = 12) -> None:
     cell_width = 2 * max(width for width, _ in sizes) + GAP // 2
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    sheet = Image.new(
-        "RGB", (columns * (cell_width + GAP) + GAP, rows * (HEIGHT + LABEL + GAP) + GAP), (245, 245, 245)
-    )
+    sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, rows * (HEIGHT + LABEL + GAP) + GAP), (245, 245, 245))
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
     for k, ((label, pair), size) in enumerate(zip(cells, sizes, strict=True)):

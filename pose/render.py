@@ -1,4 +1,5 @@
 """Draw batches of pose-flow images on a device, straight from keypoints: the picture of `draw.draw_people`."""
+
 import functools
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ def pad_people(people: Sequence[np.ndarray]) -> torch.Tensor:
     most = max((len(one) for one in people), default=0)
     result = torch.zeros(len(people), most, NUM_PARTS, 3)
     for row, one in zip(result, people, strict=True):
-        row[:len(one)] = torch.as_tensor(one)
+        row[: len(one)] = torch.as_tensor(one)
     return result
 
 

@@ -1,4 +1,5 @@
 """One video through trained streams, by the same code and images as the steps from videos to score pickles."""
+
 import contextlib
 import io
 import os
@@ -90,12 +91,16 @@ def load_classifier(path: Path, stream: Stream, class_index: Path, device: torch
     arch, count, classes, size = saved.arch, saved.num_classes, saved.classes, saved.image_size or 224
     if classes is None:
         if not class_index.is_file():
-            raise UserError(f"{path}: does not name its {count} classes, and {class_index} is not there to do it; "
-                            "give --ucf-list and --class-index")
+            raise UserError(
+                f"{path}: does not name its {count} classes, and {class_index} is not there to do it; "
+                "give --ucf-list and --class-index"
+            )
         classes = read_class_index(class_index)
         if len(classes) != count:
-            raise UserError(f"{path}: does not name its {count} classes, and {class_index} has {len(classes)}; give "
-                            "the --class-index that it was trained with")
+            raise UserError(
+                f"{path}: does not name its {count} classes, and {class_index} has {len(classes)}; give "
+                "the --class-index that it was trained with"
+            )
     network = build_network(arch, stream.in_channels, count)
     load_strictly(network, saved.state, path)
     return Classifier(stream, for_testing(network).to(device), arch, size, classes, path, device)
@@ -108,12 +113,15 @@ def require_same_classes(classifiers: Sequence[Classifier]) -> None:
         differing = (i for i, names in enumerate(zip_longest(first.classes, other.classes), 1) if len(set(names)) > 1)
         number = next(differing, None)
         if number is not None:
-            one, two = (repr(names[number - 1]) if number <= len(names) else "missing"
-                        for names in (first.classes, other.classes))
+            one, two = (
+                repr(names[number - 1]) if number <= len(names) else "missing"
+                for names in (first.classes, other.classes)
+            )
             raise UserError(
                 f"{first.path} and {other.path} were trained on different classes, {len(first.classes)} and "
                 f"{len(other.classes)} of them: number {number} is {one} in one and {two} in the other; give "
-                "checkpoints of the same class index")
+                "checkpoints of the same class index"
+            )
 
 
 @torch.inference_mode()
@@ -181,8 +189,11 @@ def classify(
         for number in drawn:
             draw_frames(flow, number, [poses.people[number]], poses.frame_size)
         tests = ((spatial, spatial_sample, rgb), (motion, motion_sample, flow))
-        logits = {classifier.stream.name: score(classifier, sample, folder, num_frames, amp)
-                  for classifier, sample, folder in tests if classifier}
+        logits = {
+            classifier.stream.name: score(classifier, sample, folder, num_frames, amp)
+            for classifier, sample, folder in tests
+            if classifier
+        }
     return Answer(logits, num_frames, poses, "".join(damage))
 
 
@@ -218,8 +229,10 @@ def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, pool
     with contextlib.closing(people):
         for numbers, found, frame_size, error in people:
             if error is None and poses.frame_size not in (None, frame_size):
-                error = UserError(f"its frames change from {poses.frame_size} to {frame_size} pixels (height, width); "
-                                  "poses need one size")
+                error = UserError(
+                    f"its frames change from {poses.frame_size} to {frame_size} pixels (height, width); "
+                    "poses need one size"
+                )
             if error is not None:
                 raise error
             poses.frame_size = frame_size
@@ -233,8 +246,10 @@ def _look_up(keypoints: Keypoints | None, numbers: set[int], num_frames: int) ->
     if keypoints is None:
         return Poses()
     if keypoints.num_frames != num_frames:
-        raise UserError(f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}; give the "
-                        "keypoints that belong to it, and --every as they were made with")
+        raise UserError(
+            f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}; give the "
+            "keypoints that belong to it, and --every as they were made with"
+        )
     return Poses({number: people_of_frame(keypoints, number) for number in numbers}, keypoints.frame_size)
 
 

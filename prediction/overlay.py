@@ -1,4 +1,5 @@
 """The video that `predict.py` shows its result on: skeletons over every frame, the best classes below."""
+
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence

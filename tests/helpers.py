@@ -1,4 +1,5 @@
 """Tiny data sets and ways to run the scripts on them."""
+
 import contextlib
 import importlib
 import io

@@ -1,4 +1,5 @@
 """A tiny ONNX pose network and frames for it: a frame's colours say where its people are."""
+
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,24 @@ SIZE = (128, 192)
 MAP_SIZE = (16, 24)
 # (row, column) of each part's cell in the left half of the maps.
 CELLS = [
-    (2, 5), (4, 5), (4, 3), (7, 2), (9, 1), (4, 8), (7, 9), (9, 10), (9, 4), (11, 4), (13, 4), (9, 7), (11, 7), (13, 7),
-    (1, 4), (1, 6), (2, 3), (2, 8),
+    (2, 5),
+    (4, 5),
+    (4, 3),
+    (7, 2),
+    (9, 1),
+    (4, 8),
+    (7, 9),
+    (9, 10),
+    (9, 4),
+    (11, 4),
+    (13, 4),
+    (9, 7),
+    (11, 7),
+    (13, 7),
+    (1, 4),
+    (1, 6),
+    (2, 3),
+    (2, 8),
 ]
 RED, GREEN, BOTH, NONE = (250, 0, 0), (0, 250, 0), (250, 250, 0), (0, 0, 0)
 # Videos by the name of their folder of frames; the names are as wild as users' are.
@@ -61,8 +78,10 @@ def build_network(layout: str = "nhwc", order: str = "heatmaps-pafs", outputs: i
         rows = tuple(np.moveaxis(maps, -1, -3) for maps in rows)
     shape = rows[1].shape
     constants = {
-        "people": rows[0].reshape(3, -1), "background": rows[1].reshape(1, -1),
-        "flat": np.array([-1, 3]), "shape": np.array([-1, *shape]),
+        "people": rows[0].reshape(3, -1),
+        "background": rows[1].reshape(1, -1),
+        "flat": np.array([-1, 3]),
+        "shape": np.array([-1, *shape]),
         "axes": np.array([2, 3] if layout == "nchw" else [1, 2]),
     }
     axis = 1 if layout == "nchw" else 3
@@ -81,10 +100,13 @@ def build_network(layout: str = "nhwc", order: str = "heatmaps-pafs", outputs: i
         constants["counts"] = np.array(counts)
         nodes.append(helper.make_node("Split", ["maps", "counts"], names, axis=axis))
     graph = helper.make_graph(
-        nodes, "pose",
-        [helper.make_tensor_value_info(
-            "image", TensorProto.FLOAT, ["batch", 3, *sides] if layout == "nchw" else ["batch", *sides, 3]
-        )],
+        nodes,
+        "pose",
+        [
+            helper.make_tensor_value_info(
+                "image", TensorProto.FLOAT, ["batch", 3, *sides] if layout == "nchw" else ["batch", *sides, 3]
+            )
+        ],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
         [numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
@@ -113,8 +135,19 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def command(root: Path, out: Path) -> tuple:
     """Arguments of process_pose.py for the frames and the network in `root`."""
-    return ("--frames", root / "frames", "--out", out, "--model", "onnx", "--pose-weights", root / "net.onnx",
-            "--device", "cpu", *MAPPING)
+    return (
+        "--frames",
+        root / "frames",
+        "--out",
+        out,
+        "--model",
+        "onnx",
+        "--pose-weights",
+        root / "net.onnx",
+        "--device",
+        "cpu",
+        *MAPPING,
+    )
 
 
 def make_data(root: Path) -> Path:

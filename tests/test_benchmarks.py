@@ -1,4 +1,5 @@
 """The benchmarks run, on tiny sizes, and print the tables they promise."""
+
 import re
 
 import pytest

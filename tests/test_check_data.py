@@ -1,4 +1,5 @@
 """check_data.py on tiny data with one fault of each kind."""
+
 import os
 import re
 import shutil
@@ -46,9 +47,11 @@ def check(data, *arguments):
 def problems(counts):
     """What is not zero, `videos` and `ok` aside."""
     return {
-        (what, name, column): count for (what, name), row in counts.items() for column, count in row.items()
+        (what, name, column): count
+        for (what, name), row in counts.items()
+        for column, count in row.items()
         if count and column not in ("videos", "ok")
-    }  # fmt: skip
+    }
 
 
 def keypoints_file(folder, num_frames):
@@ -152,9 +155,11 @@ def test_keypoints_in_the_place_of_images(data):
     keypoints_file(data / "pose_flow" / "Archery_g03_c01", 99)
     counts = check(data, "--from-keypoints")[1]
     assert problems(counts) == {
-        ("pose flow", "test", "keypoints"): 1, ("pose flow", "test", "missing"): 1,
-        ("pose flow", "test", "unmatched"): 2, ("pose flow", "train", "unmatched"): 1,
-    }  # fmt: skip
+        ("pose flow", "test", "keypoints"): 1,
+        ("pose flow", "test", "missing"): 1,
+        ("pose flow", "test", "unmatched"): 2,
+        ("pose flow", "train", "unmatched"): 1,
+    }
 
 
 def test_names_are_limited_unless_all_are_asked_for(data):
@@ -204,7 +209,13 @@ def test_mistakes_end_in_one_line(data, tmp_path):
 def test_as_a_process_whose_output_is_ascii(data):
     (data / "lists" / "trainlist04.txt").open("a", encoding="utf-8").write(f"{CLASSES[0]}/v_Übung {os.getpid()}.avi\n")
     finished = run_script(
-        "check_data.py", "--frames", data / "frames", "--ucf-list", data / "lists", "--only", "frames",
+        "check_data.py",
+        "--frames",
+        data / "frames",
+        "--ucf-list",
+        data / "lists",
+        "--only",
+        "frames",
         PYTHONIOENCODING="ascii",
     )
     assert finished.returncode == 1 and finished.stderr == ""

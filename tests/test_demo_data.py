@@ -1,4 +1,5 @@
 """The demo data: figures, movements, keypoints, and the files that make_demo_data.py writes."""
+
 import hashlib
 import subprocess
 import sys
@@ -22,13 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def make(out, *options):
-    return subprocess.run([sys.executable, ROOT / "make_demo_data.py", out, *map(str, options)],
-                          capture_output=True, text=True, cwd=out.parent)
+    return subprocess.run(
+        [sys.executable, ROOT / "make_demo_data.py", out, *map(str, options)],
+        capture_output=True,
+        text=True,
+        cwd=out.parent,
+    )
 
 
 def digests(folder):
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +82,9 @@ def test_two_bones_stretch_towards_what_is_out_of_reach():
     assert middle[0, 1] > 0.3
 
 
-@pytest.mark.parametrize(("axis", "start", "end"), [("x", (0, 1, 0), (0, 0, 1)), ("y", (0, 0, 1), (1, 0, 0)),
-                                                    ("z", (0, 1, 0), (1, 0, 0))])
+@pytest.mark.parametrize(
+    ("axis", "start", "end"), [("x", (0, 1, 0), (0, 0, 1)), ("y", (0, 0, 1), (1, 0, 0)), ("z", (0, 1, 0), (1, 0, 0))]
+)
 def test_a_quarter_turn(axis, start, end):
     np.testing.assert_allclose(rotation(axis, np.array(np.pi / 2)) @ start, end, atol=1e-12)
 
@@ -124,7 +133,7 @@ def test_the_person_is_drawn_where_its_parts_are(action):
         neck, pelvis = parts[moment, 1], clip.person.points[moment, 21] - clip.path[moment]
         x, y = np.rint((neck + pelvis) / 2).astype(int)
         if 3 <= x < WIDTH - 3 and 3 <= y < HEIGHT - 3:
-            assert changed[y - 3:y + 4, x - 3:x + 4].mean() > 0.5
+            assert changed[y - 3 : y + 4, x - 3 : x + 4].mean() > 0.5
         assert changed.mean() < 0.4
 
 
@@ -136,7 +145,8 @@ def test_clips_of_a_group_share_the_person_and_differ_in_time():
     assert one.person.body != stranger.person.body
     assert one.person.body != stage(action, 1, 1, 1).person.body
     assert one.person.points.shape != other.person.points.shape or not np.allclose(
-        one.person.points, other.person.points)
+        one.person.points, other.person.points
+    )
 
 
 def test_keypoints_are_near_the_truth_yet_noisy_and_incomplete():
@@ -225,8 +235,11 @@ def test_other_settings_and_foreign_folders_are_refused(tmp_path, demo):
 
 def test_a_killed_first_run_is_taken_up(tmp_path):
     out = tmp_path / "demo"
-    process = subprocess.Popen([sys.executable, ROOT / "make_demo_data.py", out, "--groups", "2", "--clips", "1"],
-                               stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "make_demo_data.py", out, "--groups", "2", "--clips", "1"],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     while not list(out.glob("videos/*/*.avi")):
         time.sleep(0.02)
     process.kill()

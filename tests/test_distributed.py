@@ -1,4 +1,5 @@
 """Gloo processes started by torchrun, on tiny data."""
+
 import os
 import signal
 import subprocess

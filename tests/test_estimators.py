@@ -81,7 +81,8 @@ def test_onnx_network_with_other_maps(tmp_path):
     from onnx import TensorProto, helper
 
     graph = helper.make_graph(
-        [helper.make_node("Identity", ["image"], ["out"])], "copy",
+        [helper.make_node("Identity", ["image"], ["out"])],
+        "copy",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
     )
@@ -194,8 +195,9 @@ def test_keypointrcnn_is_torchvisions(tmp_path):
     from torchvision.models.detection import keypointrcnn_resnet50_fpn
 
     torch.manual_seed(0)
-    reference = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=64, max_size=96,
-                                         box_detections_per_img=2).eval()
+    reference = keypointrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, min_size=64, max_size=96, box_detections_per_img=2
+    ).eval()
     state = reference.state_dict()
     # Random networks are never sure.
     state["roi_heads.box_predictor.cls_score.bias"][1] += 3
@@ -280,7 +282,8 @@ def test_people_of_real_frames_are_the_expected_ones(shared):
     with av.open(str(shared / "videos/exercise.avi")) as video:
         frames = {
             number: decoded.to_ndarray(format="rgb24")
-            for number, decoded in enumerate(video.decode(video=0), 1) if number in numbers
+            for number, decoded in enumerate(video.decode(video=0), 1)
+            if number in numbers
         }
     # Together, for this network's normalisation must not see a frame's neighbours.
     for number, people in zip(numbers, estimator([frames[number] for number in numbers]), strict=True):

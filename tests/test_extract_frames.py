@@ -74,14 +74,16 @@ def overwrite(path, start, length):
     """Replace `length` bytes from `start` (a share of the file) by noise."""
     data = bytearray(path.read_bytes())
     offset = int(start * len(data))
-    data[offset:offset + length] = np.random.default_rng(0).bytes(length)
+    data[offset : offset + length] = np.random.default_rng(0).bytes(length)
     path.write_bytes(data)
 
 
 def tree(root):
     """Content of every file below `root`, hidden ones included, by relative path; folders as None."""
-    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
-            for path in sorted(Path(root).rglob("*"))}
+    return {
+        str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
+        for path in sorted(Path(root).rglob("*"))
+    }
 
 
 def extract(*args, workers=0):
@@ -103,15 +105,26 @@ def test_frames_are_the_encoded_pictures(tmp_path):
         assert len(decoded) == 5
         for ours, theirs in zip(decoded, pictures, strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    assert [int(np.abs(a.astype(int) - pictures[i]).max()) for a, i in
-            zip(decode_frames(path, every=2), (0, 2, 4), strict=True)] == [0, 0, 0]
+    assert [
+        int(np.abs(a.astype(int) - pictures[i]).max())
+        for a, i in zip(decode_frames(path, every=2), (0, 2, 4), strict=True)
+    ] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("name, codec, pix_fmt", [
-    ("a.avi", "mpeg4", "yuv420p"), ("a.mp4", "libx264", "yuv420p"), ("a.mkv", "libx264", "yuv444p"),
-    ("a.webm", "libvpx-vp9", "yuv420p"), ("a.gif", "gif", "rgb8"), ("a.ts", "libx264", "yuv420p"),
-    ("a.MOV", "mjpeg", "yuvj422p"), ("a.mkv", "ffv1", "gray"), ("a.mkv", "ffv1", "yuv420p10le"),
-])
+@pytest.mark.parametrize(
+    "name, codec, pix_fmt",
+    [
+        ("a.avi", "mpeg4", "yuv420p"),
+        ("a.mp4", "libx264", "yuv420p"),
+        ("a.mkv", "libx264", "yuv444p"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.gif", "gif", "rgb8"),
+        ("a.ts", "libx264", "yuv420p"),
+        ("a.MOV", "mjpeg", "yuvj422p"),
+        ("a.mkv", "ffv1", "gray"),
+        ("a.mkv", "ffv1", "yuv420p10le"),
+    ],
+)
 def test_containers_and_codecs(tmp_path, name, codec, pix_fmt):
     try:
         av.Codec(codec, "w")
@@ -143,16 +156,25 @@ def set_display_matrix(path, a, b, c, d):
     """Write the matrix into the track header of a QuickTime file, as a camera does."""
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 4 + 40
-    numbers = struct.unpack(">9i", data[start:start + 36])
+    numbers = struct.unpack(">9i", data[start : start + 36])
     assert numbers == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-    data[start:start + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    data[start : start + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("matrix", [
-    (1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1),
-    (0, 1, -1, 0), (0, -1, 1, 0), (0, 1, 1, 0), (0, -1, -1, 0),
-])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        (1, 0, 0, 1),
+        (-1, 0, 0, 1),
+        (1, 0, 0, -1),
+        (-1, 0, 0, -1),
+        (0, 1, -1, 0),
+        (0, -1, 1, 0),
+        (0, 1, 1, 0),
+        (0, -1, -1, 0),
+    ],
+)
 def test_rotation_and_mirroring_are_applied(tmp_path, matrix):
     stored = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     path = lossless(tmp_path / "a.mov", [stored] * 2)
@@ -177,10 +199,18 @@ def test_pixels_become_square(tmp_path, aspect, size):
     assert np.abs(frame.mean((0, 1)) - picture(0).mean((0, 1))).max() < 4
 
 
-@pytest.mark.parametrize("size, expected", [
-    ((320, 240), (341, 256)), ((240, 320), (256, 341)), ((1920, 1080), (455, 256)), ((256, 300), (256, 300)),
-    ((171, 128), (342, 256)), ((7, 5), (358, 256)), ((1, 300), (256, 76800)),
-])
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ((320, 240), (341, 256)),
+        ((240, 320), (256, 341)),
+        ((1920, 1080), (455, 256)),
+        ((256, 300), (256, 300)),
+        ((171, 128), (342, 256)),
+        ((7, 5), (358, 256)),
+        ((1, 300), (256, 76800)),
+    ],
+)
 def test_short_side(size, expected):
     rgb = np.full((size[1], size[0], 3), 77, np.uint8)
     resized = resize_short_side(rgb, 256)
@@ -220,22 +250,39 @@ def test_real_videos(tmp_path):
 
 def test_folders_of_classes_and_twins(tmp_path):
     root = tmp_path / "v"
-    for name in ("Run/v_Run_g01_c01.avi", "Run/one.avi", "Hop/v_one.avi", "top.avi", "Run/.hidden.avi", ".git/x.avi",
-                 "HandstandPushups/v_HandStandPushups_g01_c01.avi", "Run/deeper/x.avi", "Run/notes.txt"):
+    for name in (
+        "Run/v_Run_g01_c01.avi",
+        "Run/one.avi",
+        "Hop/v_one.avi",
+        "top.avi",
+        "Run/.hidden.avi",
+        ".git/x.avi",
+        "HandstandPushups/v_HandStandPushups_g01_c01.avi",
+        "Run/deeper/x.avi",
+        "Run/notes.txt",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     assert find_videos(root) == {
-        "v_Run_g01_c01": root / "Run/v_Run_g01_c01.avi", "Run/one": root / "Run/one.avi",
-        "Hop/v_one": root / "Hop/v_one.avi", "top": root / "top.avi",
+        "v_Run_g01_c01": root / "Run/v_Run_g01_c01.avi",
+        "Run/one": root / "Run/one.avi",
+        "Hop/v_one": root / "Hop/v_one.avi",
+        "top": root / "top.avi",
         "v_HandStandPushups_g01_c01": root / "HandstandPushups/v_HandStandPushups_g01_c01.avi",
     }
 
 
-@pytest.mark.parametrize("names, words", [
-    ([], "no videos in it"), (["notes.txt"], "no videos in it"), (["a/x.avi", "a/x.mp4"], "x.avi and"),
-    (["a/x.avi", "a/v_x.mp4"], "both would be called 'x'"), (["x.avi", "x.mkv"], "both would be called"),
-    (["a/x.avi", "b/x.avi", "c/a.avi"], "called like the class"),
-])
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        ([], "no videos in it"),
+        (["notes.txt"], "no videos in it"),
+        (["a/x.avi", "a/x.mp4"], "x.avi and"),
+        (["a/x.avi", "a/v_x.mp4"], "both would be called 'x'"),
+        (["x.avi", "x.mkv"], "both would be called"),
+        (["a/x.avi", "b/x.avi", "c/a.avi"], "called like the class"),
+    ],
+)
 def test_names_that_cannot_be(tmp_path, names, words):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -247,8 +294,20 @@ def test_names_that_cannot_be(tmp_path, names, words):
 
 def test_hostile_names(tmp_path):
     source = make_video(tmp_path / "a.avi", pictures=[picture(i) for i in range(2)])
-    names = ["two words", "dots.and.more", "-dash", "Übung", unicodedata.normalize("NFD", "é ö"), "日本語", "%03d",
-             "12:30", "concat:x", "new\nline", "'\"$(x)", "x" * 240]
+    names = [
+        "two words",
+        "dots.and.more",
+        "-dash",
+        "Übung",
+        unicodedata.normalize("NFD", "é ö"),
+        "日本語",
+        "%03d",
+        "12:30",
+        "concat:x",
+        "new\nline",
+        "'\"$(x)",
+        "x" * 240,
+    ]
     for name in names:
         (tmp_path / "v/a class").mkdir(parents=True, exist_ok=True)
         shutil.copy(source, tmp_path / "v/a class" / f"{name}.avi")
@@ -321,13 +380,20 @@ def test_broken_videos_are_reported_and_the_others_done(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-300])  # without the table at its end
     (root / "gone.avi").symlink_to(root / "nowhere.avi")
     (root / "playlist.avi").write_text("ffconcat version 1.0\nfile http://127.0.0.1:9/x.avi\n")
-    result = subprocess.run([sys.executable, ROOT / "extract_frames.py", root, tmp_path / "f", "--workers", "2"],
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, ROOT / "extract_frames.py", root, tmp_path / "f", "--workers", "2"],
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 1
     assert os.listdir(tmp_path / "f") == ["fine"]
     left_out = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
     assert [line.split(": ")[1].rsplit("/")[-1] for line in left_out] == [
-        "cut.mp4", "empty.avi", "playlist.avi", "sound.mp4", "text.mp4"
+        "cut.mp4",
+        "empty.avi",
+        "playlist.avi",
+        "sound.mp4",
+        "text.mp4",
     ]
     assert "no video stream" in left_out[3] and "Traceback" not in result.stderr
     assert "1 extracted (12 frames" in result.stdout and "5 broken" in result.stdout
@@ -369,11 +435,18 @@ def test_noise_in_a_file_ends_in_frames_or_in_a_reason(tmp_path_factory, suffix,
     intact = folder / f"intact.{suffix}"
     if not intact.exists():
         pictures = [picture(i, 16, 16) for i in range(4)]
-        make_video(intact, *{"gif": ("gif", pictures, "rgb8"), "mkv": ("ffv1", pictures, "bgr0"),
-                             "mov": ("png", pictures, "rgb24"), "avi": ("mpeg4", pictures)}[suffix])
+        make_video(
+            intact,
+            *{
+                "gif": ("gif", pictures, "rgb8"),
+                "mkv": ("ffv1", pictures, "bgr0"),
+                "mov": ("png", pictures, "rgb24"),
+                "avi": ("mpeg4", pictures),
+            }[suffix],
+        )
     data = bytearray(intact.read_bytes())
     start = int(place * len(data))
-    data[start:len(data) if cut else start + len(noise)] = noise
+    data[start : len(data) if cut else start + len(noise)] = noise
     broken = folder / f"broken.{suffix}"
     broken.write_bytes(data)
     try:
@@ -429,8 +502,16 @@ def long_videos(tmp_path_factory):
 @pytest.mark.parametrize("sig, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_signals_leave_nothing_half(tmp_path, long_videos, sig, status, workers):
-    command = [sys.executable, ROOT / "extract_frames.py", long_videos, tmp_path / "f", "--short-side", "480",
-               "--workers", workers]
+    command = [
+        sys.executable,
+        ROOT / "extract_frames.py",
+        long_videos,
+        tmp_path / "f",
+        "--short-side",
+        "480",
+        "--workers",
+        workers,
+    ]
     with (tmp_path / "errors").open("wb") as errors:  # no pipe: workers left over would keep it open
         process = subprocess.Popen(command, stderr=errors, start_new_session=True)
     _wait_until(lambda: list((tmp_path / "f").glob(".tmp-*/frame000020.jpg")))
@@ -489,12 +570,19 @@ def test_full_disk(tmp_path, monkeypatch, capsys, workers):
     assert os.listdir(tmp_path / "f") == []
 
 
-@pytest.mark.parametrize("args, words", [
-    (["missing", "f"], "missing: no such file or folder"), ([".", "f"], "no videos"), (["v", "f"], "f"),
-    ([".", "f", "--every", "0"], "--every"), ([".", "f", "--shard", "3/3"], "--shard"),
-    ([".", "f", "--shard", "x"], "expected i/n"), ([".", "f", "--quality", "101"], "--quality"),
-    ([".", "f", "--short-side", "no"], "--short-side"),
-])
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["missing", "f"], "missing: no such file or folder"),
+        ([".", "f"], "no videos"),
+        (["v", "f"], "f"),
+        ([".", "f", "--every", "0"], "--every"),
+        ([".", "f", "--shard", "3/3"], "--shard"),
+        ([".", "f", "--shard", "x"], "expected i/n"),
+        ([".", "f", "--quality", "101"], "--quality"),
+        ([".", "f", "--short-side", "no"], "--short-side"),
+    ],
+)
 def test_mistakes_are_one_line(tmp_path, monkeypatch, args, words):
     if args[0] == "v":  # a file where the folder of frames should be
         make_video(tmp_path / "v/a.avi")

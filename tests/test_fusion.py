@@ -31,8 +31,9 @@ def lists(tmp_path):
         lines = {True: [], False: []}
         for name, file in zip(CLASSES, FILES, strict=True):
             for group in range(1, 7):
-                lines[group in (2 * split - 1, 2 * split)] += [f"{name}/{file}_g{group:02d}_c{c:02d}.avi"
-                                                                for c in (1, 2, 3)]
+                lines[group in (2 * split - 1, 2 * split)] += [
+                    f"{name}/{file}_g{group:02d}_c{c:02d}.avi" for c in (1, 2, 3)
+                ]
         (folder / f"testlist{split:02d}.txt").write_text("\n".join(lines[True]))
         (folder / f"trainlist{split:02d}.txt").write_text("\n".join(line + " 1" for line in lines[False]))
     return folder
@@ -66,8 +67,19 @@ def make_streams(folder, lists, split="01", seeds=(1, 2), what="test"):
 
 def fuse_them(tmp_path, lists, *arguments, split=("01",)):
     out = tmp_path / "out"
-    average_fusion.main([*map(str, arguments), "--ucf-list", str(lists), "--class-index", "classes.txt",
-                         "--split", *split, "--out", str(out)])
+    average_fusion.main(
+        [
+            *map(str, arguments),
+            "--ucf-list",
+            str(lists),
+            "--class-index",
+            "classes.txt",
+            "--split",
+            *split,
+            "--out",
+            str(out),
+        ]
+    )
     return json.loads((out / "summary.json").read_text(encoding="utf-8"))
 
 
@@ -243,25 +255,28 @@ def test_skip_missing_fuses_the_common_videos(tmp_path, lists, capsys):
         fuse_them(tmp_path, lists, *paths, "--skip-missing")
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--weights", "1", "2", "a.pickle", "b.pickle"], "name the PICKLEs before --weights"),
-    (["--split", "04", "a.pickle"], "name the PICKLEs before --split"),
-    (["a.pickle", "--weights", "1", "2"], "one number >= 0 for each of the 1 PICKLEs"),
-    (["a.pickle", "b.pickle", "--weights", "1", "-1"], "--weights 1.0 -1.0"),
-    (["a.pickle", "b.pickle", "--weights", "0", "0"], "not all 0"),
-    (["a.pickle", "b.pickle", "--weights", "nan", "1"], "--weights nan"),
-    (["a.pickle", "--weights", "auto", "1"], "--weights auto 1"),
-    (["a.pickle", "--weights", "auto"], "a.pickle: has no _video_preds"),
-    (["a.pickle", "--val-scores", "b.pickle"], "add --weights auto"),
-    (["a.pickle", "b.pickle", "--weights", "auto", "--val-scores", "c.pickle"], "1 given for 2"),
-    (["a.pickle", "--split", "01", "02"], "a.pickle: the same for 2 splits; put {split}"),
-    (["a.pickle", "--frames", "no/such"], "no/such: no such folder; see --frames"),
-    (["missing.pickle", "--split", "04"], "missing.pickle: no such file"),
-    (["missing.pickle", "--split", "99"], "list99.txt"),
-    (["missing.pickle", "--split"], "--split: expected at least one argument"),
-    (["missing.pickle", "--nonsense"], "unrecognized arguments: --nonsense"),
-    (["missing.pickle", "--ucf-list", "nowhere"], "nowhere: no such folder"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--weights", "1", "2", "a.pickle", "b.pickle"], "name the PICKLEs before --weights"),
+        (["--split", "04", "a.pickle"], "name the PICKLEs before --split"),
+        (["a.pickle", "--weights", "1", "2"], "one number >= 0 for each of the 1 PICKLEs"),
+        (["a.pickle", "b.pickle", "--weights", "1", "-1"], "--weights 1.0 -1.0"),
+        (["a.pickle", "b.pickle", "--weights", "0", "0"], "not all 0"),
+        (["a.pickle", "b.pickle", "--weights", "nan", "1"], "--weights nan"),
+        (["a.pickle", "--weights", "auto", "1"], "--weights auto 1"),
+        (["a.pickle", "--weights", "auto"], "a.pickle: has no _video_preds"),
+        (["a.pickle", "--val-scores", "b.pickle"], "add --weights auto"),
+        (["a.pickle", "b.pickle", "--weights", "auto", "--val-scores", "c.pickle"], "1 given for 2"),
+        (["a.pickle", "--split", "01", "02"], "a.pickle: the same for 2 splits; put {split}"),
+        (["a.pickle", "--frames", "no/such"], "no/such: no such folder; see --frames"),
+        (["missing.pickle", "--split", "04"], "missing.pickle: no such file"),
+        (["missing.pickle", "--split", "99"], "list99.txt"),
+        (["missing.pickle", "--split"], "--split: expected at least one argument"),
+        (["missing.pickle", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["missing.pickle", "--ucf-list", "nowhere"], "nowhere: no such folder"),
+    ],
+)
 def test_mistakes_in_arguments(arguments, words, capsys):
     with pytest.raises((UserError, SystemExit)) as caught:
         average_fusion.main(arguments + ([] if "--ucf-list" in arguments else ["--ucf-list", str(ROOT / "UCF_list")]))
@@ -275,8 +290,9 @@ def test_mistakes_in_arguments(arguments, words, capsys):
 
 def test_a_mistake_is_one_line_with_status_2(tmp_path, lists):
     (tmp_path / "bad.pickle").write_bytes(b"cos\nsystem\n(Vtouch canary\ntR.")
-    done = run_script(tmp_path / "bad.pickle", "--ucf-list", lists, "--class-index", "classes.txt", "--split", "01",
-                      cwd=tmp_path)
+    done = run_script(
+        tmp_path / "bad.pickle", "--ucf-list", lists, "--class-index", "classes.txt", "--split", "01", cwd=tmp_path
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and "os.system" in done.stderr
     assert not (tmp_path / "canary").exists()
@@ -335,8 +351,16 @@ def test_weights_auto_never_takes_test_scores(tmp_path, lists):
         ({name: np.ones(3) for name in val}, "3 scores per video"),
     ]:
         with pytest.raises(UserError, match=words):
-            fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", good,
-                      write(tmp_path / "other.pickle", changed))
+            fuse_them(
+                tmp_path,
+                lists,
+                *paths,
+                "--weights",
+                "auto",
+                "--val-scores",
+                good,
+                write(tmp_path / "other.pickle", changed),
+            )
 
 
 def test_choose_weights_prefers_even_ones_and_finds_the_best():

@@ -2,6 +2,7 @@
 
 By default the same 500 cases per test each time; FUZZ_CASES=20000 looks for new ones, at random.
 """
+
 import argparse
 import contextlib
 import io
@@ -102,21 +103,46 @@ def damage(data: bytes, seed: int) -> bytes:
 
 
 seeds = st.integers(0, 2**32 - 1)
-odd_tensors = st.sampled_from([
-    torch.zeros(0), torch.tensor(float("nan")), torch.tensor([1, 2]), torch.tensor(True), torch.zeros(1, 1, 1, 1),
-    torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(1, dtype=torch.float16), torch.zeros(3, 3).to_sparse(),
-    torch.zeros(1, 1, 1, 1).to_sparse(), torch.zeros(1).expand(10**9), torch.zeros(1, device="meta"),
-    torch.zeros(1, 3, 1, 1, dtype=torch.int64), torch.zeros(1, 3, 1, 1, device="meta"), torch.zeros(1, 3, 1, 1),
-    torch.zeros(3, 3).to_sparse_csr(), torch.zeros(1, 3, 1, 1).to_sparse(), torch.zeros(1, 3, 1, 1).bool(),
-    torch.quantize_per_tensor(torch.ones(1), 0.1, 0, torch.quint8), torch.nn.Parameter(torch.ones(1)),
-    torch.zeros(1, dtype=torch.float8_e4m3fn), torch.tensor(1e300, dtype=torch.float64), torch.ones(1).bfloat16(),
-])  # fmt: skip
+odd_tensors = st.sampled_from(
+    [
+        torch.zeros(0),
+        torch.tensor(float("nan")),
+        torch.tensor([1, 2]),
+        torch.tensor(True),
+        torch.zeros(1, 1, 1, 1),
+        torch.zeros(2, 3, dtype=torch.complex64),
+        torch.zeros(1, dtype=torch.float16),
+        torch.zeros(3, 3).to_sparse(),
+        torch.zeros(1, 1, 1, 1).to_sparse(),
+        torch.zeros(1).expand(10**9),
+        torch.zeros(1, device="meta"),
+        torch.zeros(1, 3, 1, 1, dtype=torch.int64),
+        torch.zeros(1, 3, 1, 1, device="meta"),
+        torch.zeros(1, 3, 1, 1),
+        torch.zeros(3, 3).to_sparse_csr(),
+        torch.zeros(1, 3, 1, 1).to_sparse(),
+        torch.zeros(1, 3, 1, 1).bool(),
+        torch.quantize_per_tensor(torch.ones(1), 0.1, 0, torch.quint8),
+        torch.nn.Parameter(torch.ones(1)),
+        torch.zeros(1, dtype=torch.float8_e4m3fn),
+        torch.tensor(1e300, dtype=torch.float64),
+        torch.ones(1).bfloat16(),
+    ]
+)
 odd_values = st.one_of(
-    st.none(), st.booleans(), st.integers(-10, 10), st.integers(), st.sampled_from([2**31, 2**63, 10**400, 10**5000]),
-    st.floats(), st.text(max_size=8), st.binary(max_size=8), st.lists(st.integers(), max_size=3), st.just({}),
+    st.none(),
+    st.booleans(),
+    st.integers(-10, 10),
+    st.integers(),
+    st.sampled_from([2**31, 2**63, 10**400, 10**5000]),
+    st.floats(),
+    st.text(max_size=8),
+    st.binary(max_size=8),
+    st.lists(st.integers(), max_size=3),
+    st.just({}),
     st.sampled_from([NAMES, "cpu", torch.float32, torch.Size([1]), (), [[]], {"a": 1}, {0: {}}, {1: None}, "abs"]),
     odd_tensors,
-)  # fmt: skip
+)
 
 
 @st.composite
@@ -160,22 +186,47 @@ INDEX = "1 Archery\n2 Diving\n3 TaiChi\n"
 TRAIN = "Archery/v_Archery_g01_c01.avi 1\nDiving/v one (2).avi 2\nTaiChi/v_Tai.Chi-é.mp4 3\n"
 TEST = "Archery/v_Archery_g02_c01.avi\nDiving/v one (3).avi\n"
 ODD_LINES = [
-    "Archery", "1 Archery", "2  Archery", "01 x", "Archery/a.avi 1", "a b/c d.avi", "../x.avi", "/", "//", "Archery/..",
-    "Archery/.", "Archery/v_", "Archery/v_.avi", "Archery/\0.avi", "\ufeff", "x/Archery/b", "Archery/a\u0301.avi",
-    "Archery/\u00e1.avi", "٣ Diving", "²  Diving", "9" * 5000 + " A", "Archery//b", "Archery\\a.avi", "\x1b[31m/a",
-    "Archery/" + "a" * 300, "Archery/\x1b[31m", "Archery/\u202eb",
-]  # fmt: skip
+    "Archery",
+    "1 Archery",
+    "2  Archery",
+    "01 x",
+    "Archery/a.avi 1",
+    "a b/c d.avi",
+    "../x.avi",
+    "/",
+    "//",
+    "Archery/..",
+    "Archery/.",
+    "Archery/v_",
+    "Archery/v_.avi",
+    "Archery/\0.avi",
+    "\ufeff",
+    "x/Archery/b",
+    "Archery/a\u0301.avi",
+    "Archery/\u00e1.avi",
+    "٣ Diving",
+    "²  Diving",
+    "9" * 5000 + " A",
+    "Archery//b",
+    "Archery\\a.avi",
+    "\x1b[31m/a",
+    "Archery/" + "a" * 300,
+    "Archery/\x1b[31m",
+    "Archery/\u202eb",
+]
 lines = st.lists(st.one_of(st.sampled_from(ODD_LINES), st.text(max_size=12)), max_size=5).map("\n".join)
 
 
 def texts(original: str):
     """A text file's bytes: random lines, the original and more, the original damaged, or anything."""
     return st.one_of(
-        lines.map(str.encode), lines.map(lambda text: (original + text).encode()),
-        seeds.map(lambda seed: damage(original.encode(), seed)), st.binary(max_size=40),
+        lines.map(str.encode),
+        lines.map(lambda text: (original + text).encode()),
+        seeds.map(lambda seed: damage(original.encode(), seed)),
+        st.binary(max_size=40),
         st.sampled_from([original.encode("utf-16"), original.encode("utf-8-sig")]),
         st.just(original.encode().replace(b"\n", b"\r")),
-    )  # fmt: skip
+    )
 
 
 @cases
@@ -188,8 +239,11 @@ def test_class_indices(folder, content):
 
 
 @cases
-@given(index=st.one_of(st.just(INDEX.encode()), texts(INDEX)), train=texts(TRAIN),
-       test=st.one_of(st.just(TEST.encode()), texts(TEST)))  # fmt: skip
+@given(
+    index=st.one_of(st.just(INDEX.encode()), texts(INDEX)),
+    train=texts(TRAIN),
+    test=st.one_of(st.just(TEST.encode()), texts(TEST)),
+)
 def test_lists(folder, index, train, test):
     (folder / "images" / "Archery" / "a").mkdir(parents=True, exist_ok=True)
     for name, content in (("classInd15.txt", index), ("trainlist04.txt", train), ("testlist04.txt", test)):
@@ -210,10 +264,14 @@ def _jpegs() -> list[bytes]:
     ramp = np.add.outer(np.arange(24) * 8, np.arange(32) * 3).astype(np.uint8)
     image, encoded = Image.fromarray(np.stack([ramp, ramp[::-1], 255 - ramp], axis=2)), []
     for kind, mode, options in (
-        ("JPEG", "RGB", {"quality": 90}), ("JPEG", "RGB", {"progressive": True}), ("JPEG", "L", {}),
-        ("JPEG", "RGB", {"subsampling": 0, "restart_marker_blocks": 1, "optimize": True}), ("JPEG", "CMYK", {}),
-        ("PNG", "RGB", {}), ("GIF", "P", {}),
-    ):  # fmt: skip
+        ("JPEG", "RGB", {"quality": 90}),
+        ("JPEG", "RGB", {"progressive": True}),
+        ("JPEG", "L", {}),
+        ("JPEG", "RGB", {"subsampling": 0, "restart_marker_blocks": 1, "optimize": True}),
+        ("JPEG", "CMYK", {}),
+        ("PNG", "RGB", {}),
+        ("GIF", "P", {}),
+    ):
         file = io.BytesIO()
         image.convert(mode).save(file, kind, **options)
         encoded.append(file.getvalue())
@@ -238,21 +296,45 @@ def test_images(kind, seed):
 # ---- keypoints ----
 
 KEYPOINTS = {
-    "keypoints": np.full((3, 18, 3), 0.5, np.float32), "frame": np.array([1, 2, 2], np.int32),
-    "num_frames": np.int64(4), "frame_size": np.array([36, 48]),
-}  # fmt: skip
+    "keypoints": np.full((3, 18, 3), 0.5, np.float32),
+    "frame": np.array([1, 2, 2], np.int32),
+    "num_frames": np.int64(4),
+    "frame_size": np.array([36, 48]),
+}
 odd_arrays = st.one_of(
-    st.sampled_from([
-        np.zeros(0), np.zeros((0, 18, 3), np.float32), np.zeros((0, 18, 3)), np.zeros((3, 18, 3), np.float16),
-        np.full((3, 18, 3), 1e300), np.full((3, 18, 3), np.nan), np.full((3, 18, 3), np.inf), np.full((3, 18, 3), -1.0),
-        np.array(["a"]), np.array(b"x"), np.array([1, 2, 2.5]), np.array([2, 1, 1], np.uint64),
-        np.array([2, 1, 2], ">i2"),
-        np.array(2**63, np.uint64), np.array(0), np.array([[1, 2]]), np.array([0, 0]), np.array([65536, 1]),
-        np.array([True, False]), np.array(None), np.array([1j]), np.array("2020-01-01", "M8[D]"), np.zeros(3, "f4,i4"),
-        np.zeros((3, 18, 3), ">f4"), np.zeros((3, 18, 3), np.longdouble), np.full((3, 18, 3), [0.5, 0.5, 1e39]),
-    ]),
-    st.integers(-(2**63), 2**64 - 1).map(np.array), st.floats().map(np.array),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            np.zeros(0),
+            np.zeros((0, 18, 3), np.float32),
+            np.zeros((0, 18, 3)),
+            np.zeros((3, 18, 3), np.float16),
+            np.full((3, 18, 3), 1e300),
+            np.full((3, 18, 3), np.nan),
+            np.full((3, 18, 3), np.inf),
+            np.full((3, 18, 3), -1.0),
+            np.array(["a"]),
+            np.array(b"x"),
+            np.array([1, 2, 2.5]),
+            np.array([2, 1, 1], np.uint64),
+            np.array([2, 1, 2], ">i2"),
+            np.array(2**63, np.uint64),
+            np.array(0),
+            np.array([[1, 2]]),
+            np.array([0, 0]),
+            np.array([65536, 1]),
+            np.array([True, False]),
+            np.array(None),
+            np.array([1j]),
+            np.array("2020-01-01", "M8[D]"),
+            np.zeros(3, "f4,i4"),
+            np.zeros((3, 18, 3), ">f4"),
+            np.zeros((3, 18, 3), np.longdouble),
+            np.full((3, 18, 3), [0.5, 0.5, 1e39]),
+        ]
+    ),
+    st.integers(-(2**63), 2**64 - 1).map(np.array),
+    st.floats().map(np.array),
+)
 
 
 def _npz(arrays: dict, compressed: bool = False) -> bytes:
@@ -337,10 +419,21 @@ def _checkpoint() -> dict:
     optimizer, scheduler, scaler = training_state(network)
     optimizer_state, scheduler_state, scaler_state = step(network, optimizer, scheduler, scaler)
     return {
-        "epoch": 2, "arch": "resnet18", "classes": NAMES, "in_channels": 3, "image_size": 32, "seed": 0,
-        "state_dict": dict(network.state_dict()), "optimizer": optimizer_state, "scheduler": scheduler_state,
-        "scaler": scaler_state, "best_prec1": 50.0, "batch_size": 4, "split": "04", "val_groups": [],
-    }  # fmt: skip
+        "epoch": 2,
+        "arch": "resnet18",
+        "classes": NAMES,
+        "in_channels": 3,
+        "image_size": 32,
+        "seed": 0,
+        "state_dict": dict(network.state_dict()),
+        "optimizer": optimizer_state,
+        "scheduler": scheduler_state,
+        "scaler": scaler_state,
+        "best_prec1": 50.0,
+        "batch_size": 4,
+        "split": "04",
+        "val_groups": [],
+    }
 
 
 CHECKPOINT = _checkpoint()
@@ -410,23 +503,45 @@ IMAGENET = dict(CHECKPOINT["state_dict"]) | {"fc.weight": torch.zeros(5, 1), "fc
 TENSORS = save_safetensors({name: tensor.clone() for name, tensor in IMAGENET.items()})
 ends = {"pth": saved(IMAGENET), "legacy": saved(IMAGENET, legacy=True)}
 weights_files = st.one_of(
-    st.tuples(st.just("pth"), st.one_of(
-        changed(IMAGENET).map(saved), changed({"state_dict": IMAGENET}).map(saved), odd_values.map(saved),
-        seeds.map(lambda seed: damage(ends["pth"], seed)), seeds.map(lambda seed: damage(ends["legacy"], seed)),
-        seeds.map(lambda seed: with_damaged_pickle(ends["pth"], seed)),
-    )),
-    st.tuples(st.just("safetensors"), st.one_of(
-        seeds.map(lambda seed: damage(TENSORS, seed)),
-        seeds.map(lambda seed: damage(TENSORS[:300], seed) + TENSORS[300:]),
-        st.binary(max_size=40), seeds.map(lambda seed: damage(save_safetensors({"a": torch.ones(3)}), seed)),
-        st.sampled_from([torch.int64, torch.bool, torch.bfloat16, torch.float64, torch.float8_e4m3fn]).map(
-            lambda dtype: save_safetensors({name: tensor.to(dtype).clone() for name, tensor in IMAGENET.items()})),
-        odd_tensors.filter(lambda tensor: tensor.layout == torch.strided and tensor.device.type == "cpu"
-                           and tensor.numel() < 100 and not tensor.is_quantized).map(
-            lambda tensor: save_safetensors({**{name: entry.clone() for name, entry in IMAGENET.items()},
-                                             "conv1.weight": tensor.detach().clone()})),
-    )),
-)  # fmt: skip
+    st.tuples(
+        st.just("pth"),
+        st.one_of(
+            changed(IMAGENET).map(saved),
+            changed({"state_dict": IMAGENET}).map(saved),
+            odd_values.map(saved),
+            seeds.map(lambda seed: damage(ends["pth"], seed)),
+            seeds.map(lambda seed: damage(ends["legacy"], seed)),
+            seeds.map(lambda seed: with_damaged_pickle(ends["pth"], seed)),
+        ),
+    ),
+    st.tuples(
+        st.just("safetensors"),
+        st.one_of(
+            seeds.map(lambda seed: damage(TENSORS, seed)),
+            seeds.map(lambda seed: damage(TENSORS[:300], seed) + TENSORS[300:]),
+            st.binary(max_size=40),
+            seeds.map(lambda seed: damage(save_safetensors({"a": torch.ones(3)}), seed)),
+            st.sampled_from([torch.int64, torch.bool, torch.bfloat16, torch.float64, torch.float8_e4m3fn]).map(
+                lambda dtype: save_safetensors({name: tensor.to(dtype).clone() for name, tensor in IMAGENET.items()})
+            ),
+            odd_tensors.filter(
+                lambda tensor: (
+                    tensor.layout == torch.strided
+                    and tensor.device.type == "cpu"
+                    and tensor.numel() < 100
+                    and not tensor.is_quantized
+                )
+            ).map(
+                lambda tensor: save_safetensors(
+                    {
+                        **{name: entry.clone() for name, entry in IMAGENET.items()},
+                        "conv1.weight": tensor.detach().clone(),
+                    }
+                )
+            ),
+        ),
+    ),
+)
 
 
 @cases
@@ -461,12 +576,17 @@ def test_frame_count_caches(folder, data):
     stamp = 10**18
     sound = json.dumps({"v_A_g01_c01": [stamp, 1]}).encode()
     entry = st.one_of(json_values, st.tuples(st.just(stamp), json_values).map(list))
-    content = data.draw(st.one_of(
-        json_values.map(json.dumps).map(str.encode), seeds.map(lambda seed: damage(sound, seed)),
-        st.binary(max_size=30),
-        entry.map(lambda value: json.dumps({"v_A_g01_c01": value, "x": value}).encode()),
-        st.sampled_from([b"[" * 5000, b'{"a":' * 5000, b"1" * 5000, b'{"v_A_g01_c01": [1' + b"0" * 18 + b", 1e3]}"]),
-    ))  # fmt: skip
+    content = data.draw(
+        st.one_of(
+            json_values.map(json.dumps).map(str.encode),
+            seeds.map(lambda seed: damage(sound, seed)),
+            st.binary(max_size=30),
+            entry.map(lambda value: json.dumps({"v_A_g01_c01": value, "x": value}).encode()),
+            st.sampled_from(
+                [b"[" * 5000, b'{"a":' * 5000, b"1" * 5000, b'{"v_A_g01_c01": [1' + b"0" * 18 + b", 1e3]}"]
+            ),
+        )
+    )
     (root / CACHE_NAME).write_bytes(content)
     result = []
     assert outcome(lambda: result.append(index_frames(root, [Video("A_g01_c01", 0, "A", "A/v_A_g01_c01.avi")])))
@@ -478,10 +598,34 @@ def test_frame_count_caches(folder, data):
 
 RECORD = "Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr\n0,0.1,0.05,1.2,33.3,100.0,0.01\n1,0.1,0.05,nan,50,100,0.1\n"
 ROW = {"Epoch": 2, "Batch Time": 0.1, "Data Time": 0.1, "Loss": 1.5, "Prec@1": 20.0, "Prec@3": 60.0, "lr": 0.01}
-cells = st.sampled_from([
-    "", "0", "1", "-1", "1e400", "nan", "x", "1.5", "0x10", "1,2", '"', "9" * 40, "True", "1e300", "2020-01-01", "é",
-    "\0", "1_000", " 3 ", "inf", "1j", "Epoch", "-1e308", "1e-320",
-])  # fmt: skip
+cells = st.sampled_from(
+    [
+        "",
+        "0",
+        "1",
+        "-1",
+        "1e400",
+        "nan",
+        "x",
+        "1.5",
+        "0x10",
+        "1,2",
+        '"',
+        "9" * 40,
+        "True",
+        "1e300",
+        "2020-01-01",
+        "é",
+        "\0",
+        "1_000",
+        " 3 ",
+        "inf",
+        "1j",
+        "Epoch",
+        "-1e308",
+        "1e-320",
+    ]
+)
 
 
 @st.composite

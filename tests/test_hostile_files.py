@@ -1,4 +1,5 @@
 """Files that would run code, images that claim too much, and broken images, through the real scripts."""
+
 import functools
 import io
 import os
@@ -117,11 +118,18 @@ def test_as_a_process(hostile, tiny, tmp_path):
 def test_the_files_would_run_otherwise(hostile):
     """The canary is a real one: torch.load without `weights_only` creates it."""
     canary, paths = hostile
-    harmful = [f"{gadget} ({container})" for gadget in ("os.system", "eval", "exec", "partial", "runstring", "memmap")
-               for container in ("pickle", "zip", "old")] + [
-        "collect_env.run (zip)", "execWrapper (old)", "torch.storage._load_from_bytes (zip)", "basichandlers (zip)",
-        "os.system in scores (zip)", "os.system (tar, pickle)",
-    ]  # fmt: skip
+    harmful = [
+        f"{gadget} ({container})"
+        for gadget in ("os.system", "eval", "exec", "partial", "runstring", "memmap")
+        for container in ("pickle", "zip", "old")
+    ] + [
+        "collect_env.run (zip)",
+        "execWrapper (old)",
+        "torch.storage._load_from_bytes (zip)",
+        "basichandlers (zip)",
+        "os.system in scores (zip)",
+        "os.system (tar, pickle)",
+    ]
     script = """if True:
         import os, sys, torch
         canary, *paths = sys.argv[1:]
@@ -214,12 +222,15 @@ def test_grey_cmyk_and_differing_sizes_train(stream, own_tiny, tmp_path):
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-@pytest.mark.parametrize(("damage", "words"), [
-    (lambda path: path.write_bytes(b""), "the file is empty"),
-    (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "truncated"),
-    (lambda path: path.write_bytes(claim(path.read_bytes(), 65535, 65535)), "65535 x 65535"),
-    (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), "truncated"),
+        (lambda path: path.write_bytes(claim(path.read_bytes(), 65535, 65535)), "65535 x 65535"),
+        (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+    ],
+)
 def test_a_broken_image_stops_the_run(stream, damage, words, own_tiny, tmp_path):
     folder = own_tiny / STREAMS[stream][1]
     (video,) = folder.glob("*Diving_g01_c01")
@@ -252,6 +263,18 @@ def test_a_link_that_leads_nowhere(own_tiny, tmp_path):
     video = own_tiny / "frames" / "v_Diving_g02_c01"
     shutil.rmtree(video)
     video.symlink_to(tmp_path / "nowhere")
-    finished = run_script("spatial_cnn_15.py", "--data", own_tiny / "frames", "--ucf-list", own_tiny / "lists",
-                          "--weights", "none", "--record", tmp_path, "--device", "cpu", cwd=ROOT)  # fmt: skip
+    finished = run_script(
+        "spatial_cnn_15.py",
+        "--data",
+        own_tiny / "frames",
+        "--ucf-list",
+        own_tiny / "lists",
+        "--weights",
+        "none",
+        "--record",
+        tmp_path,
+        "--device",
+        "cpu",
+        cwd=ROOT,
+    )
     assert_error(finished, "Diving_g02_c01", "No such file")

@@ -1,4 +1,5 @@
 """Signals, kills, full disks and numbers that are not finite."""
+
 import builtins
 import os
 import signal

@@ -43,8 +43,9 @@ def touch(root, *names):
 
 def error_line(*args):
     """The one line on stderr of a run that must end with status 2."""
-    result = subprocess.run([sys.executable, "-m", "UCF_list.make_lists", *map(str, args)], cwd=ROOT,
-                            capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "UCF_list.make_lists", *map(str, args)], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 2, result
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     return result.stderr
@@ -82,7 +83,9 @@ def test_split_04_holds_the_scored_videos():
 def test_subset_of_classes(tmp_path):
     main(["--out", str(tmp_path), "--classes", "Skiing,Archery", "--split", "05", "--like", "02"])
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "classInd_split05.txt", "testlist05.txt", "trainlist05.txt"
+        "classInd_split05.txt",
+        "testlist05.txt",
+        "trainlist05.txt",
     ]
     split = read_split(tmp_path, "05", "classInd_split05.txt")
     assert split.classes == ["Archery", "Skiing"]
@@ -96,16 +99,19 @@ def test_subset_of_classes(tmp_path):
     assert digests(tmp_path) == before
 
 
-@pytest.mark.parametrize("args, words", [
-    (["--classes", "Archery,Divin", "--split", "05"], "'Divin'; did you mean Diving?"),
-    (["--classes", "Archery,Archery", "--split", "05"], "Archery is given twice"),
-    (["--classes", ",", "--split", "05"], "no class names"),
-    (["--classes", "Archery", "--split", "04"], "01 to 04 are taken"),
-    (["--classes", "Archery"], "needs a --split of its own"),
-    (["--split", "../x", "--classes", "Archery"], "expected a number"),
-    (["--seed", "1"], "--seed goes with --videos"),
-    (["--videos", "."], "--videos needs --out"),
-])
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--classes", "Archery,Divin", "--split", "05"], "'Divin'; did you mean Diving?"),
+        (["--classes", "Archery,Archery", "--split", "05"], "Archery is given twice"),
+        (["--classes", ",", "--split", "05"], "no class names"),
+        (["--classes", "Archery", "--split", "04"], "01 to 04 are taken"),
+        (["--classes", "Archery"], "needs a --split of its own"),
+        (["--split", "../x", "--classes", "Archery"], "expected a number"),
+        (["--seed", "1"], "--seed goes with --videos"),
+        (["--videos", "."], "--videos needs --out"),
+    ],
+)
 def test_mistakes(args, words, tmp_path):
     assert words in error_line(*args)
     assert digests(ROOT / "UCF_list").items() >= SHA256.items()
@@ -155,8 +161,19 @@ def test_groups_from_an_expression_hold_across_classes(tmp_path, pattern):
     assert Counter(video.class_name for video in split.test) == {"wave": 6, "clap": 6}
 
 
-HOSTILE = ["two words", "Übung", unicodedata.normalize("NFD", "Müllerstraße"), "dots.and.more", "-dash", "日本語",
-           "1 starts with a number", "#hash", "100%", "quote'\"", "comma,semi;"]
+HOSTILE = [
+    "two words",
+    "Übung",
+    unicodedata.normalize("NFD", "Müllerstraße"),
+    "dots.and.more",
+    "-dash",
+    "日本語",
+    "1 starts with a number",
+    "#hash",
+    "100%",
+    "quote'\"",
+    "comma,semi;",
+]
 
 
 def test_hostile_names_survive_the_way_through_the_lists(tmp_path):
@@ -175,31 +192,46 @@ def test_hostile_names_survive_the_way_through_the_lists(tmp_path):
 
 
 def test_hidden_and_other_files_are_passed_over(tmp_path):
-    touch(tmp_path / "v", "a/1.mp4", "a/2.mp4", "a/._1.mp4", "a/.hidden.avi", "a/notes.txt", "a/deep.mp4/x.mp4",
-          "a/noext", ".git/3.mp4", "top.mp4", "b/1.avi", "b/2.avi")
+    touch(
+        tmp_path / "v",
+        "a/1.mp4",
+        "a/2.mp4",
+        "a/._1.mp4",
+        "a/.hidden.avi",
+        "a/notes.txt",
+        "a/deep.mp4/x.mp4",
+        "a/noext",
+        ".git/3.mp4",
+        "top.mp4",
+        "b/1.avi",
+        "b/2.avi",
+    )
     make_own_lists(tmp_path / "v", tmp_path / "lists")
     split = read_split(tmp_path / "lists", "01", "classInd.txt")
     assert sorted(v.path for v in split.train + split.test) == ["a/1.mp4", "a/2.mp4", "b/1.avi", "b/2.avi"]
 
 
-@pytest.mark.parametrize("names, options, words", [
-    ([], [], "no class folders"),
-    (["a/1.mp4", "a/2.mp4", "b/1.mp4"], [], "class 'b': no test video left"),
-    (["a/1.mp4", "a/2.mp4", "b/x_g01_c1.mp4", "b/x_g01_c2.mp4"], [], "class 'b': no test video left"),
-    (["a/1.mp4", "a/2.mp4", "b/notes.txt"], [], "class 'b': no videos in"),
-    (["a/1.mp4", "a/1.avi"], [], "a/1.avi and a/1.mp4"),
-    (["a/v_1.mp4", "a/1.avi"], [], "a/1.avi and a/v_1.mp4"),
-    (["a/1.mp4", "a/v_.mp4"], [], "v_.mp4"),
-    (["a/1.mp4", "a/new\nline.mp4"], [], "new\\nline.mp4"),
-    (["a /1.mp4", "a /2.mp4"], [], "rename it"),
-    (["a/1.mp4", "a/\udcff.mp4"], [], "not UTF-8"),
-    (["\u00e4/1.mp4", "\u00e4/2.mp4", "a\u0308/1.mp4", "a\u0308/2.mp4"], [], "both would be called"),
-    (["a/1.mp4", "a/2.mp4"], ["--groups-from", "("], "not a regular expression"),
-    (["a/1.mp4", "a/2.mp4"], ["--groups-from", r"\d"], "captures nothing"),
-    (["a/1.mp4", "a/x.mp4"], ["--groups-from", r"(\d)"], "finds no group in a/x.mp4"),
-    (["a/1.mp4", "a/2.mp4"], ["--test-fraction", "1"], "must lie between 0 and 1"),
-    (["a/1.mp4", "a/2.mp4"], ["--out", ROOT / "UCF_list"], "holds UCF101's lists"),
-])
+@pytest.mark.parametrize(
+    "names, options, words",
+    [
+        ([], [], "no class folders"),
+        (["a/1.mp4", "a/2.mp4", "b/1.mp4"], [], "class 'b': no test video left"),
+        (["a/1.mp4", "a/2.mp4", "b/x_g01_c1.mp4", "b/x_g01_c2.mp4"], [], "class 'b': no test video left"),
+        (["a/1.mp4", "a/2.mp4", "b/notes.txt"], [], "class 'b': no videos in"),
+        (["a/1.mp4", "a/1.avi"], [], "a/1.avi and a/1.mp4"),
+        (["a/v_1.mp4", "a/1.avi"], [], "a/1.avi and a/v_1.mp4"),
+        (["a/1.mp4", "a/v_.mp4"], [], "v_.mp4"),
+        (["a/1.mp4", "a/new\nline.mp4"], [], "new\\nline.mp4"),
+        (["a /1.mp4", "a /2.mp4"], [], "rename it"),
+        (["a/1.mp4", "a/\udcff.mp4"], [], "not UTF-8"),
+        (["\u00e4/1.mp4", "\u00e4/2.mp4", "a\u0308/1.mp4", "a\u0308/2.mp4"], [], "both would be called"),
+        (["a/1.mp4", "a/2.mp4"], ["--groups-from", "("], "not a regular expression"),
+        (["a/1.mp4", "a/2.mp4"], ["--groups-from", r"\d"], "captures nothing"),
+        (["a/1.mp4", "a/x.mp4"], ["--groups-from", r"(\d)"], "finds no group in a/x.mp4"),
+        (["a/1.mp4", "a/2.mp4"], ["--test-fraction", "1"], "must lie between 0 and 1"),
+        (["a/1.mp4", "a/2.mp4"], ["--out", ROOT / "UCF_list"], "holds UCF101's lists"),
+    ],
+)
 def test_own_mistakes(tmp_path, names, options, words, capsys):
     (tmp_path / "v").mkdir()
     touch(tmp_path / "v", *names)
@@ -216,12 +248,17 @@ def test_mistakes_are_one_line(tmp_path):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=8), min_size=1, max_size=5), st.integers(0, 9),
-       st.floats(0.05, 0.95))
+@given(
+    st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=8), min_size=1, max_size=5),
+    st.integers(0, 9),
+    st.floats(0.05, 0.95),
+)
 def test_every_class_with_two_groups_gets_both_lists(sizes, seed, fraction):
     groups = {
         (f"class{c}", f"{g}-{i}.mp4"): (f"class{c}", g)
-        for c, counts in enumerate(sizes) for g, count in enumerate(counts) for i in range(count)
+        for c, counts in enumerate(sizes)
+        for g, count in enumerate(counts)
+        for i in range(count)
     }
     chosen = choose_test_groups(groups, fraction, seed)
     for c, counts in enumerate(sizes):

@@ -34,9 +34,15 @@ def test_metrics_details():
     np.testing.assert_array_equal(confusion_matrix([1, 1, 0], [0, 1, 0], 3), [[1, 1, 0], [0, 1, 0], [0, 0, 0]])
     np.testing.assert_allclose(fuse([np.float32([1, 2]), np.float32([3, 6])], (3, 1)), [1.5, 3])
     assert fuse([np.ones((2, 3))]).dtype == np.float32
-    for bad in [lambda: precision(np.ones((0, 3)), []), lambda: precision(np.ones((2, 3)), [1]),
-                lambda: confusion_matrix([3], [0], 3), lambda: confusion_matrix([0], [-1], 3),
-                lambda: confusion_matrix([0, 1], [0], 3), lambda: fuse([np.ones(2)], (1, 2)),
-                lambda: fuse([np.ones(2)], (-1,)), lambda: fuse([np.ones(2)] * 2, (0, 0))]:
+    for bad in [
+        lambda: precision(np.ones((0, 3)), []),
+        lambda: precision(np.ones((2, 3)), [1]),
+        lambda: confusion_matrix([3], [0], 3),
+        lambda: confusion_matrix([0], [-1], 3),
+        lambda: confusion_matrix([0, 1], [0], 3),
+        lambda: fuse([np.ones(2)], (1, 2)),
+        lambda: fuse([np.ones(2)], (-1,)),
+        lambda: fuse([np.ones(2)] * 2, (0, 0)),
+    ]:
         with pytest.raises(ValueError):
             bad()

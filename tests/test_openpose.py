@@ -101,15 +101,18 @@ def test_safetensors_load_as_well(shapes, tmp_path):
     assert (network.model0[0].weight == 0.5).all()
 
 
-@pytest.mark.parametrize("change, reason", [
-    (lambda state: state.pop("model3_2.4.bias"), r"model3_2\.4\.bias is missing"),
-    (lambda state: state.update(extra=torch.zeros(1)), "extra is unknown"),
-    (lambda state: state.update({"model0.0.bias": torch.zeros(32)}), r"model0\.0\.bias has shape \(32,\)"),
-    (lambda state: state.update({"model0.0.bias": torch.full((64,), torch.nan)}), r"model0\.0\.bias .*not finite"),
-    (lambda state: state.update({"model0.0.bias": 3}), r"model0\.0\.bias"),
-    (lambda state: state.clear(), "state dict"),
-    (lambda state: state.update({"module.model0.0.bias": state.pop("model0.0.bias")}), "is missing"),
-])
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda state: state.pop("model3_2.4.bias"), r"model3_2\.4\.bias is missing"),
+        (lambda state: state.update(extra=torch.zeros(1)), "extra is unknown"),
+        (lambda state: state.update({"model0.0.bias": torch.zeros(32)}), r"model0\.0\.bias has shape \(32,\)"),
+        (lambda state: state.update({"model0.0.bias": torch.full((64,), torch.nan)}), r"model0\.0\.bias .*not finite"),
+        (lambda state: state.update({"model0.0.bias": 3}), r"model0\.0\.bias"),
+        (lambda state: state.clear(), "state dict"),
+        (lambda state: state.update({"module.model0.0.bias": state.pop("model0.0.bias")}), "is missing"),
+    ],
+)
 def test_other_weights_are_refused(shapes, tmp_path, change, reason):
     state = small(shapes)
     change(state)
@@ -126,8 +129,12 @@ class Attack:
 
 def test_files_that_are_no_weights_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    contents = {"empty.pth": b"", "text.pth": b"weights", "attack.pth": pickle.dumps({"model0": Attack()}),
-                "text.safetensors": b"weights"}
+    contents = {
+        "empty.pth": b"",
+        "text.pth": b"weights",
+        "attack.pth": pickle.dumps({"model0": Attack()}),
+        "text.safetensors": b"weights",
+    }
     for name, content in contents.items():
         Path(name).write_bytes(content)
         with pytest.raises(UserError, match=name):
@@ -152,20 +159,23 @@ def plain_resize(frame, size):
     return value
 
 
-@pytest.mark.parametrize("size, valid, padded", [
-    ((240, 320), (368, 491), (368, 496)),
-    ((320, 240), (491, 368), (496, 368)),
-    ((368, 368), (368, 368), (368, 368)),
-    ((736, 900), (368, 450), (368, 456)),
-])
+@pytest.mark.parametrize(
+    "size, valid, padded",
+    [
+        ((240, 320), (368, 491), (368, 496)),
+        ((320, 240), (491, 368), (496, 368)),
+        ((368, 368), (368, 368), (368, 368)),
+        ((736, 900), (368, 450), (368, 456)),
+    ],
+)
 def test_preprocess(size, valid, padded):
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image, inner = preprocess(frame)
     assert inner == valid
     assert image.shape == (3, *padded) and image.dtype == torch.float32
-    assert (image[:, valid[0]:] == -0.5).all() and (image[:, :, valid[1]:] == -0.5).all()
+    assert (image[:, valid[0] :] == -0.5).all() and (image[:, :, valid[1] :] == -0.5).all()
     expected = plain_resize(frame, valid)[:, :, ::-1].transpose(2, 0, 1)
-    assert np.abs((image[:, :valid[0], :valid[1]].numpy() + 0.5) * 256 - expected).max() <= 1.01
+    assert np.abs((image[:, : valid[0], : valid[1]].numpy() + 0.5) * 256 - expected).max() <= 1.01
 
 
 def test_preprocess_takes_batches_and_tensors():
@@ -175,10 +185,15 @@ def test_preprocess_takes_batches_and_tensors():
     assert torch.equal(images[1, 2], preprocess(frames[1, 2])[0])
 
 
-@pytest.mark.parametrize("frames", [
-    np.zeros((240, 320), np.uint8), np.zeros((240, 320, 4), np.uint8), np.zeros((240, 320, 3), np.float32),
-    np.zeros((0, 320, 3), np.uint8),
-])
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((240, 320), np.uint8),
+        np.zeros((240, 320, 4), np.uint8),
+        np.zeros((240, 320, 3), np.float32),
+        np.zeros((0, 320, 3), np.uint8),
+    ],
+)
 def test_preprocess_refuses_other_arrays(frames):
     with pytest.raises(ValueError, match="uint8"):
         preprocess(frames)

@@ -1,4 +1,5 @@
 """A folder of own videos with hostile names through every step, from files to a confusion matrix."""
+
 import csv
 import json
 import pickle
@@ -31,10 +32,14 @@ def joined(text: str) -> str:
 # File names by class; as stems, "clip 1.v2", "Ähre – x" and "größe" are in several classes each.
 VIDEOS = {
     split_accents("Übungen (Größe 2.0)"): [
-        "clip 1.v2.mp4", split_accents("Ähre – x.avi"), "v_ß_g01_c01.webm", "größe.mkv", "rock'n'roll 7.mp4"],
-    "-los, \"jetzt\" - it's": ["clip 1.v2.webm", "-x [1].MKV", "--help.avi", "#5 %s {0}.mp4"],
-    "a.b - [c]*, $y_1$": ["v_clip 1.v2.avi", "Ähre – x.mkv", "a..mp4", "clip .mp4", "v_größe.avi",
-                               "#5 %S {0}.mkv"],
+        "clip 1.v2.mp4",
+        split_accents("Ähre – x.avi"),
+        "v_ß_g01_c01.webm",
+        "größe.mkv",
+        "rock'n'roll 7.mp4",
+    ],
+    '-los, "jetzt" - it\'s': ["clip 1.v2.webm", "-x [1].MKV", "--help.avi", "#5 %s {0}.mp4"],
+    "a.b - [c]*, $y_1$": ["v_clip 1.v2.avi", "Ähre – x.mkv", "a..mp4", "clip .mp4", "v_größe.avi", "#5 %S {0}.mkv"],
     "跳ぶ 3": ["42.mkv", "v_v_2.avi 3.mp4", "naïve\u2028café.webm", split_accents("größe.mp4")],
 }
 STREAMS = {"spatial": ("spatial_cnn_15", "frames"), "motion_pose": ("motion_pose_cnn_15", "pose_flow")}
@@ -87,8 +92,12 @@ def data(tmp_path_factory) -> Path:
     step("extract_frames", root / "videos", root / "frames", "--short-side", 40, "--workers", 0)
     for path in (root / "frames").rglob("frame000001.jpg"):
         folder = path.parent.relative_to(root / "frames")
-        label = next(i for i, (name, files) in enumerate(VIDEOS.items()) for file in files
-                     if Path(file).stem == folder.name and str(folder.parent) in (".", name))
+        label = next(
+            i
+            for i, (name, files) in enumerate(VIDEOS.items())
+            for file in files
+            if Path(file).stem == folder.name and str(folder.parent) in (".", name)
+        )
         write_people(root / "pose_flow" / pose_name(str(folder)), label, len(list(path.parent.iterdir())))
     lists = ("--ucf-list", root / "lists", "--split", "07", "--class-index", "classInd.txt")
     poses = ("process_pose", "--out", root / "pose_flow", "--from-keypoints", "--workers", 0)
@@ -133,7 +142,8 @@ def key_of(line: str) -> str:
 
 def test_lists_hold_every_video_once(data):
     assert sorted(listed(data, "train") + listed(data, "test")) == sorted(
-        f"{name}/{file}" for name, files in VIDEOS.items() for file in files)
+        f"{name}/{file}" for name, files in VIDEOS.items() for file in files
+    )
     index = (data / "lists" / "classInd.txt").read_text(encoding="utf-8").splitlines()
     assert sorted(line.split(" ", 1)[1] for line in index) == sorted(VIDEOS)
 
@@ -182,9 +192,23 @@ def test_confusion_matrix_has_the_classes_and_counts(data):
 def test_predict_agrees_with_the_steps(data, tmp_path):
     line = next(line for line in listed(data, "test") if "/" in key_of(line))
     finished = call_main(
-        "predict", data / "videos" / line, "--short-side", 40, "--keypoints", data / "pose_flow", "--device", "cpu",
-        "--spatial", data / "record/spatial/model_best.pth.tar", "--json", tmp_path / "answer.json",
-        "--motion", data / "record/motion_pose/model_best.pth.tar", "--overlay", tmp_path / "it's [1] – ü.mp4")
+        "predict",
+        data / "videos" / line,
+        "--short-side",
+        40,
+        "--keypoints",
+        data / "pose_flow",
+        "--device",
+        "cpu",
+        "--spatial",
+        data / "record/spatial/model_best.pth.tar",
+        "--json",
+        tmp_path / "answer.json",
+        "--motion",
+        data / "record/motion_pose/model_best.pth.tar",
+        "--overlay",
+        tmp_path / "it's [1] – ü.mp4",
+    )
     assert finished.returncode == 0, finished.stderr
     answer = json.loads((tmp_path / "answer.json").read_text(encoding="utf-8"))
     (video,) = answer["videos"]
@@ -201,23 +225,51 @@ def test_weights_are_chosen_on_training_videos_that_differ_from_test_videos_by_c
     assert len([key for key in names["train"] if key.startswith("#")]) == 1
     for seed, stream in enumerate(STREAMS):
         generator = np.random.default_rng(seed)
-        save_scores(tmp_path / f"{stream}.pickle", {
-            name: generator.normal(size=len(VIDEOS)).astype(np.float32) for name in sorted(names["train"])})
+        save_scores(
+            tmp_path / f"{stream}.pickle",
+            {name: generator.normal(size=len(VIDEOS)).astype(np.float32) for name in sorted(names["train"])},
+        )
     finished = call_main(
-        "average_fusion", *(data / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS),
-        "--weights", "auto", "--val-scores", *(tmp_path / f"{stream}.pickle" for stream in STREAMS), "--split", "07",
-        "--ucf-list", data / "lists", "--class-index", "classInd.txt", "--out", tmp_path / "fusion")
+        "average_fusion",
+        *(data / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS),
+        "--weights",
+        "auto",
+        "--val-scores",
+        *(tmp_path / f"{stream}.pickle" for stream in STREAMS),
+        "--split",
+        "07",
+        "--ucf-list",
+        data / "lists",
+        "--class-index",
+        "classInd.txt",
+        "--out",
+        tmp_path / "fusion",
+    )
     assert finished.returncode == 0, finished.stderr
     assert f"on the {len(names['train'])} validation videos" in finished.stdout
 
 
 def test_a_missing_video_is_named(data, tmp_path):
     line = next(line for line in listed(data, "train") if "/" in key_of(line))
-    (folder,) = (path for path in (data / "frames").glob("*/*") if joined(path.name) == key_of(line).split("/")[1]
-                 and joined(path.parent.name) == key_of(line).split("/")[0])
+    (folder,) = (
+        path
+        for path in (data / "frames").glob("*/*")
+        if joined(path.name) == key_of(line).split("/")[1] and joined(path.parent.name) == key_of(line).split("/")[0]
+    )
     folder.rename(tmp_path / "away")
     finished = call_main(
-        "spatial_cnn_15", "--data", data / "frames", "--ucf-list", data / "lists", "--split", "07", "--class-index",
-        "classInd.txt", *FAST, "--record", tmp_path / "record")
+        "spatial_cnn_15",
+        "--data",
+        data / "frames",
+        "--ucf-list",
+        data / "lists",
+        "--split",
+        "07",
+        "--class-index",
+        "classInd.txt",
+        *FAST,
+        "--record",
+        tmp_path / "record",
+    )
     (tmp_path / "away").rename(folder)
     assert_error(finished, "has no folder below", folder.name)

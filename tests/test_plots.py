@@ -46,7 +46,8 @@ def test_confusion_shows_names_and_values(tmp_path, drawn, count):
     axes = drawn[0].axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()[:count]] == classes
     assert [label.get_text() for label in axes.get_yticklabels()[:count]] == [
-        f"{name} ({row.sum()})" for name, row in zip(classes, matrix, strict=True)]
+        f"{name} ({row.sum()})" for name, row in zip(classes, matrix, strict=True)
+    ]
     values = {text.get_position(): text.get_text() for text in axes.texts}
     for row in range(count):
         for column in range(count):
@@ -97,7 +98,8 @@ def write_records(folder, epochs, second="rgb_test.csv"):
     train = [f"{e},0.1,0.01,{2 / (e + 1)},{50 + e},{80 + e},{0.01 * 0.1 ** (e // 4)}" for e in range(epochs)]
     test = [f"{e},0.1,{3 / (e + 1)},{40 + (e if e != 5 else 30)},{70 + e}" for e in range(epochs)]
     (folder / "rgb_train.csv").write_text(
-        "\n".join(["Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr", *train]) + "\n")
+        "\n".join(["Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr", *train]) + "\n"
+    )
     (folder / second).write_text("\n".join(["Epoch,Batch Time,Loss,Prec@1,Prec@3", *test]) + "\n")
     return folder / "rgb_train.csv", folder / second
 
@@ -106,8 +108,10 @@ def write_records(folder, epochs, second="rgb_test.csv"):
 def test_curves_show_the_records(tmp_path, drawn, epochs):
     plot_curves(*write_records(tmp_path, epochs), tmp_path / "curves.png")
     loss, accuracy, rate = drawn[0].axes
-    for axes, values in ((loss, (lambda e: 2 / (e + 1), lambda e: 3 / (e + 1))),
-                         (accuracy, (lambda e: 50 + e, lambda e: 40 + (e if e != 5 else 30)))):
+    for axes, values in (
+        (loss, (lambda e: 2 / (e + 1), lambda e: 3 / (e + 1))),
+        (accuracy, (lambda e: 50 + e, lambda e: 40 + (e if e != 5 else 30))),
+    ):
         for line, name, value in zip(axes.lines, ("train", "test"), values, strict=False):
             assert line.get_label() == name
             np.testing.assert_allclose(line.get_ydata(), [value(e) for e in range(epochs)])
@@ -132,10 +136,17 @@ def test_curves_of_odd_records(tmp_path):
     assert (tmp_path / "curves.png").exists()
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (None, "No such file"), ("", "no column Epoch"), ("Epoch,Loss\n0,1\n", "no column Prec@1"),
-    ("Epoch,Loss,Prec@1\n0,one,1\n", "one"), (b"\xff\xfe\x00", ""), ("Epoch,Loss,Prec@1\n0\n", ""),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "No such file"),
+        ("", "no column Epoch"),
+        ("Epoch,Loss\n0,1\n", "no column Prec@1"),
+        ("Epoch,Loss,Prec@1\n0,one,1\n", "one"),
+        (b"\xff\xfe\x00", ""),
+        ("Epoch,Loss,Prec@1\n0\n", ""),
+    ],
+)
 def test_curves_of_bad_records(tmp_path, content, words):
     train, test = write_records(tmp_path, 2)
     test.unlink()
@@ -159,8 +170,10 @@ def test_mistakes_show_their_pictures_and_classes(tmp_path, drawn, count):
     colors = [(250, 10, 10), (10, 250, 10)]
     for i, color in enumerate(colors):
         Image.new("RGB", (64, 48), color).save(tmp_path / f"{i}.png")
-    mistakes = [Mistake(f"video{i}", f"true{i}", f"wrong{i}", 0.9 - i / 100, [tmp_path / "0.png", tmp_path / "1.png"])
-                for i in range(count)]
+    mistakes = [
+        Mistake(f"video{i}", f"true{i}", f"wrong{i}", 0.9 - i / 100, [tmp_path / "0.png", tmp_path / "1.png"])
+        for i in range(count)
+    ]
     plot_misclassified(mistakes, tmp_path / "m.png")
     image = pixels(tmp_path / "m.png")
     for color in colors:

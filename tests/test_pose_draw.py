@@ -11,17 +11,7 @@ from PIL import Image
 from common.cli import UserError
 from pose.draw import draw_people, save_pose_image
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
-from pose.skeleton import (
-    COLORS,
-    DRAWN_LIMBS,
-    LIMB_COLORS,
-    LIMB_PAFS,
-    LIMBS,
-    MIRROR,
-    NUM_PAFS,
-    NUM_PARTS,
-    PART_NAMES,
-)
+from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS, LIMB_PAFS, LIMBS, MIRROR, NUM_PAFS, NUM_PARTS, PART_NAMES
 
 EXPECTED = Path(__file__).resolve().parents[2] / "shared" / "pose" / "expected"
 needs_shared = pytest.mark.skipif(not EXPECTED.is_dir(), reason="needs the real images in ../shared/pose/expected")
@@ -217,32 +207,35 @@ def with_value(value, index=0, score=1):
     return keypoints
 
 
-@pytest.mark.parametrize("changes, reason", [
-    ({"keypoints": None}, "no array 'keypoints'"),
-    ({"frame": None}, "no array 'frame'"),
-    ({"num_frames": None}, "no array 'num_frames'"),
-    ({"frame_size": None}, "no array 'frame_size'"),
-    ({"keypoints": np.zeros((7, 17, 3), np.float32)}, "'keypoints' is float32"),
-    ({"keypoints": np.zeros((7, 18, 3), np.int32)}, "'keypoints' is int32"),
-    ({"keypoints": np.zeros((7, 18, 3), object)}, "pickle"),
-    ({"keypoints": with_value(np.nan)}, "not finite"),
-    ({"keypoints": with_value(np.inf, 2)}, "not finite"),
-    ({"keypoints": with_value(-0.5, 2)}, "negative"),
-    ({"keypoints": with_value(160.0)}, "not in pixels"),
-    ({"frame": np.zeros(7, np.float32)}, "'frame' is float32"),
-    ({"frame": np.ones(6, np.int32)}, "'frame' is int32"),
-    ({"frame": np.zeros(7, np.int32)}, "1..5"),
-    ({"frame": np.full(7, 6, np.int32)}, "1..5"),
-    ({"num_frames": np.int64(0)}, "num_frames"),
-    ({"num_frames": np.int64(10**12)}, "num_frames"),
-    ({"num_frames": np.array([5])}, "num_frames"),
-    ({"num_frames": np.float32(5)}, "num_frames"),
-    ({"frame_size": np.array([240, 320, 3])}, "frame_size"),
-    ({"frame_size": np.array([0, 320])}, "frame_size"),
-    ({"frame_size": np.array([240, 10**6])}, "frame_size"),
-    ({"frame_size": np.array([240.0, 320.0])}, "frame_size"),
-    ({"frame_size": np.array(["a", "b"])}, "frame_size"),
-])
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"keypoints": None}, "no array 'keypoints'"),
+        ({"frame": None}, "no array 'frame'"),
+        ({"num_frames": None}, "no array 'num_frames'"),
+        ({"frame_size": None}, "no array 'frame_size'"),
+        ({"keypoints": np.zeros((7, 17, 3), np.float32)}, "'keypoints' is float32"),
+        ({"keypoints": np.zeros((7, 18, 3), np.int32)}, "'keypoints' is int32"),
+        ({"keypoints": np.zeros((7, 18, 3), object)}, "pickle"),
+        ({"keypoints": with_value(np.nan)}, "not finite"),
+        ({"keypoints": with_value(np.inf, 2)}, "not finite"),
+        ({"keypoints": with_value(-0.5, 2)}, "negative"),
+        ({"keypoints": with_value(160.0)}, "not in pixels"),
+        ({"frame": np.zeros(7, np.float32)}, "'frame' is float32"),
+        ({"frame": np.ones(6, np.int32)}, "'frame' is int32"),
+        ({"frame": np.zeros(7, np.int32)}, "1..5"),
+        ({"frame": np.full(7, 6, np.int32)}, "1..5"),
+        ({"num_frames": np.int64(0)}, "num_frames"),
+        ({"num_frames": np.int64(10**12)}, "num_frames"),
+        ({"num_frames": np.array([5])}, "num_frames"),
+        ({"num_frames": np.float32(5)}, "num_frames"),
+        ({"frame_size": np.array([240, 320, 3])}, "frame_size"),
+        ({"frame_size": np.array([0, 320])}, "frame_size"),
+        ({"frame_size": np.array([240, 10**6])}, "frame_size"),
+        ({"frame_size": np.array([240.0, 320.0])}, "frame_size"),
+        ({"frame_size": np.array(["a", "b"])}, "frame_size"),
+    ],
+)
 def test_bad_keypoints_are_named(tmp_path, changes, reason):
     path = tmp_path / "keypoints.npz"
     np.savez(path, **changed(**changes))
@@ -260,12 +253,12 @@ def test_damaged_files_are_named(tmp_path):
         load_keypoints(tmp_path)
     save_keypoints(path, *sample())
     whole = path.read_bytes()
-    for content in (b"", b"no zip", whole[:len(whole) // 2], b"\x93NUMPY" + whole):
+    for content in (b"", b"no zip", whole[: len(whole) // 2], b"\x93NUMPY" + whole):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"keypoints\.npz"):
             load_keypoints(path)
     for position in range(0, len(whole), 7):  # a changed byte is refused or harmless, never a crash
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1:])
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         try:
             load_keypoints(path)
         except UserError as error:

@@ -103,7 +103,7 @@ def plain_parts(heatmaps):
                 near = [heatmaps[k, m, part] for k, m in near if 0 <= k < height and 0 <= m < width]
                 if value > 0.1 and all(value >= other for other in near):
                     top, left = max(i - 2, 0), max(j - 2, 0)
-                    patch = torch.from_numpy(heatmaps[top:i + 3, left:j + 3, part].copy())[None, None]
+                    patch = torch.from_numpy(heatmaps[top : i + 3, left : j + 3, part].copy())[None, None]
                     size = [8 * length for length in patch.shape[2:]]
                     fine = torch.nn.functional.interpolate(patch, size, mode="bicubic")[0, 0].numpy()
                     y, x = np.unravel_index(fine.argmax(), fine.shape)
@@ -235,10 +235,18 @@ def test_any_maps_give_valid_people(height, width, seed, smooth):
     assert (found.sum(axis=1) >= 4).all()
 
 
-@pytest.mark.parametrize("heatmaps, pafs", [
-    ((46, 54, 18), (46, 54, 38)), ((46, 54, 19), (46, 54, 37)), ((46, 54, 19), (46, 53, 38)),
-    ((19, 46, 54), (38, 46, 54)), ((1, 46, 54, 19), (1, 46, 54, 38)), ((46,), (46,)), ((0, 5, 19), (0, 5, 38)),
-])
+@pytest.mark.parametrize(
+    "heatmaps, pafs",
+    [
+        ((46, 54, 18), (46, 54, 38)),
+        ((46, 54, 19), (46, 54, 37)),
+        ((46, 54, 19), (46, 53, 38)),
+        ((19, 46, 54), (38, 46, 54)),
+        ((1, 46, 54, 19), (1, 46, 54, 38)),
+        ((46,), (46,)),
+        ((0, 5, 19), (0, 5, 38)),
+    ],
+)
 def test_wrong_shapes_are_refused(heatmaps, pafs):
     with pytest.raises(ValueError, match="needed"):
         group_people(np.zeros(heatmaps), np.zeros(pafs))

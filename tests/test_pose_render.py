@@ -174,10 +174,21 @@ def test_an_affine_in_rendering_equals_one_applied_before():
 
 
 def test_the_benchmark_prints_its_table(tmp_path):
-    command = [sys.executable, "benchmarks/pose.py", "--repeat", "1", "--network-repeat", "1",
-               "--side", "64", "--expected", tmp_path / "none"]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "benchmarks/pose.py",
+        "--repeat",
+        "1",
+        "--network-repeat",
+        "1",
+        "--side",
+        "64",
+        "--expected",
+        tmp_path / "none",
+    ]
+    done = subprocess.run(
+        command, cwd=REPO, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     for what in ("group_people, empty maps", "made-up map 2, 2 found", "draw_people, 1", "render_people", "OpenPose"):
         assert what in done.stdout

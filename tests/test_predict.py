@@ -1,4 +1,5 @@
 """predict.py against the steps that it stands for: frames, poses, both scripts, fusion."""
+
 import json
 import sys
 from fractions import Fraction
@@ -38,7 +39,7 @@ STREAMS = ("spatial", "motion_pose")
 def write_video(path: Path, count: int, size: tuple[int, int], rate: int = 10) -> None:
     """Colour gradients and a bright square that move, one frame unlike the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    y, x = np.mgrid[:size[1], :size[0]]
+    y, x = np.mgrid[: size[1], : size[0]]
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate, options={"qmin": "2", "qmax": "2", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -54,9 +55,18 @@ def write_checkpoint(path: Path, channels: int, seed: int, classes=CLASSES, coun
     torch.manual_seed(seed)
     network = build_network("resnet18", channels, count or len(classes))
     network.fc.weight.data *= 3
-    save_checkpoint(path, {
-        "epoch": 1, "arch": "resnet18", "classes": list(classes), "in_channels": channels, "image_size": SIZE,
-        "state_dict": network.state_dict(), "best_prec1": 0.0})
+    save_checkpoint(
+        path,
+        {
+            "epoch": 1,
+            "arch": "resnet18",
+            "classes": list(classes),
+            "in_channels": channels,
+            "image_size": SIZE,
+            "state_dict": network.state_dict(),
+            "best_prec1": 0.0,
+        },
+    )
 
 
 def people_of(picture: np.ndarray) -> np.ndarray:
@@ -73,6 +83,7 @@ def people_of(picture: np.ndarray) -> np.ndarray:
 
 def fake_estimator(seen: list | None = None) -> Estimator:
     """Finds `people_of` every frame, and notes the number of frames in `seen`."""
+
     def infer(frames):
         if seen is not None:
             seen.extend(frames)
@@ -107,10 +118,27 @@ def data(tmp_path_factory) -> Path:
         patch.setattr(process_pose, "estimator_from_arguments", lambda args: fake_estimator())
         steps.append(("process_pose", "--frames", root / "frames", "--out", root / "flow", "--workers", 0))
         common = ("--ucf-list", lists, "--class-index", "index.txt")
-        for script, folder, stream, file in (("spatial_cnn_15", "frames", "spatial", "spatial"),
-                                             ("motion_pose_cnn_15", "flow", "motion_pose", "motion")):
-            steps.append((script, "--data", root / folder, *common, "--resume", root / f"{file}.pth.tar", "--evaluate",
-                          "--record", root / "record" / stream, "--workers", 0, "--device", "cpu"))
+        for script, folder, stream, file in (
+            ("spatial_cnn_15", "frames", "spatial", "spatial"),
+            ("motion_pose_cnn_15", "flow", "motion_pose", "motion"),
+        ):
+            steps.append(
+                (
+                    script,
+                    "--data",
+                    root / folder,
+                    *common,
+                    "--resume",
+                    root / f"{file}.pth.tar",
+                    "--evaluate",
+                    "--record",
+                    root / "record" / stream,
+                    "--workers",
+                    0,
+                    "--device",
+                    "cpu",
+                )
+            )
         pickles = [root / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS]
         steps.append(("average_fusion", *pickles, *common, "--weights", 1, 2, "--out", root / "record/fused"))
         for step in steps:
@@ -225,13 +253,25 @@ def test_max_people(data, tmp_path, estimating, monkeypatch):
 
 def test_original_checkpoints_take_their_classes_from_the_index(data, tmp_path):
     state = torch.load(data / "spatial.pth.tar", weights_only=True)["state_dict"]
-    custom = {name.replace("conv1.", "conv1_custom.") if name == "conv1.weight" else name.replace("fc.", "fc_custom."):
-              tensor for name, tensor in state.items()}
+    custom = {
+        name.replace("conv1.", "conv1_custom.") if name == "conv1.weight" else name.replace("fc.", "fc_custom."): tensor
+        for name, tensor in state.items()
+    }
     assert "conv1_custom.weight" in custom and "layer1.0.conv1.weight" in custom
     torch.save({"epoch": 3, "state_dict": custom, "best_prec1": 78.2, "optimizer": {}}, tmp_path / "old.pth.tar")
     index = ("--ucf-list", data / "lists", "--class-index", "index.txt")
-    result = run_json(data, tmp_path, *paths(data, 0), "--spatial", tmp_path / "old.pth.tar", *index,
-                      "--motion", data / "motion.pth.tar", "--keypoints", data / "flow")
+    result = run_json(
+        data,
+        tmp_path,
+        *paths(data, 0),
+        "--spatial",
+        tmp_path / "old.pth.tar",
+        *index,
+        "--motion",
+        data / "motion.pth.tar",
+        "--keypoints",
+        data / "flow",
+    )
     assert result["classes"] == CLASSES
     assert [result["streams"][stream]["image_size"] for stream in STREAMS] == [224, SIZE]
     spatial = ("--spatial", tmp_path / "old.pth.tar")
@@ -242,8 +282,16 @@ def test_original_checkpoints_take_their_classes_from_the_index(data, tmp_path):
 def test_real_videos_and_network(shared, data, tmp_path):
     """The small real network at a small size, on every 30th frame, against process_pose.py and the script."""
     source = shared / "videos" / "exercise.avi"
-    model = ("--model", "onnx", "--pose-weights", shared / "pose" / "openpose_mobilenet_v2_small.onnx",
-             "--input-size", "184x216", "--device", "cpu")
+    model = (
+        "--model",
+        "onnx",
+        "--pose-weights",
+        shared / "pose" / "openpose_mobilenet_v2_small.onnx",
+        "--input-size",
+        "184x216",
+        "--device",
+        "cpu",
+    )
     lists = tmp_path / "lists"
     lists.mkdir()
     lists.joinpath("index.txt").write_bytes(data.joinpath("lists", "index.txt").read_bytes())
@@ -252,14 +300,38 @@ def test_real_videos_and_network(shared, data, tmp_path):
     for step in (
         ("extract_frames", source, tmp_path / "frames", "--every", 30, "--workers", 0),
         ("process_pose", "--frames", tmp_path / "frames", "--out", tmp_path / "flow", *model, "--workers", 0),
-        ("motion_pose_cnn_15", "--data", tmp_path / "flow", "--ucf-list", lists, "--class-index", "index.txt",
-         "--resume", data / "motion.pth.tar", "--evaluate", "--record", tmp_path / "record/motion_pose", "--workers", 0,
-         "--device", "cpu"),
+        (
+            "motion_pose_cnn_15",
+            "--data",
+            tmp_path / "flow",
+            "--ucf-list",
+            lists,
+            "--class-index",
+            "index.txt",
+            "--resume",
+            data / "motion.pth.tar",
+            "--evaluate",
+            "--record",
+            tmp_path / "record/motion_pose",
+            "--workers",
+            0,
+            "--device",
+            "cpu",
+        ),
     ):
         finished = call_main(*step)
         assert finished.returncode == 0, finished.stderr
-    finished = call_main("predict", source, "--motion", data / "motion.pth.tar", *model, "--every", 30, "--json",
-                         tmp_path / "result.json")
+    finished = call_main(
+        "predict",
+        source,
+        "--motion",
+        data / "motion.pth.tar",
+        *model,
+        "--every",
+        30,
+        "--json",
+        tmp_path / "result.json",
+    )
     assert finished.returncode == 0, finished.stderr
     video = json.loads((tmp_path / "result.json").read_text())["videos"][0]
     assert video["frames"] == 14 and video["frames_with_people"] > 5
@@ -301,8 +373,9 @@ def test_failed_videos_are_told_and_the_others_done(data, tmp_path):
     for name in ("Übung 1.a", "one"):
         flow.joinpath(name).mkdir(parents=True)
     for name, number in (("Übung 1.a", 30), ("one", 7)):  # the video has one frame
-        save_keypoints(flow / name / "keypoints.npz", np.ones((1, 18, 3), np.float32), np.ones(1, np.int32), number,
-                       (40, 53))
+        save_keypoints(
+            flow / name / "keypoints.npz", np.ones((1, 18, 3), np.float32), np.ones(1, np.int32), number, (40, 53)
+        )
     videos = [tmp_path / "missing.avi", broken, *paths(data, 2, 1, 0)]
     result = run_json(data, tmp_path, *videos, *streams(data), "--keypoints", flow, status=1)
     assert [Path(video["video"]) for video in result["videos"]] == videos
@@ -323,35 +396,48 @@ def test_scores_that_are_not_finite(data, tmp_path):
     assert "not finite" in result["videos"][0]["error"]
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ("", ["--spatial", "--motion"]),
-    ("--motion M", ["--motion", "--model", "--keypoints"]),
-    ("--motion S --keypoints FLOW", ["spatial.pth.tar", "3 input channels", "motion_pose", "30"]),
-    ("--spatial M", ["motion.pth.tar", "30 input channels", "spatial"]),
-    ("--spatial S --motion OTHER --keypoints FLOW", ["number 2", "'Bäume fällen'", "'Rowing'", "different classes"]),
-    ("--spatial S --motion FEWER --keypoints FLOW", ["number 3", "'Diving'", "missing", "different classes"]),
-    ("--spatial BAD", ["bad.pth.tar", "'classes'"]),
-    ("--spatial VIDEO", ["one.mkv", "checkpoint"]),
-    ("--spatial NONE", ["none.pth.tar", "no such file"]),
-    ("--spatial S --weights 1 2", ["--weights", "both streams"]),
-    ("--spatial S --motion M --keypoints FLOW --weights 1 -2", ["--weights 1 -2"]),
-    ("--spatial S --motion M --keypoints FLOW --weights 0 0", ["--weights 0 0"]),
-    ("--spatial S --motion M --keypoints FLOW --weights nan 1", ["--weights nan 1"]),
-    ("--spatial S --keypoints NONE", ["none.pth.tar", "--keypoints"]),
-    ("--motion M --keypoints FLOW --model onnx", ["--keypoints", "--model"]),
-    ("--motion M --model openpose", ["--pose-weights"]),
-    ("--motion M --pose-weights NONE", ["none.pth.tar"]),
-    ("--spatial S VIDEO2 --keypoints FILE", ["keypoints.npz", "2 videos"]),
-    ("--spatial S --overlay x.avi", ["x.avi", ".mp4"]),
-    ("--spatial S --json VIDEO", ["one.mkv", "one of the videos"]),
-    ("--spatial S --json FLOW", ["flow", "folder"]),
-    ("--spatial S --topk 0", ["--topk"]),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("", ["--spatial", "--motion"]),
+        ("--motion M", ["--motion", "--model", "--keypoints"]),
+        ("--motion S --keypoints FLOW", ["spatial.pth.tar", "3 input channels", "motion_pose", "30"]),
+        ("--spatial M", ["motion.pth.tar", "30 input channels", "spatial"]),
+        (
+            "--spatial S --motion OTHER --keypoints FLOW",
+            ["number 2", "'Bäume fällen'", "'Rowing'", "different classes"],
+        ),
+        ("--spatial S --motion FEWER --keypoints FLOW", ["number 3", "'Diving'", "missing", "different classes"]),
+        ("--spatial BAD", ["bad.pth.tar", "'classes'"]),
+        ("--spatial VIDEO", ["one.mkv", "checkpoint"]),
+        ("--spatial NONE", ["none.pth.tar", "no such file"]),
+        ("--spatial S --weights 1 2", ["--weights", "both streams"]),
+        ("--spatial S --motion M --keypoints FLOW --weights 1 -2", ["--weights 1 -2"]),
+        ("--spatial S --motion M --keypoints FLOW --weights 0 0", ["--weights 0 0"]),
+        ("--spatial S --motion M --keypoints FLOW --weights nan 1", ["--weights nan 1"]),
+        ("--spatial S --keypoints NONE", ["none.pth.tar", "--keypoints"]),
+        ("--motion M --keypoints FLOW --model onnx", ["--keypoints", "--model"]),
+        ("--motion M --model openpose", ["--pose-weights"]),
+        ("--motion M --pose-weights NONE", ["none.pth.tar"]),
+        ("--spatial S VIDEO2 --keypoints FILE", ["keypoints.npz", "2 videos"]),
+        ("--spatial S --overlay x.avi", ["x.avi", ".mp4"]),
+        ("--spatial S --json VIDEO", ["one.mkv", "one of the videos"]),
+        ("--spatial S --json FLOW", ["flow", "folder"]),
+        ("--spatial S --topk 0", ["--topk"]),
+    ],
+)
 def test_mistakes(data, wrong, arguments, words):
     names = {
-        "S": data / "spatial.pth.tar", "M": data / "motion.pth.tar", "FLOW": data / "flow", "VIDEO": paths(data, 2)[0],
-        "VIDEO2": paths(data, 1)[0], "FILE": data / "flow/one/keypoints.npz", "OTHER": wrong / "other.pth.tar",
-        "FEWER": wrong / "fewer.pth.tar", "BAD": wrong / "bad.pth.tar", "NONE": wrong / "none.pth.tar",
+        "S": data / "spatial.pth.tar",
+        "M": data / "motion.pth.tar",
+        "FLOW": data / "flow",
+        "VIDEO": paths(data, 2)[0],
+        "VIDEO2": paths(data, 1)[0],
+        "FILE": data / "flow/one/keypoints.npz",
+        "OTHER": wrong / "other.pth.tar",
+        "FEWER": wrong / "fewer.pth.tar",
+        "BAD": wrong / "bad.pth.tar",
+        "NONE": wrong / "none.pth.tar",
     }
     finished = call_main("predict", paths(data, 2)[0], *(names.get(word, word) for word in arguments.split()))
     assert_error(finished, *words)

@@ -129,7 +129,8 @@ def test_list_of_videos_and_nested_folders(data, tmp_path):
     listed = tmp_path / "list.txt"
     listed.write_text(
         "Diving/v_a_g01_c01.avi 2\r\nArchery/v_a_g01_c01.avi 1\n\nTaiChi/v_c_g01_c01.avi\n"
-        "TaiChi/v_missing_g01_c01.avi 3\nd 1\n", encoding="utf-8",
+        "TaiChi/v_missing_g01_c01.avi 3\nd 1\n",
+        encoding="utf-8",
     )
     arguments = ("--frames", tmp_path / "frames", *command(data, tmp_path / "out")[2:], "--workers", 0)
     finished = call_main("process_pose", *arguments, "--videos", listed)
@@ -233,8 +234,17 @@ def test_real_videos(shared, tmp_path):
         for number, decoded in zip(range(1, 11), video.decode(video=0), strict=False):
             decoded.to_image().save(frames / FRAME_NAME.format(number), quality=95)
     finished = call_main(
-        "process_pose", "--frames", tmp_path / "frames", "--out", tmp_path / "out", "--model", "onnx",
-        "--pose-weights", shared / "pose/openpose_mobilenet_v2_small.onnx", "--workers", 0,
+        "process_pose",
+        "--frames",
+        tmp_path / "frames",
+        "--out",
+        tmp_path / "out",
+        "--model",
+        "onnx",
+        "--pose-weights",
+        shared / "pose/openpose_mobilenet_v2_small.onnx",
+        "--workers",
+        0,
     )
     assert finished.returncode == 0, finished.stderr
     keypoints = load_keypoints(tmp_path / "out/exercise/keypoints.npz")

@@ -30,8 +30,11 @@ def test_killed_in_the_middle_and_started_again(data, tmp_path):
 
     def start(out):
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "process_pose.py"), *arguments, "--out", str(out)], cwd=ROOT,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            [sys.executable, str(ROOT / "process_pose.py"), *arguments, "--out", str(out)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     undisturbed = start(tmp_path / "undisturbed")
@@ -65,8 +68,10 @@ def test_sigterm_ends_the_run_with_a_hint_and_leaves_nothing_half_done(data, tmp
     save_frames(tmp_path / "frames/v_long", [BOTH] * 1200)
     arguments = [str(word) for word in ("--frames", tmp_path / "frames", *command(data, tmp_path / "out")[2:])]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "process_pose.py"), *arguments, "--workers", "1"], cwd=ROOT,
-        stderr=subprocess.PIPE, text=True,
+        [sys.executable, str(ROOT / "process_pose.py"), *arguments, "--workers", "1"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while not half_written(tmp_path / "out"):
         assert process.poll() is None
@@ -106,8 +111,14 @@ def test_broken_videos_are_named_and_the_others_done(data, tmp_path):
     assert tree(tmp_path / "out/good") == tree(data / "poses/clip.v2")
     failed = [line for line in finished.stderr.splitlines() if line.startswith("failed: ")]
     assert "Traceback" not in finished.stderr
-    for path in ("a_empty", "b_text/frame000007.jpg", "c_zero/frame000001.jpg", "d_cut/frame000003.jpg", "e_gap",
-                 "f_sizes/frame000011.jpg"):
+    for path in (
+        "a_empty",
+        "b_text/frame000007.jpg",
+        "c_zero/frame000001.jpg",
+        "d_cut/frame000003.jpg",
+        "e_gap",
+        "f_sizes/frame000011.jpg",
+    ):
         assert sum(str(frames / path) in line for line in failed) == 1, finished.stderr
     assert len(failed) == 6
     assert [int(line.split()[-1]) for line in finished.stdout.splitlines()[:3]] == [2, 0, 6]
@@ -146,8 +157,15 @@ def test_mistakes(data, tmp_path):
     assert_error(call_main(script, *good, "--preview", "sheet.jpg"), "sheet.jpg", ".png")
     assert_error(call_main(script, *good, "--redraw"), "--from-keypoints")
     assert_error(call_main(script, *good, "--videos", tmp_path / "none.txt"), "none.txt")
-    for option, value in (("--shard", "3/3"), ("--every", "0"), ("--max-people", "x"), ("--input-size", "12"),
-                          ("--onnx-mean", "1,2"), ("--batch-size", "0"), ("--workers", "-1")):
+    for option, value in (
+        ("--shard", "3/3"),
+        ("--every", "0"),
+        ("--max-people", "x"),
+        ("--input-size", "12"),
+        ("--onnx-mean", "1,2"),
+        ("--batch-size", "0"),
+        ("--workers", "-1"),
+    ):
         assert_error(call_main(script, *good, option, value), value)
     assert_error(call_main(script, *good, "--onnx-std", "0"), "std of 0")
     assert not out.exists()

@@ -62,11 +62,25 @@ def test_files_of_numpy_1_and_2(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("value", [
-    np.arange(6, dtype="f4").reshape(2, 3), np.arange(6, dtype="f4").reshape(2, 3).T, np.arange(10)[::2],
-    np.empty((0, 3)), np.empty(0, "f4"), np.array(3.5), np.float32(3), np.int64(-7), np.bool_(True),
-    np.array([True, False]), np.array(["Umlaut ä", "跳"]), np.array([b"ab", b"c"]), np.str_("text"), np.bytes_(b"ab"),
-])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.arange(6, dtype="f4").reshape(2, 3),
+        np.arange(6, dtype="f4").reshape(2, 3).T,
+        np.arange(10)[::2],
+        np.empty((0, 3)),
+        np.empty(0, "f4"),
+        np.array(3.5),
+        np.float32(3),
+        np.int64(-7),
+        np.bool_(True),
+        np.array([True, False]),
+        np.array(["Umlaut ä", "跳"]),
+        np.array([b"ab", b"c"]),
+        np.str_("text"),
+        np.bytes_(b"ab"),
+    ],
+)
 def test_arrays_and_scalars_equal_those_of_pickle_load(protocol, value):
     data = pickle.dumps({"a": [value, (value,)]}, protocol=protocol)
     expected = pickle.loads(data)["a"][0]
@@ -78,15 +92,24 @@ def test_arrays_and_scalars_equal_those_of_pickle_load(protocol, value):
 @pytest.mark.parametrize("protocol", range(6))
 def test_plain_values(protocol):
     shared = [1, 2]
-    value = {"text": "ä\n'", 1: -(2**70), None: [True, False, None], b"raw": b"\x00\xff", 2.5: (1.5, float("inf")),
-             "empty": [(), [], {}, "", b""], "shared": [shared, shared]}
+    value = {
+        "text": "ä\n'",
+        1: -(2**70),
+        None: [True, False, None],
+        b"raw": b"\x00\xff",
+        2.5: (1.5, float("inf")),
+        "empty": [(), [], {}, "", b""],
+        "shared": [shared, shared],
+    }
     assert load_pickle(pickle.dumps(value, protocol=protocol)) == value
 
 
 def test_python_2_file():
-    data = (b"(dp0\nS'v_A_g01_c01'\np1\ncnumpy.core.multiarray\n_reconstruct\np2\n(cnumpy\nndarray\np3\n(I0\ntp4\n"
-            b"S'b'\np5\ntp6\nRp7\n(I1\n(I2\ntp8\ncnumpy\ndtype\np9\n(S'f4'\np10\nI0\nI1\ntp11\nRp12\n(I3\nS'<'\n"
-            b"p13\nNNNI-1\nI-1\nI0\ntp14\nbI00\nS'\\x00\\x00\\x00\\x00\\x00\\x00\\x00@'\np15\ntp16\nbs.")
+    data = (
+        b"(dp0\nS'v_A_g01_c01'\np1\ncnumpy.core.multiarray\n_reconstruct\np2\n(cnumpy\nndarray\np3\n(I0\ntp4\n"
+        b"S'b'\np5\ntp6\nRp7\n(I1\n(I2\ntp8\ncnumpy\ndtype\np9\n(S'f4'\np10\nI0\nI1\ntp11\nRp12\n(I3\nS'<'\n"
+        b"p13\nNNNI-1\nI-1\nI0\ntp14\nbI00\nS'\\x00\\x00\\x00\\x00\\x00\\x00\\x00@'\np15\ntp16\nbs."
+    )
     np.testing.assert_array_equal(load_pickle(data)["v_A_g01_c01"], [0, 2])
 
 
@@ -131,21 +154,41 @@ def test_reference_scores(stream):
 # ---- what is refused, as data ----
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    ({}, "empty dict"), ([1], "a list"), (3, "a int"), (np.ones(3), "a ndarray"), (None, "a NoneType"),
-    ({1: np.ones(2)}, "type int"), ({10**5000: np.ones(2)}, "type int"), ({"": np.ones(2)}, "no video's name"),
-    ({"A": [1.0, 2.0]}, "'A' holds a list"), ({"A": 1.0}, "'A'"), ({"A": np.float32(1)}, "'A'"),
-    ({"A": np.ones((2, 3))}, "'A'"), ({"A": np.array(1.0)}, "'A'"), ({"A": np.ones(0)}, "'A'"),
-    ({"A": np.array(["a"])}, "'A'"), ({"A": np.array([True])}, "'A'"),
-    ({"A": np.float32([1, np.nan])}, "'A' are not finite"), ({"A": np.float64([1e39])}, "'A' are not finite"),
-    ({"A": np.ones(2), "B": np.ones(3)}, "'B' has 3 scores, 'A' has 2"),
-    ({"A": np.ones(2), "v_A": np.ones(2)}, "'A' is there twice"),
-    ({"A": np.array([1, "a"], dtype=object)}, "'O8'"), ({"A": np.zeros(2, "c8")}, "'c8'"),
-    ({"A": np.zeros(2, "f4,i4")}, "array of type"), ({"A": np.zeros(2, "M8[s]")}, "'M8'"),
-    ({"A": {1, 2}}, "EMPTY_SET"), ({"A": collections.OrderedDict()}, "collections.OrderedDict"),
-    ({"A": 1j}, "builtins.complex"), ({"A": np.float32}, "numpy.float32"), ({"A": np.dtype("f4")}, "on its own"),
-    ({"A": np.ndarray}, "on its own"),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "empty dict"),
+        ([1], "a list"),
+        (3, "a int"),
+        (np.ones(3), "a ndarray"),
+        (None, "a NoneType"),
+        ({1: np.ones(2)}, "type int"),
+        ({10**5000: np.ones(2)}, "type int"),
+        ({"": np.ones(2)}, "no video's name"),
+        ({"A": [1.0, 2.0]}, "'A' holds a list"),
+        ({"A": 1.0}, "'A'"),
+        ({"A": np.float32(1)}, "'A'"),
+        ({"A": np.ones((2, 3))}, "'A'"),
+        ({"A": np.array(1.0)}, "'A'"),
+        ({"A": np.ones(0)}, "'A'"),
+        ({"A": np.array(["a"])}, "'A'"),
+        ({"A": np.array([True])}, "'A'"),
+        ({"A": np.float32([1, np.nan])}, "'A' are not finite"),
+        ({"A": np.float64([1e39])}, "'A' are not finite"),
+        ({"A": np.ones(2), "B": np.ones(3)}, "'B' has 3 scores, 'A' has 2"),
+        ({"A": np.ones(2), "v_A": np.ones(2)}, "'A' is there twice"),
+        ({"A": np.array([1, "a"], dtype=object)}, "'O8'"),
+        ({"A": np.zeros(2, "c8")}, "'c8'"),
+        ({"A": np.zeros(2, "f4,i4")}, "array of type"),
+        ({"A": np.zeros(2, "M8[s]")}, "'M8'"),
+        ({"A": {1, 2}}, "EMPTY_SET"),
+        ({"A": collections.OrderedDict()}, "collections.OrderedDict"),
+        ({"A": 1j}, "builtins.complex"),
+        ({"A": np.float32}, "numpy.float32"),
+        ({"A": np.dtype("f4")}, "on its own"),
+        ({"A": np.ndarray}, "on its own"),
+    ],
+)
 def test_refused_content(tmp_path, content, words):
     with pytest.raises(UserError) as caught:
         load_scores(write(tmp_path / "scores.pickle", content))
@@ -157,9 +200,15 @@ def test_refused_files(tmp_path):
     (tmp_path / "empty").touch()
     (tmp_path / "zip").write_bytes(b"PK\x03\x04rest")
     os.mkfifo(tmp_path / "pipe")
-    for name, words in [("none", "no such file"), (".", "not a regular file"), ("pipe", "not a regular file"),
-                        ("empty", "not a readable pickle"), ("zip", "zip archive"), ("a" * 300, "too long"),
-                        ("a\0b", "a")]:
+    for name, words in [
+        ("none", "no such file"),
+        (".", "not a regular file"),
+        ("pipe", "not a regular file"),
+        ("empty", "not a readable pickle"),
+        ("zip", "zip archive"),
+        ("a" * 300, "too long"),
+        ("a\0b", "a"),
+    ]:
         with pytest.raises(UserError, match=words):
             load_scores(tmp_path / name)
 
@@ -175,8 +224,12 @@ def test_torch_tensors_are_refused_with_the_remedy(tmp_path):
 
 # ---- fuzzing ----
 
-LENIENT = settings(max_examples=600, deadline=None, derandomize=True,
-                   suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+LENIENT = settings(
+    max_examples=600,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 def load_or_refuse(path, data):
@@ -205,36 +258,86 @@ def test_fuzz_mutated_scores(tmp_path, seed, protocol, changes):
         place, length = dice.randrange(len(data) + 1), dice.choice((1, 1, 2, 8, 30))
         change = dice.randrange(5)
         if change == 0:
-            data[place:place + length] = dice.randbytes(length)
+            data[place : place + length] = dice.randbytes(length)
         elif change == 1:
-            del data[place:place + length]
+            del data[place : place + length]
         elif change == 2:
-            data[place:place] = data[place:place + length]
+            data[place:place] = data[place : place + length]
         elif change == 3:
             other = dice.randrange(len(data) + 1)
-            data[place:place + length] = data[other:other + length]
+            data[place : place + length] = data[other : other + length]
         else:
-            data[place:place + 1] = dice.choice((b"\x81", b"R", b"b", b"c", b"o", b"i", b"P", b"\x93", b"h\x00", b"s"))
+            data[place : place + 1] = dice.choice(
+                (b"\x81", b"R", b"b", b"c", b"o", b"i", b"P", b"\x93", b"h\x00", b"s")
+            )
     load_or_refuse(tmp_path / "scores.pickle", bytes(data))
 
 
 @LENIENT
-@given(codes=st.lists(st.sampled_from([
-    b"(", b"}", b"]", b")", b"l", b"d", b"t", b"\x85", b"\x86", b"\x87", b"a", b"e", b"s", b"u", b"R", b"b", b"N",
-    b"K\x02", b"J\xff\xff\xff\xff", b"X\x02\x00\x00\x00f4", b"X\x01\x00\x00\x00<", b"C\x08abcdefgh", b"\x94", b"h\x00",
-    b"h\x01", b"q\x00", b"cnumpy\nndarray\n", b"cnumpy\ndtype\n", b"cnumpy.core.multiarray\n_reconstruct\n",
-    b"cnumpy.core.multiarray\nscalar\n", b"cnumpy._core.numeric\n_frombuffer\n", b"c_codecs\nencode\n",
-    b"cbuiltins\nbytes\n", b"\x88", b"G?\xf0\0\0\0\0\0\0", b"0", b"2", b"1", b"."]), max_size=40))
+@given(
+    codes=st.lists(
+        st.sampled_from(
+            [
+                b"(",
+                b"}",
+                b"]",
+                b")",
+                b"l",
+                b"d",
+                b"t",
+                b"\x85",
+                b"\x86",
+                b"\x87",
+                b"a",
+                b"e",
+                b"s",
+                b"u",
+                b"R",
+                b"b",
+                b"N",
+                b"K\x02",
+                b"J\xff\xff\xff\xff",
+                b"X\x02\x00\x00\x00f4",
+                b"X\x01\x00\x00\x00<",
+                b"C\x08abcdefgh",
+                b"\x94",
+                b"h\x00",
+                b"h\x01",
+                b"q\x00",
+                b"cnumpy\nndarray\n",
+                b"cnumpy\ndtype\n",
+                b"cnumpy.core.multiarray\n_reconstruct\n",
+                b"cnumpy.core.multiarray\nscalar\n",
+                b"cnumpy._core.numeric\n_frombuffer\n",
+                b"c_codecs\nencode\n",
+                b"cbuiltins\nbytes\n",
+                b"\x88",
+                b"G?\xf0\0\0\0\0\0\0",
+                b"0",
+                b"2",
+                b"1",
+                b".",
+            ]
+        ),
+        max_size=40,
+    )
+)
 def test_fuzz_programs(tmp_path, codes):
     """Instructions in any order."""
     load_or_refuse(tmp_path / "scores.pickle", b"".join(codes) + b".")
 
 
 @LENIENT
-@given(content=st.dictionaries(
-    st.text(max_size=5) | st.integers() | st.binary(max_size=3),
-    st.lists(st.floats(width=32), max_size=4).map(lambda row: np.array(row, "f4")) | st.none() | st.text(max_size=3)
-    | st.recursive(st.integers() | st.floats(), lambda inner: st.lists(inner, max_size=3), max_leaves=5),
-    max_size=4), protocol=st.integers(0, 5))
+@given(
+    content=st.dictionaries(
+        st.text(max_size=5) | st.integers() | st.binary(max_size=3),
+        st.lists(st.floats(width=32), max_size=4).map(lambda row: np.array(row, "f4"))
+        | st.none()
+        | st.text(max_size=3)
+        | st.recursive(st.integers() | st.floats(), lambda inner: st.lists(inner, max_size=3), max_leaves=5),
+        max_size=4,
+    ),
+    protocol=st.integers(0, 5),
+)
 def test_fuzz_content(tmp_path, content, protocol):
     load_or_refuse(tmp_path / "scores.pickle", pickle.dumps(content, protocol=protocol))

@@ -103,8 +103,21 @@ def test_gadgets_are_refused_and_nothing_runs(tmp_path):
 def test_the_gadgets_would_run_otherwise(tmp_path):
     """The canary is a real one: plain unpickling of the same bytes creates it."""
     canary = tmp_path / "canary"
-    harmful = {"os.system", "os.system in scores", "eval", "exec", "Popen", "posix.system, INST", "io.open",
-               "pickle.loads", "posix.system, protocol 0", "posix.system, OBJ", "partial", "memmap", "runstring"}
+    harmful = {
+        "os.system",
+        "os.system in scores",
+        "eval",
+        "exec",
+        "Popen",
+        "posix.system, INST",
+        "io.open",
+        "pickle.loads",
+        "posix.system, protocol 0",
+        "posix.system, OBJ",
+        "partial",
+        "memmap",
+        "runstring",
+    }
     for name, data in gadgets(canary):
         if name in harmful:
             script = "import sys, pickle, time; pickle.load(sys.stdin.buffer); time.sleep(0.2)"
@@ -132,6 +145,7 @@ def test_loading_imports_nothing():
 
 def array_pickle(shape=(2,), spec="f4", state=(3, "<", None, None, None, -1, -1, 0), data=b"\0" * 8, copies=1):
     """Arrays pickled by hand, so that their parts may contradict each other; copies share one `data`."""
+
     class Array:
         def __reduce__(self):
             return np.ones(1).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, shape, DType(), False, data)
@@ -146,13 +160,38 @@ def array_pickle(shape=(2,), spec="f4", state=(3, "<", None, None, None, -1, -1,
 def test_arrays_that_contradict_themselves():
     np.testing.assert_array_equal(load_pickle(array_pickle())["A0"], [0, 0])
     for changes in [
-        {"shape": (3,)}, {"shape": (-2,)}, {"shape": (2**62,)}, {"shape": (2**70, 0)}, {"shape": (True,) * 2},
-        {"shape": (2.0,)}, {"shape": [2]}, {"shape": (1,) * 40}, {"shape": None}, {"data": b""}, {"data": 8},
-        {"data": [1.0, 2.0]}, {"data": None}, {"data": "\u1234" * 8}, {"spec": "O8"}, {"spec": "V8"}, {"spec": "f16"},
-        {"spec": "f4\n"}, {"spec": ""}, {"spec": 4}, {"spec": ["f4"]}, {"spec": "U0"}, {"spec": "S99999999999"},
-        {"spec": "U1", "data": b"\xff" * 8}, {"spec": "f4,f4"}, {"spec": "(2,)f4"}, {"spec": "m8"},
-        {"state": ()}, {"state": (3, "<")}, {"state": (3, "x", None, None, None, -1, -1, 0)},
-        {"state": (3, "<", None, ("a",), {"a": 1}, -1, -1, 0)}, {"state": (3, ["<"], None, None, None, -1, -1, 0)},
+        {"shape": (3,)},
+        {"shape": (-2,)},
+        {"shape": (2**62,)},
+        {"shape": (2**70, 0)},
+        {"shape": (True,) * 2},
+        {"shape": (2.0,)},
+        {"shape": [2]},
+        {"shape": (1,) * 40},
+        {"shape": None},
+        {"data": b""},
+        {"data": 8},
+        {"data": [1.0, 2.0]},
+        {"data": None},
+        {"data": "\u1234" * 8},
+        {"spec": "O8"},
+        {"spec": "V8"},
+        {"spec": "f16"},
+        {"spec": "f4\n"},
+        {"spec": ""},
+        {"spec": 4},
+        {"spec": ["f4"]},
+        {"spec": "U0"},
+        {"spec": "S99999999999"},
+        {"spec": "U1", "data": b"\xff" * 8},
+        {"spec": "f4,f4"},
+        {"spec": "(2,)f4"},
+        {"spec": "m8"},
+        {"state": ()},
+        {"state": (3, "<")},
+        {"state": (3, "x", None, None, None, -1, -1, 0)},
+        {"state": (3, "<", None, ("a",), {"a": 1}, -1, -1, 0)},
+        {"state": (3, ["<"], None, None, None, -1, -1, 0)},
     ]:
         with pytest.raises(UserError):
             load_pickle(array_pickle(**changes))
@@ -172,8 +211,21 @@ def test_bombs_and_nonsense_end_quickly():
     repeated = array_pickle(shape=(10_000,), spec="u1", data=bytes(10_000), copies=500)
     assert len(repeated) < 200_000
     assert len(load_pickle(array_pickle(shape=(10_000,), spec="u1", data=bytes(10_000)))["A0"]) == 10_000
-    for bomb in (deep, keys, itself, laughs, huge_frame, huge_bytes, huge_array, number, repeated,
-                 b"", b".", b"(", b"0."):
+    for bomb in (
+        deep,
+        keys,
+        itself,
+        laughs,
+        huge_frame,
+        huge_bytes,
+        huge_array,
+        number,
+        repeated,
+        b"",
+        b".",
+        b"(",
+        b"0.",
+    ):
         with pytest.raises(UserError):
             load_pickle(bomb)
     assert load_pickle(memo) == {}

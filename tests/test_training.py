@@ -1,4 +1,5 @@
 """Runs of the real scripts on tiny data."""
+
 import json
 import pickle
 import shutil

@@ -1,4 +1,5 @@
 """All 101 classes of UCF101, on made-up short videos: training, testing, fusion, and fusion over three splits."""
+
 import csv
 import json
 import pickle
@@ -68,8 +69,16 @@ def data(tmp_path_factory) -> Path:
         record = root / "runs" / "01" / stream
         step(*common, "--split", "01", "--epochs", 1, "--batch-size", 32, "--record", record)
         for split in SPLITS[1:]:
-            step(*common, "--split", split, "--evaluate", "--resume", record / "model_best.pth.tar",
-                 "--record", root / "runs" / split / stream)
+            step(
+                *common,
+                "--split",
+                split,
+                "--evaluate",
+                "--resume",
+                record / "model_best.pth.tar",
+                "--record",
+                root / "runs" / split / stream,
+            )
     return root
 
 
@@ -105,7 +114,9 @@ def test_the_lists_are_those_of_101_classes(data):
     assert len(train) == 202 and len(test) == 101
     folders = {path.name.removeprefix("v_") for root in ("frames", "pose_flow") for path in (data / root).iterdir()}
     assert {name[:16] for name in folders if name.lower().startswith("handstandp")} == {
-        "HandStandPushups", "HandstandPushups"}
+        "HandStandPushups",
+        "HandstandPushups",
+    }
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -124,8 +135,9 @@ def test_training_writes_scores_of_101_classes(data, stream):
 def fusion(data) -> str:
     """What fusing all splits prints; it writes to data/fusion."""
     pickles = [f"{data}/runs/{{split}}/{stream}/{stream}_video_preds.pickle" for stream in STREAMS]
-    return step("average_fusion", *pickles, "--split", *SPLITS, "--ucf-list", data / "lists", *INDEX,
-                "--out", data / "fusion")
+    return step(
+        "average_fusion", *pickles, "--split", *SPLITS, "--ucf-list", data / "lists", *INDEX, "--out", data / "fusion"
+    )
 
 
 def read_matrix(path: Path) -> np.ndarray:
@@ -166,6 +178,16 @@ def test_the_wrong_class_index_is_named(data, tmp_path):
     (tmp_path / "classInd15.txt").write_text((ROOT / "UCF_list" / "classInd15.txt").read_text())
     for name in ("trainlist01.txt", "testlist01.txt"):
         (tmp_path / name).write_text((data / "lists" / name).read_text())
-    finished = call_main("spatial_cnn_15", "--data", data / "frames", "--ucf-list", tmp_path, "--split", "01", *FAST,
-                         "--record", tmp_path)
+    finished = call_main(
+        "spatial_cnn_15",
+        "--data",
+        data / "frames",
+        "--ucf-list",
+        tmp_path,
+        "--split",
+        "01",
+        *FAST,
+        "--record",
+        tmp_path,
+    )
     assert_error(finished, "'ApplyEyeMakeup' is not in the class index", "--class-index")

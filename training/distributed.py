@@ -2,6 +2,7 @@
 
 Without torchrun there is one process and nothing here communicates.
 """
+
 import contextlib
 import os
 from collections.abc import Iterator

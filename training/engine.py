@@ -1,4 +1,5 @@
 """One epoch of training and one test, for either stream."""
+
 import contextlib
 import time
 from dataclasses import dataclass, field

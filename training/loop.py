@@ -1,4 +1,5 @@
 """The epoch loop: records, best model, checkpoints, and going on from one."""
+
 import argparse
 import os
 import time
@@ -166,9 +167,7 @@ def check_training_state(checkpoint: Mapping, path: str | os.PathLike) -> dict:
     return state
 
 
-def _try_steps(
-    optimizer: torch.optim.Optimizer, scheduler_state: Mapping | None, scaler_state: Mapping | None
-) -> None:
+def _try_steps(optimizer: torch.optim.Optimizer, scheduler_state: Mapping | None, scaler_state: Mapping | None) -> None:
     """Raise whatever a step or two with these settings, on a single weight, raise: better now than after an epoch."""
     weight = torch.zeros(1, requires_grad=True)
     (group,) = optimizer.param_groups

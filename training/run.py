@@ -1,4 +1,5 @@
 """From arguments to a trained or tested stream: the wiring that both scripts share."""
+
 import argparse
 import signal
 import sys
@@ -58,14 +59,23 @@ def _run(args: argparse.Namespace, stream: Stream, processes: Processes, stop: S
     model = make_model(args, stream, split.classes, processes)
     model.network.to(device, memory_format=torch.channels_last)
     context = Context(
-        device=device, image_size=model.image_size, stack_length=stream.length, mean=stream.mean, std=stream.std,
-        amp=device.type == "cuda" if args.amp is None else args.amp, accumulate=args.accumulate,
-        freeze_bn=args.freeze_bn, skip_broken=args.skip_broken, processes=processes, stop=stop,
-    )  # fmt: skip
+        device=device,
+        image_size=model.image_size,
+        stack_length=stream.length,
+        mean=stream.mean,
+        std=stream.std,
+        amp=device.type == "cuda" if args.amp is None else args.amp,
+        accumulate=args.accumulate,
+        freeze_bn=args.freeze_bn,
+        skip_broken=args.skip_broken,
+        processes=processes,
+        stop=stop,
+    )
     # With held-out groups the test list is not even looked for on disk before the end.
     watched = make_dataset(args, stream, model, held_out or split.test, context, "watched")
-    loader = partial(testing_loader, workers=args.workers, pin=device.type == "cuda",
-                     rank=processes.rank, world=processes.world)  # fmt: skip
+    loader = partial(
+        testing_loader, workers=args.workers, pin=device.type == "cuda", rank=processes.rank, world=processes.world
+    )
     figures = {}
     if args.evaluate:
         if held_out:

@@ -1,4 +1,5 @@
 """What tells one stream from the other."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
