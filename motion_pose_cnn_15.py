@@ -5,10 +5,12 @@ python motion_pose_cnn_15.py --resume record/motion_pose/checkpoint.pth.tar     
 python motion_pose_cnn_15.py --resume record/motion_pose/model_best.pth.tar --evaluate # test
 """
 
+import argparse
+
 from common.cli import ArgumentParser, run
-from training.options import training_parser
+from training.options import parse_options, training_parser
 from training.run import run_stream
-from training.streams import MOTION_POSE, MOTION_POSE_FROM_KEYPOINTS
+from training.streams import MOTION_POSE
 
 
 def get_args_parser() -> ArgumentParser:
@@ -16,17 +18,17 @@ def get_args_parser() -> ArgumentParser:
     parser = training_parser("motion_pose", data="data/pose_flow", lr=1e-2, batch_size=64, epochs=50)
     parser.add_argument(
         "--from-keypoints",
-        action="store_true",
-        help="draw the pose images from the keypoints.npz files in --data, which are held in "
-        "memory; augments by moving the body, and mirrors it",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="draw the pose images from the keypoints.npz files in --data, which are held in memory; augments by "
+        "moving the body, and mirrors it",
     )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    args = get_args_parser().parse_args(argv)
-    return run_stream(args, MOTION_POSE_FROM_KEYPOINTS if args.from_keypoints else MOTION_POSE)
+    return run_stream(parse_options(get_args_parser(), argv), MOTION_POSE)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ import copy
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torchvision import models
 
 from common.cli import UserError
-from utils import load_checkpoint, load_safetensors, shown
+from utils import load_checkpoint, load_safetensors, memory_format
 
+CPU = torch.device("cpu")
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # The original code named its two replaced layers so.
 CUSTOM_NAMES = {"conv1_custom.": "conv1.", "fc_custom.": "fc."}
@@ -55,7 +56,7 @@ def load_starting_weights(network: models.ResNet, arch: str, weights: str) -> No
     state = {name: tensor for name, tensor in torchvision_names(state).items() if not name.startswith("fc.")}
     channels = network.conv1.in_channels
     first = state.get("conv1.weight")
-    if first is not None and first.ndim == 4 and first.shape[1] == 3 != channels and _is_plain(first):
+    if first is not None and first.ndim == 4 and first.shape[1] == 3 != channels:
         state["conv1.weight"] = cross_modality_filters(first, channels)
     fresh = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fc.")}
     load_strictly(network, state | fresh, source)
@@ -111,7 +112,7 @@ def torchvision_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> None:
-    """Load `state` into `network`; a missing, unknown, misshapen or odd entry is a `UserError` naming it."""
+    """Load `state` into `network`; a missing, unknown or misshapen entry is a `UserError` naming it."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{name} is unknown" for name in state if name not in expected]
@@ -120,22 +121,10 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source:
         for name, shape in expected.items()
         if name in state and tuple(state[name].shape) != shape
     ]
-    problems += [
-        f"{name} is no dense tensor of real numbers"
-        for name in expected
-        if name in state and not _is_plain(state[name])
-    ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{source}: does not fit the network: {'; '.join(problems[:3])}{more}")
-    try:
-        network.load_state_dict(dict(state))
-    except RuntimeError as error:
-        raise UserError(f"{source}: does not fit the network: {error}") from None
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and not (tensor.is_complex() or tensor.is_quantized or tensor.is_meta)
+    network.load_state_dict(dict(state))
 
 
 def describe_state_dict(state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> tuple[str, int, int]:
@@ -158,8 +147,8 @@ def describe_state_dict(state: Mapping[str, torch.Tensor], source: str | os.Path
     return arch, first.shape[1], last.shape[0]
 
 
-def for_testing(network: models.ResNet) -> models.ResNet:
-    """A copy in evaluation mode, in channels-last memory, with batch norm folded into the convolutions.
+def for_testing(network: models.ResNet, device: torch.device = CPU) -> models.ResNet:
+    """A copy on `device` in evaluation mode, with batch norm folded into the convolutions.
 
     Folding changes float rounding only: logits agree within 1e-4 or so.
     """
@@ -170,7 +159,7 @@ def for_testing(network: models.ResNet) -> models.ResNet:
             _fold(module, "conv" + name[2:], name)
         if isinstance(names.get("downsample"), nn.Sequential):
             _fold(module.downsample, "0", "1")
-    return network.to(memory_format=torch.channels_last)
+    return network.to(device, memory_format=memory_format(device))
 
 
 def _fold(parent: nn.Module, conv: str, norm: str) -> None:
@@ -179,45 +168,46 @@ def _fold(parent: nn.Module, conv: str, norm: str) -> None:
     setattr(parent, norm, nn.Identity())
 
 
-@dataclass(frozen=True)
-class SavedNetwork:
-    """A checkpoint's network: its `state` in torchvision's names, `arch`, and number of classes.
+@dataclass
+class Model:
+    """A network with what describes it: its architecture, the side of its input in pixels, and its classes.
 
-    `classes` (their names), `image_size` and `seed` are None where the checkpoint does not tell them.
+    `classes` are None where a checkpoint does not name them. `checkpoint` is what `read_model` read, empty for
+    a network that starts anew; `path` is the file.
     """
 
-    checkpoint: dict
-    state: dict[str, torch.Tensor]
+    network: models.ResNet
     arch: str
-    num_classes: int
+    image_size: int
     classes: list[str] | None
-    image_size: int | None
-    seed: int | None
+    checkpoint: dict = field(default_factory=dict)
+    path: str | os.PathLike | None = None
+
+    @property
+    def in_channels(self) -> int:
+        """Input channels of the network."""
+        return self.network.conv1.in_channels
 
 
-def read_network(path: str | os.PathLike, in_channels: int) -> SavedNetwork:
-    """Read a checkpoint whose network takes `in_channels`, written by this code or the original's.
+def read_model(path: str | os.PathLike, in_channels: int) -> Model:
+    """The network of a checkpoint, written by this code or the original's, on the CPU.
 
-    Raises `UserError` if it is no checkpoint, one of another stream, or describes its network oddly.
+    Raises `UserError` if the file is no checkpoint, or if its network does not take `in_channels`.
     """
     checkpoint = load_checkpoint(path)
     state = checkpoint.get("state_dict")
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    if not isinstance(state, Mapping):
         raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
     state = torchvision_names(state)
     arch, channels, count = describe_state_dict(state, path)
     if channels != in_channels:
         raise UserError(
-            f"{path}: its network takes {channels} input channels, this stream has {in_channels}; "
-            "give a checkpoint of this stream"
+            f"{path}: its network takes {channels} input channels, this stream has {in_channels}; give a checkpoint "
+            "of this stream"
         )
-    names, size, seed = (checkpoint.get(name) for name in ("classes", "image_size", "seed"))
-    if names is not None:
-        valid = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        if not valid or not len(names) == len(set(names)) == count:
-            raise UserError(f"{path}: its 'classes' are not the names of its network's {count} classes; it is damaged")
-    if size is not None and (type(size) is not int or not 32 <= size <= 4096):
-        raise UserError(f"{path}: its 'image_size' is {shown(size)}, not a number of pixels; it is damaged")
-    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**31):
-        raise UserError(f"{path}: its 'seed' is {shown(seed)}, not a whole number; it is damaged")
-    return SavedNetwork(checkpoint, state, arch, count, names, size, seed)
+    classes = checkpoint.get("classes")
+    if classes is not None and len(classes) != count:
+        raise UserError(f"{path}: names {len(classes)} classes, but its network has {count}; it is damaged")
+    network = build_network(arch, channels, count)
+    load_strictly(network, state, path)
+    return Model(network, arch, checkpoint.get("image_size") or 224, classes, checkpoint, path)

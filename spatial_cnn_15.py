@@ -6,7 +6,7 @@ python spatial_cnn_15.py --resume record/spatial/model_best.pth.tar --evaluate #
 """
 
 from common.cli import ArgumentParser, run
-from training.options import training_parser
+from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import SPATIAL
 
@@ -18,7 +18,7 @@ def get_args_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    return run_stream(get_args_parser().parse_args(argv), SPATIAL)
+    return run_stream(parse_options(get_args_parser(), argv), SPATIAL)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,10 @@
 """Records, checkpoints, seeds, devices, and stopping in good order."""
 
 import contextlib
-import csv
 import json
 import os
 import platform
 import random
-import re
 import signal
 import subprocess
 import warnings
@@ -14,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torchvision
 
@@ -70,13 +69,6 @@ def save_checkpoint(path: str | os.PathLike, checkpoint: dict) -> None:
             raise
 
 
-def shown(value) -> str:
-    """A value from a stranger's file, as a message may show it."""
-    if isinstance(value, (str, bytes, float, type(None))) or (isinstance(value, int) and abs(value) < 10**20):
-        return repr(value[:40] if isinstance(value, (str, bytes)) else value)
-    return f"a {'huge number' if isinstance(value, int) else type(value).__name__}"
-
-
 # ---- records ----
 
 
@@ -86,33 +78,22 @@ def write_record(path: str | os.PathLike, row: dict) -> None:
     Lines of that epoch and later ones are dropped: they come from a run that was resumed before them.
     Earlier ones stay as they are, to the last digit. Raises `UserError` as `read_record` does.
     """
-    before = [line for line in read_record(path) if int(line["Epoch"]) < row["Epoch"]]
+    table = pd.DataFrame([row]).astype(str)
+    if Path(path).exists():
+        before = read_record(path, dtype=str)
+        table = pd.concat([before[before["Epoch"].astype(int) < row["Epoch"]], table])
     with atomic_write(path, "w") as file:
-        columns = dict.fromkeys([*(before[0] if before else ()), *row])
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*before, row])
+        table.to_csv(file, index=False)
 
 
-def read_record(path: str | os.PathLike) -> list[dict[str, str]]:
-    """The lines of a record (column → text), none if there is no file; raises `UserError` if it is no record."""
-    remedy = "it is no record of a training run; move it away"
+def read_record(path: str | os.PathLike, **options) -> pd.DataFrame:
+    """The table of a record; `options` are those of `pandas.read_csv`. Raises `UserError` if it is no record."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, strict=True)
-            columns, lines = table.fieldnames or [], list(table)
-    except FileNotFoundError:
-        return []
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}: {error}; {remedy}") from None
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{path}: two columns have one name; {remedy}")
-    for number, line in enumerate(lines, 2):
-        if not re.fullmatch(r"[0-9]{1,9}", line.get("Epoch") or ""):
-            raise UserError(f"{path}: no number of an epoch under 'Epoch' in line {number}; {remedy}")
-        if None in line or None in line.values():
-            raise UserError(f"{path}: line {number} has not as many values as there are columns; {remedy}")
-    return lines
+        table = pd.read_csv(path, **options)
+        table["Epoch"].astype(int)
+    except (ValueError, KeyError) as error:  # what pandas raises on damaged files
+        raise UserError(f"{path}: is no record of a training run ({error}); move it away") from None
+    return table
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:
@@ -162,7 +143,13 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         name = next(candidate for candidate, available in there.items() if available)
     if not there[name]:
         raise UserError(f"--device {name}: there is no such device here; use --device auto or cpu")
-    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
+    # More processes than devices share them.
+    return torch.device(name, local_rank % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last, the faster one for convolutions; not on mps, where torch has computed wrong results in it."""
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 class StopRequest:

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from common.cli import UserError
@@ -36,6 +36,7 @@ class Split:
     classes: list[str]
     train: list[Video]
     test: list[Video]
+    val: list[Video] = field(default_factory=list)
 
 
 def read_class_index(path: str | os.PathLike) -> list[str]:
@@ -88,7 +89,7 @@ def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
     return videos
 
 
-def read_split(ucf_list: str | os.PathLike, split: str, class_index: str) -> Split:
+def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_list: str | None = None) -> Split:
     """Read `<class_index>`, `trainlist<split>.txt` and `testlist<split>.txt` of the folder `ucf_list`.
 
     Raises `UserError` if a file is missing or malformed, or if a video is in both lists or twice in one.

@@ -25,7 +25,7 @@ from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.sampling import stack_indices, test_starts
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Video, read_class_index, stem
-from network import build_network, for_testing, load_strictly, read_network
+from network import for_testing, read_model
 from pose.estimators import Estimator
 from pose.folders import draw_frames
 from pose.keypoints import Keypoints, people_of_frame
@@ -87,8 +87,8 @@ def load_classifier(path: Path, stream: Stream, class_index: Path, device: torch
     Classes, architecture and image size are the checkpoint's; the file `class_index` names the classes of one
     that does not. Raises `UserError` if it is no checkpoint, or another stream's.
     """
-    saved = read_network(path, stream.in_channels)
-    arch, count, classes, size = saved.arch, saved.num_classes, saved.classes, saved.image_size or 224
+    model = read_model(path, stream.in_channels)
+    classes, count = model.classes, model.network.fc.out_features
     if classes is None:
         if not class_index.is_file():
             raise UserError(
@@ -101,9 +101,8 @@ def load_classifier(path: Path, stream: Stream, class_index: Path, device: torch
                 f"{path}: does not name its {count} classes, and {class_index} has {len(classes)}; give "
                 "the --class-index that it was trained with"
             )
-    network = build_network(arch, stream.in_channels, count)
-    load_strictly(network, saved.state, path)
-    return Classifier(stream, for_testing(network).to(device), arch, size, classes, path, device)
+    network = for_testing(model.network, device)
+    return Classifier(stream, network, model.arch, model.image_size, classes, path, device)
 
 
 def require_same_classes(classifiers: Sequence[Classifier]) -> None:

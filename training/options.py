@@ -1,111 +1,144 @@
-"""The command line that both training scripts share."""
+"""The command line that the training scripts share, and what of it a checkpoint brings back."""
 
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import ArgumentParser, positive, whole_number
 from network import ARCHITECTURES
+
+# Options that make a run what it is: the checkpoint keeps them, and resuming takes them from there.
+METHOD = (
+    *("split", "class_index", "val_groups", "val_list", "arch", "image_size", "from_keypoints"),
+    *("epochs", "batch_size", "accumulate", "lr", "lr_patience", "momentum", "seed", "freeze_bn", "sync_bn"),
+)
 
 
 def training_parser(stream: str, data: str, lr: float, batch_size: int, epochs: int) -> ArgumentParser:
     """Parser of one stream's script; the defaults are those of the method."""
     parser = ArgumentParser(
         description=f"Train or test the {stream} stream.",
-        epilog="Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options.",
+        epilog="Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
+        "norm in training mode each process has statistics of its own; --sync-bn shares them, --freeze-bn has none.",
     )
     group = parser.add_argument_group("data")
-    group.add_argument("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")
-    group.add_argument("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
-    group.add_argument("--split", metavar="NN", default="04", help="number of the train and test list")
-    group.add_argument(
-        "--class-index",
-        metavar="FILE",
-        default="classInd15.txt",
-        help="class index within --ucf-list (classInd.txt: all 101 classes)",
-    )
-    group.add_argument(
+    add = group.add_argument
+    add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")
+    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
+    add("--split", metavar="NN", default="04", help="number of the train and test list")
+    add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
+    selection = group.add_mutually_exclusive_group()
+    text = "scheduler and model selection use them, and the test list is scored once, at the end"
+    selection.add_argument(
         "--val-groups",
         type=group_numbers,
         metavar="N,N",
         default=(),
-        help="hold these groups of the training list out: the scheduler and the best model look "
-        "at them, and the test list is scored once, at the end",
+        help=f"hold these groups of the training list out as the validation set: {text}",
     )
-    group.add_argument(
-        "--skip-broken",
+    selection.add_argument(
+        "--val-list", metavar="FILE", help=f"validation set: a list within --ucf-list, such as vallist01.txt; {text}"
+    )
+    add("--skip-broken", action="store_true", help="skip videos that are missing or broken, and list them at the end")
+    add(
+        "--allow-other-split",
         action="store_true",
-        help="leave out videos that are missing or cannot be read, and list them at the end",
+        help="resume or test a checkpoint that was trained on other videos than this training list names",
     )
 
-    model = parser.add_argument_group("model")
-    model.add_argument("--arch", choices=ARCHITECTURES, help="(default: resnet18, or that of --resume)")
-    model.add_argument("--weights", metavar="imagenet|none|FILE", default="imagenet", help="starting weights")
-    model.add_argument(
-        "--image-size",
-        type=whole_number(32),
-        metavar="N",
-        help="side of the network's input (default: 224, or that of --resume)",
+    group = parser.add_argument_group("model")
+    add = group.add_argument
+    add("--arch", choices=ARCHITECTURES, default="resnet18", help="network")
+    add("--weights", metavar="imagenet|none|FILE", default="imagenet", help="starting weights")
+    add("--image-size", type=whole_number(32), metavar="N", default=224, help="side of the network's input, in pixels")
+    add(
+        "--resume",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="train on from this checkpoint, or test it; options that are not given are the checkpoint's",
     )
-    model.add_argument("--resume", type=Path, metavar="CHECKPOINT", help="train on from this checkpoint, or test it")
-    model.add_argument("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
+    add("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
 
-    training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=whole_number(0), metavar="N", default=epochs, help="epochs in all")
-    training.add_argument(
-        "--start-epoch",
-        type=whole_number(0),
-        metavar="N",
-        help="first epoch (default: 0, or the one after --resume's last)",
-    )
-    training.add_argument(
+    group = parser.add_argument_group("training")
+    add = group.add_argument
+    add("--epochs", type=whole_number(0), metavar="N", default=epochs, help="epochs in all")
+    add("--start-epoch", type=whole_number(0), metavar="N", help="first epoch, if not the one after --resume's last")
+    add(
         "--batch-size",
         type=whole_number(1),
         metavar="N",
         default=batch_size,
         help="videos per optimiser step, over all processes",
     )
-    training.add_argument(
+    add(
         "--accumulate",
         type=whole_number(1),
         metavar="N",
         default=1,
-        help="run each batch in N parts that sum up to the same gradient, for small memories",
+        help="run each batch in N parts whose gradients are summed, for small memories; the same step with "
+        "--freeze-bn, otherwise batch norm sees the statistics of each part",
     )
-    training.add_argument("--lr", type=positive, metavar="X", help=f"(default: {lr}, or that of --resume)")
-    training.add_argument(
+    add("--lr", type=positive, metavar="X", default=lr, help="learning rate of SGD")
+    add(
         "--lr-patience",
         type=whole_number(0),
         metavar="N",
         default=1,
-        help="epochs without a lower loss on the watched list before the learning rate is cut to a tenth",
+        help="epochs without a lower validation loss before the learning rate is cut to a tenth",
     )
-    training.add_argument("--momentum", type=float, metavar="X", default=0.9, help="of the SGD")
-    training.add_argument("--seed", type=whole_number(0), metavar="N", help="(default: 0, or that of --resume)")
-    training.add_argument("--freeze-bn", action="store_true", help="keep batch norm's statistics as they are")
-    training.add_argument("--sync-bn", action="store_true", help="batch norm over all processes (CUDA)")
-    training.set_defaults(default_lr=lr)
+    add("--momentum", type=float, metavar="X", default=0.9, help="SGD momentum")
+    add("--seed", type=whole_number(0), metavar="N", default=0, help="seed of weights, order and augmentation")
+    flag = argparse.BooleanOptionalAction
+    add("--freeze-bn", action=flag, default=False, help="keep batch norm's running statistics as they are")
+    add("--sync-bn", action=flag, default=False, help="batch-norm statistics over all processes (CUDA)")
 
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    machine.add_argument(
+    group = parser.add_argument_group("machine")
+    add = group.add_argument
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    add(
         "--workers",
         type=whole_number(0),
         metavar="N",
         default=min(os.cpu_count() or 1, 8),
         help="processes that read images, per training process; 0 reads in the process itself",
     )
-    machine.add_argument("--amp", action=argparse.BooleanOptionalAction, help="mixed precision (default: on CUDA)")
-    machine.add_argument("--compile", action="store_true", help="compile the network with torch.compile for training")
-    machine.add_argument(
+    add("--amp", action=flag, help="mixed precision (default: on CUDA)")
+    add("--compile", action="store_true", help="compile the network with torch.compile for training")
+    add(
         "--record",
         type=Path,
         metavar="DIR",
         default=Path("record", stream),
         help="where checkpoints, records and scores are written",
     )
+    add("--overwrite", action="store_true", help="remove the run that --record holds, and start a new one there")
     return parser
+
+
+def parse_options(parser: ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; `given` of the result is the set of options that stood on it."""
+    absent = object()
+    marked = parser.parse_args(argv, argparse.Namespace(**{action.dest: absent for action in parser._actions}))
+    given = {name for name, value in vars(marked).items() if value is not absent}
+    return argparse.Namespace(**vars(parser.parse_args(argv)), given=given)
+
+
+def restore_options(args: argparse.Namespace, saved: dict) -> dict[str, tuple]:
+    """Set the options of `METHOD` that were not given to those of a checkpoint, in place.
+
+    Returns the given ones that differ: name → (checkpoint's value, given value).
+    """
+    changed = {}
+    for name in METHOD:
+        if name in saved and hasattr(args, name):
+            value = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+            if name not in args.given:
+                setattr(args, name, value)
+            elif getattr(args, name) != value:
+                changed[name] = value, getattr(args, name)
+    return changed
 
 
 def group_numbers(text: str) -> tuple[int, ...]:

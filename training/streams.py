@@ -1,5 +1,6 @@
-"""What tells one stream from the other."""
+"""What tells one stream from the others."""
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,11 +12,12 @@ from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_f
 
 @dataclass(frozen=True)
 class Stream:
-    """What tells one stream from the other.
+    """What tells a stream from the others.
 
-    `sample(video, generator, image_size)` reads a video's images, `length` of them to a clip; `mean` and
-    `std` normalise them (None: values stay in [0, 1]); records are called `<prefix>_train.csv`, ….
-    `prepare(root, videos)` finds the videos: it returns good ones, bad ones with the reason, and `sample`.
+    `prepare(args, videos)` finds the videos below `args.data`: it returns those that can be used, `(video,
+    reason)` for the others, and the function `sample(video, generator, image_size)` that reads a video's images,
+    `length` of them to a clip. `mean` and `std` normalise them (None: values stay in [0, 1]); records are called
+    `<prefix>_train.csv`, ….
     """
 
     name: str
@@ -31,8 +33,16 @@ class Stream:
         return 3 * self.length
 
 
+def _prepare_spatial(args: Namespace, videos: list):
+    return prepare_frames(args.data, videos)
+
+
+def _prepare_motion_pose(args: Namespace, videos: list):
+    return (prepare_keypoints if args.from_keypoints else prepare_pose_flow)(args.data, videos)
+
+
 # Single RGB frames, normalised as ImageNet's.
-SPATIAL = Stream("spatial", "rgb", length=1, prepare=prepare_frames, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+SPATIAL = Stream("spatial", "rgb", length=1, prepare=_prepare_spatial, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 # Stacks of 10 pose-flow images with values in [0, 1], read from disk or drawn from keypoints.
-MOTION_POSE = Stream("motion_pose", "posef", length=STACK_LENGTH, prepare=prepare_pose_flow)
-MOTION_POSE_FROM_KEYPOINTS = Stream("motion_pose", "posef", length=STACK_LENGTH, prepare=prepare_keypoints)
+MOTION_POSE = Stream("motion_pose", "posef", length=STACK_LENGTH, prepare=_prepare_motion_pose)
+STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE)}

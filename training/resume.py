@@ -1,0 +1,114 @@
+"""What a checkpoint holds of a run, and training on from it."""
+
+import hashlib
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from common.cli import UserError
+from dataloader.split_train_test_video import Split, Video
+from network import Model
+from training.options import METHOD, restore_options
+
+
+def options_of(args: Namespace) -> dict:
+    """The options that make a run what it is, in the plain values that a checkpoint may hold."""
+    values = {name: getattr(args, name) for name in METHOD if hasattr(args, name)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def fingerprint(videos: Sequence[Video]) -> str:
+    """A hash of the names and classes of videos, whatever their order."""
+    lines = "\n".join(sorted(f"{video.name} {video.class_name}" for video in videos))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def restore_run(args: Namespace, model: Model) -> dict[str, tuple]:
+    """Bring the options of a checkpoint's run back into `args`; returns those given that differ, as (old, new).
+
+    Raises `UserError` if a given `--arch` is not the network's.
+    """
+    saved = {"arch": model.arch} | model.checkpoint.get("options", {})
+    if "options" not in model.checkpoint:  # the original's, and those of this code's first versions
+        saved |= {
+            n: model.checkpoint[n] for n in ("image_size", "seed", "split", "val_groups") if n in model.checkpoint
+        }
+        groups = (model.checkpoint.get("optimizer") or {}).get("param_groups")
+        saved |= {name: groups[0][name] for name in ("lr", "momentum")} if groups else {}
+    changed = restore_options(args, saved)
+    if "arch" in changed:
+        raise UserError(f"{args.resume}: its network is a {model.arch}, not a {args.arch}; leave --arch out")
+    if "val_list" in changed:
+        args.val_groups = ()
+    if "val_groups" in changed:
+        args.val_list = None
+    return changed
+
+
+def check_same_videos(args: Namespace, model: Model, split: Split) -> None:
+    """Raise `UserError` unless the checkpoint was trained on this split's training videos and classes.
+
+    Otherwise a test may score videos that the network was trained on. `--allow-other-split` insists.
+    """
+    classes, path = len(split.classes), args.resume
+    if model.network.fc.out_features != classes:
+        raise UserError(
+            f"{path}: its network knows {model.network.fc.out_features} classes, {args.class_index} lists {classes}; "
+            "choose the --class-index it was trained with"
+        )
+    if model.classes not in (None, split.classes):
+        raise UserError(f"{path}: was trained on other classes than {args.class_index} lists; choose its own")
+    if args.allow_other_split:
+        return
+    insist = "or insist with --allow-other-split"
+    trained_on = model.checkpoint.get("training_videos")
+    if trained_on is None and split.val:
+        raise UserError(
+            f"{path}: does not tell which videos it was trained on, so these validation scores could be those of "
+            f"training videos; leave --val-groups and --val-list out, {insist}"
+        )
+    if trained_on not in (None, fingerprint(split.train)):
+        saved = model.checkpoint.get("options", {})
+        held_out = saved.get("val_list") or ",".join(map(str, saved.get("val_groups", ()))) or "none"
+        raise UserError(
+            f"{path}: was trained on other videos than split {args.split} of {args.ucf_list} names (its split was "
+            f"{saved.get('split')}, validation set {held_out}), so a test could score training videos; give its own "
+            f"--split, {insist}"
+        )
+
+
+def resume_training(
+    model: Model, changed: Mapping, optimizer: torch.optim.Optimizer, scheduler: ReduceLROnPlateau, scaler
+) -> tuple[int, float]:
+    """Restore optimiser, scheduler and scaler from the checkpoint that `model` was read from.
+
+    `changed` are the options that differ from the checkpoint's: those of the optimiser and scheduler are applied.
+    Returns the number of epochs done and the best Prec@1. The original code stored the index of the last epoch
+    instead; such checkpoints are known by their lack of `in_channels`. Raises `UserError` if something is missing.
+    """
+    checkpoint, path = model.checkpoint, model.path
+    try:
+        epoch = int(checkpoint["epoch"]) + ("in_channels" not in checkpoint)
+        best = float(checkpoint["best_prec1"])
+        if checkpoint.get("optimizer"):
+            fused = optimizer.param_groups[0]["fused"]  # depends on this run's device, not the saved one's
+            optimizer.load_state_dict(checkpoint["optimizer"])
+            for group in optimizer.param_groups:
+                group["fused"] = fused
+            for parameter, state in optimizer.state.items():
+                if state.get("momentum_buffer") is not None:
+                    # In its parameter's memory layout: the fused optimisers take that for granted.
+                    state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
+        if checkpoint.get("scheduler"):
+            scheduler.load_state_dict(checkpoint["scheduler"])
+        if checkpoint.get("scaler"):
+            scaler.load_state_dict(checkpoint["scaler"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path}: its training state does not fit this network: {error!r}") from None
+    for group in optimizer.param_groups:
+        group.update({name: new for name, (_, new) in changed.items() if name in ("lr", "momentum")})
+    if "lr_patience" in changed:
+        scheduler.patience = changed["lr_patience"][1]
+    return epoch, best
