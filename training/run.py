@@ -174,6 +174,8 @@ def write_summary(args: Namespace, model: Model, context: Context, results: dict
         "stream": context.stream.name,
         "arch": model.arch,
         "classes": len(model.classes),
+        "image_size": args.image_size,
+        "seed": args.seed,
         "selected_on": "validation set" if args.val_groups or args.val_list else "test list",
         **results,
         "processes": context.processes.world,
