@@ -1,5 +1,6 @@
 """Gloo processes started by torchrun, on tiny data."""
 
+import json
 import os
 import signal
 import subprocess
@@ -42,15 +43,14 @@ def ranks_of(launcher: int) -> list[int]:
     return sorted(children)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_train_and_test_as_one(tiny, tmp_path, processes):
-    # 7 epochs of 3 batches: a loss that differs in one of the first 20 steps shows in its epoch's mean.
-    arguments = ("--epochs", 7, "--batch-size", 4, "--freeze-bn", "--lr", "1e-3")
+def test_processes_train_and_test_as_one(tiny, tmp_path):
+    processes, epochs = 3, 3  # batches of 4 videos: the shares differ
+    arguments = ("--epochs", epochs, "--batch-size", 4, "--freeze-bn", "--lr", "1e-3")
     whole = train_script("spatial", tiny, tmp_path / "one", *arguments, inline=True)
     assert whole.returncode == 0, whole.stderr
     finish(torchrun(processes, tiny, tmp_path / "many", *arguments))
     one, many = (pd.read_csv(tmp_path / name / "rgb_train.csv") for name in ("one", "many"))
-    assert list(many["Epoch"]) == list(range(7))
+    assert list(many["Epoch"]) == list(range(epochs))
     assert np.abs(one["Loss"] - many["Loss"]).max() < 1e-4
     checkpoint = tmp_path / "one" / "checkpoint.pth.tar"
     expected = train_script("spatial", tiny, tmp_path / "one", "--resume", checkpoint, "--evaluate", inline=True)
@@ -80,7 +80,8 @@ def test_a_killed_process_ends_all_and_one_process_resumes(tiny, tmp_path):
     arguments += ("--resume", checkpoint, "--epochs", done + 1)
     resumed = train_script("spatial", tiny, tmp_path, *arguments, inline=True)
     assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout.startswith(f"epoch {done}:")
+    assert f"epochs {done + 1}" in resumed.stdout.splitlines()[0]
+    assert resumed.stdout.splitlines()[1].startswith(f"epoch {done}:")
     assert list(pd.read_csv(tmp_path / "rgb_train.csv")["Epoch"]) == list(range(done + 1))
 
 
@@ -93,3 +94,21 @@ def test_parts_of_a_batch_sum_up_to_the_same_step(tiny, tmp_path):
     assert np.allclose(one["Loss"], three["Loss"], atol=1e-4)
     weights = [load_checkpoint(tmp_path / parts / "checkpoint.pth.tar")["state_dict"] for parts in "13"]
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(*(w.values() for w in weights), strict=True))
+
+
+def test_videos_that_any_process_skips_are_reported(own_tiny, tmp_path):
+    videos = [f"{name}_g0{group}_c01" for name in ("Archery", "Diving", "TaiChi") for group in (2, 4)]
+    for name in videos:  # with two processes the second one meets some of them
+        for image in (own_tiny / "frames" / f"v_{name}").iterdir():
+            image.write_bytes(b"broken")
+    process = torchrun(2, own_tiny, tmp_path, "--epochs", 1, "--skip-broken")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert set(json.loads((tmp_path / "summary.json").read_text())["skipped"]) == set(videos)
+    assert all(f"skipped {name}" in err for name in videos)
+
+
+def test_more_processes_than_videos_in_a_batch_are_refused(tiny, tmp_path):
+    process = torchrun(2, tiny, tmp_path, "--batch-size", 1)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode != 0 and "at least one video per process" in err and not list(tmp_path.glob("*.csv"))

@@ -128,7 +128,8 @@ def _train_step(model, batch, labels, optimizer, scaler, context: Context, parts
     if images is None:  # every video of this process's share is broken
         images, index = torch.zeros(1, 64, 64, 3, dtype=torch.uint8), torch.zeros(0, stream.length, dtype=torch.int64)
     images = images.to(device, non_blocking=context.non_blocking)
-    index = index.to(device, non_blocking=context.non_blocking).view(len(labels), -1, stream.length)
+    clips = len(index) // max(len(labels), 1)
+    index = index.to(device, non_blocking=context.non_blocking).view(len(labels), clips, stream.length)
     for i, part in enumerate(torch.arange(len(labels), device=device).tensor_split(parts)):
         rows, targets, share = index[part].flatten(0, 1), labels[part], weight
         if not len(part):  # a process without a video takes part in the others' step with a weight of 0

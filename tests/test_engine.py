@@ -1,0 +1,144 @@
+"""One epoch and one test, on a tiny network and made samples."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dataloader.frame_index import IndexedVideo
+from dataloader.split_train_test_video import Video
+from dataloader.video_dataset import EpochBatches, Sample, VideoDataset, training_loader
+from dataloader.video_dataset import testing_loader as loader_for_testing
+from network import Model, build_network
+from training import engine
+from training.distributed import Processes
+from training.engine import Context, evaluate, train_one_epoch
+from training.streams import SPATIAL
+
+CPU = torch.device("cpu")
+
+
+def sample(video, generator, image_size=32):
+    """3 images whose pixels follow from the video's name, always the same."""
+    pixels = np.random.default_rng(int(video.video.name)).integers(0, 256, (3, image_size, image_size, 3), np.uint8)
+    return Sample(torch.from_numpy(pixels), torch.arange(3).view(-1, 1))
+
+
+def dataset(count: int) -> VideoDataset:
+    return VideoDataset([IndexedVideo(Video(str(i), i % 3, "c", str(i)), "", 9) for i in range(count)], sample)
+
+
+def no_scaler():
+    return torch.amp.GradScaler("cpu", enabled=False)
+
+
+def small_network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
+
+
+def test_steps_are_those_of_a_plain_loop():
+    """Consensus, mean cross-entropy, momentum, weight decay and a schedule, weight for weight over three steps."""
+    data, rates = dataset(8), (0.1, 0.05, 0.2)
+    network, expected = small_network(), small_network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=rates[0], momentum=0.9, weight_decay=0.01)
+    loader = training_loader(data, EpochBatches(8, 8, seed=0), workers=0, pin=False)
+    velocity = [torch.zeros_like(weight) for weight in expected.parameters()]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (SPATIAL.mean, SPATIAL.std))
+    for epoch, rate in enumerate(rates):
+        optimizer.param_groups[0]["lr"] = rate
+        result = train_one_epoch(network, loader, optimizer, no_scaler(), Context(SPATIAL, CPU), epoch)
+        images = torch.stack([data[i][1].images.permute(0, 3, 1, 2) for i in range(8)]).float() / 255
+        logits = expected(((images - mean) / std).flatten(0, 1)).view(8, 3, 3).mean(1)
+        loss = F.cross_entropy(logits, torch.tensor(data.labels))
+        assert result["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        gradients = torch.autograd.grad(loss, list(expected.parameters()))
+        with torch.no_grad():
+            for weight, gradient, moving in zip(expected.parameters(), gradients, velocity, strict=True):
+                moving.mul_(0.9).add_(gradient + 0.01 * weight)
+                weight.sub_(rate * moving)
+        for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 5])
+def test_parts_of_a_batch_make_the_same_step(accumulate):
+    data, networks = dataset(5), []
+    for parts in (1, accumulate):
+        networks.append(small_network())
+        optimizer = torch.optim.SGD(networks[-1].parameters(), lr=0.1)
+        loader = training_loader(data, EpochBatches(5, 5, seed=0), workers=0, pin=False)
+        train_one_epoch(networks[-1], loader, optimizer, no_scaler(), Context(SPATIAL, CPU, accumulate=parts), 0)
+    for a, b in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(("videos", "world", "accumulate"), [(25, 8, 4), (25, 4, 3), (3, 8, 2), (9, 2, 9)])
+def test_every_process_takes_as_many_forward_passes(monkeypatch, videos, world, accumulate):
+    passes = []
+    monkeypatch.setattr(engine, "sum_over", lambda processes, values: [videos, 0] if len(values) == 2 else values)
+    for rank in range(world):
+        network = small_network()
+        calls = []
+        network.register_forward_hook(lambda *args, calls=calls: calls.append(1))
+        batches = EpochBatches(videos, 25, 0, rank, world)
+        loader = training_loader(dataset(videos), batches, workers=0, pin=False)
+        context = Context(SPATIAL, CPU, accumulate=accumulate, processes=Processes(rank, world, rank))
+        train_one_epoch(network, loader, torch.optim.SGD(network.parameters(), lr=0.1), no_scaler(), context, 0)
+        passes.append(len(calls))
+    assert len(set(passes)) == 1 and passes[0] >= 1
+
+
+def test_a_process_without_a_whole_video_steps_with_the_others(monkeypatch):
+    """All of its videos are broken: its gradient is 0, not absent."""
+    monkeypatch.setattr(engine, "sum_over", lambda processes, values: [4, 0] if len(values) == 2 else [1, 1, 1, 4])
+    network = small_network()
+    before = [weight.detach().clone() for weight in network.parameters()]
+    data = dataset(4)
+    data.sample = lambda video, generator: (_ for _ in ()).throw(engine_broken())
+    loader = training_loader(data, EpochBatches(4, 4, 0), workers=0, pin=False)
+    context = Context(SPATIAL, CPU, skip_broken=True, accumulate=2, processes=Processes(0, 2, 0))
+    train_one_epoch(network, loader, torch.optim.SGD(network.parameters(), lr=0.1), no_scaler(), context, 0)
+    assert all(torch.equal(a, b) and a.grad is not None for a, b in zip(network.parameters(), before, strict=True))
+    assert len(context.skipped) == 4
+
+
+def engine_broken():
+    from dataloader.images import BrokenImage
+
+    return BrokenImage("x.jpg: broken")
+
+
+def test_labels_are_listed_once_per_test():
+    """300,000 videos would be listed 300,000 times otherwise."""
+    data = dataset(6)
+    asked = []
+
+    class Counting(VideoDataset):
+        @property
+        def labels(self):
+            asked.append(1)
+            return super().labels
+
+    counting = Counting(data.videos, sample)
+    model = Model(build_network("resnet18", 3, 3), "resnet18", 32, list("abc"))
+    result = evaluate(model, loader_for_testing(counting, workers=0, pin=False), Context(SPATIAL, CPU))
+    assert len(result["scores"]) == 6 and len(asked) == 1
+
+
+def test_a_signal_stops_after_the_batch_it_came_in():
+    network, stop, seen = small_network(), SimpleNamespace(signum=0), []
+
+    def signal_in_second(*args):
+        seen.append(1)
+        stop.signum = 15 * (len(seen) == 2)
+
+    network.register_forward_hook(signal_in_second)
+    loader = training_loader(dataset(8), EpochBatches(8, 2, 0), workers=0, pin=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with pytest.raises(engine.Stopped):
+        train_one_epoch(network, loader, optimizer, no_scaler(), Context(SPATIAL, CPU, stop=stop), 0)
+    assert len(seen) == 2
