@@ -20,8 +20,9 @@ from common.frames import FRAME_NAME, FRAME_PATTERN
 from common.parallel import run_parallel
 from dataloader.frame_index import find_folders, index_frames
 from dataloader.images import BrokenImage, read_image
+from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH
-from dataloader.split_train_test_video import Video, read_split
+from dataloader.split_train_test_video import read_split
 from pose.keypoints import FILE_NAME, load_keypoints
 
 PROBLEMS = {

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from common.atomic import atomic_write
 from common.cli import UserError
 from common.frames import count_frames
-from dataloader.split_train_test_video import Video, folder_names, normal
+from dataloader.names import Video, VideoFolders
 
 CACHE_NAME = ".frame_counts.json"
 MAX_FRAMES = 10_000_000  # nobody's video is longer: a damaged entry
@@ -64,9 +64,13 @@ def find_folders(root: str | os.PathLike, videos: Sequence[Video]) -> list[tuple
 
     Raises `UserError` if `root` is no folder or holds nothing.
     """
-    root, inside = Path(root), {}
-    names = _folders_below(root)
-    return [(video, _find(video, names, inside, root)) for video in videos]
+    try:
+        folders = VideoFolders(root)
+    except OSError as error:
+        raise UserError(f"{root}: {error.strerror}; give the folder of videos' images with --data") from None
+    if not folders.top:
+        raise UserError(f"{root}: the folder is empty; prepare the images first, or give another --data")
+    return [(video, next(folders.of(video), None)) for video in videos]
 
 
 def require(bad: list[tuple[Video, str]], listed: int) -> None:
@@ -76,41 +80,6 @@ def require(bad: list[tuple[Video, str]], listed: int) -> None:
             f"{bad[0][1]}; {len(bad)} of the {listed} listed videos are not usable: "
             "prepare them, or leave them out with --skip-broken"
         )
-
-
-def _folders_below(root: Path) -> dict[str, str]:
-    """Names directly below `root` by their normal form."""
-    try:
-        names = _names_in(root)
-    except OSError as error:
-        raise UserError(f"{root}: {error.strerror}; give the folder of videos' images with --data") from None
-    if not names:
-        raise UserError(f"{root}: the folder is empty; prepare the images first, or give another --data")
-    return names
-
-
-def _names_in(folder: Path) -> dict[str, str]:
-    return {normal(name): name for name in os.listdir(folder) if not name.startswith(".")}
-
-
-def _find(video: Video, names: dict[str, str], inside: dict[str, dict], root: Path) -> str | None:
-    """Name of the video's folder; `inside` keeps the names in the class folders that were looked into."""
-    for folder in (f"v_{video.name}", video.name):  # the usual ones, which need no look into class folders
-        if folder in names:
-            return names[folder]
-    for folder in folder_names(video):
-        top, _, rest = normal(folder).partition("/")
-        if top not in names:
-            continue
-        if not rest:
-            return names[top]
-        if top not in inside:
-            inside[top] = {}
-            with contextlib.suppress(OSError):  # not a folder
-                inside[top] = _names_in(root / names[top])
-        if rest in inside[top]:
-            return f"{names[top]}/{inside[top][rest]}"
-    return None
 
 
 def _count(root: str, folder: str | None, cache: dict) -> tuple[int, int, str | None]:

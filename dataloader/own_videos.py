@@ -6,8 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.cli import UserError
-from common.frames import VIDEO_EXTENSIONS
-from dataloader.split_train_test_video import normal, stem
+from dataloader.names import is_video, normal, refuse_same, stem
 
 
 def find_videos(folder: Path) -> dict[str, list[str]]:
@@ -22,18 +21,15 @@ def find_videos(folder: Path) -> dict[str, list[str]]:
         name = class_folder.name
         if name.startswith("."):
             continue
-        files = [path for path in class_folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS]
-        found[name] = [
-            path.name for path in sorted(files, key=_order) if path.is_file() and not path.name.startswith(".")
-        ]
+        found[name] = [path.name for path in sorted(filter(is_video, class_folder.iterdir()), key=_order)]
         if not found[name]:
             raise UserError(f"class {name!r}: no videos in {class_folder}; add some, or remove the folder")
         for path in [class_folder, *(class_folder / file for file in found[name])]:
             _check_name(path)
-        _refuse_same({f"{name}/{file}": stem(file) for file in found[name]})
+        refuse_same({f"{name}/{file}": stem(file) for file in found[name]})
     if not found:
         raise UserError(f"{folder}: no class folders in it; --videos takes a folder with one subfolder per class")
-    _refuse_same({name: normal(name) for name in found})
+    refuse_same({name: normal(name) for name in found})
     return found
 
 
@@ -109,11 +105,3 @@ def _check_name(path: Path) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise UserError(f"{str(path)!r}: this name is not UTF-8; rename it") from None
-
-
-def _refuse_same(names: dict[str, str]) -> None:
-    seen: dict[str, str] = {}
-    for path, name in names.items():
-        if name in seen:
-            raise UserError(f"{seen[name]} and {path}: both would be called {name!r}; rename or remove one")
-        seen[name] = path

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataloader.names import pose_name
 from fusion.scores import save_scores
 from pose.keypoints import FILE_NAME, save_keypoints
-from process_pose import pose_name
 from tests.helpers import FAST, assert_error, call_main
 
 FORMATS = {".mp4": "libx264", ".avi": "mpeg4", ".mkv": "mjpeg", ".webm": "libvpx"}

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from common.cli import UserError
 from dataloader.frame_index import require
-from dataloader.split_train_test_video import Split, Video, group_of, read_split
+from dataloader.names import Video, group_of
+from dataloader.split_train_test_video import Split, read_split
 from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, testing_loader, training_loader
 from fusion.scores import save_scores
 from network import Model, build_network, load_starting_weights, read_model
