@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from common.cli import UserError
@@ -13,7 +14,7 @@ from dataloader.names import Video, normal, split_line, unique_names
 
 @dataclass(frozen=True)
 class Split:
-    """Class names in the order of their labels, training videos and test videos."""
+    """Class names in the order of their labels, training, test and, if asked for, validation videos."""
 
     classes: list[str]
     train: list[Video]
@@ -69,17 +70,22 @@ def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
 def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_list: str | None = None) -> Split:
     """Read `<class_index>`, `trainlist<split>.txt` and `testlist<split>.txt` of the folder `ucf_list`.
 
-    Raises `UserError` if a file is missing or malformed, or if a video is in both lists or twice in one.
+    `val_list` names a list of validation videos in that folder, in the form of the training list. Raises
+    `UserError` if a file is missing or malformed, or if a video is in two lists or twice in one.
     """
     folder = Path(ucf_list)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of split lists; see --ucf-list")
+    if val_list and not (folder / val_list).is_file():
+        raise UserError(f"{folder / val_list}: no such file; see --val-list")
     classes = read_class_index(folder / class_index)
-    train_file, test_file = folder / f"trainlist{split}.txt", folder / f"testlist{split}.txt"
-    train, test = read_list(train_file, classes), read_list(test_file, classes)
-    videos = unique_names(train + test)
-    _refuse_twice([video.name for video in videos], f"{train_file} and {test_file}: video", "list it once")
-    return Split(classes, videos[: len(train)], videos[len(train) :])
+    names = [f"trainlist{split}.txt", f"testlist{split}.txt", *([val_list] if val_list else [])]
+    files = [folder / name for name in names]
+    parts = [read_list(file, classes) for file in files]
+    videos = unique_names([video for part in parts for video in part])
+    _refuse_twice([video.name for video in videos], f"{' and '.join(map(str, files))}: video", "list it once")
+    remaining = iter(videos)
+    return Split(classes, *(list(islice(remaining, len(part))) for part in parts))
 
 
 def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:

@@ -20,14 +20,15 @@ PARTS = st.sampled_from(["v_", "Run", "a", "A", "é", "_g01_c01", "1", " ", ".",
 STEMS = (
     st.lists(PARTS, min_size=1, max_size=4)
     .map("".join)
-    .filter(lambda base: base == base.strip() and base.removeprefix("v_") and base.removeprefix("v_")[0] != ".")
+    .filter(lambda base: base == base.strip() and base.removeprefix("v_"))
+    .filter(lambda base: base.removeprefix("v_")[0] != "." and not base.startswith("v_v_"))
 )
+FORMS = st.sampled_from(["NFC", "NFD"])  # of accents on disk: some systems store them as separate letters
 
 
 @settings(max_examples=60, deadline=None)
-@given(files=st.dictionaries(st.tuples(st.sampled_from(CLASSES), STEMS), st.booleans(), min_size=1, max_size=8))
-def test_every_step_finds_the_folder_that_the_step_before_wrote(tmp_path_factory, files):
-    """Videos by (class, stem); True: the frames' folder is stored with separate accents, as macOS does."""
+@given(files=st.sets(st.tuples(st.sampled_from(CLASSES), STEMS), min_size=1, max_size=8), form=FORMS)
+def test_every_step_finds_the_folder_that_the_step_before_wrote(tmp_path_factory, files, form):
     if len({(name, stem(base + ".avi")) for name, base in files}) < len(files):
         return  # refused: two videos of one class and name
     root = tmp_path_factory.mktemp("names")
@@ -41,8 +42,7 @@ def test_every_step_finds_the_folder_that_the_step_before_wrote(tmp_path_factory
     (root / "list.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     made = {}
     for folder, path in folders.items():
-        if files[path.parent.name, path.stem]:
-            folder = unicodedata.normalize("NFD", folder)
+        folder = unicodedata.normalize(form, folder)
         (root / "frames" / folder).mkdir(parents=True)
         (root / "frames" / folder / "frame000001.jpg").touch()
         made[path] = folder
