@@ -16,7 +16,7 @@ from tqdm import tqdm
 from common.cli import ArgumentParser, UserError, print_table, run, whole_number
 from common.frames import FRAME_NAME, FRAME_PATTERN
 from common.parallel import run_parallel
-from dataloader.frame_index import find_folders, index_frames, looks_like_frames, looks_like_pose_flow
+from dataloader.frame_index import find_folders, folders_in, index_frames, looks_like_frames, looks_like_pose_flow
 from dataloader.images import BrokenImage, read_image
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH
@@ -202,15 +202,11 @@ def note_unmatched(frames: dict[str, Finding], poses: dict[str, Finding]) -> Non
 def count_unlisted(root: Path, listed: set[str]) -> int:
     """Number of folders of videos, `VIDEO` or `CLASS/VIDEO`, below `root` that are not in `listed`."""
     count = 0
-    for name in _folders(root) - listed:
-        inside = _folders(root / name)
-        count += len({f"{name}/{video}" for video in inside} - listed) if inside else 1
+    for folder in folders_in(root):
+        if folder.name not in listed:
+            inside = {f"{folder.name}/{video.name}" for video in folders_in(folder)}
+            count += len(inside - listed) if inside else 1
     return count
-
-
-def _folders(root: Path) -> set[str]:
-    with os.scandir(root) as entries:
-        return {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
 
 
 # ---- report ----

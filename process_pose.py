@@ -173,7 +173,7 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
     folders, there = VideoFolders(root), set(names)
     found, failures = [], []
     for video in dict.fromkeys(listed):
-        name = next((name for name in (folders.spelled(video.path), *folders.of(video)) if name in there), None)
+        name = next((name for name in (folders.on_disk(video.path), *folders.of(video)) if name in there), None)
         if name is not None:
             found.append(name)
         elif in_shard(video.name, shard):

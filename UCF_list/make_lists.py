@@ -31,8 +31,9 @@ SUBSET = (
 def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
+        prog="python -m UCF_list.make_lists",
         description="Write class indices and split lists. Without arguments: the ten files of UCF101, whose split "
-        "04 is split 01 limited to 15 classes."
+        "04 is split 01 limited to 15 classes.",
     )
     parser.add_argument(
         "--out",
@@ -81,7 +82,7 @@ def get_args_parser() -> ArgumentParser:
         "--groups-csv",
         type=Path,
         metavar="FILE",
-        help="CSV file of lines VIDEO,GROUP, such as wave/clip7.mp4,anna; the class may be left out where it is clear",
+        help="CSV file of lines VIDEO,GROUP, such as wave/clip7.mp4,anna; the class may be omitted where it is clear",
     )
     return parser
 
@@ -199,7 +200,7 @@ def make_own_lists(
     val_list = out / f"vallist{split}.txt"
     if parts["val"]:
         written.append(_write(val_list, lines["val"]))
-        print(f"--val-list {val_list.name}: makes training choose the best epoch on the validation videos")
+        print(f"training with --val-list {val_list.name} chooses the best epoch on the validation videos")
     else:
         val_list.unlink(missing_ok=True)
     without = [name for name in classes if name not in {video.class_name for video in parts["val"]}]

@@ -98,11 +98,12 @@ def looks_like_frames(root: str | os.PathLike) -> bool:
 
 def _some_folders(root: str | os.PathLike, count: int = 64) -> Iterator[Path]:
     """Folders of videos, `VIDEO` or `CLASS/VIDEO`, one of each of `count` folders below `root`."""
-    for folder in islice(_folders_in(Path(root)), count):
-        yield next(_folders_in(folder), folder)
+    for folder in islice(folders_in(Path(root)), count):
+        yield next(folders_in(folder), folder)
 
 
-def _folders_in(folder: Path) -> Iterator[Path]:
+def folders_in(folder: Path) -> Iterator[Path]:
+    """Folders in a folder but hidden ones, in any order; none if it cannot be listed."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         yield from (Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 

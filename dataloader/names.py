@@ -141,7 +141,7 @@ class VideoFolders:
         self.top = _names_in(self.root)
         self._inside: dict[str, dict[str, str]] = {}
 
-    def spelled(self, name: str) -> str | None:
+    def on_disk(self, name: str) -> str | None:
         """`VIDEO` or `CLASS/VIDEO` as it is spelled on disk, None if it is not there."""
         top, _, rest = normal(name).partition("/")
         if top not in self.top or not rest:
@@ -155,7 +155,7 @@ class VideoFolders:
 
     def of(self, video: Video) -> Iterator[str]:
         """Names on disk of the folders that may be the video's, best first."""
-        return filter(None, map(self.spelled, folder_names(video)))
+        return filter(None, map(self.on_disk, folder_names(video)))
 
 
 def _names_in(folder: Path) -> dict[str, str]:

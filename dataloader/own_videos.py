@@ -41,15 +41,9 @@ def _order(path: Path) -> tuple[str, str]:
 
 
 def _check_name(path: Path) -> None:
-    name = path.name
-    if re.search(r"[\r\n]", name) or name != name.strip() or not stem(name):
-        raise UserError(
-            f"{str(path)!r}: a list cannot hold this name (line break, space at an end, or nothing but v_); rename it"
-        )
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{str(path)!r}: this name is not UTF-8; rename it") from None
+    if re.search(r"[\r\n\udc80-\udcff]", path.name) or path.name != path.name.strip() or not stem(path.name):
+        reasons = "line break, space at an end, not UTF-8, or nothing but v_"
+        raise UserError(f"{str(path)!r}: a list cannot hold this name ({reasons}); rename it")
 
 
 # ---- groups: videos of one person or recording, which stay together ----

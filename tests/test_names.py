@@ -102,7 +102,7 @@ def test_folders_are_found_by_any_unicode_form_and_in_class_folders(tmp_path):
     (found,) = folders.of(Video("é", 0, "Übung", "Übung/é.avi"))
     assert (tmp_path / found).is_dir() and unicodedata.normalize("NFC", found) == "Übung/v_é"
     assert list(folders.of(Video("b", 0, "Hop", "Hop/b.avi"))) == []
-    assert folders.spelled(".hidden") is None
+    assert folders.on_disk(".hidden") is None
     with pytest.raises(OSError, match="nowhere"):
         VideoFolders(tmp_path / "nowhere")
 
