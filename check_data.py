@@ -6,22 +6,21 @@ python check_data.py --full   # decodes every image
 
 import contextlib
 import os
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, UserError, run, whole_number
+from common.cli import ArgumentParser, UserError, print_table, run, whole_number
 from common.frames import FRAME_NAME, FRAME_PATTERN
 from common.parallel import run_parallel
-from dataloader.frame_index import find_folders, index_frames
+from dataloader.frame_index import find_folders, folders_in, index_frames, looks_like_frames, looks_like_pose_flow
 from dataloader.images import BrokenImage, read_image
+from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH
-from dataloader.split_train_test_video import Video, read_split
+from dataloader.split_train_test_video import read_split
 from pose.keypoints import FILE_NAME, load_keypoints
 
 PROBLEMS = {
@@ -35,7 +34,6 @@ PROBLEMS = {
 }
 FRAMES, POSE_FLOW = "frames", "pose flow"
 NAMED = 5  # videos named per problem, without --all
-CHUNK = 16  # videos per message to a worker process
 
 
 class Finding(NamedTuple):
@@ -73,6 +71,7 @@ def get_args_parser() -> ArgumentParser:
     )
     parser.add_argument("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     parser.add_argument("--split", metavar="NN", default="04", help="number of the train and test list")
+    parser.add_argument("--val-list", metavar="FILE", help="list of validation videos in --ucf-list, if there is one")
     parser.add_argument("--class-index", metavar="FILE", default="classInd15.txt", help="class index in --ucf-list")
     parser.add_argument("--full", action="store_true", help="decode every image, not three of each video")
     parser.add_argument("--all", action="store_true", help=f"name all videos, not {NAMED} per problem")
@@ -116,26 +115,21 @@ def broken_images(folder: str, num_frames: int, full: bool) -> Iterator[str]:
 
     Decoded are all of them (`full`), or the first, the middle and the last.
     """
-    sizes = {}
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if FRAME_PATTERN.fullmatch(entry.name):
-                with contextlib.suppress(OSError):  # a link to nowhere: decoding will tell
-                    sizes[entry.name] = entry.stat().st_size
-    numbers = range(1, num_frames + 1)
-    empty = [number for number in numbers if sizes.get(FRAME_NAME.format(number)) == 0]
-    yield from (f"{Path(folder, FRAME_NAME.format(number))}: the file is empty" for number in empty)
-    for number in numbers if full else sorted({1, (num_frames + 1) // 2, num_frames}):
-        if number not in empty:
+    paths = [Path(folder, FRAME_NAME.format(number)) for number in range(1, num_frames + 1)]
+    empty = set(filter(_is_empty, paths))
+    yield from (f"{path}: the file is empty" for path in sorted(empty))
+    for path in paths if full else dict.fromkeys((paths[0], paths[(num_frames - 1) // 2], paths[-1])):
+        if path not in empty:
             try:
-                read_image(Path(folder, FRAME_NAME.format(number)))
+                read_image(path)
             except BrokenImage as error:
                 yield str(error)
 
 
-def inspect_all(jobs: list[Job]) -> list[Finding]:
-    """`inspect` for several jobs, which costs one message between processes."""
-    return [inspect(job) for job in jobs]
+def _is_empty(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # a link to nowhere: decoding will tell
+        return path.stat().st_size == 0
+    return False
 
 
 def why_unusable(folder: Path | None, reason: str) -> Finding:
@@ -143,22 +137,31 @@ def why_unusable(folder: Path | None, reason: str) -> Finding:
     if folder is None:
         return Finding(0, {"missing": reason})
     try:
-        some = any(FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder))
+        has_images = any(FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder))
     except OSError as error:
         return Finding(0, {"broken": f"{folder}: {error.strerror}"})
-    return Finding(0, {"gaps" if some else "empty": reason})
+    return Finding(0, {"gaps" if has_images else "empty": reason})
 
 
 # ---- all folders ----
 
 
-def examine(root: Path, flag: str, videos: list[Video], args, pose: bool, bar: tqdm) -> dict[str, Finding]:
-    """Findings below `root` by the video's name. Raises `UserError` if `root` is no folder or is empty."""
-    if not root.is_dir() or not any(root.iterdir()):
-        raise UserError(
-            f"{root}: {'the folder is empty' if root.is_dir() else 'no such folder'}; "
-            f"give another with {flag}, or leave it out with --only"
-        )
+def check_roots(roots: dict[str, tuple[Path, str]]) -> None:
+    """Raise `UserError` if a root `(folder, option)` is no folder, is empty, or is the other one."""
+    for what, (root, option) in roots.items():
+        if not root.is_dir() or not any(root.iterdir()):
+            raise UserError(
+                f"{root}: {'the folder is empty' if root.is_dir() else 'no such folder'}; "
+                f"give another with {option}, or skip it with --only"
+            )
+        if what == FRAMES and looks_like_pose_flow(root):
+            raise UserError(f"{option} {root}: holds {FILE_NAME}, so it is pose flow; give it with --pose-flow")
+        if what == POSE_FLOW and looks_like_frames(root):
+            raise UserError(f"{option} {root}: holds frames of extract_frames.py; give them with --frames")
+
+
+def examine(root: Path, videos: list[Video], args, pose: bool) -> dict[str, Finding]:
+    """Findings below `root` by the video's name."""
     folders = dict(find_folders(root, videos))
     findings, jobs = {}, {}
     if pose and args.from_keypoints:
@@ -166,33 +169,23 @@ def examine(root: Path, flag: str, videos: list[Video], args, pose: bool, bar: t
             if folder is None:
                 findings[video.name] = Finding(0, {"missing": f"video {video.name!r} has no folder below {root}"})
             else:
-                jobs[Job(str(root / folder), 0, images=False, keypoints=True, full=False)] = video
+                jobs[Job(str(root / folder), 0, images=False, keypoints=True, full=False)] = video.name
     else:
         good, bad = index_frames(root, videos)
         for video, reason in bad:
-            folder = folders[video]
-            findings[video.name] = why_unusable(folder and root / folder, reason)
+            findings[video.name] = why_unusable(folders[video] and root / folders[video], reason)
         for video, folder, frames in good:
             keypoints = pose and Path(folder, FILE_NAME).exists()
-            jobs[Job(folder, frames, images=True, keypoints=keypoints, full=args.full)] = video
-    bar.update(len(findings))
-    chunks = list(_chunks(jobs, CHUNK))
-    with contextlib.closing(run_parallel(inspect_all, chunks, args.workers)) as results:
-        for chunk, found, error in results:
+            jobs[Job(folder, frames, images=True, keypoints=keypoints, full=args.full)] = video.name
+    with contextlib.closing(run_parallel(inspect, jobs, args.workers)) as results:
+        for job, finding, error in tqdm(results, str(root), len(jobs), disable=None, leave=False):
             if error is not None:
                 raise error
-            findings.update((jobs[job].name, finding) for job, finding in zip(chunk, found, strict=True))
-            bar.update(len(chunk))
+            findings[jobs[job]] = finding
     return findings
 
 
-def _chunks(items: Iterable, size: int) -> Iterator[list]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def match(frames: dict[str, Finding], poses: dict[str, Finding]) -> None:
+def note_unmatched(frames: dict[str, Finding], poses: dict[str, Finding]) -> None:
     """Note in `poses` where the two differ in their number of images."""
     for name, pose in poses.items():
         here, there = frames[name].num_frames, pose.num_frames
@@ -207,85 +200,68 @@ def match(frames: dict[str, Finding], poses: dict[str, Finding]) -> None:
 
 
 def count_unlisted(root: Path, listed: set[str]) -> int:
-    """Number of folders of videos below `root` that are not in `listed`."""
-    classes = {name.split("/")[0] for name in listed if "/" in name}
+    """Number of folders of videos, `VIDEO` or `CLASS/VIDEO`, below `root` that are not in `listed`."""
     count = 0
-    for name in _folders(root):
-        if name not in listed:
-            inside = _folders(root / name)
-            of_class = name in classes or (inside and not any(FRAME_PATTERN.match(n) for n in os.listdir(root / name)))
-            count += sum(f"{name}/{video}" not in listed for video in inside) if of_class else 1
+    for folder in folders_in(root):
+        if folder.name not in listed:
+            inside = {f"{folder.name}/{video.name}" for video in folders_in(folder)}
+            count += len(inside - listed) if inside else 1
     return count
-
-
-def _folders(root: Path) -> list[str]:
-    with contextlib.suppress(OSError), os.scandir(root) as entries:
-        return [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    return []
 
 
 # ---- report ----
 
 
-def table(rows: list[tuple[str, str, list[Finding]]]) -> list[str]:
-    """Lines of a table: for each (what, list, findings) the number of videos by problem."""
-    columns = ["videos", "ok", *PROBLEMS]
-    lines = [f"{'':10} {'list':5} " + " ".join(f"{name:>{max(len(name), 6)}}" for name in columns)]
-    for what, listed, findings in rows:
-        counts = [len(findings), sum(not finding.problems for finding in findings)]
-        counts += [sum(name in finding.problems for finding in findings) for name in PROBLEMS]
-        cells = [f"{count or '-':>{max(len(name), 6)}}" for name, count in zip(columns, counts, strict=True)]
-        lines.append(f"{what:10} {listed:5} " + " ".join(cells))
-    return lines
+def print_counts(found: dict[str, dict[str, Finding]], lists: dict[str, list[Video]]) -> None:
+    """Print a table: for the frames and the pose flow of each list the number of videos by problem."""
+    rows = []
+    for what, findings in found.items():
+        for listed, videos in lists.items():
+            problems = [findings[video.name].problems for video in videos]
+            counts = [len(videos), problems.count({}), *(sum(name in those for those in problems) for name in PROBLEMS)]
+            rows.append([what, listed, *(str(count or "-") for count in counts)])
+    print_table(["", "list", "videos", "ok", *PROBLEMS], rows)
 
 
-def naming(what: str, findings: dict[str, Finding], limit: int | None) -> list[str]:
-    """Lines that name the videos of each problem, at most `limit` of them."""
-    lines = []
+def print_videos(what: str, findings: dict[str, Finding], videos: Sequence[Video], limit: int | None) -> None:
+    """Print the videos of each problem, at most `limit` of them."""
     for problem, meaning in PROBLEMS.items():
-        having = [(name, finding) for name, finding in findings.items() if problem in finding.problems]
-        if having:
-            lines += ["", f"{what}, {problem} ({len(having)}): {meaning}"]
-            lines += [f"  {name}: {finding.problems[problem]}" for name, finding in having[:limit]]
-            if limit and len(having) > limit:
-                lines.append(f"  … and {len(having) - limit} more; --all names all")
-    return lines
+        details = {v.name: findings[v.name].problems[problem] for v in videos if problem in findings[v.name].problems}
+        if details:
+            print(f"\n{what}, {problem} ({len(details)}): {meaning}")
+            for name in list(details)[:limit]:
+                print(f"  {name}: {details[name]}")
+            if limit and len(details) > limit:
+                print(f"  … and {len(details) - limit} more; --all names all")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Check and report; returns 0 if nothing is wrong, 1 if there are problems."""
     args, started = get_args_parser().parse_args(argv), time.time()
-    split = read_split(args.ucf_list, args.split, args.class_index)
-    videos = split.train + split.test
+    split = read_split(args.ucf_list, args.split, args.class_index, args.val_list)
+    lists = {"train": split.train, "test": split.test} | ({"val": split.val} if split.val else {})
+    videos = [video for part in lists.values() for video in part]
     roots = {FRAMES: (args.frames, "--frames"), POSE_FLOW: (args.pose_flow, "--pose-flow")}
     if args.only:
         roots = {what: roots[what] for what in roots if what == args.only.replace("-", " ")}
-    with tqdm(total=len(videos) * len(roots), unit="folder", disable=None, leave=False, file=sys.stderr) as bar:
-        found = {what: examine(*roots[what], videos, args, what == POSE_FLOW, bar) for what in roots}
+    check_roots(roots)
+    found = {what: examine(root, videos, args, what == POSE_FLOW) for what, (root, _) in roots.items()}
     if not args.only:
-        match(found[FRAMES], found[POSE_FLOW])
-    lists = {"train": split.train, "test": split.test}
-    rows = [
-        (what, name, [findings[video.name] for video in part])
-        for what, findings in found.items()
-        for name, part in lists.items()
-    ]
-    lines = table(rows)
+        note_unmatched(found[FRAMES], found[POSE_FLOW])
+    print_counts(found, lists)
     for what, findings in found.items():
-        ordered = {video.name: findings[video.name] for video in videos}
-        lines += naming(what, ordered, None if args.all else NAMED)
-    lines.append("")
+        print_videos(what, findings, videos, None if args.all else NAMED)
+    print()
     for root, _ in roots.values():
         unlisted = count_unlisted(root, {folder for _, folder in find_folders(root, videos) if folder})
         if unlisted:
-            lines.append(f"{root}: {unlisted} more folders, which these lists do not name")
+            print(f"{root}: {unlisted} more folders, which these lists do not name")
     bad = {name for findings in found.values() for name, finding in findings.items() if finding.problems}
     images = sum(finding.num_frames for findings in found.values() for finding in findings.values())
-    lines.append(
+    print(
         f"{len(videos)} videos, {images} images, {time.time() - started:.0f} s: "
         + (f"{len(bad)} videos have problems" if bad else "no problems")
     )
-    print("\n".join(lines))
     return 1 if bad else 0
 
 

@@ -18,7 +18,7 @@ from common.cli import ArgumentParser, UserError, run
 from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS
 from common.parallel import in_shard, run_parallel, shard_type
 from common.video import decode_frames, encode_jpeg, resize_short_side
-from dataloader.split_train_test_video import stem
+from dataloader.names import frame_folders, is_video
 
 
 def get_args_parser() -> ArgumentParser:
@@ -55,7 +55,6 @@ def get_args_parser() -> ArgumentParser:
 def find_videos(root: Path) -> dict[str, Path]:
     """Videos in `root`, in its subfolders, or `root` itself, by the name of their folder of frames.
 
-    That name is the file's stem, or `CLASS/STEM` where several classes have a video that goes by that stem.
     Raises `UserError` if there are none or if two would have the same folder.
     """
     if root.is_file():
@@ -65,26 +64,12 @@ def find_videos(root: Path) -> dict[str, Path]:
     paths = [
         path
         for path in sorted([*root.glob("*"), *root.glob("*/*")])
-        if path.suffix.lower() in VIDEO_EXTENSIONS
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        if is_video(path) and (path.parent == root or not path.parent.name.startswith("."))
     ]
     if not paths:
         known = " ".join(sorted(VIDEO_EXTENSIONS))
         raise UserError(f"{root}: no videos in it or in its subfolders; known extensions are {known}")
-    folders_of: dict[str, dict[Path, Path]] = {}
-    for path in paths:
-        twin = folders_of.setdefault(stem(path.name), {}).setdefault(path.parent, path)
-        if twin != path:
-            raise UserError(f"{twin} and {path}: both would be called {stem(path.name)!r}; rename or remove one")
-    videos = {}
-    for path in paths:
-        nested = path.parent != root and len(folders_of[stem(path.name)]) > 1
-        videos[f"{path.parent.name}/{path.stem}" if nested else path.stem] = path
-    for name in videos:
-        if "/" in name and name.split("/")[0] in videos:
-            raise UserError(f"{videos[name.split('/')[0]]}: called like the class of {videos[name]}; rename one")
-    return videos
+    return frame_folders(paths, root)
 
 
 def settings_of(args) -> str:

@@ -7,7 +7,6 @@
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from common.atomic import atomic_write
 from common.cli import ArgumentParser, UserError, print_table, run, whole_number
 from common.video import decode_frames, frame_rate
-from dataloader.split_train_test_video import Video, folder_names, normal, stem
+from dataloader.names import Video, VideoFolders, normal, stem
 from fusion.metrics import fuse, rank_classes, softmax
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
@@ -221,15 +220,10 @@ def find_keypoints(place: Path, video: Path) -> Path:
         return place
     if (place / FILE_NAME).is_file():
         return place / FILE_NAME
-    class_name = normal(video.resolve().parent.name)
-    names = folder_names(Video(stem(video.name), 0, class_name, str(video)))
-    for name in names:
-        folder = place
-        for part in name.split("/"):  # the accents of names may be composed or not
-            there = {normal(entry): entry for entry in os.listdir(folder)} if folder.is_dir() else {}
-            folder = folder / there.get(part, part)
-        if (folder / FILE_NAME).is_file():
-            return folder / FILE_NAME
+    listed = Video(stem(video.name), 0, normal(video.resolve().parent.name), str(video))
+    for folder in VideoFolders(place).of(listed):
+        if (place / folder / FILE_NAME).is_file():
+            return place / folder / FILE_NAME
     raise UserError(f"no keypoints for it; expected {place / stem(video.name) / FILE_NAME}")
 
 

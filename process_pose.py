@@ -4,9 +4,8 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import sys
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -14,8 +13,8 @@ from common.atomic import atomic_write, recover_folders
 from common.cli import ArgumentParser, UserError, run, whole_number
 from common.frames import count_frames, find_frame_folders
 from common.parallel import in_shard, run_parallel, shard_type
-from dataloader.split_train_test_video import Video as ListedVideo
-from dataloader.split_train_test_video import folder_names, normal, stem, unique_names
+from dataloader.names import Video as ListedVideo
+from dataloader.names import VideoFolders, folder_names, normal, pose_name, split_line, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
@@ -160,38 +159,25 @@ def select_videos(args: argparse.Namespace) -> tuple[list[Video], list[str]]:
     return [videos[name] for name in sorted(videos) if in_shard(name, args.shard)], failures
 
 
-def pose_name(folder: str) -> str:
-    """Name of the pose folder of a folder of frames: `v_X` -> `X`, `Class/v_X` -> `Class/X`."""
-    path = PurePosixPath(normal(folder))
-    return str(path.with_name(path.name.removeprefix("v_") or path.name))
-
-
 def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) -> tuple[list[str], list[str]]:
     """Those of the folders `names` that a list has, and a line for each of its videos without a folder."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--videos {file}: cannot be read as a text file ({error})") from None
-    # A number behind a file's extension is a label, as in the training lists.
-    paths = [PurePosixPath(re.sub(r"(\.\w+)\s+\d+$", r"\1", line)) for line in lines if line]
-    classes = {path.parent.name: label for label, path in enumerate(paths)}
     listed = unique_names(
-        [
-            ListedVideo(stem(path.name), classes[path.parent.name], normal(path.parent.name), str(path))
-            for path in dict.fromkeys(paths)
-        ]
+        [ListedVideo(name, 0, class_name, path) for class_name, name, path in map(split_line, filter(None, lines))]
     )
     if not listed:
         raise UserError(f"--videos {file}: no videos in it; expected lines CLASS/VIDEO")
-    there = {normal(name): name for name in names}
+    folders, there = VideoFolders(root), set(names)
     found, failures = [], []
-    for video in listed:
-        candidates = (normal(video.path), *folder_names(video))
-        name = next((there[name] for name in candidates if name in there), None)
+    for video in dict.fromkeys(listed):
+        name = next((name for name in (folders.on_disk(video.path), *folders.of(video)) if name in there), None)
         if name is not None:
             found.append(name)
         elif in_shard(video.name, shard):
-            failures.append(f"{root / folder_names(video)[0]}: no such folder, but {file} lists {video.path}")
+            failures.append(f"{root / next(folder_names(video))}: no such folder, but {file} lists {video.path}")
     return list(dict.fromkeys(found)), failures
 
 

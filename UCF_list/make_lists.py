@@ -10,81 +10,30 @@ import re
 import sys
 from pathlib import Path
 
-try:
-    from common.atomic import atomic_write
-    from common.cli import ArgumentParser, UserError, run
-    from dataloader.own_videos import choose_test_groups, find_videos, group_of
-except ModuleNotFoundError:
-    sys.exit("error: run it in the project's folder as a module: python -m UCF_list.make_lists")
+if not __package__:
+    print("error: run it in the project's folder as a module: python -m UCF_list.make_lists", file=sys.stderr)
+    sys.exit(2)
+
+from common.atomic import atomic_write
+from common.cli import ArgumentParser, UserError, run
+from dataloader.own_videos import find_groups, find_videos, own_group, split_videos
 
 HERE = Path(__file__).resolve().parent
 TEST_GROUPS = {"01": range(1, 8), "02": range(8, 15), "03": range(15, 22)}
 SUBSET_SPLIT = "04"
+OWN_OPTIONS = ("test_fraction", "val_fraction", "seed", "groups_from", "groups_csv")
 SUBSET = (
     "Archery,BaseballPitch,BodyWeightSquats,CliffDiving,Diving,FloorGymnastics,GolfSwing,JumpingJack,JumpRope,"
     "Lunges,MoppingFloor,PullUps,Skiing,TaiChi,WallPushups"
 )
-# Clips of each class in groups 1 to 25, one digit a group; a class's clips are numbered from 1 without gaps.
-CLIPS = """
-ApplyEyeMakeup 6467777575566575554655677  ApplyLipstick 5445554444454455544557454
-Archery 7755566577747475474745767  BabyCrawling 4644566465466466565747466
-BalanceBeam 4444474444445444644454544  BandMarching 7774747777765677467665667
-BaseballPitch 6475777775547476775447777  Basketball 7664444455554576457767647
-BasketballDunk 7464646555554776764644554  BenchPress 6777777774577765776747577
-Biking 4745756646646455664775474  Billiards 6757654675777775577475467
-BlowDryHair 4555577747764554554564744  BlowingCandles 4445574444464444444444446
-BodyWeightSquats 4454454475444444444644457  Bowling 7474777777746574757767775
-BoxingPunchingBag 7777777774574777467777777  BoxingSpeedBag 4457557574657675745544547
-BreastStroke 4444444444444444454444444  BrushingTeeth 4754556645464544575547677
-CleanAndJerk 5465445444474644444644444  CliffDiving 6454776467674744577746554
-CricketBowling 7745454574765567567567447  CricketShot 7777777777777777655767577
-CuttingInKitchen 5445654447444444444444446  Diving 7777674677677475444776674
-Drumming 7757667547777677767774777  Fencing 6555544465554444444444444
-FieldHockeyPenalty 5647774457464764444444456  FloorGymnastics 5445477475464564674554445
-FrisbeeCatch 6555556556454546556656444  FrontCrawl 4467457565744744774766764
-GolfSwing 6476745644744444766766777  Haircut 4465446677544445456747774
-Hammering 4455465477457774776477674  HammerThrow 6777675677677654557557745
-HandstandPushups 4444444544677467574765547  HandstandWalking 4445746444444444474444464
-HeadMassage 5774675744774774775567747  HighJump 5746546554745445445545655
-HorseRace 4456466544745445566554574  HorseRiding 7777777667774766667767677
-HulaHoop 7455445564466556544745645  IceDancing 7767667767475646567777777
-JavelinThrow 4444645445644666544444565  JugglingBalls 4675567564554544444446445
-JumpingJack 7444675476447444447444447  JumpRope 4747556774755467574776576
-Kayaking 6447474665744477675777664  Knitting 4556545457645575644444447
-LongJump 7567545667666555556444444  Lunges 7444477446756744457454644
-MilitaryParade 7444446575554574567444447  Mixing 7677765575776774444444444
-MoppingFloor 4646545444444444664444444  Nunchucks 4676444756657464764464556
-ParallelBars 4447576564644444444444444  PizzaTossing 4547454444544444445444765
-PlayingCello 7747775677777477777757777  PlayingDaf 4747775757654776477777647
-PlayingDhol 7777777777767746767477757  PlayingFlute 7777767776655676757465657
-PlayingGuitar 6477577747777777777765747  PlayingPiano 4444444444444447644444444
-PlayingSitar 4677767777744747777776774  PlayingTabla 4456444455455445464444445
-PlayingViolin 4444444444444444444444444  PoleVault 5777554447575747777674777
-PommelHorse 7445447444477444646747444  PullUps 4444444444444444444444444
-Punch 5445777776777767777477777  PushUps 5445444444444444444444444
-Rafting 4444444645445547645444444  RockClimbingIndoor 5574677747466545744677677
-RopeClimbing 4644745445447555557444445  Rowing 4676445467677774746454556
-SalsaSpin 7766656566664665444555454  ShavingBeard 4774777777466676777777776
-Shotput 7765777776774477544445745  SkateBoarding 4645445547564464465545455
-Skiing 6577474765447455446775465  Skijet 4444444444444444444444444
-SkyDiving 4454545445444454564644444  SoccerJuggling 5646657474665747777657676
-SoccerPenalty 6555776655576675454555664  StillRings 5474444446444444444474447
-SumoWrestling 4444477744455444575444444  Surfing 7644444756475477744644444
-Swing 5547777564644575444665554  TableTennisShot 6457764474544577447747777
-TaiChi 4444444444444444444444444  TennisSwing 7777777677777777766666666
-ThrowDiscus 4744577465765454574474555  TrampolineJumping 4645445466654456446546444
-Typing 7674676777774744444744444  UnevenBars 4444444444444475444444444
-VolleyballSpiking 4447547664647444444444444  WalkingWithDog 4655556565555445545744464
-WallPushups 4454576555655557755674445  WritingOnBoard 7774677467646457574777777
-YoYo 7565544565645446646466645
-"""
 
 
 def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
+        prog="python -m UCF_list.make_lists",
         description="Write class indices and split lists. Without arguments: the ten files of UCF101, whose split "
-        "04 is split 01 limited to 15 classes."
+        "04 is split 01 limited to 15 classes.",
     )
     parser.add_argument(
         "--out",
@@ -104,25 +53,36 @@ def get_args_parser() -> ArgumentParser:
     own = parser.add_argument_group(
         "own videos",
         "Each class is tested on about --test-fraction of its videos, at least one, and trained on the others, at "
-        "least one. Videos of one group stay together: names that carry _gNN_, as UCF101's, are grouped by that "
-        "number within their class; with --groups-from, what the expression captures is the group, and a group "
-        "stays together across classes (a person, say, or a camera). A video without a group is one of its own. "
-        "Groups go into the test list in an order that a hash of --seed and the group's name gives, if that "
-        "brings their classes nearer to the fraction; so the same videos and seed give the same lists.",
+        "least one. Of these, about --val-fraction become validation videos, to choose the best epoch on: at least "
+        "one of each class that has three groups left to train on. Videos of one group stay together: names that "
+        "carry _gNN_, as UCF101's, are grouped by that number within their class; groups of --groups-from and "
+        "--groups-csv stay together across classes (a person, say, or a camera). A video without a group is one of "
+        "its own. Groups are held out in an order that a hash of --seed and the group's name gives, if that brings "
+        "their classes nearer to the fraction; so the same videos and seed give the same lists.",
     )
     own.add_argument(
         "--videos",
         type=Path,
         help="folder with one subfolder of videos per class; writes "
-        "classInd.txt, trainlist<NN>.txt and testlist<NN>.txt to --out",
+        "classInd.txt, trainlist<NN>.txt, vallist<NN>.txt and testlist<NN>.txt to --out",
     )
     own.add_argument("--test-fraction", type=float, default=0.3, help="share of each class to test on")
-    own.add_argument("--seed", type=int, default=0, help="another seed, another choice of groups")
     own.add_argument(
+        "--val-fraction", type=float, default=0.15, help="share of the others to validate on; 0: no validation list"
+    )
+    own.add_argument("--seed", type=int, default=0, help="another seed, another choice of groups")
+    sources = own.add_mutually_exclusive_group()
+    sources.add_argument(
         "--groups-from",
         metavar="REGEX",
         help="regular expression, searched in each file name "
         "without its extension, whose first group (or the one named 'group') is the video's group",
+    )
+    sources.add_argument(
+        "--groups-csv",
+        type=Path,
+        metavar="FILE",
+        help="CSV file of lines VIDEO,GROUP, such as wave/clip7.mp4,anna; the class may be omitted where it is clear",
     )
     return parser
 
@@ -132,8 +92,9 @@ def get_args_parser() -> ArgumentParser:
 
 def clip_counts() -> dict[str, list[int]]:
     """Number of clips of each UCF101 class, in the official order, in its groups 1 to 25."""
-    words = CLIPS.split()
-    return {name: [int(digit) for digit in digits] for name, digits in zip(words[::2], words[1::2], strict=True)}
+    # One digit a group; a class's clips are numbered from 1 without gaps.
+    lines = (HERE / "clips_per_group.txt").read_text(encoding="ascii").splitlines()
+    return {name: [int(digit) for digit in digits] for name, digits in map(str.split, lines)}
 
 
 def ucf101_lists(test_groups: range, chosen: list[str] | None = None) -> tuple[list[str], list[str]]:
@@ -207,40 +168,45 @@ def make_own_lists(
     out: str | Path,
     split: str = "01",
     test_fraction: float = 0.3,
+    val_fraction: float = 0.15,
     seed: int = 0,
     groups_from: str | None = None,
+    groups_csv: Path | None = None,
 ) -> list[Path]:
-    """Write classInd.txt, trainlist<split>.txt and testlist<split>.txt of a folder of class folders.
+    """Write the class index and the lists of a folder of class folders; print what the groups came to.
 
-    The rule is in `--help`. Returns the three paths; raises `UserError` and writes nothing if a class has no
-    training or no test video, or if a name cannot be told from another or cannot stand in a list.
+    The rule is in `--help`. Returns the paths; without validation videos there
+    is no validation list, and one of an earlier call goes. Raises `UserError` and writes nothing if a class
+    has no training or no test video, or if a name cannot be told from another or cannot stand in a list.
     """
     if not 0 < test_fraction < 1:
         raise UserError(f"--test-fraction {test_fraction}: must lie between 0 and 1, such as 0.3")
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"--val-fraction {val_fraction}: must lie between 0 and 1, such as 0.15, or be 0")
     if Path(out).resolve() == HERE:
         raise UserError(f"--out {out}: holds UCF101's lists; give another folder")
-    found = find_videos(Path(videos))
-    groups = {(name, file): group_of(name, file, groups_from) for name, files in found.items() for file in files}
-    test_groups = choose_test_groups(groups, test_fraction, seed)
-    for name in found:
-        in_test = {groups[name, file] in test_groups for file in found[name]}
-        if len(in_test) < 2:
-            lone = len({groups[name, file] for file in found[name]}) == 1
-            why = (
-                f"its {len(found[name])} video(s) form one group"
-                if lone
-                else "no choice of groups was found that gives each class both; try another --seed"
-            )
-            raise UserError(
-                f"class {name!r}: no {'training' if True in in_test else 'test'} video left, for {why}; "
-                "each class needs at least 2 groups, one to train and one to test on"
-            )
-    train, test = [], []
-    for number, (name, files) in enumerate(found.items(), 1):
-        train += [f"{name}/{file} {number}" for file in files if groups[name, file] not in test_groups]
-        test += [f"{name}/{file}" for file in files if groups[name, file] in test_groups]
-    out = Path(out)
-    return [_write(out / "classInd.txt", _numbered(found)), *_write_lists(out, split, train, test)]
+    out, found = Path(out), find_videos(Path(videos))
+    groups = find_groups(found, groups_from, groups_csv)
+    parts = split_videos(groups, test_fraction, val_fraction, seed)
+    lone = sum(group == own_group(video) for video, group in groups.items())
+    print(f"{len(found)} videos in {len(set(groups.values()))} groups")
+    if lone:
+        where = f"are not in {groups_csv}" if groups_csv else "carry no group"
+        print(f"{lone} names {where}; each of these videos counts as a group of its own")
+    classes = dict.fromkeys(video.class_name for video in found)
+    lines = {part: [f"{video.path} {video.label + 1}" for video in parts[part]] for part in ("train", "val")}
+    test = [video.path for video in parts["test"]]
+    written = [_write(out / "classInd.txt", _numbered(classes)), *_write_lists(out, split, lines["train"], test)]
+    val_list = out / f"vallist{split}.txt"
+    if parts["val"]:
+        written.append(_write(val_list, lines["val"]))
+        print(f"training with --val-list {val_list.name} chooses the best epoch on the validation videos")
+    else:
+        val_list.unlink(missing_ok=True)
+    without = [name for name in classes if name not in {video.class_name for video in parts["val"]}]
+    if val_fraction and without:
+        print(f"no validation videos of {len(without)} class(es), which have too few groups: {', '.join(without)}")
+    return written
 
 
 def _numbered(names) -> list[str]:
@@ -263,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.split and not re.fullmatch(r"[0-9A-Za-z-]+", args.split):
         parser.error(f"--split {args.split!r}: expected a number such as 05")
-    belongs = {"test_fraction": "videos", "seed": "videos", "groups_from": "videos", "like": "classes"}
+    belongs = {"like": "classes"} | dict.fromkeys(OWN_OPTIONS, "videos")
     for option, owner in belongs.items():
         if getattr(args, option) != parser.get_default(option) and not getattr(args, owner):
             parser.error(f"--{option.replace('_', '-')} goes with --{owner}")
@@ -272,9 +238,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.videos:
         if args.out is None:
             parser.error("--videos needs --out FOLDER")
-        written = make_own_lists(
-            args.videos, args.out, args.split or "01", args.test_fraction, args.seed, args.groups_from
-        )
+        options = {name: getattr(args, name) for name in OWN_OPTIONS}
+        written = make_own_lists(args.videos, args.out, args.split or "01", **options)
     elif args.classes:
         if args.split in (None, *TEST_GROUPS, SUBSET_SPLIT):
             parser.error("--classes needs a --split of its own, such as 05; 01 to 04 are taken")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from benchmarks.pose import standing_people
 from common.frames import FRAME_NAME
-from dataloader.split_train_test_video import Video
+from dataloader.names import Video
 from pose.draw import draw_people, save_pose_image
 from pose.keypoints import FILE_NAME, save_keypoints
 

@@ -16,8 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks import plain
+from dataloader.names import Video
 from dataloader.sampling import TEST_SAMPLES
-from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import EpochBatches, VideoDataset, testing_loader, training_loader
 from network import build_network
 from training.engine import Context, evaluate, images_on, train_one_epoch

@@ -18,8 +18,8 @@ from benchmarks.pipelines import Setup, ours, print_table
 from common.cli import ArgumentParser, run, whole_number
 from common.frames import FRAME_NAME
 from dataloader.frame_index import CACHE_NAME, index_frames
+from dataloader.names import Video
 from dataloader.spatial_dataloader import spatial_sample
-from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import VideoDataset, end_workers, testing_loader
 from utils import pick_device
 

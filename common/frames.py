@@ -44,7 +44,10 @@ def count_frames(folder: str | os.PathLike) -> int:
     if numbers and max(numbers) != len(numbers):
         gap = next(number for number in range(1, len(numbers) + 1) if number not in numbers)
         missing = FRAME_NAME.format(gap)
-        raise UserError(f"{folder}: {missing} is missing, yet later frames exist; make the folder again")
+        raise UserError(
+            f"{folder}: {missing} is missing, yet later frames exist; "
+            "run extract_frames.py / process_pose.py again, it fills gaps"
+        )
     return len(numbers)
 
 

@@ -4,19 +4,21 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
 from common.atomic import atomic_write
 from common.cli import UserError
-from common.frames import count_frames
-from dataloader.split_train_test_video import Video, folder_names, normal
+from common.frames import FRAME_NAME, count_frames
+from dataloader.names import Video, VideoFolders
+from pose.keypoints import FILE_NAME
 
 CACHE_NAME = ".frame_counts.json"
-MAX_FRAMES = 10_000_000  # nobody's video is longer: a damaged entry
 SETTLED_NS = 2 * 10**9  # a folder that changed just now may change again within its time stamp's tick
 
 
@@ -41,10 +43,8 @@ def index_frames(
     root = Path(root)
     found = find_folders(root, videos)
     cache = _read_cache(root / CACHE_NAME)
-    chunks = [found[first : first + 256] for first in range(0, len(found), 256)]
-    with ThreadPoolExecutor(8) as pool:
-        counted = pool.map(lambda chunk: [_count(str(root), folder, cache) for _, folder in chunk], chunks)
-        counts = list(chain.from_iterable(counted))
+    with ThreadPool(8) as pool:
+        counts = pool.map(lambda item: _count(str(root), item[1], cache), found, chunksize=256)
     good, bad, new = [], [], {}
     for (video, folder), (frames, stamp, problem) in zip(found, counts, strict=True):
         if problem:
@@ -64,53 +64,48 @@ def find_folders(root: str | os.PathLike, videos: Sequence[Video]) -> list[tuple
 
     Raises `UserError` if `root` is no folder or holds nothing.
     """
-    root, inside = Path(root), {}
-    names = _folders_below(root)
-    return [(video, _find(video, names, inside, root)) for video in videos]
+    try:
+        folders = VideoFolders(root)
+    except OSError as error:
+        raise UserError(f"{root}: {error.strerror}; give the folder of videos' images with --data") from None
+    if not folders.top:
+        raise UserError(f"{root}: the folder is empty; prepare the images first, or give another --data")
+    return [(video, next(folders.of(video), None)) for video in videos]
 
 
-def require(bad: list[tuple[Video, str]], listed: int) -> None:
+def check_usable(bad: list[tuple[Video, str]], listed: int) -> None:
     """Raise a `UserError` that names the first of the `bad` videos and tells how many there are."""
     if bad:
         raise UserError(
             f"{bad[0][1]}; {len(bad)} of the {listed} listed videos are not usable: "
-            "prepare them, or leave them out with --skip-broken"
+            "prepare them, or skip them with --skip-broken"
         )
 
 
-def _folders_below(root: Path) -> dict[str, str]:
-    """Names directly below `root` by their normal form."""
-    try:
-        names = _names_in(root)
-    except OSError as error:
-        raise UserError(f"{root}: {error.strerror}; give the folder of videos' images with --data") from None
-    if not names:
-        raise UserError(f"{root}: the folder is empty; prepare the images first, or give another --data")
-    return names
+def looks_like_pose_flow(root: str | os.PathLike) -> bool:
+    """Whether `root` holds what `process_pose.py` writes: `keypoints.npz` beside the images of its videos."""
+    return any((folder / FILE_NAME).is_file() for folder in _some_folders(root))
 
 
-def _names_in(folder: Path) -> dict[str, str]:
-    return {normal(name): name for name in os.listdir(folder) if not name.startswith(".")}
+def looks_like_frames(root: str | os.PathLike) -> bool:
+    """Whether `root` holds frames that `extract_frames.py` wrote: their first images say so in a comment."""
+    for folder in _some_folders(root):
+        with contextlib.suppress(OSError), Image.open(folder / FRAME_NAME.format(1)) as image:
+            if image.info.get("comment", b"").startswith(b"Frames: "):
+                return True
+    return False
 
 
-def _find(video: Video, names: dict[str, str], inside: dict[str, dict], root: Path) -> str | None:
-    """Name of the video's folder; `inside` keeps the names in the class folders that were looked into."""
-    for folder in (f"v_{video.name}", video.name):  # the usual ones, which need no look into class folders
-        if folder in names:
-            return names[folder]
-    for folder in folder_names(video):
-        top, _, rest = normal(folder).partition("/")
-        if top not in names:
-            continue
-        if not rest:
-            return names[top]
-        if top not in inside:
-            inside[top] = {}
-            with contextlib.suppress(OSError):  # not a folder
-                inside[top] = _names_in(root / names[top])
-        if rest in inside[top]:
-            return f"{names[top]}/{inside[top][rest]}"
-    return None
+def _some_folders(root: str | os.PathLike, count: int = 64) -> Iterator[Path]:
+    """Folders of videos, `VIDEO` or `CLASS/VIDEO`, one of each of `count` folders below `root`."""
+    for folder in islice(folders_in(Path(root)), count):
+        yield next(folders_in(folder), folder)
+
+
+def folders_in(folder: Path) -> Iterator[Path]:
+    """Folders in a folder but hidden ones, in any order; none if it cannot be listed."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        yield from (Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _count(root: str, folder: str | None, cache: dict) -> tuple[int, int, str | None]:
@@ -120,22 +115,18 @@ def _count(root: str, folder: str | None, cache: dict) -> tuple[int, int, str | 
     path = f"{root}/{folder}"
     try:
         stamp = os.stat(path).st_mtime_ns
-        if folder in cache and cache[folder][0] == stamp:
-            return cache[folder][1], stamp, None
+        match cache.get(folder):
+            case [int(time_of_count), int(frames)] if time_of_count == stamp and frames > 0:
+                return frames, stamp, None
         frames = count_frames(path)
     except (UserError, OSError) as error:
         return 0, 0, f"has a bad folder: {error}"
     return frames, stamp, None if frames else f"has no frames (frame000001.jpg, …) in {path}"
 
 
-def _read_cache(path: Path) -> dict[str, list[int]]:
+def _read_cache(path: Path) -> dict:
+    """Entries `folder: [modification time in ns, number of frames]`; none from a file that cannot be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         cache = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(cache, dict):
-            return {folder: entry for folder, entry in cache.items() if _is_entry(entry)}
+        return cache if isinstance(cache, dict) else {}
     return {}
-
-
-def _is_entry(entry) -> bool:
-    numbers = isinstance(entry, list) and len(entry) == 2 and all(type(number) is int for number in entry)
-    return numbers and 1 <= entry[1] <= MAX_FRAMES

@@ -11,8 +11,8 @@ import torch
 from common.cli import UserError
 from dataloader.frame_index import IndexedVideo, find_folders
 from dataloader.images import SHORT_SIDE_RATIO
+from dataloader.names import Video
 from dataloader.sampling import segment_starts, stack_indices, test_starts
-from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import People, Sample
 from pose.keypoints import FILE_NAME, load_keypoints
 from pose.render import make_affines, pad_people

@@ -8,8 +8,8 @@ import torch
 
 from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_together, scaled_side, stack_images, whole
+from dataloader.names import Video
 from dataloader.sampling import segment_starts, stack_indices, test_starts
-from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import Sample
 
 

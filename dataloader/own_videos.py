@@ -1,81 +1,169 @@
-"""A folder of class folders of videos: what is in it, and which groups of videos to test on."""
+"""A folder of class folders of videos: what is in it, which videos belong together, and how to split them."""
 
+import csv
 import hashlib
+import math
 import re
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from common.cli import UserError
 from common.frames import VIDEO_EXTENSIONS
-from dataloader.split_train_test_video import normal, stem
+from dataloader.names import Video, group_of, is_video, listed_names, normal, refuse_same, stem, unique_names
 
 
-def find_videos(folder: Path) -> dict[str, list[str]]:
-    """Video file names of each class folder in `folder`, both sorted; hidden and other files are passed over.
+def find_videos(folder: Path) -> list[Video]:
+    """Videos of the class folders in `folder`, ordered by class and file name; labels count the classes.
 
-    Raises `UserError` if there is no class folder, one without videos, or a name that lists cannot hold.
+    Hidden and other files are passed over. Raises `UserError` if there is no class folder, one without
+    videos, or a name that lists cannot hold.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; --videos takes a folder with one subfolder per class")
-    found = {}
-    for class_folder in sorted((path for path in folder.iterdir() if path.is_dir()), key=_order):
-        name = class_folder.name
-        if name.startswith("."):
-            continue
-        files = [path for path in class_folder.iterdir() if path.suffix.lower() in VIDEO_EXTENSIONS]
-        found[name] = [
-            path.name for path in sorted(files, key=_order) if path.is_file() and not path.name.startswith(".")
-        ]
-        if not found[name]:
-            raise UserError(f"class {name!r}: no videos in {class_folder}; add some, or remove the folder")
-        for path in [class_folder, *(class_folder / file for file in found[name])]:
-            _check_name(path)
-        _refuse_same({f"{name}/{file}": stem(file) for file in found[name]})
-    if not found:
+    classes = sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), key=_order)
+    if not classes:
         raise UserError(f"{folder}: no class folders in it; --videos takes a folder with one subfolder per class")
-    _refuse_same({name: normal(name) for name in found})
+    refuse_same({path.name: normal(path.name) for path in classes})
+    videos = []
+    for label, path in enumerate(classes):
+        files = sorted(filter(is_video, path.iterdir()), key=_order)
+        if not files:
+            raise UserError(f"class {path.name!r}: no videos in {path}; add some, or remove the folder")
+        for entry in (path, *files):
+            _check_name(entry)
+        videos += [Video(stem(file.name), label, path.name, f"{path.name}/{file.name}") for file in files]
+    refuse_same({video.path: f"{video.class_name}/{video.name}" for video in videos})
+    return videos
+
+
+def _order(path: Path) -> tuple[str, str]:
+    return normal(path.name), path.name
+
+
+def _check_name(path: Path) -> None:
+    if re.search(r"[\r\n\udc80-\udcff]", path.name) or path.name != path.name.strip() or not stem(path.name):
+        reasons = "line break, space at an end, not UTF-8, or nothing but v_"
+        raise UserError(f"{str(path)!r}: a list cannot hold this name ({reasons}); rename it")
+
+
+# ---- groups: videos of one person or recording, which stay together ----
+
+
+def find_groups(videos: list[Video], pattern: str | None = None, table: Path | None = None) -> dict[Video, tuple]:
+    """Key of the group of each video.
+
+    That is `(class, number)` from `_gNN_` in its name; or `(group,)`, which holds across classes, from the
+    regular expression `pattern` or the CSV file `table`; or `own_group(video)` if it has none. Raises
+    `UserError` if `pattern` or `table` cannot be read or give no video a group.
+    """
+    if table is not None:
+        found = _groups_from_csv(videos, table)
+    elif pattern is not None:
+        found = _groups_from_pattern(videos, pattern)
+    else:
+        numbers = {video: group_of(video) for video in videos}
+        found = {video: (normal(video.class_name), number) for video, number in numbers.items() if number is not None}
+    return {video: found.get(video) or own_group(video) for video in videos}
+
+
+def own_group(video: Video) -> tuple[str, str]:
+    """Key of the group of a video that belongs to no other: `(class, stem)`."""
+    return normal(video.class_name), normal(PurePath(video.path).stem)
+
+
+def _groups_from_pattern(videos: list[Video], text: str) -> dict[Video, tuple]:
+    try:
+        pattern = re.compile(normal(text))
+    except re.error as error:
+        raise UserError(f"--groups-from {text!r}: not a regular expression: {error}") from None
+    if not pattern.groups:
+        raise UserError(f"--groups-from {text!r}: captures nothing; put (…) around what tells the groups")
+    number = "group" if "group" in pattern.groupindex else 1
+    matches = {video: pattern.search(own_group(video)[1]) for video in videos}
+    found = {video: (match[number],) for video, match in matches.items() if match and match[number]}
+    if not found:
+        raise UserError(f"--groups-from {text!r}: finds no group in any name, such as {videos[0].path}")
     return found
 
 
-def group_of(class_name: str, file_name: str, groups_from: str | None) -> tuple:
-    """Key of the group of a video: from `groups_from` across classes, from `_gNN_` or the name within its class.
-
-    Raises `UserError` if `groups_from` is no regular expression with a group, or finds nothing in the name.
-    """
-    file_stem = normal(Path(file_name).stem)
-    if groups_from is None:
-        match = re.search(r"_g(\d+)_", file_stem)
-        return (normal(class_name), int(match[1])) if match else (normal(class_name), file_stem)
+def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
+    """Groups from lines `VIDEO,GROUP`, where VIDEO may lack its class and its extension if it is the only such one."""
     try:
-        pattern = re.compile(normal(groups_from))
-    except re.error as error:
-        raise UserError(f"--groups-from {groups_from!r}: not a regular expression: {error}") from None
-    if not pattern.groups:
-        raise UserError(f"--groups-from {groups_from!r}: captures nothing; put (…) around what tells the groups")
-    match = pattern.search(file_stem)
-    group = match and match["group" if "group" in pattern.groupindex else 1]
-    if not group:
-        raise UserError(f"--groups-from {groups_from!r}: finds no group in {class_name}/{file_name}")
-    return (group,)
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [[cell.strip() for cell in row[:2]] for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--groups-csv {path}: cannot be read as a CSV file ({error})") from None
+    for row in rows:
+        if len(row) < 2 or "" in row:
+            raise UserError(f"--groups-csv {path}: expected lines VIDEO,GROUP, got {','.join(row)[:80]!r}")
+        suffix = PurePath(row[0]).suffix
+        if suffix.lower() in VIDEO_EXTENSIONS:
+            row[0] = row[0].removesuffix(suffix)
+    unique = unique_names(videos)
+    video_of = {video.name: original for video, original in zip(unique, videos, strict=True)}
+    listed = listed_names([name for name, _ in rows], unique)
+    found: dict[Video, tuple] = {}
+    for name, group in rows:
+        video = video_of.get(listed[name])
+        if video and found.setdefault(video, (normal(group),)) != (normal(group),):
+            raise UserError(f"--groups-csv {path}: {video.path} is in two groups; give it one")
+    if not found:
+        raise UserError(f"--groups-csv {path}: names none of the videos; expected lines such as {videos[0].path},anna")
+    return found
 
 
-def choose_test_groups(groups: dict[tuple[str, str], tuple], test_fraction: float, seed: int) -> set[tuple]:
-    """Groups to test on, so that the share of test videos of each class comes near to `test_fraction`.
+# ---- splits ----
 
-    `groups`: group of each video `(class, file)`. In an order given by a hash of seed and group, each group
-    changes sides where that lowers the sum over classes of the squared distance to the fraction, until none
-    does; a class without training or without test videos counts as far off.
+
+def split_videos(groups: dict[Video, tuple], test_fraction: float, val_fraction: float, seed: int) -> dict:
+    """The videos as `{"train": [...], "val": [...], "test": [...]}`, whole groups in each.
+
+    Every class is tested and trained on; it gives validation videos if three of its groups are left to train
+    on, or if that brings it nearer to `val_fraction`. Raises `UserError` if a class cannot have both.
     """
-    total = Counter(class_name for class_name, _ in groups)
+    test = choose_groups(groups, test_fraction, seed)
+    for class_name, its_groups in _groups_by_class(groups).items():
+        if its_groups <= test or not its_groups & test:
+            why = (
+                f"its {sum(video.class_name == class_name for video in groups)} video(s) form one group"
+                if len(its_groups) == 1
+                else "no choice of groups was found that gives each class both; try another --seed"
+            )
+            raise UserError(
+                f"class {class_name!r}: no {'training' if its_groups <= test else 'test'} video left, for {why}; "
+                "each class needs at least 2 groups, one to train and one to test on"
+            )
+    val: set[tuple] = set()
+    if val_fraction:
+        rest = {video: group for video, group in groups.items() if group not in test}
+        giving = {name for name, its_groups in _groups_by_class(rest).items() if len(its_groups) >= 3}
+        val = choose_groups(rest, val_fraction, seed, giving)
+    parts = {"train": [], "val": [], "test": []}
+    for video, group in groups.items():
+        parts["test" if group in test else "val" if group in val else "train"].append(video)
+    return parts
+
+
+def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving: set[str] | None = None) -> set[tuple]:
+    """Groups to hold out, so that the share of held-out videos of each class comes near to `fraction`.
+
+    In an order given by a hash of seed and group, each group changes sides where that lowers the sum over
+    classes of the squared distance to the fraction, until none does. A class without held-out or without
+    other videos counts as far off. With `giving`, only these classes need held-out videos, and every class
+    keeps others.
+    """
+    total = Counter(video.class_name for video in groups)
     members: dict[tuple, Counter] = {}
-    for (class_name, _), group in groups.items():
-        members.setdefault(group, Counter())[class_name] += 1
-    in_test = Counter()
+    for video, group in groups.items():
+        members.setdefault(group, Counter())[video.class_name] += 1
+    held_out = Counter()
     order = sorted(members, key=lambda group: hashlib.sha256(repr((seed, *group)).encode()).digest())
 
-    def cost(class_name: str, videos: int) -> float:
-        one_sided = videos in (0, total[class_name])
-        return 10 * one_sided + (videos / total[class_name] - test_fraction) ** 2
+    def cost(name: str, videos: int) -> float:
+        if videos == total[name] and giving is not None:
+            return math.inf
+        far_off = videos == total[name] or videos == 0 and (giving is None or name in giving)
+        return 10 * far_off + (videos / total[name] - fraction) ** 2
 
     chosen: set[tuple] = set()
     changed = True
@@ -84,36 +172,19 @@ def choose_test_groups(groups: dict[tuple[str, str], tuple], test_fraction: floa
         for group in order:
             sign = -1 if group in chosen else 1
             gain = sum(
-                cost(name, in_test[name]) - cost(name, in_test[name] + sign * videos)
+                cost(name, held_out[name]) - cost(name, held_out[name] + sign * videos)
                 for name, videos in members[group].items()
             )
             if gain > 1e-12:
                 chosen ^= {group}
                 for name, videos in members[group].items():
-                    in_test[name] += sign * videos
+                    held_out[name] += sign * videos
                 changed = True
     return chosen
 
 
-def _order(path: Path) -> tuple[str, str]:
-    return normal(path.name), path.name
-
-
-def _check_name(path: Path) -> None:
-    name = path.name
-    if re.search(r"[\r\n]", name) or name != name.strip() or not stem(name):
-        raise UserError(
-            f"{str(path)!r}: a list cannot hold this name (line break, space at an end, or nothing but v_); rename it"
-        )
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{str(path)!r}: this name is not UTF-8; rename it") from None
-
-
-def _refuse_same(names: dict[str, str]) -> None:
-    seen: dict[str, str] = {}
-    for path, name in names.items():
-        if name in seen:
-            raise UserError(f"{seen[name]} and {path}: both would be called {name!r}; rename or remove one")
-        seen[name] = path
+def _groups_by_class(groups: dict[Video, tuple]) -> dict[str, set[tuple]]:
+    by_class: dict[str, set[tuple]] = {}
+    for video, group in groups.items():
+        by_class.setdefault(video.class_name, set()).add(group)
+    return by_class

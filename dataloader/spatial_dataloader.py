@@ -8,8 +8,8 @@ import torch
 
 from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_frame, read_together, stack_images, whole
+from dataloader.names import Video
 from dataloader.sampling import SEGMENTS, segment_starts, test_starts
-from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -2,36 +2,19 @@
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 
 from common.cli import UserError
-
-# A number behind a file's extension is a label; one inside a name such as "clip 3.avi" is not.
-LABEL = re.compile(r"\.\w+(\s+\d+)$")
-
-
-@dataclass(frozen=True, slots=True)
-class Video:
-    """One line of a split list.
-
-    `name` is the key in score pickles and the name of the pose-flow folder: the file's stem without a
-    leading `v_`, or `Class/stem` if several classes have a video of that stem. `label` is the 0-based
-    position of the class in the class index, `path` the line's path (`Class/v_Class_g01_c01.avi`).
-    """
-
-    name: str
-    label: int
-    class_name: str
-    path: str
+from dataloader.names import Video, normal, split_line, unique_names
 
 
 @dataclass(frozen=True)
 class Split:
-    """Class names in the order of their labels, training videos and test videos."""
+    """Class names in the order of their labels, training, test and, if asked for, validation videos."""
 
     classes: list[str]
     train: list[Video]
@@ -70,12 +53,7 @@ def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
     labels = {normal(name): label for label, name in enumerate(classes)}
     videos = []
     for number, line in _read_lines(path):
-        label = LABEL.search(line)
-        file = line[: label.start(1)] if label else line
-        if "//" in file or "/./" in file:
-            file = str(PurePosixPath(file))
-        folder, _, file_name = file.rpartition("/")
-        class_name, name = normal(folder.rpartition("/")[2]), stem(file_name)
+        class_name, name, path_of_video = split_line(line)
         if not class_name or not name:
             raise UserError(f"{path}, line {number}: expected 'CLASS/VIDEO', got {line[:80]!r}")
         if class_name not in labels:
@@ -83,7 +61,7 @@ def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
                 f"{path}, line {number}: class {class_name!r} is not in the class index; "
                 "choose the --class-index that belongs to this list"
             )
-        videos.append(Video(name, labels[class_name], classes[labels[class_name]], file))
+        videos.append(Video(name, labels[class_name], classes[labels[class_name]], path_of_video))
     if not videos:
         raise UserError(f"{path}: no videos in it; expected lines 'CLASS/VIDEO'")
     return videos
@@ -92,59 +70,22 @@ def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
 def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_list: str | None = None) -> Split:
     """Read `<class_index>`, `trainlist<split>.txt` and `testlist<split>.txt` of the folder `ucf_list`.
 
-    Raises `UserError` if a file is missing or malformed, or if a video is in both lists or twice in one.
+    `val_list` names a list of validation videos in that folder, in the form of the training list. Raises
+    `UserError` if a file is missing or malformed, or if a video is in two lists or twice in one.
     """
     folder = Path(ucf_list)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of split lists; see --ucf-list")
+    if val_list and not (folder / val_list).is_file():
+        raise UserError(f"{folder / val_list}: no such file; see --val-list")
     classes = read_class_index(folder / class_index)
-    train_file, test_file = folder / f"trainlist{split}.txt", folder / f"testlist{split}.txt"
-    train, test = read_list(train_file, classes), read_list(test_file, classes)
-    videos = unique_names(train + test)
-    _refuse_twice([video.name for video in videos], f"{train_file} and {test_file}: video", "list it once")
-    return Split(classes, videos[: len(train)], videos[len(train) :])
-
-
-def unique_names(videos: list[Video]) -> list[Video]:
-    """The same videos, with `Class/stem` for a name where several classes have a video of that stem."""
-    label_of: dict[str, int] = {}
-    shared = {video.name for video in videos if label_of.setdefault(video.name, video.label) != video.label}
-    return [
-        replace(video, name=f"{video.class_name}/{video.name}") if video.name in shared else video for video in videos
-    ]
-
-
-def stem(file_name: str) -> str:
-    """Name of a video: its file name without folder, extension, and leading `v_`."""
-    name = file_name.rpartition("/")[2]
-    dot = name.rfind(".")
-    return normal(name[: dot if 0 < dot < len(name) - 1 else None].removeprefix("v_"))
-
-
-def normal(name: str) -> str:
-    """One form (NFC) for names that look the same: some systems store accents as separate letters."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def folder_names(video: Video) -> list[str]:
-    """Names, best first, under which the folder of a video may lie.
-
-    With and without `v_`; below the class folder; and in the class folder's spelling, for UCF101 has
-    `HandstandPushups/v_HandStandPushups_g01_c01.avi`.
-    """
-    base = video.name.rsplit("/", 1)[-1]
-    bases = [base]
-    if base.lower().startswith(video.class_name.lower()):
-        bases.append(video.class_name + base[len(video.class_name) :])
-    flat = [prefix + name for name in dict.fromkeys(bases) for prefix in ("v_", "")]
-    nested = [f"{video.class_name}/{name}" for name in flat]
-    return nested if "/" in video.name else flat + nested
-
-
-def group_of(video: Video) -> int | None:
-    """Number of the group that a video's name carries (`_g07_`), None if it carries none."""
-    match = re.search(r"_g(\d+)_", video.name)
-    return int(match[1]) if match else None
+    names = [f"trainlist{split}.txt", f"testlist{split}.txt", *([val_list] if val_list else [])]
+    files = [folder / name for name in names]
+    parts = [read_list(file, classes) for file in files]
+    videos = unique_names([video for part in parts for video in part])
+    _refuse_twice([video.name for video in videos], f"{' and '.join(map(str, files))}: video", "list it once")
+    remaining = iter(videos)
+    return Split(classes, *(list(islice(remaining, len(part))) for part in parts))
 
 
 def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:

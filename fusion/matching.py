@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from dataloader.split_train_test_video import Split, Video, folder_names, normal
+from dataloader.names import Video, folder_names, listed_names, normal
+from dataloader.split_train_test_video import Split
 from fusion.metrics import fuse
 from fusion.scores import load_scores
 
@@ -36,27 +37,19 @@ def load_table(path: str, split: Split, class_index: str) -> dict[str, np.ndarra
     return table
 
 
-def match_names(table: dict[str, np.ndarray], videos: Iterable[Video], path: str, source: str) -> dict:
-    """The scores under the names that the list `source` uses.
+def match_names(table: dict[str, np.ndarray], videos: Sequence[Video], path: str, source: str) -> dict:
+    """The scores under the names that the list `source` uses (see `listed_names`).
 
-    Case may differ (UCF101 has both HandStandPushups and HandstandPushups), and the class folder may
-    precede a name. Raises `UserError` for names that are not in the list, or twice in the pickle.
+    Raises `UserError` for names that are not in the list, or twice in the pickle.
     """
-    exact, loose = {normal(video.name): video.name for video in videos}, {}
-    for video in videos:
-        parent, slash, base = video.name.rpartition("/")
-        for alias in (*folder_names(video), parent + slash + base.removeprefix("v_")):  # as `load_scores` has it
-            loose.setdefault(normal(alias).casefold(), set()).add(video.name)
     matched, unknown = {}, []
-    for key, vector in table.items():
-        candidates = loose.get(normal(key).casefold(), ())
-        name = exact.get(normal(key)) or (min(candidates) if len(candidates) == 1 else None)
+    for key, name in listed_names(table, videos).items():
         if name in matched:
             raise UserError(f"{path}: {key!r} is there in two spellings; remove one")
         if name is None:
             unknown.append(key)
         else:
-            matched[name] = vector
+            matched[name] = table[key]
     if unknown:
         raise UserError(
             f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({some(unknown)}); "

@@ -22,9 +22,10 @@ from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.frame_index import IndexedVideo
 from dataloader.images import to_input
 from dataloader.motion_pose_dataloader import motion_sample
+from dataloader.names import Video, stem
 from dataloader.sampling import stack_indices, test_starts
 from dataloader.spatial_dataloader import spatial_sample
-from dataloader.split_train_test_video import Video, read_class_index, stem
+from dataloader.split_train_test_video import read_class_index
 from network import for_testing, read_model
 from pose.estimators import Estimator
 from pose.folders import draw_frames

@@ -3,11 +3,14 @@
 import os
 import re
 import shutil
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
 from pose.keypoints import FILE_NAME, save_keypoints
 from tests.helpers import CLASSES, assert_error, call_main, make_tiny, run_script, write_images, write_lists
 
@@ -35,7 +38,7 @@ def check(data, *arguments):
     """Run the script; returns the finished run and the table as {(what, list): {column: number}}."""
     places = ("--frames", data / "frames", "--pose-flow", data / "pose_flow", "--ucf-list", data / "lists")
     finished = call_main("check_data", *places, "--workers", 0, *arguments)
-    found = re.findall(r"^(frames|pose flow) +(train|test) +(.*)$", finished.stdout, re.MULTILINE)
+    found = re.findall(r"^(frames|pose flow) +(train|test|val) +(.*)$", finished.stdout, re.MULTILINE)
     assert finished.stdout.split("\n")[0].split() in ([], ["list", *COLUMNS])
     counts = {
         (what, name): dict(zip(COLUMNS, (int(cell.replace("-", "0")) for cell in cells.split()), strict=True))
@@ -54,7 +57,18 @@ def problems(counts):
     }
 
 
+def write_video(path, count):
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for _ in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 48, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+
+
 def keypoints_file(folder, num_frames):
+    folder.mkdir(parents=True, exist_ok=True)
     save_keypoints(folder / FILE_NAME, np.full((1, 18, 3), 0.5, np.float32), np.array([1]), num_frames, (36, 48))
 
 
@@ -110,7 +124,7 @@ def test_each_fault_is_counted_in_its_column_and_named(data):
     out = finished.stdout
     for words in (
         "Archery_g03_c01: video 'Archery_g03_c01' has no folder below",
-        "frame000007.jpg is missing",
+        "frame000007.jpg is missing, yet later frames exist; run extract_frames.py / process_pose.py again",
         "v_Archery_g06_c01/frame000002.jpg: the file is empty and 1 more",
         "v_Diving_g03_c01/frame000001.jpg: the JPEG is truncated",
         "Diving_g04_c01: 17 frames, 16 pose images",
@@ -140,6 +154,38 @@ def test_one_of_the_two(data):
     finished, counts = check(data, "--only", "frames")
     assert finished.returncode == 0 and set(counts) == {("frames", "train"), ("frames", "test")}
     assert_error(check(data)[0], str(data / "pose_flow"), "--pose-flow", "--only")
+
+
+def test_swapped_folders_are_refused(data, tmp_path):
+    """Pose flow is known by its keypoints, frames by the comment of extract_frames.py; images alone may be either."""
+    swapped = ("--frames", data / "pose_flow", "--pose-flow", data / "frames")
+    assert check(data, *swapped)[0].returncode == 0
+    keypoints_file(data / "pose_flow" / "Diving_g04_c01", 17)
+    assert_error(check(data, *swapped)[0], "--frames", str(data / "pose_flow"), "pose flow; give it with --pose-flow")
+    assert check(data)[0].returncode == 0
+
+    write_video(tmp_path / "videos" / "v_Archery_g01_c01.avi", 12)
+    assert call_main("extract_frames", tmp_path / "videos", tmp_path / "frames", "--workers", 0).returncode == 0
+    assert looks_like_frames(tmp_path / "frames") and not looks_like_pose_flow(tmp_path / "frames")
+    assert_error(
+        check(data, "--only", "pose-flow", "--pose-flow", tmp_path / "frames")[0], "--pose-flow", "extract_frames.py"
+    )
+    for folder in ("a", "b"):
+        keypoints_file(tmp_path / "nested" / "Class" / folder, 3)
+    assert looks_like_pose_flow(tmp_path / "nested") and not looks_like_frames(tmp_path / "nested")
+    assert not looks_like_pose_flow(tmp_path / "nowhere") and not looks_like_frames(data / "frames")
+
+
+def test_validation_videos_are_looked_at_too(data):
+    lists = data / "lists"
+    train = (lists / "trainlist04.txt").read_text().splitlines()
+    (lists / "trainlist04.txt").write_text("\n".join(train[:-2]) + "\n")
+    (lists / "vallist04.txt").write_text("\n".join(train[-2:]) + "\n")
+    shutil.rmtree(data / "frames" / Path(train[-1].split()[0]).stem)
+    finished, counts = check(data, "--val-list", "vallist04.txt")
+    assert problems(counts) == {("frames", "val", "missing"): 1, ("pose flow", "val", "unmatched"): 1}
+    assert counts["frames", "train"]["videos"] == 10 and counts["frames", "val"]["videos"] == 2
+    assert_error(check(data, "--val-list", "vallist05.txt")[0], "vallist05.txt", "--val-list")
 
 
 def test_keypoints_in_the_place_of_images(data):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import make_demo_data
-from dataloader.split_train_test_video import group_of, read_class_index, read_split
+from dataloader.names import group_of
+from dataloader.split_train_test_video import read_class_index, read_split
 from demo_data.classes import ACTIONS
 from demo_data.clip import HEIGHT, WIDTH, render, stage
 from demo_data.detector import detect

@@ -27,9 +27,10 @@ from common import cli
 from dataloader.frame_index import CACHE_NAME, find_folders, index_frames
 from dataloader.images import BrokenImage, decode_image, random_crop, whole
 from dataloader.motion_keypoints import KeypointStore
+from dataloader.names import Video
 from dataloader.sampling import stack_indices
 from dataloader.sampling import test_starts as starts_of
-from dataloader.split_train_test_video import Video, read_class_index, read_split
+from dataloader.split_train_test_video import read_class_index, read_split
 from fusion.plots import plot_curves
 from network import load_starting_weights
 from pose.keypoints import load_keypoints, people_of_frame

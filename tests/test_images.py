@@ -9,10 +9,10 @@ from common.cli import UserError
 from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import BrokenImage, decode_image, random_crop, read_frame, resize, to_input
 from dataloader.motion_pose_dataloader import motion_sample
+from dataloader.names import Video
 from dataloader.sampling import random_state, segment_starts, stack_indices
 from dataloader.sampling import test_starts as starts_of
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, spatial_sample
-from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import Broken, EpochBatches, VideoDataset, collate
 from tests.helpers import write_images
 

@@ -3,7 +3,8 @@ import unicodedata
 import pytest
 
 from common.cli import UserError
-from dataloader.split_train_test_video import folder_names, group_of, read_class_index, read_split, stem
+from dataloader.names import folder_names, group_of, stem
+from dataloader.split_train_test_video import read_class_index, read_split
 from tests.helpers import ROOT, write_lists
 
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.cli import UserError
-from dataloader.own_videos import choose_test_groups
+from dataloader.names import Video
+from dataloader.own_videos import choose_groups, split_videos
 from dataloader.split_train_test_video import read_split
-from tests.helpers import ROOT, SHARED
+from tests.helpers import ROOT, SHARED, assert_error, run_script
 from UCF_list.make_lists import clip_counts, main, make_own_lists
 
 SHA256 = {
@@ -109,6 +110,8 @@ def test_subset_of_classes(tmp_path):
         (["--classes", "Archery"], "needs a --split of its own"),
         (["--split", "../x", "--classes", "Archery"], "expected a number"),
         (["--seed", "1"], "--seed goes with --videos"),
+        (["--val-fraction", "0.1"], "--val-fraction goes with --videos"),
+        (["--groups-csv", "a.csv"], "--groups-csv goes with --videos"),
         (["--videos", "."], "--videos needs --out"),
     ],
 )
@@ -125,29 +128,66 @@ def test_groups_in_names_stay_together(tmp_path):
         clips = [f"g{group:02d}_c{clip:02d}" for group in range(1, groups + 1) for clip in (1, 2)]
         touch(tmp_path / "v", *(f"{name}/v_{name}_{clip}.mp4" for clip in clips))
     make_own_lists(tmp_path / "v", tmp_path / "lists", split="03")
-    split = read_split(tmp_path / "lists", "03", "classInd.txt")
+    split = read_split(tmp_path / "lists", "03", "classInd.txt", "vallist03.txt")
     assert split.classes == ["Hop", "Run"]
-    groups = [{video.path.rsplit("_c", 1)[0] for video in part} for part in (split.train, split.test)]
-    assert not groups[0] & groups[1]
+    groups = [video.path.rsplit("_c", 1)[0] for part in (split.train, split.val, split.test) for video in part]
+    assert len(groups) == 32 and set(Counter(groups).values()) == {2}
+    parts = [{video.path.rsplit("_c", 1)[0] for video in part} for part in (split.train, split.val, split.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts)), "a group is in two lists"
     assert Counter(video.class_name for video in split.test) == {"Run": 6, "Hop": 4}  # 3 of 10, 2 of 6 groups
+    assert Counter(video.class_name for video in split.val) == {"Run": 2, "Hop": 2}  # 1 of 7, 1 of 4 groups
     train = (tmp_path / "lists/trainlist03.txt").read_text().splitlines()
     assert {(line.split("/")[0], line.split()[-1]) for line in train} == {("Hop", "1"), ("Run", "2")}
 
 
-def test_without_groups_each_class_is_split_alike(tmp_path):
+def test_without_groups_each_class_is_split_alike(tmp_path, capsys):
     touch(tmp_path / "v", *(f"{name}/{i}.avi" for name in "ab" for i in range(20)), "c/x.webm", "c/y.GIF")
-    paths = make_own_lists(tmp_path / "v", tmp_path / "lists", test_fraction=0.25, seed=3)
-    split = read_split(tmp_path / "lists", "01", "classInd.txt")
+    options = {"test_fraction": 0.25, "val_fraction": 0.2}
+    paths = make_own_lists(tmp_path / "v", tmp_path / "lists", **options, seed=3)
+    split = read_split(tmp_path / "lists", "01", "classInd.txt", "vallist01.txt")
     assert Counter(video.class_name for video in split.test) == {"a": 5, "b": 5, "c": 1}
-    assert len(split.train) + len(split.test) == 42
-    # the same 5 positions in both classes would mean that the hash ignores the class
-    chosen = {name: {v.path[2:] for v in split.test if v.class_name == name} for name in "ab"}
-    assert chosen["a"] != chosen["b"]
+    assert Counter(video.class_name for video in split.val) == {"a": 3, "b": 3}
+    assert Counter(video.class_name for video in split.train) == {"a": 12, "b": 12, "c": 1}
+    out = capsys.readouterr().out
+    assert "42 names carry no group; each of these videos counts as a group of its own" in out
+    assert "no validation videos of 1 class(es), which have too few groups: c" in out
+    # the same positions in both classes would mean that the hash ignores the class
+    for part in (split.test, split.val):
+        chosen = {name: {v.path[2:] for v in part if v.class_name == name} for name in "ab"}
+        assert chosen["a"] != chosen["b"]
     first = [path.read_bytes() for path in paths]
-    make_own_lists(tmp_path / "v", tmp_path / "lists", test_fraction=0.25, seed=3)
+    make_own_lists(tmp_path / "v", tmp_path / "lists", **options, seed=3)
     assert [path.read_bytes() for path in paths] == first
-    make_own_lists(tmp_path / "v", tmp_path / "lists", test_fraction=0.25, seed=4)
-    assert [path.read_bytes() for path in paths] != first
+    make_own_lists(tmp_path / "v", tmp_path / "lists", **options, seed=4)
+    assert not any(path.read_bytes() == before for path, before in list(zip(paths, first, strict=True))[1:])
+
+
+def test_validation_videos_come_out_of_the_training_list(tmp_path):
+    touch(tmp_path / "v", *(f"{name}/{i}.avi" for name in "ab" for i in range(9)))
+    lists = tmp_path / "lists"
+    make_own_lists(tmp_path / "v", lists, val_fraction=0.3)
+    read = {name: (lists / f"{name}list01.txt").read_text().splitlines() for name in ("train", "val", "test")}
+    assert len(read["val"]) == 4
+    make_own_lists(tmp_path / "v", lists, val_fraction=0)
+    assert sorted((lists / "trainlist01.txt").read_text().splitlines()) == sorted(read["train"] + read["val"])
+    assert (lists / "testlist01.txt").read_text().splitlines() == read["test"]
+    assert not (lists / "vallist01.txt").exists(), "a list of the call before, whose videos are trained on now"
+
+
+def test_a_video_that_is_validated_on_cannot_be_in_another_list(tmp_path):
+    touch(tmp_path / "v", *(f"a/{i}.avi" for i in range(9)))
+    lists = tmp_path / "lists"
+    make_own_lists(tmp_path / "v", lists)
+    assert read_split(lists, "01", "classInd.txt").val == []
+    for other in ("train", "test"):
+        before = (lists / "vallist01.txt").read_bytes()
+        with (lists / "vallist01.txt").open("ab") as file:
+            file.write((lists / f"{other}list01.txt").read_bytes().splitlines()[0] + b"\n")
+        with pytest.raises(UserError, match=r"vallist01.txt: video '\d' comes twice"):
+            read_split(lists, "01", "classInd.txt", "vallist01.txt")
+        (lists / "vallist01.txt").write_bytes(before)
+    with pytest.raises(UserError, match=r"vallist02.txt: no such file; see --val-list"):
+        read_split(lists, "01", "classInd.txt", "vallist02.txt")
 
 
 @pytest.mark.parametrize("pattern", [r"^(p\d+)-", r"(?P<x>-)?(?P<group>p\d+)"])
@@ -155,10 +195,64 @@ def test_groups_from_an_expression_hold_across_classes(tmp_path, pattern):
     for name in ("wave", "clap"):
         touch(tmp_path / "v", *(f"{name}/p{person}-{name}-{i}.mkv" for person in range(9) for i in "ab"))
     make_own_lists(tmp_path / "v", tmp_path / "lists", groups_from=pattern)
-    split = read_split(tmp_path / "lists", "01", "classInd.txt")
-    people = [{video.path.split("/")[1][:2] for video in part} for part in (split.train, split.test)]
-    assert not people[0] & people[1] and len(people[1]) == 3
+    split = read_split(tmp_path / "lists", "01", "classInd.txt", "vallist01.txt")
+    people = [{video.path.split("/")[1][:2] for video in part} for part in (split.train, split.val, split.test)]
+    assert len(set.union(*people)) == 9 and [len(part) for part in people] == [5, 1, 3]
     assert Counter(video.class_name for video in split.test) == {"wave": 6, "clap": 6}
+
+
+def test_a_name_in_which_the_expression_finds_nothing_is_a_group_of_its_own(tmp_path, capsys):
+    people = [f"{name}/{person}{i}.mp4" for name in "xy" for person in ("anna", "bob", "carl") for i in range(3)]
+    touch(tmp_path / "v", *people, "x/other.mp4", "y/other.mp4")
+    make_own_lists(tmp_path / "v", tmp_path / "lists", groups_from="(anna|bob|carl)")
+    out = capsys.readouterr().out
+    assert "20 videos in 5 groups" in out and "2 names carry no group" in out
+    split = read_split(tmp_path / "lists", "01", "classInd.txt", "vallist01.txt")
+    for person in ("anna", "bob", "carl"):
+        assert sum(any(person in v.path for v in part) for part in (split.train, split.val, split.test)) == 1
+
+
+@pytest.mark.parametrize("spelling", ["{name}/{stem}.MP4", "{name}/{stem}", "{name}/v_{stem}.MP4"])
+def test_groups_from_a_csv_file(tmp_path, spelling, capsys):
+    names, rows = "xy", ["video,person"]
+    for name in names:
+        for i in range(12):
+            touch(tmp_path / "v", f"{name}/clip {i}.MP4")
+            rows.append(spelling.format(name=name, stem=f"clip {i}") + f",person {i % 4}")
+    touch(tmp_path / "v", "x/alone.avi")
+    rows.append("alone,Ann")  # in one class only, so its name is enough
+    (tmp_path / "people.csv").write_text("\n".join([*rows, "y/unknown,Zoe"]) + "\n", encoding="utf-8-sig")
+    make_own_lists(tmp_path / "v", tmp_path / "lists", groups_csv=tmp_path / "people.csv")
+    assert "no group" not in capsys.readouterr().out
+    split = read_split(tmp_path / "lists", "01", "classInd.txt", "vallist01.txt")
+    people = [
+        {int(video.path.split()[1].split(".")[0]) % 4 for video in part if "clip" in video.path}
+        for part in (split.train, split.val, split.test)
+    ]
+    assert sorted(sum(map(sorted, people), [])) == [0, 1, 2, 3] and len(people[2]) == 1
+
+    (tmp_path / "people.csv").write_text("\n".join(rows[:10]))
+    make_own_lists(tmp_path / "v", tmp_path / "lists", groups_csv=tmp_path / "people.csv")
+    assert f"16 names are not in {tmp_path / 'people.csv'}; each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (None, "No such file"),
+        ("a/1.mp4\n", "expected lines VIDEO,GROUP, got 'a/1.mp4'"),
+        ("a/1.mp4,\n", "expected lines VIDEO,GROUP"),
+        ("a/1.mp4,anna\n1,bob\n", "a/1.mp4 is in two groups"),
+        ("x.mp4,anna\n", "names none of the videos; expected lines such as a/1.mp4,anna"),
+        ("\udcff", "cannot be read as a CSV file"),
+    ],
+)
+def test_mistakes_in_a_csv_file(tmp_path, text, words):
+    touch(tmp_path / "v", "a/1.mp4", "a/2.mp4")
+    if text is not None:
+        (tmp_path / "people.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    line = error_line("--videos", tmp_path / "v", "--out", tmp_path / "lists", "--groups-csv", tmp_path / "people.csv")
+    assert words in line and "people.csv" in line
 
 
 HOSTILE = [
@@ -181,14 +275,15 @@ def test_hostile_names_survive_the_way_through_the_lists(tmp_path):
     files.append(unicodedata.normalize("NFD", "é 4.webm"))
     touch(tmp_path / "v", *(f"{name}/{file}" for name in HOSTILE for file in files))
     make_own_lists(tmp_path / "v", tmp_path / "lists")
-    split = read_split(tmp_path / "lists", "01", "classInd.txt")
+    split = read_split(tmp_path / "lists", "01", "classInd.txt", "vallist01.txt")
     assert sorted(split.classes) == sorted(HOSTILE)
-    videos = split.train + split.test
+    videos = split.train + split.val + split.test
     assert len({video.name for video in videos}) == len(videos) == len(HOSTILE) * len(files)
     for video in videos:
         assert (tmp_path / "v" / video.path).is_file(), video
         assert split.classes[video.label] == video.class_name
-    assert {video.label for video in split.train} == {video.label for video in split.test} == set(range(len(HOSTILE)))
+    for part in (split.train, split.val, split.test):
+        assert {video.label for video in part} == set(range(len(HOSTILE)))
 
 
 def test_hidden_and_other_files_are_passed_over(tmp_path):
@@ -227,8 +322,10 @@ def test_hidden_and_other_files_are_passed_over(tmp_path):
         (["\u00e4/1.mp4", "\u00e4/2.mp4", "a\u0308/1.mp4", "a\u0308/2.mp4"], [], "both would be called"),
         (["a/1.mp4", "a/2.mp4"], ["--groups-from", "("], "not a regular expression"),
         (["a/1.mp4", "a/2.mp4"], ["--groups-from", r"\d"], "captures nothing"),
-        (["a/1.mp4", "a/x.mp4"], ["--groups-from", r"(\d)"], "finds no group in a/x.mp4"),
+        (["a/x.mp4", "a/y.mp4"], ["--groups-from", r"(\d)"], "finds no group in any name, such as a/x.mp4"),
+        (["a/1.mp4", "a/2.mp4"], ["--groups-from", "(1)", "--groups-csv", "x"], "not allowed with"),
         (["a/1.mp4", "a/2.mp4"], ["--test-fraction", "1"], "must lie between 0 and 1"),
+        (["a/1.mp4", "a/2.mp4"], ["--val-fraction", "-0.1"], "must lie between 0 and 1"),
         (["a/1.mp4", "a/2.mp4"], ["--out", ROOT / "UCF_list"], "holds UCF101's lists"),
     ],
 )
@@ -247,6 +344,20 @@ def test_mistakes_are_one_line(tmp_path):
     assert "no such folder" in error_line("--videos", tmp_path / "missing", "--out", tmp_path / "lists")
 
 
+def test_run_as_a_file_it_says_how_to_run_it():
+    assert_error(run_script("UCF_list/make_lists.py"), "python -m UCF_list.make_lists")
+
+
+def groups_of_videos(sizes):
+    """Groups as `find_groups` has them: `sizes[class][group]` videos."""
+    return {
+        Video(f"{g}-{i}", c, f"class{c}", f"class{c}/{g}-{i}.mp4"): (f"class{c}", g)
+        for c, counts in enumerate(sizes)
+        for g, count in enumerate(counts)
+        for i in range(count)
+    }
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=8), min_size=1, max_size=5),
@@ -254,13 +365,7 @@ def test_mistakes_are_one_line(tmp_path):
     st.floats(0.05, 0.95),
 )
 def test_every_class_with_two_groups_gets_both_lists(sizes, seed, fraction):
-    groups = {
-        (f"class{c}", f"{g}-{i}.mp4"): (f"class{c}", g)
-        for c, counts in enumerate(sizes)
-        for g, count in enumerate(counts)
-        for i in range(count)
-    }
-    chosen = choose_test_groups(groups, fraction, seed)
+    chosen = choose_groups(groups_of_videos(sizes), fraction, seed)
     for c, counts in enumerate(sizes):
         tested = sum(count for g, count in enumerate(counts) if (f"class{c}", g) in chosen)
         assert 0 < tested < sum(counts)
@@ -270,3 +375,40 @@ def test_every_class_with_two_groups_gets_both_lists(sizes, seed, fraction):
             if 0 < moved < sum(counts):
                 goal = fraction * sum(counts)
                 assert abs(tested - goal) <= abs(moved - goal) + 1e-6
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 6), min_size=2, max_size=8), min_size=1, max_size=5),
+    st.integers(0, 9),
+    st.floats(0.05, 0.95),
+    st.floats(0, 0.95),
+)
+def test_each_video_is_in_one_list_and_every_class_keeps_videos_to_train_on(sizes, seed, test_fraction, val_fraction):
+    groups = groups_of_videos(sizes)
+    parts = split_videos(groups, test_fraction, val_fraction, seed)
+    assert sorted(v.path for part in parts.values() for v in part) == sorted(v.path for v in groups)
+    held = {what: {groups[video] for video in part} for what, part in parts.items()}
+    assert len(set.union(*held.values())) == sum(map(len, held.values())), "a group is in two lists"
+    for c, counts in enumerate(sizes):
+        here = {what: sum(name == f"class{c}" for name, _ in part) for what, part in held.items()}
+        assert here["train"] >= 1 and here["test"] >= 1
+        if val_fraction == 0:
+            assert here["val"] == 0
+        elif len(counts) - here["test"] >= 3:
+            assert here["val"] >= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=40), st.integers(0, 9))
+def test_groups_across_classes_leave_no_class_without_training_videos(pairs, seed):
+    videos = [Video(f"{i}", c, f"class{c}", f"class{c}/{i}.mp4") for i, (c, _) in enumerate(pairs)]
+    groups = {video: (f"person{person}",) for video, (_, person) in zip(videos, pairs, strict=True)}
+    try:
+        parts = split_videos(groups, 0.3, 0.4, seed)
+    except UserError:
+        return  # not every choice of people gives each class both
+    for name in {video.class_name for video in videos}:
+        assert any(video.class_name == name for video in parts["train"])
+    people = [{groups[video] for video in part} for part in parts.values()]
+    assert len(set.union(*people)) == sum(map(len, people))

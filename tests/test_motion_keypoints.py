@@ -130,7 +130,7 @@ def test_sample_of_a_video_without_people():
     store.add("a", make_keypoints(np.zeros((0, 18, 3), np.float32), np.zeros(0, np.int32), 12, (48, 64)))
     store.freeze()
     from dataloader.frame_index import IndexedVideo
-    from dataloader.split_train_test_video import Video
+    from dataloader.names import Video
 
     video = IndexedVideo(Video("a", 0, "A", "A/a.avi"), "", 12)
     for generator in (None, random_state(0, 0, "a")):

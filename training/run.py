@@ -10,8 +10,9 @@ from functools import partial
 from torch.utils.data import DataLoader
 
 from common.cli import UserError
-from dataloader.frame_index import require
-from dataloader.split_train_test_video import Split, Video, group_of, read_split
+from dataloader.frame_index import check_usable
+from dataloader.names import Video, group_of
+from dataloader.split_train_test_video import Split, read_split
 from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, testing_loader, training_loader
 from fusion.scores import save_scores
 from network import Model, build_network, load_starting_weights, read_model
@@ -129,7 +130,7 @@ def make_loader(args: Namespace, videos: list[Video], what: str, context: Contex
     """Loader of the videos of the `what` list; raises `UserError` if some are missing (unless skipped)."""
     good, bad, sample = context.stream.prepare(args, videos)
     if not args.skip_broken:
-        require(bad, len(videos))
+        check_usable(bad, len(videos))
     if not good:
         raise UserError(f"none of the {len(videos)} {what} videos is below {args.data}; prepare them, or change --data")
     context.skipped.update((video.name, reason) for video, reason in bad)

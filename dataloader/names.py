@@ -1,0 +1,187 @@
+"""What a video is called, and where its folder lies: for lists, frames, poses, own videos and scores alike."""
+
+import contextlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from common.cli import UserError
+from common.frames import VIDEO_EXTENSIONS
+
+# A number behind a file's extension is a class label; one inside a name such as "clip 3.avi" is not.
+LABEL = re.compile(r"\.\w+(\s+\d+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """One line of a split list.
+
+    `name` is the key in score pickles and the name of the pose-flow folder: the file's stem without a
+    leading `v_`, or `Class/stem` if several classes have a video of that stem. `label` is the 0-based
+    position of the class in the class index, `path` the line's path (`Class/v_Class_g01_c01.avi`).
+    """
+
+    name: str
+    label: int
+    class_name: str
+    path: str
+
+
+# ---- names ----
+
+
+def normal(name: str) -> str:
+    """One form (NFC) for names that look the same: some systems store accents as separate letters."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def stem(file_name: str) -> str:
+    """Name of a video: its file name without folder, extension, and leading `v_`."""
+    name = file_name.rpartition("/")[2]
+    dot = name.rfind(".")
+    return normal(name[: dot if 0 < dot < len(name) - 1 else None].removeprefix("v_"))
+
+
+def without_prefix(name: str) -> str:
+    """`v_X` -> `X`, `Class/v_X` -> `Class/X`."""
+    parent, slash, base = name.rpartition("/")
+    return parent + slash + (base.removeprefix("v_") or base)
+
+
+def pose_name(folder: str) -> str:
+    """Name of the pose folder of a folder of frames: `v_X` -> `X`, `Class/v_X` -> `Class/X`."""
+    return normal(without_prefix(folder))
+
+
+def group_of(video: Video) -> int | None:
+    """Number of the group that a video's name carries (`_g07_`), None if it carries none."""
+    match = re.search(r"_g(\d+)_", video.name)
+    return int(match[1]) if match else None
+
+
+def split_line(line: str) -> tuple[str, str, str]:
+    """(class name, video name, path) of a list's line `CLASS/FILE`, with or without a class number behind.
+
+    The class name, the video name or both are "" where the line has none.
+    """
+    label = LABEL.search(line)
+    path = (line[: label.start(1)] if label else line).rstrip("/")
+    if "//" in path or "./" in path:
+        path = str(PurePosixPath(path))
+    folder, _, file_name = path.rpartition("/")
+    return normal(folder.rpartition("/")[2]), stem(file_name), path
+
+
+def unique_names(videos: Sequence[Video]) -> list[Video]:
+    """The same videos, with `Class/stem` for a name where several classes have a video of that stem."""
+    class_of: dict[str, str] = {}
+    shared = {v.name for v in videos if class_of.setdefault(v.name, v.class_name) != v.class_name}
+    return [replace(v, name=f"{v.class_name}/{v.name}".lstrip("/")) if v.name in shared else v for v in videos]
+
+
+def listed_names(names: Iterable[str], videos: Sequence[Video]) -> dict[str, str | None]:
+    """For each of `names` the name of the listed video that it means; None if there is none, or several.
+
+    Case may differ (UCF101 has both HandStandPushups and HandstandPushups), and `v_` and the class folder
+    may precede a name.
+    """
+    exact = {normal(video.name): video.name for video in videos}
+    loose: dict[str, set[str]] = {}
+    for video in videos:
+        for alias in (*folder_names(video), without_prefix(video.name)):
+            loose.setdefault(normal(alias).casefold(), set()).add(video.name)
+
+    def find(name: str) -> str | None:
+        candidates = loose.get(normal(name).casefold(), ())
+        return exact.get(normal(name)) or (min(candidates) if len(candidates) == 1 else None)
+
+    return {name: find(name) for name in names}
+
+
+def refuse_same(names: Mapping[str | Path, str]) -> None:
+    """Raise `UserError` if two paths have the same name, given as `name`, or `folder/name` of what is in a folder."""
+    seen: dict[str, str | Path] = {}
+    for path, name in names.items():
+        if name in seen:
+            name_only = name.rpartition("/")[2]
+            raise UserError(f"{seen[name]} and {path}: both would be called {name_only!r}; rename or remove one")
+        seen[name] = path
+
+
+# ---- folders and files ----
+
+
+def folder_names(video: Video) -> Iterator[str]:
+    """Names, best first, under which the folder of a video may lie.
+
+    With and without `v_`; below the class folder; and in the class folder's spelling, for UCF101 has
+    `HandstandPushups/v_HandStandPushups_g01_c01.avi`.
+    """
+    base = video.name.rsplit("/", 1)[-1]
+    bases = [base]
+    if base.lower().startswith(video.class_name.lower()):
+        bases.append(video.class_name + base[len(video.class_name) :])
+    for below in (f"{video.class_name}/",) if "/" in video.name else ("", f"{video.class_name}/"):
+        for name in dict.fromkeys(bases):
+            yield f"{below}v_{name}"
+            yield below + name
+
+
+class VideoFolders:
+    """The folders below `root`, `VIDEO` or `CLASS/VIDEO`, found in whatever Unicode form they are stored.
+
+    Class folders are listed when a video asks for them. Raises `OSError` if `root` cannot be listed.
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root)
+        self.top = _names_in(self.root)
+        self._inside: dict[str, dict[str, str]] = {}
+
+    def on_disk(self, name: str) -> str | None:
+        """`VIDEO` or `CLASS/VIDEO` as it is spelled on disk, None if it is not there."""
+        top, _, rest = normal(name).partition("/")
+        if top not in self.top or not rest:
+            return self.top.get(top)
+        if top not in self._inside:
+            self._inside[top] = {}
+            with contextlib.suppress(OSError):  # not a folder
+                self._inside[top] = _names_in(self.root / self.top[top])
+        inside = self._inside[top]
+        return f"{self.top[top]}/{inside[rest]}" if rest in inside else None
+
+    def of(self, video: Video) -> Iterator[str]:
+        """Names on disk of the folders that may be the video's, best first."""
+        return filter(None, map(self.on_disk, folder_names(video)))
+
+
+def _names_in(folder: Path) -> dict[str, str]:
+    return {normal(name): name for name in os.listdir(folder) if not name.startswith(".")}
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path is a video file: by its extension, and not hidden."""
+    return path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def frame_folders(paths: Sequence[Path], root: Path) -> dict[str, Path]:
+    """Videos in `root` and its class folders by the name of their folder of frames.
+
+    That name is the file's stem, or `CLASS/STEM` where several folders have a video that goes by that stem.
+    Raises `UserError` if two videos would have the same folder.
+    """
+    parents: dict[str, set[Path]] = {}
+    for path in paths:
+        parents.setdefault(stem(path.name), set()).add(path.parent)
+    refuse_same({path: f"{path.parent}/{stem(path.name)}" for path in paths})
+    videos = {}
+    for path in paths:
+        nested = path.parent != root and len(parents[stem(path.name)]) > 1
+        videos[f"{path.parent.name}/{path.stem}" if nested else path.stem] = path
+    for name in videos:
+        if "/" in name and name.split("/")[0] in videos:
+            raise UserError(f"{videos[name.split('/')[0]]}: called like the class of {videos[name]}; rename one")
+    return videos

@@ -1,0 +1,116 @@
+"""What videos are called and where they lie: the steps from videos to scores agree with each other."""
+
+import unicodedata
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.cli import UserError
+from dataloader.frame_index import find_folders
+from dataloader.names import Video, VideoFolders, frame_folders, listed_names, pose_name, split_line, stem, unique_names
+from dataloader.split_train_test_video import read_list
+from predict import find_keypoints
+from process_pose import select_videos
+
+CLASSES = ["Run", "run up", "Übung 2.0"]
+PARTS = st.sampled_from(["v_", "Run", "a", "A", "é", "_g01_c01", "1", " ", ".", "-x"])
+STEMS = (
+    st.lists(PARTS, min_size=1, max_size=4)
+    .map("".join)
+    .filter(lambda base: base == base.strip() and base.removeprefix("v_"))
+    .filter(lambda base: base.removeprefix("v_")[0] != "." and not base.startswith("v_v_"))
+)
+FORMS = st.sampled_from(["NFC", "NFD"])  # of accents on disk: some systems store them as separate letters
+
+
+@settings(max_examples=60, deadline=None)
+@given(files=st.sets(st.tuples(st.sampled_from(CLASSES), STEMS), min_size=1, max_size=8), form=FORMS)
+def test_every_step_finds_the_folder_that_the_step_before_wrote(tmp_path_factory, files, form):
+    if len({(name, stem(base + ".avi")) for name, base in files}) < len(files):
+        return  # refused: two videos of one class and name
+    root = tmp_path_factory.mktemp("names")
+    videos = {(name, base): root / "videos" / name / f"{base}.avi" for name, base in files}
+    try:
+        folders = frame_folders(sorted(videos.values()), root / "videos")
+    except UserError:
+        return  # refused: a video called like a class
+    assert sorted(folders.values()) == sorted(videos.values())
+    lines = [f"{name}/{base}.avi {CLASSES.index(name) + 1}" for name, base in files]
+    (root / "list.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made = {}
+    for folder, path in folders.items():
+        folder = unicodedata.normalize(form, folder)
+        (root / "frames" / folder).mkdir(parents=True)
+        (root / "frames" / folder / "frame000001.jpg").touch()
+        made[path] = folder
+
+    listed = unique_names(read_list(root / "list.txt", CLASSES))
+    for video, folder in find_folders(root / "frames", listed):
+        assert folder == made[root / "videos" / video.path]
+    options = {"from_keypoints": False, "videos": root / "list.txt", "shard": None}
+    selected, failures = select_videos(Namespace(frames=root / "frames", out=root / "poses", **options))
+    assert not failures
+    assert {str(video.frames.relative_to(root / "frames")) for video in selected} == set(made.values())
+    for video in selected:
+        video.poses.mkdir(parents=True)
+        (video.poses / "keypoints.npz").touch()
+    for path, folder in made.items():
+        assert find_keypoints(root / "poses", path) == root / "poses" / pose_name(folder) / "keypoints.npz"
+
+
+def test_lines_of_lists():
+    assert split_line("Archery/v_Archery_g01_c01.avi 1") == (
+        "Archery",
+        "Archery_g01_c01",
+        "Archery/v_Archery_g01_c01.avi",
+    )
+    assert split_line("Run/clip 3.avi") == ("Run", "clip 3", "Run/clip 3.avi")
+    assert split_line("./Run//clip 3.v1.mp4  12") == ("Run", "clip 3.v1", "Run/clip 3.v1.mp4")
+    assert split_line("v_Run_g01_c01/") == ("", "Run_g01_c01", "v_Run_g01_c01")
+    assert split_line("A/B/x 7") == ("B", "x 7", "A/B/x 7")  # no extension, so the number belongs to the name
+
+
+def test_scores_under_any_spelling_belong_to_the_listed_video():
+    videos = [
+        Video("HandStandPushups_g01_c01", 0, "HandstandPushups", "HandstandPushups/v_HandStandPushups_g01_c01.avi"),
+        Video("Run/twin", 1, "Run", "Run/twin.avi"),
+        Video("Hop/twin", 2, "Hop", "Hop/twin.avi"),
+        Video("x", 1, "Run", "Run/x.avi"),
+        Video("X", 1, "Run", "Run/X.avi"),
+    ]
+    for spelling, name in {
+        "v_HandstandPushups_g01_c01": "HandStandPushups_g01_c01",
+        "HandstandPushups/v_HandStandPushups_g01_c01": "HandStandPushups_g01_c01",
+        "Run/v_twin": "Run/twin",
+        "twin": None,  # of which class?
+        "X": "X",  # exactly one of the two that differ by case
+        "v_X": None,
+        "y": None,
+    }.items():
+        assert listed_names([spelling], videos) == {spelling: name}
+
+
+def test_folders_are_found_by_any_unicode_form_and_in_class_folders(tmp_path):
+    for folder in (unicodedata.normalize("NFD", "Übung/v_é"), "a", "v_a", ".hidden", "Run/v_b"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "Hop").touch()
+    folders = VideoFolders(tmp_path)
+    assert list(folders.of(Video("a", 0, "Run", "Run/a.avi"))) == ["v_a", "a"]
+    (found,) = folders.of(Video("é", 0, "Übung", "Übung/é.avi"))
+    assert (tmp_path / found).is_dir() and unicodedata.normalize("NFC", found) == "Übung/v_é"
+    assert list(folders.of(Video("b", 0, "Hop", "Hop/b.avi"))) == []
+    assert folders.on_disk(".hidden") is None
+    with pytest.raises(OSError, match="nowhere"):
+        VideoFolders(tmp_path / "nowhere")
+
+
+def test_two_videos_of_one_name_in_a_folder_are_refused(tmp_path):
+    paths = [Path("r/A/v_x.avi"), Path("r/A/x.mp4")]
+    with pytest.raises(UserError, match=r"r/A/v_x.avi and r/A/x.mp4: both would be called 'x'"):
+        frame_folders(paths, Path("r"))
+    assert set(frame_folders([Path("r/A/x.avi"), Path("r/B/x.avi"), Path("r/y.avi")], Path("r"))) == {"A/x", "B/x", "y"}
+    with pytest.raises(UserError, match="called like the class"):
+        frame_folders([Path("r/A/x.avi"), Path("r/B/x.avi"), Path("r/A.avi")], Path("r"))
