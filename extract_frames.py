@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -15,10 +16,12 @@ from tqdm import tqdm
 
 from common.atomic import atomic_folder, recover_folders
 from common.cli import ArgumentParser, UserError, run
-from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS
+from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS, frame_numbers
 from common.parallel import in_shard, run_parallel, shard_type
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.split_train_test_video import stem
+
+NOTE = re.compile(r"Frames: (.*?)(?:; (.*))?\n(?:Count: (\d+)\n)?")  # in the first frame: settings, damage, count
 
 
 def get_args_parser() -> ArgumentParser:
@@ -88,25 +91,37 @@ def find_videos(root: Path) -> dict[str, Path]:
 
 
 def settings_of(args) -> str:
-    """What frames depend on, as it is noted in the comment of the first frame of each video."""
+    """What frames depend on, as the note in the comment of each video's first frame says it."""
     return f"every {args.every}, short side {args.short_side}, quality {args.quality}"
 
 
-def read_note(folder: Path) -> tuple[str, str] | None:
-    """Settings and damage noted in a finished folder of frames, both "" in one from elsewhere; None: not there.
+def noted_damage(folder: Path, settings: str) -> str | None:
+    """Damage of its video that a finished folder of frames tells of ("": none); None: it is to be made.
 
-    Raises `UserError` if the folder holds other things than frames: it shall not be replaced.
+    A folder that lacks frames is made again: its numbers have a gap, or do not reach the count noted in its first
+    frame. Raises `UserError` if it was made with other settings, or if more than our own frames would be replaced.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        with (folder / FRAME_NAME.format(1)).open("rb") as file:
-            head = file.read(400)
-        if head:
-            note = head.partition(b"Frames: ")[2].partition(b"\n")[0].decode("ascii", "replace")
-            return tuple((note.split("; ") + [""])[:2])
-    if folder.is_dir() and all(FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)):
+    if not folder.exists():
         return None
-    if os.path.lexists(folder):
-        raise UserError(f"{folder} is in the way and holds no frames; remove it or choose another folder")
+    if not folder.is_dir():
+        raise UserError(f"{folder} is in the way and no folder; remove it or choose another one")
+    first = folder / FRAME_NAME.format(1)
+    head = ""
+    with contextlib.suppress(FileNotFoundError), first.open("rb") as file:
+        head = file.read(400).decode("latin-1")
+    note = NOTE.search(head)
+    made_with, damage, count = note.groups("") if note else ("", "", "")
+    if made_with not in ("", settings):
+        raise UserError(f"{folder} was made with {made_with}; remove it or choose another folder")
+    numbers = frame_numbers(folder) - (set() if head else {1})
+    missing = set(range(1, max(numbers | {int(count or 1)}) + 1)) - numbers
+    if not missing:
+        return damage
+    if (head and not note) or not all(FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)):
+        raise UserError(
+            f"{folder} is in the way: {FRAME_NAME.format(min(missing))} is missing in it, and it holds other things "
+            "than frames made by this script; remove it or choose another folder"
+        )
     return None
 
 
@@ -128,10 +143,10 @@ def extract(job: tuple[Path, Path], settings, threads: int = 1) -> tuple[int, st
                     first = rgb
                 else:
                     (temporary / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
-            note = "Frames: " + "; ".join([settings_of(settings), *damage]) + "\n"
+            note = f"Frames: {'; '.join([settings_of(settings), *damage])}\nCount: {count}\n"
             (temporary / FRAME_NAME.format(1)).write_bytes(encode_jpeg(first, settings.quality, note))
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and read_note(folder):
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and noted_damage(folder, settings_of(settings)) is not None:
             return count, "".join(damage)  # another process has finished the same video just now
         if error.errno is None:  # Pillow's own
             raise UserError(str(error)) from None
@@ -163,13 +178,11 @@ def main(argv: list[str] | None = None) -> int:
     broken, damaged, jobs = {}, {}, []
     for name, folder in folders.items():
         try:
-            note = read_note(folder)
-            if note is None:
+            damage = noted_damage(folder, settings_of(args))
+            if damage is None:
                 jobs.append((videos[name], folder))
-            elif note[0] not in ("", settings_of(args)):
-                raise UserError(f"{folder} was made with {note[0]}; remove it or choose another folder")
-            elif note[1]:
-                damaged[videos[name]] = note[1]
+            elif damage:
+                damaged[videos[name]] = damage
         except UserError as error:
             broken[videos[name]] = error
     total, start = 0, time.perf_counter()

@@ -367,6 +367,55 @@ def test_frames_from_elsewhere_and_other_things_stay(tmp_path, capsys):
     assert set(after) - set(before) == {f"d/frame00000{i}.jpg" for i in (1, 2, 3)}
 
 
+@pytest.mark.parametrize("lost", [(3,), (5,), (1,), (2, 3, 5), (4, 5)])
+def test_a_folder_that_lost_frames_is_made_again(tmp_path, capsys, lost):
+    for name in "ab":
+        make_video(tmp_path / f"v/{name}.avi", pictures=[picture(i) for i in range(5)])
+    run = (tmp_path / "v", tmp_path / "f", "--short-side", 32)
+    assert extract(*run) == 0
+    before = tree(tmp_path / "f")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "f/b").iterdir()}
+    for number in lost:
+        (tmp_path / f"f/a/frame{number:06d}.jpg").unlink()
+    capsys.readouterr()
+    assert extract(*run) == 0
+    assert "1 extracted (5 frames" in capsys.readouterr().out
+    assert tree(tmp_path / "f") == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "f/b").iterdir()} == stamps
+
+
+def test_frames_whose_note_tells_no_count(tmp_path, capsys):
+    """As earlier versions wrote them: finished without a gap, made again with one."""
+    make_video(tmp_path / "v/a.avi", pictures=[picture(i) for i in range(5)])
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    first = tmp_path / "f/a/frame000001.jpg"
+    before = tree(tmp_path / "f")
+    first.write_bytes(encode_jpeg(read(first).astype(np.uint8), 95, "Frames: every 1, short side 256, quality 95\n"))
+    (tmp_path / "f/a/frame000005.jpg").unlink()
+    capsys.readouterr()
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    assert "0 extracted" in capsys.readouterr().out and len(list_frames(tmp_path / "f/a")) == 4
+    assert extract(tmp_path / "v", tmp_path / "f", "--quality", 90) == 1
+    (tmp_path / "f/a/frame000003.jpg").unlink()
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    assert tree(tmp_path / "f") == before
+
+
+def test_what_else_lies_in_a_folder_with_a_gap_is_not_removed(tmp_path, capsys):
+    for name in "ab":
+        make_video(tmp_path / f"v/{name}.avi", pictures=[picture(i) for i in range(3)])
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    (tmp_path / "f/a/notes.txt").write_text("mine")
+    (tmp_path / "f/b/frame000001.jpg").write_bytes(encode_jpeg(picture(1)))  # made elsewhere: no note
+    for name in "ab":
+        (tmp_path / f"f/{name}/frame000002.jpg").unlink()
+    before = tree(tmp_path / "f")
+    assert extract(tmp_path / "v", tmp_path / "f") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "f/a" in line or "f/b" in line]
+    assert len(lines) == 2 and all("frame000002.jpg is missing" in line and "remove it" in line for line in lines)
+    assert tree(tmp_path / "f") == before
+
+
 # ---- broken videos ----
 
 
