@@ -8,13 +8,14 @@ import errno
 import functools
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
 
 from tqdm import tqdm
 
-from common.atomic import atomic_folder, recover_folders
+from common.atomic import atomic_folder, recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, run
 from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS, frame_numbers
 from common.parallel import in_shard, run_parallel, shard_type
@@ -125,17 +126,18 @@ def noted_damage(folder: Path, settings: str) -> str | None:
     return None
 
 
-def extract(job: tuple[Path, Path], settings, threads: int = 1) -> tuple[int, str]:
-    """Write the frames of the video `job[0]` to the folder `job[1]`; number of frames and damage, if any.
+def extract(job: tuple[Path, Path, Path], settings, threads: int = 1) -> tuple[int, str]:
+    """Write the frames of a video to a folder; number of frames and damage, if any.
 
-    `settings`: `every`, `short_side` and `quality`. The folder appears when it is complete. Raises
-    `UserError` for a broken video and `OSError` with the folder's name if it cannot be written.
+    `job`: the video, the folder, which appears when it is complete, and its name until then. `settings`: `every`,
+    `short_side` and `quality`. Raises `UserError` for a broken video and `OSError` with the folder's name if it
+    cannot be written.
     """
-    source, folder = job
+    source, folder, temporary = job
     damage: list[str] = []
     count, first = 0, None
     try:
-        with atomic_folder(folder) as temporary:
+        with atomic_folder(folder, temporary):
             for rgb in decode_frames(source, settings.every, threads, damage):
                 rgb = resize_short_side(rgb, settings.short_side)
                 count += 1
@@ -172,15 +174,14 @@ def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     videos = {name: path for name, path in find_videos(args.videos).items() if in_shard(name, args.shard)}
     folders = {name: args.frames / name for name in videos}
-    parents = {folder.parent for folder in folders.values()}
-    for parent in parents:
+    for parent in {folder.parent for folder in folders.values()}:
         recover_folders(parent)
     broken, damaged, jobs = {}, {}, []
     for name, folder in folders.items():
         try:
             damage = noted_damage(folder, settings_of(args))
             if damage is None:
-                jobs.append((videos[name], folder))
+                jobs.append((videos[name], folder, temporary_name(folder)))
             elif damage:
                 damaged[videos[name]] = damage
         except UserError as error:
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     work = functools.partial(extract, settings=args, threads=max(1, args.workers // max(1, len(jobs))))
     try:
         with contextlib.closing(run_parallel(work, jobs, args.workers)) as results:
-            for (path, _), result, error in tqdm(results, "videos", len(jobs), disable=None):
+            for (path, *_), result, error in tqdm(results, "videos", len(jobs), disable=None):
                 if isinstance(error, OSError):
                     raise error
                 if error:
@@ -199,10 +200,10 @@ def main(argv: list[str] | None = None) -> int:
                 if result[1]:
                     damaged[path] = result[1]
     finally:
-        for parent in parents:
-            recover_folders(parent)  # what ended processes left
+        for *_, temporary in jobs:  # of processes that were ended
+            shutil.rmtree(temporary, ignore_errors=True)
     seconds = time.perf_counter() - start
-    made = len(jobs) - sum(path in broken for path, _ in jobs)
+    made = len(jobs) - sum(path in broken for path, *_ in jobs)
     for path in sorted(damaged):
         print(f"kept: {path}: {damaged[path]}", file=sys.stderr)
     for path in sorted(broken):

@@ -133,8 +133,8 @@ def main(argv: list[str] | None = None) -> None:
     missing = [
         job for job in jobs if not all(path.is_file() for path in clip_files(args.out, ACTIONS[job[0]], *job[1:]))
     ]
-    touched = {path.parent for job in missing for path in clip_files(args.out, ACTIONS[job[0]], *job[1:])}
-    for folder in touched | {args.out, args.out / "UCF_list"}:
+    folders = {path.parent for job in jobs for path in clip_files(args.out, ACTIONS[job[0]], *job[1:])}
+    for folder in folders | {args.out, args.out / "UCF_list"}:
         recover_folders(folder)
     results = run_parallel(partial(make_clip, out=args.out, seed=args.seed), missing, args.workers)
     with closing(results), tqdm(total=len(missing), desc="demo videos", disable=not missing, dynamic_ncols=True) as bar:

@@ -1,6 +1,7 @@
 """The demo data: figures, movements, keypoints, and the files that make_demo_data.py writes."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -250,4 +251,7 @@ def test_a_killed_first_run_is_taken_up(tmp_path):
     assert result.returncode == 0, result.stderr
     assert len(list(out.glob("videos/*/*.avi"))) == len(list(out.glob("pose_flow/*/keypoints.npz"))) == 30
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+    for path in out.rglob(".*"):
+        os.utime(path, (0, 0))
+    assert make(out, "--groups", 2, "--clips", 1).returncode == 0
     assert not list(out.rglob(".*"))
