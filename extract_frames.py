@@ -16,9 +16,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.atomic import atomic_folder, recover_folders, temporary_name
-from common.cli import ArgumentParser, UserError, run
+from common.cli import ArgumentParser, UserError, run, shard, whole_number
 from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS, frame_numbers
-from common.parallel import in_shard, run_parallel, shard_type
+from common.parallel import in_shard, run_parallel
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.split_train_test_video import stem
 
@@ -34,19 +34,19 @@ def get_args_parser() -> ArgumentParser:
     )
     parser.add_argument("videos", type=Path, help="folder of videos or of class folders of videos, or one video")
     parser.add_argument("frames", type=Path, help="folder for the folders of frames")
-    parser.add_argument("--every", type=_positive, default=1, metavar="N", help="keep frames 1, 1+N, 1+2N, …")
+    parser.add_argument("--every", type=whole_number(1), default=1, metavar="N", help="keep frames 1, 1+N, 1+2N, …")
     parser.add_argument(
         "--short-side",
-        type=_positive,
+        type=whole_number(1),
         default=256,
         metavar="PIXELS",
         help="scale to this short side, the other in proportion, rounded to the nearest pixel",
     )
-    parser.add_argument("--quality", type=int, choices=range(1, 101), default=95, metavar="1-100", help="JPEG quality")
-    parser.add_argument("--workers", type=int, default=_cores(), help="processes; 0: only this one")
+    parser.add_argument("--quality", type=whole_number(1, 100), default=95, metavar="1-100", help="JPEG quality")
+    parser.add_argument("--workers", type=whole_number(0), metavar="N", default=_cores(), help="processes; 0: none")
     parser.add_argument(
         "--shard",
-        type=shard_type,
+        type=shard,
         metavar="i/n",
         help="do only part i (from 0) of n, for n machines; a last run without it does the rest",
     )
@@ -156,13 +156,6 @@ def extract(job: tuple[Path, Path, Path], settings, threads: int = 1) -> tuple[i
     except MemoryError:
         raise UserError("its frames do not fit into memory") from None
     return count, "".join(damage)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def _cores() -> int:

@@ -101,8 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Classify each video; returns 1 if some could not be."""
     args = get_args_parser().parse_intermixed_args(argv)
     check_arguments(args)
-    with contextlib.suppress(AttributeError):  # a name that the terminal cannot show is no reason to stop
-        sys.stdout.reconfigure(errors="backslashreplace")
     device = pick_device(args.device)
     class_index = args.ucf_list / args.class_index
     streams = [

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from common.atomic import atomic_write, recover_folders
-from common.cli import ArgumentParser, UserError, run, whole_number
+from common.cli import ArgumentParser, UserError, run, shard, whole_number
 from common.frames import count_frames, find_frame_folders
-from common.parallel import in_shard, run_parallel, shard_type
+from common.parallel import in_shard, run_parallel
 from dataloader.split_train_test_video import Video as ListedVideo
 from dataloader.split_train_test_video import folder_names, normal, stem, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
@@ -48,7 +48,7 @@ def get_args_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--shard",
-        type=shard_type,
+        type=shard,
         metavar="i/n",
         help="only part i of n, counted from 0; a hash of its name decides on a video's part",
     )

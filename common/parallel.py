@@ -1,11 +1,9 @@
 """Work in several processes and on several machines."""
 
-import argparse
 import hashlib
 import itertools
 import multiprocessing
 import os
-import re
 import signal
 import threading
 import unicodedata
@@ -14,14 +12,6 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from common.cli import UserError
-
-
-def shard_type(text: str) -> str:
-    """Check `--shard i/n` (part i of n, counted from 0) for argparse; returns it without padding zeros."""
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    if not match or int(match[1]) >= int(match[2]):
-        raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, such as 0/4, got {text!r}")
-    return f"{int(match[1])}/{int(match[2])}"
 
 
 def in_shard(name: str, shard: str | None) -> bool:

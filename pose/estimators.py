@@ -7,7 +7,6 @@ draw start fast.
 import argparse
 import contextlib
 import hashlib
-import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import UserError
+from common.cli import UserError, image_size, numbers
 from pose.paf import group_people
 from pose.skeleton import NUM_PARTS
 
@@ -87,7 +86,7 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("onnx networks")
     group.add_argument(
         "--input-size",
-        type=size_type,
+        type=image_size,
         metavar="HxW",
         help="size that frames are stretched to (default: the network's own, else 368x432)",
     )
@@ -106,14 +105,14 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--onnx-channels", choices=("bgr", "rgb"), default="bgr", help="order of the colours")
     group.add_argument(
         "--onnx-mean",
-        type=numbers_type,
+        type=numbers,
         metavar="M[,M,M]",
         default=(127.5,),
         help="taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)",
     )
     group.add_argument(
         "--onnx-std",
-        type=numbers_type,
+        type=numbers,
         metavar="S[,S,S]",
         default=(127.5,),
         help="what the values are then divided by (default: 127.5)",
@@ -267,26 +266,6 @@ def group_coco(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.n
     neck = np.concatenate(((right[:, :2] + left[:, :2]) / 2, np.minimum(right, left)[:, 2:]), axis=1)
     people[:, NECK] = neck * (neck[:, 2:] > 0)
     return people[np.count_nonzero(people[..., 2], axis=1) >= MIN_PARTS]
-
-
-# ---- values of options ----
-
-
-def size_type(text: str) -> tuple[int, int]:
-    """(height, width) from `HxW` for argparse."""
-    match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
-    if not match or not all(16 <= int(side) <= 8192 for side in match.groups()):
-        raise argparse.ArgumentTypeError(f"expected HxW in pixels, such as 368x432, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def numbers_type(text: str) -> tuple[float, ...]:
-    """One number, or three with commas between them, for argparse."""
-    with contextlib.suppress(ValueError):
-        numbers = tuple(float(word) for word in text.split(","))
-        if len(numbers) in (1, 3) and np.isfinite(numbers).all():
-            return numbers
-    raise argparse.ArgumentTypeError(f"expected one number or three, such as 127.5 or 104,117,123, got {text!r}")
 
 
 def _digest(path: str | Path) -> str:

@@ -230,7 +230,7 @@ def test_other_settings_and_foreign_folders_are_refused(tmp_path, demo):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     file = tmp_path / "mine" / "thesis.txt"
     assert_error(make(file), str(file))
-    assert_error(make(tmp_path / "new", "--groups", 1), "--groups 1")
+    assert_error(make(tmp_path / "new", "--groups", 1), "--groups", "from 2 to 99")
     assert not (tmp_path / "new").exists()
 
 

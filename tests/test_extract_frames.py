@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.cli import UserError
+from common.cli import UserError, shard
 from common.frames import list_frames
-from common.parallel import in_shard, shard_type
+from common.parallel import in_shard
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from extract_frames import find_videos, main
 from tests.helpers import ROOT, SHARED, assert_error, call_main
@@ -536,7 +536,7 @@ def test_shards_are_stable_and_of_like_size():
     sizes = [sum(in_shard(f"v_{i}", f"{part}/4") for i in range(4000)) for part in range(4)]
     assert min(sizes) > 900
     assert [in_shard("v_Archery_g01_c01", f"{part}/5") for part in range(5)].index(True) == 4  # on every machine
-    assert shard_type("01/004") == "1/4"
+    assert shard("01/004") == "1/4"
 
 
 @pytest.fixture(scope="module")
