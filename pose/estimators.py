@@ -7,7 +7,6 @@ draw start fast.
 import argparse
 import contextlib
 import hashlib
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -203,27 +202,17 @@ def _load_keypointrcnn(path: str | Path | None):
     from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+    from common.download import download
     from network import load_strictly, read_state_dict
 
-    weights = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
-    if path is not None:
-        state = read_state_dict(path)
-    else:
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(30)  # a firewall that drops packets should not hang the start for minutes
-        try:
-            state = weights.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"the Keypoint R-CNN weights {weights.url} cannot be downloaded ({error}); "
-                "get that file elsewhere and give it with --pose-weights FILE"
-            ) from None
-        finally:
-            socket.setdefaulttimeout(timeout)
+    if path is None:
+        url = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT.url
+        path = download(url, "get that file elsewhere and give it with --pose-weights FILE")
+    state = read_state_dict(path)
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
     network = KeypointRCNN(backbone, num_classes=2, num_keypoints=len(COCO_PARTS), box_score_thresh=BOX_SCORE)
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    load_strictly(network, state, path or weights.url)
+    load_strictly(network, state, path)
     for module in backbone.modules():
         if hasattr(module, "eps"):
             module.eps = 0.0  # the published weights were trained without it
