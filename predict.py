@@ -16,12 +16,12 @@ import numpy as np
 
 from common.atomic import atomic_write
 from common.cli import ArgumentParser, UserError, print_table, run, whole_number
+from common.parallel import worker_pool
 from common.video import decode_frames, frame_rate
 from dataloader.split_train_test_video import Video, folder_names, normal, stem
 from fusion.metrics import fuse, rank_classes, softmax
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
-from pose.pipeline import worker_pool
 from prediction.classify import Answer, Classifier, FrameOptions, classify, load_classifier, require_same_classes
 from prediction.overlay import write_overlay
 from training.streams import MOTION_POSE, SPATIAL

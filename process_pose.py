@@ -13,13 +13,13 @@ from tqdm import tqdm
 from common.atomic import atomic_write, recover_folders
 from common.cli import ArgumentParser, UserError, run, shard, whole_number
 from common.frames import count_frames, find_frame_folders
-from common.parallel import in_shard, run_parallel
+from common.parallel import in_shard, run_parallel, worker_pool
 from dataloader.split_train_test_video import Video as ListedVideo
 from dataloader.split_train_test_video import folder_names, normal, stem, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
-from pose.pipeline import Video, process_videos, worker_pool
+from pose.pipeline import Video, process_videos
 
 SETTINGS_NAME = "pose_settings.json"
 

@@ -5,12 +5,10 @@ Between them are short queues, so that the slowest sets the speed.
 """
 
 import contextlib
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,7 +19,6 @@ from PIL import Image
 from common.atomic import atomic_folder
 from common.cli import UserError
 from common.frames import FRAME_NAME, list_frames
-from common.parallel import end_with_parent
 from pose.estimators import Estimator
 from pose.folders import draw_frames
 from pose.interpolation import interpolate_people
@@ -118,25 +115,6 @@ def read_frame(path: str | os.PathLike) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         reason = getattr(error, "strerror", None) or "the file is damaged or no image"
         raise UserError(f"{path}: cannot be read ({reason}); make it again") from None
-
-
-@contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[Executor]:
-    """Processes that group and draw; 0: one thread of this process instead.
-
-    They are started afresh, not forked, for torch and its threads are at work in this process. They end with
-    it even if it is killed.
-    """
-    if workers <= 0:
-        with ThreadPoolExecutor(1) as pool:
-            yield pool
-        return
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-            yield pool
-    except BrokenProcessPool:
-        raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
 
 
 # ---- from videos to pose folders ----
