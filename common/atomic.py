@@ -42,25 +42,32 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike, temporary: Path | None = None) -> Iterator[Path]:
-    """Yield an empty temporary folder that becomes `path` when the block ends well, else vanishes.
+    """Yield an empty temporary folder that takes the place of `path` when the block ends well, else vanishes.
 
-    `temporary` is its name, by default a new one beside `path`. An existing folder `path` is replaced. A process
-    killed between the two renames of that leaves the old folder as `.old-NAME`, and `recover_folders` brings it back.
+    `temporary` is its name, by default a new one beside `path`.
     """
     path = Path(path)
     temporary = temporary or temporary_name(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        old = path.with_name(f".old-{path.name}")
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Rename the folder `new` to `path`, which may exist.
+
+    A process killed between the two renames leaves the old folder as `.old-NAME`; `recover_folders` brings it back.
+    """
+    old = path.with_name(f".old-{path.name}")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def recover_folders(parent: str | os.PathLike) -> None:

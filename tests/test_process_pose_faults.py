@@ -82,7 +82,7 @@ def test_sigterm_ends_the_run_with_a_hint_and_leaves_nothing_half_done(data, tmp
     process.terminate()
     _, text = process.communicate(timeout=20)
     assert process.returncode == 143
-    assert "stopped; the same command goes on from here" in text
+    assert "stopped; the same command resumes here" in text
     assert "Traceback" not in text
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["pose_settings.json"]
 
