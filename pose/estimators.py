@@ -58,64 +58,42 @@ class Estimator:
 
 def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose an estimator, which `estimator_from_arguments` reads, to a parser."""
-    group = parser.add_argument_group("pose estimation")
-    group.add_argument(
+    add = parser.add_argument_group("pose estimation").add_argument
+    add(
         "--model",
         choices=MODELS,
         default="openpose",
         help="openpose: VGG-19 network with part affinity fields; keypointrcnn: torchvision's; "
         "onnx: any network with OpenPose's 19 heatmaps and 38 PAFs",
     )
-    group.add_argument(
+    add(
         "--pose-weights",
         type=Path,
         metavar="FILE",
-        help="weights of openpose and keypointrcnn (.pth, .safetensors), or the .onnx file; "
-        "without it keypointrcnn's are downloaded by torchvision",
+        help="weights, .pth, .safetensors or .onnx; those of keypointrcnn are downloaded without it",
     )
-    group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs"
-    )
-    group.add_argument(
-        "--amp",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="mixed precision of the torch networks on cuda",
-    )
-    group = parser.add_argument_group("onnx networks")
-    group.add_argument(
-        "--input-size",
-        type=image_size,
-        metavar="HxW",
-        help="size that frames are stretched to (default: the network's own, else 368x432)",
-    )
-    group.add_argument(
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs")
+    add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision of torch networks on cuda")
+    add = parser.add_argument_group("onnx networks").add_argument
+    size = "size that frames are stretched to (default: the network's own, else 368x432)"
+    add("--input-size", type=image_size, metavar="HxW", help=size)
+    add(
         "--onnx-layout",
         choices=("auto", "nhwc", "nchw"),
         default="auto",
-        help="order of the input's axes; auto reads it from the input's shape",
+        help="order of the input's axes; auto: by its shape",
     )
-    group.add_argument(
+    add(
         "--onnx-order",
         choices=("auto", "heatmaps-pafs", "pafs-heatmaps"),
         default="auto",
         help="order of the maps in an output that holds both; auto looks for the background's heatmap in a trial run",
     )
-    group.add_argument("--onnx-channels", choices=("bgr", "rgb"), default="bgr", help="order of the colours")
-    group.add_argument(
-        "--onnx-mean",
-        type=numbers,
-        metavar="M[,M,M]",
-        default=(127.5,),
-        help="taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)",
-    )
-    group.add_argument(
-        "--onnx-std",
-        type=numbers,
-        metavar="S[,S,S]",
-        default=(127.5,),
-        help="what the values are then divided by (default: 127.5)",
-    )
+    add("--onnx-channels", choices=("bgr", "rgb"), default="bgr", help="order of the colours")
+    mean = "taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)"
+    add("--onnx-mean", type=numbers, metavar="M[,M,M]", default=(127.5,), help=mean)
+    std = "what the values are then divided by (default: 127.5)"
+    add("--onnx-std", type=numbers, metavar="S[,S,S]", default=(127.5,), help=std)
 
 
 def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
@@ -137,15 +115,12 @@ def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
 def make_estimator(
     model: str, weights: str | Path | None = None, device: str = "auto", amp: bool = True, **onnx_options
 ) -> Estimator:
-    """Make an estimator.
+    """Make an estimator of one of `MODELS`.
 
-    `model` is one of `MODELS`, `weights` its file (None: those that torchvision downloads, for keypointrcnn
-    only), `device` is auto, cpu, cuda or mps, and `amp` allows float16 on cuda. `onnx_options` are those of
-    `pose.onnx_network.load_network`: `input_size`, `layout`, `order`, `channels`, `mean`, `std`.
+    `weights` is its file (None: those that torchvision downloads, for keypointrcnn only), `device` auto, cpu, cuda
+    or mps; `amp` allows float16 on cuda. `onnx_options` are those of `pose.onnx_network.load_network`.
     Raises `UserError` if weights, device or onnxruntime are missing, or if the weights do not fit.
     """
-    if model not in MODELS:
-        raise UserError(f"unknown pose model {model!r}; choose one of {', '.join(MODELS)}")
     if weights is None and model != "keypointrcnn":
         raise UserError(f"--model {model} needs its weights: give --pose-weights FILE, or --model keypointrcnn")
     if weights is not None and not Path(weights).is_file():
@@ -167,18 +142,18 @@ def _torch_estimator(model: str, weights: str | Path | None, device: str, amp: b
     from pose.openpose import load_openpose
     from utils import pick_device
 
-    place = pick_device(device)
-    if place.type == "cuda":
+    device = pick_device(device)
+    if device.type == "cuda":
         # The same frames give the same people, whatever ran before.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    network = (load_openpose(weights) if model == "openpose" else _load_keypointrcnn(weights)).to(place)
-    cast = partial(torch.autocast, "cuda", torch.float16) if amp and place.type == "cuda" else contextlib.nullcontext
+    network = (load_openpose(weights) if model == "openpose" else _load_keypointrcnn(weights)).to(device)
+    cast = partial(torch.autocast, "cuda", torch.float16) if amp and device.type == "cuda" else contextlib.nullcontext
     forward = _openpose_forward if model == "openpose" else _keypointrcnn_forward
 
     def infer(frames):
         with torch.inference_mode(), cast():
-            return forward(network, torch.from_numpy(np.stack(frames)).to(place))
+            return forward(network, torch.from_numpy(np.stack(frames)).to(device))
 
     return Estimator(np.ascontiguousarray, infer, group_maps if model == "openpose" else group_coco, settings)
 
@@ -239,7 +214,7 @@ def group_coco(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.n
     """People from Keypoint R-CNN's box scores (P,), keypoints (P, 17, 3) in pixels, and their logits (P, 17).
 
     A person's box needs a score of 0.7. A keypoint's logit is the height of its peak before the softmax over
-    its place; the part counts as found above 2, the threshold that is usual for drawing, and its score is
+    its position; the part counts as found above 2, the threshold that is usual for drawing, and its score is
     sigmoid(logit - 2), which is thus above 0.5. The neck is the middle of the shoulders if both were found,
     with the lower of their scores. A person needs 4 parts, as with part affinity fields.
     """
