@@ -4,7 +4,6 @@ python extract_frames.py UCF-101 data/jpegs_256
 """
 
 import contextlib
-import errno
 import functools
 import os
 import re
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from common.atomic import atomic_folder, recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, run, shard, whole_number
 from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS, frame_numbers
-from common.parallel import in_shard, run_parallel
+from common.parallel import cores, in_shard, run_parallel
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.split_train_test_video import stem
 
@@ -30,26 +29,16 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Decode videos into FRAMES/VIDEO/frame000001.jpg, …, or FRAMES/CLASS/VIDEO/… where several "
         "classes have a video of the same name. Run again, it does what is missing. Exit status 1: some videos "
-        "are broken and were left out."
+        "are broken and were skipped."
     )
-    parser.add_argument("videos", type=Path, help="folder of videos or of class folders of videos, or one video")
-    parser.add_argument("frames", type=Path, help="folder for the folders of frames")
-    parser.add_argument("--every", type=whole_number(1), default=1, metavar="N", help="keep frames 1, 1+N, 1+2N, …")
-    parser.add_argument(
-        "--short-side",
-        type=whole_number(1),
-        default=256,
-        metavar="PIXELS",
-        help="scale to this short side, the other in proportion, rounded to the nearest pixel",
-    )
-    parser.add_argument("--quality", type=whole_number(1, 100), default=95, metavar="1-100", help="JPEG quality")
-    parser.add_argument("--workers", type=whole_number(0), metavar="N", default=_cores(), help="processes; 0: none")
-    parser.add_argument(
-        "--shard",
-        type=shard,
-        metavar="i/n",
-        help="do only part i (from 0) of n, for n machines; a last run without it does the rest",
-    )
+    add, number = parser.add_argument, whole_number(1)
+    add("videos", type=Path, help="folder of videos or of class folders of videos, or one video")
+    add("frames", type=Path, help="folder for the folders of frames")
+    add("--every", type=number, default=1, metavar="N", help="keep frames 1, 1+N, 1+2N, …")
+    add("--short-side", type=number, default=256, metavar="PIXELS", help="scale to this short side, the other to match")
+    add("--quality", type=whole_number(1, 100), default=95, metavar="1-100", help="JPEG quality")
+    add("--workers", type=whole_number(0), default=cores(), metavar="N", help="processes; 0: only this one")
+    add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a last run without it does the rest")
     return parser
 
 
@@ -148,18 +137,9 @@ def extract(job: tuple[Path, Path, Path], settings, threads: int = 1) -> tuple[i
             note = f"Frames: {'; '.join([settings_of(settings), *damage])}\nCount: {count}\n"
             (temporary / FRAME_NAME.format(1)).write_bytes(encode_jpeg(first, settings.quality, note))
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and noted_damage(folder, settings_of(settings)) is not None:
-            return count, "".join(damage)  # another process has finished the same video just now
-        if error.errno is None:  # Pillow's own
-            raise UserError(str(error)) from None
-        raise OSError(error.errno, error.strerror, str(folder)) from None
-    except MemoryError:
-        raise UserError("its frames do not fit into memory") from None
+        error.filename = str(folder)
+        raise
     return count, "".join(damage)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -200,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in sorted(damaged):
         print(f"kept: {path}: {damaged[path]}", file=sys.stderr)
     for path in sorted(broken):
-        print(f"left out: {path}: {broken[path]}", file=sys.stderr)
+        print(f"skipped: {path}: {broken[path]}", file=sys.stderr)
     print(
         f"{len(videos)} videos{f' of shard {args.shard}' if args.shard else ''}: {made} extracted ({total} frames, "
         f"{total / max(seconds, 1e-9):.0f} a second), {len(videos) - made - len(broken)} were there, "

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import re
 import sys
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from common.atomic import atomic_write, recover_folders
 from common.cli import ArgumentParser, UserError, run, shard, whole_number
 from common.frames import count_frames, find_frame_folders
-from common.parallel import in_shard, run_parallel, worker_pool
+from common.parallel import cores, in_shard, run_parallel, worker_pool
 from dataloader.split_train_test_video import Video, folder_names, normal, stem, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
@@ -54,7 +53,7 @@ def get_args_parser() -> ArgumentParser:
         "--workers",
         type=whole_number(0),
         metavar="N",
-        default=min(8, os.cpu_count() or 1),
+        default=min(8, cores()),
         help="processes that group and draw, and threads that read; 0: no processes",
     )
     add("--preview", type=Path, metavar="FILE.png", help="write a contact sheet of 12 frames beside their poses")

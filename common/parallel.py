@@ -15,6 +15,11 @@ from concurrent.futures.process import BrokenProcessPool
 from common.cli import UserError
 
 
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_shard(name: str, shard: str | None) -> bool:
     """Whether the video `name` belongs to the part `shard` (`i/n`; None: to all).
 

@@ -66,12 +66,8 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
         help="openpose: VGG-19 network with part affinity fields; keypointrcnn: torchvision's; "
         "onnx: any network with OpenPose's 19 heatmaps and 38 PAFs",
     )
-    add(
-        "--pose-weights",
-        type=Path,
-        metavar="FILE",
-        help="weights, .pth, .safetensors or .onnx; those of keypointrcnn are downloaded without it",
-    )
+    weights = "its weights: .pth or .safetensors, or the .onnx file; those of keypointrcnn are downloaded if not given"
+    add("--pose-weights", type=Path, metavar="FILE", help=weights)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs")
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision of torch networks on cuda")
     add = parser.add_argument_group("onnx networks").add_argument
@@ -98,18 +94,9 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
 
 def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
     """Make the estimator that the options of `add_estimator_arguments` describe; raises `UserError`."""
-    return make_estimator(
-        args.model,
-        args.pose_weights,
-        args.device,
-        args.amp,
-        input_size=args.input_size,
-        layout=args.onnx_layout,
-        order=args.onnx_order,
-        channels=args.onnx_channels,
-        mean=args.onnx_mean,
-        std=args.onnx_std,
-    )
+    onnx_options = {name: getattr(args, f"onnx_{name}") for name in ("layout", "order", "channels", "mean", "std")}
+    onnx_options["input_size"] = args.input_size
+    return make_estimator(args.model, args.pose_weights, args.device, args.amp, **onnx_options)
 
 
 def make_estimator(

@@ -66,15 +66,10 @@ def write_preview(path: Path, videos: Sequence[VideoFolders], count: int = 12) -
     for k, ((label, pair), size) in enumerate(zip(cells, sizes, strict=True)):
         left = GAP + k % columns * (cell_width + GAP)
         top = GAP + k // columns * (HEIGHT + LABEL + GAP)
-        draw.text((left, top), _shorten(label, font, cell_width), fill=(20, 20, 20), font=font)
+        while len(label) > 1 and font.getlength(label) > cell_width:
+            label = "…" + label[2:]
+        draw.text((left, top), label, fill=(20, 20, 20), font=font)
         for image, x in zip(pair, (left, left + size[0] + GAP // 2), strict=True):
             sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), (x, top + LABEL))
     with atomic_write(path) as file:
         sheet.save(file, format="PNG")
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    keep = next(length for length in range(len(text), -1, -1) if font.getlength("…" + text[-length:]) <= width)
-    return "…" + text[-keep:]

@@ -436,15 +436,15 @@ def test_broken_videos_are_reported_and_the_others_done(tmp_path):
     )
     assert result.returncode == 1
     assert os.listdir(tmp_path / "f") == ["fine"]
-    left_out = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
-    assert [line.split(": ")[1].rsplit("/")[-1] for line in left_out] == [
+    skipped = [line for line in result.stderr.splitlines() if line.startswith("skipped: ")]
+    assert [line.split(": ")[1].rsplit("/")[-1] for line in skipped] == [
         "cut.mp4",
         "empty.avi",
         "playlist.avi",
         "sound.mp4",
         "text.mp4",
     ]
-    assert "no video stream" in left_out[3] and "Traceback" not in result.stderr
+    assert "no video stream" in skipped[3] and "Traceback" not in result.stderr
     assert "1 extracted (12 frames" in result.stdout and "5 broken" in result.stdout
 
 
@@ -459,7 +459,7 @@ def test_slightly_damaged_video_is_kept_and_named_each_time(tmp_path, capsys):
     assert 18 <= len(list_frames(tmp_path / "f/a")) <= 20
 
 
-def test_video_that_is_mostly_lost_is_left_out(tmp_path, capsys):
+def test_video_that_is_mostly_lost_is_skipped(tmp_path, capsys):
     path = make_video(tmp_path / "v/a.avi", "mjpeg", [picture(i) for i in range(30)], "yuvj420p")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.4)])
     assert extract(tmp_path / "v", tmp_path / "f") == 1
