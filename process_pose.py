@@ -4,12 +4,13 @@ import argparse
 import contextlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from common.atomic import atomic_write, recover_folders
+from common.atomic import atomic_write, recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, run, shard, whole_number
 from common.frames import count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
@@ -214,20 +215,25 @@ def redraw_videos(videos: list[VideoFolders], args: argparse.Namespace) -> Outco
             skipped.append(video)
             continue
         try:
-            todo[video.poses] = video, load_keypoints(video.poses / FILE_NAME).num_frames
+            job = video.poses, temporary_name(video.poses)
+            todo[job] = video, load_keypoints(video.poses / FILE_NAME).num_frames
         except UserError as error:
             failed.append(str(error))
     results = run_parallel(redraw, todo, args.workers)
-    with progress_bar(sum(num_frames for _, num_frames in todo.values())) as bar, contextlib.closing(results):
-        for poses, _, error in results:
-            video, num_frames = todo[poses]
-            if isinstance(error, OSError):
-                raise error
-            if error:
-                failed.append(str(error))
-            else:
-                done.append(video)
-            bar.update(num_frames)
+    try:
+        with progress_bar(sum(num_frames for _, num_frames in todo.values())) as bar, contextlib.closing(results):
+            for job, _, error in results:
+                video, num_frames = todo[job]
+                if isinstance(error, OSError):
+                    raise error
+                if error:
+                    failed.append(str(error))
+                else:
+                    done.append(video)
+                bar.update(num_frames)
+    finally:
+        for _, temporary in todo:  # of processes that were ended
+            shutil.rmtree(temporary, ignore_errors=True)
     return done, skipped, failed
 
 
