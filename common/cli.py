@@ -69,8 +69,8 @@ def fail(message: str) -> int:
     """Print `error: message` as a single line on stderr and return the exit status 2."""
     line = " ".join(message.split())
     # What a file is called or holds should not steer the terminal.
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
-    print("error: " + shown, file=sys.stderr, flush=True)
+    printable = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+    print("error: " + printable, file=sys.stderr, flush=True)
     return 2
 
 
