@@ -1,10 +1,8 @@
 """Fuse the saved scores of the streams: accuracy of each and of their weighted mean, confusion matrix."""
 
 import argparse
-import contextlib
 import csv
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,8 +91,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line `argv`; raises `UserError`."""
     args = get_args_parser().parse_intermixed_args(argv)
     check_arguments(args)
-    with contextlib.suppress(AttributeError):  # a name that the terminal cannot show is no reason to stop
-        sys.stdout.reconfigure(errors="backslashreplace")
     results = [fuse_split(args, split) for split in args.split]
     several = len(results) > 1
     written = []

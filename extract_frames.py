@@ -4,21 +4,24 @@ python extract_frames.py UCF-101 data/jpegs_256
 """
 
 import contextlib
-import errno
 import functools
 import os
+import re
+import shutil
 import sys
 import time
 from pathlib import Path
 
 from tqdm import tqdm
 
-from common.atomic import atomic_folder, recover_folders
-from common.cli import ArgumentParser, UserError, run
-from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS
-from common.parallel import in_shard, run_parallel, shard_type
+from common.atomic import atomic_folder, recover_folders, temporary_name
+from common.cli import ArgumentParser, UserError, run, shard, whole_number
+from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS, frame_numbers
+from common.parallel import cores, in_shard, run_parallel
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.names import frame_folders, is_video
+
+NOTE = re.compile(r"Frames: (.*?)(?:; (.*))?\n(?:Count: (\d+)\n)?")  # in the first frame: settings, damage, count
 
 
 def get_args_parser() -> ArgumentParser:
@@ -26,26 +29,16 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Decode videos into FRAMES/VIDEO/frame000001.jpg, …, or FRAMES/CLASS/VIDEO/… where several "
         "classes have a video of the same name. Run again, it does what is missing. Exit status 1: some videos "
-        "are broken and were left out."
+        "are broken and were skipped."
     )
-    parser.add_argument("videos", type=Path, help="folder of videos or of class folders of videos, or one video")
-    parser.add_argument("frames", type=Path, help="folder for the folders of frames")
-    parser.add_argument("--every", type=_positive, default=1, metavar="N", help="keep frames 1, 1+N, 1+2N, …")
-    parser.add_argument(
-        "--short-side",
-        type=_positive,
-        default=256,
-        metavar="PIXELS",
-        help="scale to this short side, the other in proportion, rounded to the nearest pixel",
-    )
-    parser.add_argument("--quality", type=int, choices=range(1, 101), default=95, metavar="1-100", help="JPEG quality")
-    parser.add_argument("--workers", type=int, default=_cores(), help="processes; 0: only this one")
-    parser.add_argument(
-        "--shard",
-        type=shard_type,
-        metavar="i/n",
-        help="do only part i (from 0) of n, for n machines; a last run without it does the rest",
-    )
+    add, number = parser.add_argument, whole_number(1)
+    add("videos", type=Path, help="folder of videos or of class folders of videos, or one video")
+    add("frames", type=Path, help="folder for the folders of frames")
+    add("--every", type=number, default=1, metavar="N", help="keep frames 1, 1+N, 1+2N, …")
+    add("--short-side", type=number, default=256, metavar="PIXELS", help="scale to this short side, the other to match")
+    add("--quality", type=whole_number(1, 100), default=95, metavar="1-100", help="JPEG quality")
+    add("--workers", type=whole_number(0), default=cores(), metavar="N", help="processes; 0: only this one")
+    add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a last run without it does the rest")
     return parser
 
 
@@ -73,39 +66,52 @@ def find_videos(root: Path) -> dict[str, Path]:
 
 
 def settings_of(args) -> str:
-    """What frames depend on, as it is noted in the comment of the first frame of each video."""
+    """What frames depend on, as the note in the comment of each video's first frame says it."""
     return f"every {args.every}, short side {args.short_side}, quality {args.quality}"
 
 
-def read_note(folder: Path) -> tuple[str, str] | None:
-    """Settings and damage noted in a finished folder of frames, both "" in one from elsewhere; None: not there.
+def noted_damage(folder: Path, settings: str) -> str | None:
+    """Damage of its video that a finished folder of frames tells of ("": none); None: it is to be made.
 
-    Raises `UserError` if the folder holds other things than frames: it shall not be replaced.
+    A folder that lacks frames is made again: its numbers have a gap, or do not reach the count noted in its first
+    frame. Raises `UserError` if it was made with other settings, or if more than our own frames would be replaced.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        with (folder / FRAME_NAME.format(1)).open("rb") as file:
-            head = file.read(400)
-        if head:
-            note = head.partition(b"Frames: ")[2].partition(b"\n")[0].decode("ascii", "replace")
-            return tuple((note.split("; ") + [""])[:2])
-    if folder.is_dir() and all(FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)):
+    if not folder.exists():
         return None
-    if os.path.lexists(folder):
-        raise UserError(f"{folder} is in the way and holds no frames; remove it or choose another folder")
+    if not folder.is_dir():
+        raise UserError(f"{folder} is in the way and no folder; remove it or choose another one")
+    first = folder / FRAME_NAME.format(1)
+    head = ""
+    with contextlib.suppress(FileNotFoundError), first.open("rb") as file:
+        head = file.read(400).decode("latin-1")
+    note = NOTE.search(head)
+    made_with, damage, count = note.groups("") if note else ("", "", "")
+    if made_with not in ("", settings):
+        raise UserError(f"{folder} was made with {made_with}; remove it or choose another folder")
+    numbers = frame_numbers(folder) - (set() if head else {1})
+    missing = set(range(1, max(numbers | {int(count or 1)}) + 1)) - numbers
+    if not missing:
+        return damage
+    if (head and not note) or not all(FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)):
+        raise UserError(
+            f"{folder} is in the way: {FRAME_NAME.format(min(missing))} is missing in it, and it holds other things "
+            "than frames made by this script; remove it or choose another folder"
+        )
     return None
 
 
-def extract(job: tuple[Path, Path], settings, threads: int = 1) -> tuple[int, str]:
-    """Write the frames of the video `job[0]` to the folder `job[1]`; number of frames and damage, if any.
+def extract(job: tuple[Path, Path, Path], settings, threads: int = 1) -> tuple[int, str]:
+    """Write the frames of a video to a folder; number of frames and damage, if any.
 
-    `settings`: `every`, `short_side` and `quality`. The folder appears when it is complete. Raises
-    `UserError` for a broken video and `OSError` with the folder's name if it cannot be written.
+    `job`: the video, the folder, which appears when it is complete, and its name until then. `settings`: `every`,
+    `short_side` and `quality`. Raises `UserError` for a broken video and `OSError` with the folder's name if it
+    cannot be written.
     """
-    source, folder = job
+    source, folder, temporary = job
     damage: list[str] = []
     count, first = 0, None
     try:
-        with atomic_folder(folder) as temporary:
+        with atomic_folder(folder, temporary):
             for rgb in decode_frames(source, settings.every, threads, damage):
                 rgb = resize_short_side(rgb, settings.short_side)
                 count += 1
@@ -113,28 +119,12 @@ def extract(job: tuple[Path, Path], settings, threads: int = 1) -> tuple[int, st
                     first = rgb
                 else:
                     (temporary / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
-            note = "Frames: " + "; ".join([settings_of(settings), *damage]) + "\n"
+            note = f"Frames: {'; '.join([settings_of(settings), *damage])}\nCount: {count}\n"
             (temporary / FRAME_NAME.format(1)).write_bytes(encode_jpeg(first, settings.quality, note))
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and read_note(folder):
-            return count, "".join(damage)  # another process has finished the same video just now
-        if error.errno is None:  # Pillow's own
-            raise UserError(str(error)) from None
-        raise OSError(error.errno, error.strerror, str(folder)) from None
-    except MemoryError:
-        raise UserError("its frames do not fit into memory") from None
+        error.filename = str(folder)
+        raise
     return count, "".join(damage)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -142,26 +132,23 @@ def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     videos = {name: path for name, path in find_videos(args.videos).items() if in_shard(name, args.shard)}
     folders = {name: args.frames / name for name in videos}
-    parents = {folder.parent for folder in folders.values()}
-    for parent in parents:
+    for parent in {folder.parent for folder in folders.values()}:
         recover_folders(parent)
     broken, damaged, jobs = {}, {}, []
     for name, folder in folders.items():
         try:
-            note = read_note(folder)
-            if note is None:
-                jobs.append((videos[name], folder))
-            elif note[0] not in ("", settings_of(args)):
-                raise UserError(f"{folder} was made with {note[0]}; remove it or choose another folder")
-            elif note[1]:
-                damaged[videos[name]] = note[1]
+            damage = noted_damage(folder, settings_of(args))
+            if damage is None:
+                jobs.append((videos[name], folder, temporary_name(folder)))
+            elif damage:
+                damaged[videos[name]] = damage
         except UserError as error:
             broken[videos[name]] = error
     total, start = 0, time.perf_counter()
     work = functools.partial(extract, settings=args, threads=max(1, args.workers // max(1, len(jobs))))
     try:
         with contextlib.closing(run_parallel(work, jobs, args.workers)) as results:
-            for (path, _), result, error in tqdm(results, "videos", len(jobs), disable=None):
+            for (path, *_), result, error in tqdm(results, "videos", len(jobs), disable=None):
                 if isinstance(error, OSError):
                     raise error
                 if error:
@@ -171,14 +158,14 @@ def main(argv: list[str] | None = None) -> int:
                 if result[1]:
                     damaged[path] = result[1]
     finally:
-        for parent in parents:
-            recover_folders(parent)  # what ended processes left
+        for *_, temporary in jobs:  # of processes that were ended
+            shutil.rmtree(temporary, ignore_errors=True)
     seconds = time.perf_counter() - start
-    made = len(jobs) - sum(path in broken for path, _ in jobs)
+    made = len(jobs) - sum(path in broken for path, *_ in jobs)
     for path in sorted(damaged):
         print(f"kept: {path}: {damaged[path]}", file=sys.stderr)
     for path in sorted(broken):
-        print(f"left out: {path}: {broken[path]}", file=sys.stderr)
+        print(f"skipped: {path}: {broken[path]}", file=sys.stderr)
     print(
         f"{len(videos)} videos{f' of shard {args.shard}' if args.shard else ''}: {made} extracted ({total} frames, "
         f"{total / max(seconds, 1e-9):.0f} a second), {len(videos) - made - len(broken)} were there, "

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.atomic import atomic_write, recover_folders
-from common.cli import ArgumentParser, UserError, run
+from common.cli import ArgumentParser, UserError, run, whole_number
 from common.parallel import run_parallel
 from demo_data.classes import ACTIONS, Action
 from demo_data.clip import HEIGHT, RATE, WIDTH, render, stage
@@ -32,10 +32,10 @@ def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(description="Make drawn videos of 15 classes with keypoints and split lists.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make videos/, pose_flow/ and UCF_list/ in")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other people and places")
-    parser.add_argument("--groups", type=int, default=36, help="groups per class, each a person in a place (2 to 99)")
-    parser.add_argument("--clips", type=int, default=2, help="clips per group (1 to 99)")
-    parser.add_argument("--workers", type=int, default=2, help="processes; the result does not depend on it")
+    parser.add_argument("--seed", type=whole_number(0, 2**32), default=0, help="another seed, other people and places")
+    parser.add_argument("--groups", type=whole_number(2, 99), default=36, help="groups per class: a person in a place")
+    parser.add_argument("--clips", type=whole_number(1, 99), default=2, help="clips per group")
+    parser.add_argument("--workers", type=whole_number(0, 256), default=2, help="processes; the result is the same")
     return parser
 
 
@@ -111,11 +111,7 @@ def check_settings(out: Path, settings: dict) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Make what is missing of the data set and say where it is."""
-    parser = get_args_parser()
-    args = parser.parse_args(argv)
-    for option, low, high in (("groups", 2, 99), ("clips", 1, 99), ("seed", 0, 2**32), ("workers", 0, 256)):
-        if not low <= getattr(args, option) <= high:
-            parser.error(f"--{option} {getattr(args, option)}: must be from {low} to {high}")
+    args = get_args_parser().parse_args(argv)
     check_settings(args.out, {"version": VERSION, "seed": args.seed, "groups": args.groups, "clips": args.clips})
     for name, lines in split_lists(args.groups, args.clips).items():
         path = args.out / "UCF_list" / name
@@ -133,8 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     missing = [
         job for job in jobs if not all(path.is_file() for path in clip_files(args.out, ACTIONS[job[0]], *job[1:]))
     ]
-    touched = {path.parent for job in missing for path in clip_files(args.out, ACTIONS[job[0]], *job[1:])}
-    for folder in touched | {args.out, args.out / "UCF_list"}:
+    folders = {path.parent for job in jobs for path in clip_files(args.out, ACTIONS[job[0]], *job[1:])}
+    for folder in folders | {args.out, args.out / "UCF_list"}:
         recover_folders(folder)
     results = run_parallel(partial(make_clip, out=args.out, seed=args.seed), missing, args.workers)
     with closing(results), tqdm(total=len(missing), desc="demo videos", disable=not missing, dynamic_ncols=True) as bar:

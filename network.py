@@ -2,7 +2,6 @@
 
 import copy
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ from torch import nn
 from torchvision import models
 
 from common.cli import UserError
+from common.download import download
 from utils import load_checkpoint, load_safetensors, memory_format
 
 CPU = torch.device("cpu")
@@ -64,18 +64,8 @@ def load_starting_weights(network: models.ResNet, arch: str, weights: str) -> No
 
 def imagenet_state_dict(arch: str) -> dict[str, torch.Tensor]:
     """torchvision's default ImageNet weights; raises `UserError` if they cannot be downloaded."""
-    weights = models.get_model_weights(arch).DEFAULT
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(30)  # a firewall that drops packets should not hang the start for minutes
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"the ImageNet weights {weights.url} cannot be downloaded ({error}); "
-            "give them as a file with --weights FILE, or start from random ones with --weights none"
-        ) from None
-    finally:
-        socket.setdefaulttimeout(timeout)
+    remedy = "give ImageNet weights as a file with --weights FILE, or start from random ones with --weights none"
+    return read_state_dict(download(models.get_model_weights(arch).DEFAULT.url, remedy))
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:

@@ -15,12 +15,12 @@ import numpy as np
 
 from common.atomic import atomic_write
 from common.cli import ArgumentParser, UserError, print_table, run, whole_number
+from common.parallel import worker_pool
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
 from fusion.metrics import fuse, rank_classes, softmax
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
-from pose.pipeline import worker_pool
 from prediction.classify import Answer, Classifier, FrameOptions, classify, load_classifier, require_same_classes
 from prediction.overlay import write_overlay
 from training.streams import MOTION_POSE, SPATIAL
@@ -100,8 +100,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Classify each video; returns 1 if some could not be."""
     args = get_args_parser().parse_intermixed_args(argv)
     check_arguments(args)
-    with contextlib.suppress(AttributeError):  # a name that the terminal cannot show is no reason to stop
-        sys.stdout.reconfigure(errors="backslashreplace")
     device = pick_device(args.device)
     class_index = args.ucf_list / args.class_index
     streams = [

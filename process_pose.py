@@ -3,84 +3,60 @@
 import argparse
 import contextlib
 import json
-import os
+import shutil
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from common.atomic import atomic_write, recover_folders
-from common.cli import ArgumentParser, UserError, run, whole_number
+from common.atomic import atomic_write, recover_folders, temporary_name
+from common.cli import ArgumentParser, UserError, run, shard, whole_number
 from common.frames import count_frames, find_frame_folders
-from common.parallel import in_shard, run_parallel, shard_type
-from dataloader.names import Video as ListedVideo
-from dataloader.names import VideoFolders, folder_names, normal, pose_name, split_line, unique_names
+from common.parallel import cores, in_shard, run_parallel, worker_pool
+from dataloader.names import Video, VideoFolders, folder_names, normal, pose_name, split_line, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
-from pose.pipeline import Video, process_videos, worker_pool
+from pose.pipeline import VideoFolders, process_videos
 
 SETTINGS_NAME = "pose_settings.json"
+Outcome = tuple[list[VideoFolders], list[VideoFolders], list[str]]
 
 
 def get_args_parser() -> ArgumentParser:
     """Options of this script."""
     parser = ArgumentParser(
         description=__doc__,
-        epilog="Videos that are finished are skipped, so the same command goes on where it was stopped. Frames "
-        "without a person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines "
-        "with one --out; a last call without --shard does what is left and reports the whole.",
+        epilog="Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a "
+        "person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a last "
+        "call without --shard does what is left and reports the whole.",
     )
-    parser.add_argument("--frames", type=Path, metavar="DIR", help="folders of frames, as extract_frames.py writes")
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="where the pose folders go")
-    parser.add_argument(
-        "--from-keypoints",
-        action="store_true",
-        help="draw the images of the keypoints.npz files that lie in --out, without any network",
-    )
-    parser.add_argument("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
-    parser.add_argument(
-        "--videos",
-        type=Path,
-        metavar="LIST",
-        help="only the videos of this list, lines CLASS/VIDEO as in the split lists, or VIDEO",
-    )
-    parser.add_argument(
-        "--shard",
-        type=shard_type,
-        metavar="i/n",
-        help="only part i of n, counted from 0; a hash of its name decides on a video's part",
-    )
-    parser.add_argument(
+    add, number = parser.add_argument, whole_number(1)
+    add("--frames", type=Path, metavar="DIR", help="folders of frames, as extract_frames.py writes them")
+    add("--out", type=Path, metavar="DIR", required=True, help="where the pose folders go")
+    add("--from-keypoints", action="store_true", help="draw the keypoints.npz files in --out, without a network")
+    add("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
+    add("--videos", type=Path, metavar="LIST", help="only these: lines CLASS/VIDEO, as in the split lists, or VIDEO")
+    add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a hash of a video's name decides")
+    add(
         "--every",
-        type=whole_number(1),
+        type=number,
         metavar="N",
         default=1,
-        help="estimate every Nth frame and the last one, and interpolate the people between them",
+        help="estimate frames 1, 1+N, … and the last, interpolate others",
     )
-    parser.add_argument(
-        "--max-people",
-        type=whole_number(1),
-        metavar="N",
-        help="keep the N people with the largest sums of scores in each frame",
+    add("--max-people", type=number, metavar="N", help="keep the N people of the largest sums of scores in each frame")
+    add(
+        "--batch-size", type=number, metavar="N", default=8, help="frames of a video that a torch network takes at once"
     )
-    parser.add_argument(
-        "--batch-size",
-        type=whole_number(1),
-        metavar="N",
-        default=8,
-        help="frames that go through a torch network together, all of one video",
-    )
-    parser.add_argument(
+    add(
         "--workers",
         type=whole_number(0),
         metavar="N",
-        default=min(8, os.cpu_count() or 1),
+        default=min(8, cores()),
         help="processes that group and draw, and threads that read; 0: no processes",
     )
-    parser.add_argument(
-        "--preview", type=Path, metavar="FILE.png", help="write a contact sheet of 12 frames beside their poses"
-    )
+    add("--preview", type=Path, metavar="FILE.png", help="write a contact sheet of 12 frames beside their poses")
     add_estimator_arguments(parser)
     return parser
 
@@ -95,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         done, skipped, failed = work(videos, args)
     except (KeyboardInterrupt, SystemExit):
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command resumes here", file=sys.stderr)
         raise
     failures += failed
     finished = sorted(done + skipped, key=lambda video: video.name)
@@ -132,7 +108,7 @@ def recover_pose_folders(out: Path) -> None:
 # ---- which videos ----
 
 
-def select_videos(args: argparse.Namespace) -> tuple[list[Video], list[str]]:
+def select_videos(args: argparse.Namespace) -> tuple[list[VideoFolders], list[str]]:
     """The videos that the options ask for, ordered by name, and a line for each listed one that is not there."""
     root = args.out if args.from_keypoints else args.frames
     names = find_frame_folders(root)
@@ -147,7 +123,7 @@ def select_videos(args: argparse.Namespace) -> tuple[list[Video], list[str]]:
     frames_of = {}
     if args.from_keypoints and args.frames:
         frames_of = {pose_name(folder): args.frames / folder for folder in find_frame_folders(args.frames)}
-    videos: dict[str, Video] = {}
+    videos: dict[str, VideoFolders] = {}
     for folder in names:
         name = folder if args.from_keypoints else pose_name(folder)
         if name in videos:
@@ -155,7 +131,7 @@ def select_videos(args: argparse.Namespace) -> tuple[list[Video], list[str]]:
                 f"{videos[name].frames} and {root / folder} both belong to {args.out / name}; remove one of them"
             )
         frames = frames_of.get(normal(name)) or frames_of.get(pose_name(name))
-        videos[name] = Video(name, frames or (args.frames or root) / folder, args.out / name)
+        videos[name] = VideoFolders(name, frames or (args.frames or root) / folder, args.out / name)
     return [videos[name] for name in sorted(videos) if in_shard(name, args.shard)], failures
 
 
@@ -166,7 +142,7 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--videos {file}: cannot be read as a text file ({error})") from None
     listed = unique_names(
-        [ListedVideo(name, 0, class_name, path) for class_name, name, path in map(split_line, filter(None, lines))]
+        [Video(name, 0, class_name, path) for class_name, name, path in map(split_line, filter(None, lines))]
     )
     if not listed:
         raise UserError(f"--videos {file}: no videos in it; expected lines CLASS/VIDEO")
@@ -184,22 +160,20 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
 # ---- the two ways of working: both return videos done, videos skipped, and a line for each that failed ----
 
 
-def estimate_videos(videos: list[Video], args: argparse.Namespace) -> tuple[list[Video], list[Video], list[str]]:
+def estimate_videos(videos: list[VideoFolders], args: argparse.Namespace) -> Outcome:
     """Estimate and draw every video whose pose folder is not complete."""
     estimator = estimator_from_arguments(args)
     check_settings(args.out / SETTINGS_NAME, estimator.settings | {"every": args.every, "max_people": args.max_people})
-    todo, skipped, total = [], [], 0
+    todo, skipped, done, failed = {}, [], [], []
     for video in videos:
         num_frames = 0
         with contextlib.suppress(UserError):  # the pipeline meets it again, and reports it
             num_frames = count_frames(video.frames)
-        if num_frames and finished_keypoints(video.poses, num_frames) is not None:
+        if num_frames and finished_keypoints(video.poses, num_frames):
             skipped.append(video)
         else:
-            todo.append(video)
-            total += num_frames
-    done, failed = [], []
-    with worker_pool(args.workers) as pool, progress_bar(total) as bar:
+            todo[video] = num_frames
+    with worker_pool(args.workers) as pool, progress_bar(sum(todo.values())) as bar:
         results = process_videos(
             estimator,
             todo,
@@ -212,58 +186,60 @@ def estimate_videos(videos: list[Video], args: argparse.Namespace) -> tuple[list
         )
         with contextlib.closing(results):
             for video, error in results:
-                if error is None:
-                    done.append(video)
-                else:
+                if error:
                     failed.append(str(error))
+                else:
+                    done.append(video)
     return done, skipped, failed
 
 
-def redraw_videos(videos: list[Video], args: argparse.Namespace) -> tuple[list[Video], list[Video], list[str]]:
+def redraw_videos(videos: list[VideoFolders], args: argparse.Namespace) -> Outcome:
     """Draw the images of every pose folder that lacks some, or of all with --redraw."""
-    todo, skipped, failed = {}, [], []
+    todo, skipped, done, failed = {}, [], [], []
     for video in videos:
-        if not args.redraw and finished_keypoints(video.poses) is not None:
+        if not args.redraw and finished_keypoints(video.poses):
             skipped.append(video)
             continue
         try:
-            todo[video.poses] = video, load_keypoints(video.poses / FILE_NAME).num_frames
+            job = video.poses, temporary_name(video.poses)
+            todo[job] = video, load_keypoints(video.poses / FILE_NAME).num_frames
         except UserError as error:
             failed.append(str(error))
-    done = []
     results = run_parallel(redraw, todo, args.workers)
-    with progress_bar(sum(num_frames for _, num_frames in todo.values())) as bar, contextlib.closing(results):
-        for poses, _, error in results:
-            video, num_frames = todo[poses]
-            if isinstance(error, OSError):
-                raise error
-            if error is None:
-                done.append(video)
-            else:
-                failed.append(str(error))
-            bar.update(num_frames)
+    try:
+        with progress_bar(sum(num_frames for _, num_frames in todo.values())) as bar, contextlib.closing(results):
+            for job, _, error in results:
+                video, num_frames = todo[job]
+                if isinstance(error, OSError):
+                    raise error
+                if error:
+                    failed.append(str(error))
+                else:
+                    done.append(video)
+                bar.update(num_frames)
+    finally:
+        for _, temporary in todo:  # of processes that were ended
+            shutil.rmtree(temporary, ignore_errors=True)
     return done, skipped, failed
 
 
 def check_settings(path: Path, settings: dict) -> None:
     """Keep what the people in a folder depend on beside them; raise `UserError` if it was something else before.
 
-    Otherwise a run that goes on where another one stopped could mix two networks' people in silence.
+    Otherwise a run that resumes another one could mix two networks' people.
     """
     settings = json.loads(json.dumps(settings))
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         with atomic_write(path, "w") as file:
             file.write(json.dumps(settings, indent=1) + "\n")
-        return
-    except (OSError, ValueError) as error:
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it if --out holds poses of these settings") from None
-    for key in settings:
-        if not isinstance(before, dict) or before.get(key) != settings[key]:
-            old = before.get(key) if isinstance(before, dict) else before
+    for key, value in settings.items():
+        if before.get(key) != value:
             raise UserError(
-                f"{path.parent}: its poses were made with {key} = {old}, now it is {settings[key]}; "
+                f"{path.parent}: its poses were made with {key} = {before.get(key)}, now it is {value}; "
                 "choose another --out, or the same settings"
             )
 
@@ -277,7 +253,7 @@ def progress_bar(total: int) -> tqdm:
     return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=mininterval, disable=not total)
 
 
-def print_report(done: int, skipped: int, finished: list[Video], failures: list[str]) -> None:
+def print_report(done: int, skipped: int, finished: list[VideoFolders], failures: list[str]) -> None:
     """Print the closing table over the videos done and skipped, then a line for each that failed."""
     frames = empty = people = 0
     for video in finished:

@@ -1,1 +1,1 @@
-"""What every package may use: command lines, whole files, frames, videos, processes."""
+"""What every package may use: command lines, files that appear whole, frames, videos, processes, downloads."""

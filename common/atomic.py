@@ -1,20 +1,19 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
-import hashlib
 import os
-import re
+import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+DAY = 24 * 60 * 60
+
 
 def temporary_name(path: Path) -> Path:
-    """Hidden sibling of `path` that no other process uses; it tells its host and process for the clean-up."""
-    digest = hashlib.sha1(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    return path.with_name(f".tmp-{_host()}-{os.getpid()}-{digest}")
+    """A hidden sibling of `path` with a random name; `recover_folders` removes what a killed run leaves there."""
+    return path.with_name(f".tmp-{secrets.token_hex(8)}")
 
 
 @contextlib.contextmanager
@@ -42,73 +41,47 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield an empty temporary folder that becomes `path` when the block ends well, else vanishes.
+def atomic_folder(path: str | os.PathLike, temporary: Path | None = None) -> Iterator[Path]:
+    """Yield an empty temporary folder that takes the place of `path` when the block ends well, else vanishes.
 
-    An existing folder `path` is replaced. A process killed between the two renames of a replacement leaves
-    the old folder under a hidden name, and `recover_folders` brings it back.
+    `temporary` is its name, by default a new one beside `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    temporary = temporary or temporary_name(path)
+    temporary.mkdir(parents=True)
     try:
         yield temporary
-        if path.exists():
-            old = path.with_name(f".old-{path.name}")
-            shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(path)
+        replace_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def recover_folders(parent: str | os.PathLike) -> None:
-    """Tidy what killed runs left in `parent`: bring replaced folders back, remove stale temporary ones.
+def replace_folder(new: Path, path: Path) -> None:
+    """Rename the folder `new` to `path`, which may exist.
 
-    Temporary names of living processes of this host, or of any other host, are left alone for a day.
+    A process killed between the two renames leaves the old folder as `.old-NAME`; `recover_folders` brings it back.
     """
-    parent = Path(parent)
-    if not parent.is_dir():
-        return
-    for leftover in [path for path in parent.iterdir() if path.name.startswith((".old-", ".tmp-"))]:
-        if leftover.name.startswith(".old-"):
-            target = parent / leftover.name[len(".old-") :]
-            if target.exists():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.rename(target)
-        elif _is_stale(leftover):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+    old = path.with_name(f".old-{path.name}")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_stale(temporary: Path) -> bool:
-    host, pid = (temporary.name.split("-") + ["", ""])[1:3]
-    if host == _host() and pid.isdigit() and (int(pid) == os.getpid() or not _runs(int(pid))):
-        return True
-    with contextlib.suppress(OSError):
-        return time.time() - temporary.stat().st_mtime > 86400
-    return False
+def recover_folders(parent: str | os.PathLike) -> None:
+    """Tidy what killed runs left in `parent`: bring replaced folders back, remove temporary names a day old.
 
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        # A zombie has ended, though its number is still taken (/proc: Linux only).
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:24] or "host"
+    Younger ones may belong to a run that is still writing; nothing reads them.
+    """
+    for old in Path(parent).glob(".old-*"):
+        target = old.with_name(old.name.removeprefix(".old-"))
+        with contextlib.suppress(FileNotFoundError):  # another process tidies as well
+            if not target.exists():
+                old.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    for leftover in Path(parent).glob(".tmp-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > DAY:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import math
 import os
+import re
 import signal
 import sys
 import unicodedata
@@ -14,11 +16,11 @@ class UserError(Exception):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a default where it says something."""
+    """Shows every default but None, "nothing", and that of a flag which is not given."""
 
     def _get_help_string(self, action):
-        said = "default" in (action.help or "") or action.default in (None, False, True, [], (), "")
-        return action.help if said else super()._get_help_string(action)
+        silent = action.default is None or action.default is False or action.default in ("", (), [])
+        return action.help if silent or "(default" in (action.help or "") else super()._get_help_string(action)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -44,9 +46,8 @@ def run(main: Callable[[], int | None]) -> None:
     def stop(signum, frame):
         raise SystemExit(128 + signum)
 
-    with contextlib.suppress(ValueError):  # only the main thread may set handlers
-        signal.signal(signal.SIGTERM, stop)
-    with contextlib.suppress(AttributeError, ValueError):  # a name that the terminal cannot show is no reason to end
+    signal.signal(signal.SIGTERM, stop)
+    with contextlib.suppress(AttributeError):  # a name that the terminal cannot show is no reason to end
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main()
@@ -67,34 +68,58 @@ def run(main: Callable[[], int | None]) -> None:
 def fail(message: str) -> int:
     """Print `error: message` as a single line on stderr and return the exit status 2."""
     line = " ".join(message.split())
-    if not line.isprintable():  # what a file is called or holds should not steer the terminal
-        line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
-    print("error: " + line, file=sys.stderr, flush=True)
+    # What a file is called or holds should not steer the terminal.
+    printable = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
+    print("error: " + printable, file=sys.stderr, flush=True)
     return 2
 
 
 # ---- argparse types ----
 
 
-def whole_number(least: int):
-    """An argparse type: an integer of at least `least`."""
+def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """An argparse type: an integer from `least` to `most`."""
 
     def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value < 2**31:
+        if not least <= int(text) <= most:
             raise ValueError
-        return value
+        return int(text)
 
-    parse.__name__ = f"whole number from {least}"  # argparse puts the name into its message
+    # argparse puts the name into its message
+    parse.__name__ = f"whole number from {least}" + f" to {most}" * (most < 2**31 - 1)
     return parse
 
 
 def positive(text: str) -> float:
     """An argparse type: a positive, finite number."""
-    value = float(text)
-    if not 0 < value < float("inf"):
+    if not 0 < float(text) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
+    return float(text)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """An argparse type: one finite number, or three with commas between them."""
+    with contextlib.suppress(ValueError):
+        values = tuple(map(float, text.split(",")))
+        if len(values) in (1, 3) and all(map(math.isfinite, values)):
+            return values
+    raise argparse.ArgumentTypeError(f"expected one number or three, such as 127.5 or 104,117,123, got {text!r}")
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """An argparse type: (height, width) from `HxW`, 16 to 8192 pixels each."""
+    match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
+    if not match or not all(16 <= int(side) <= 8192 for side in match.groups()):
+        raise argparse.ArgumentTypeError(f"expected HxW in pixels, such as 368x432, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def shard(text: str) -> str:
+    """An argparse type: `i/n`, part i of n, counted from 0; returns it without leading zeros."""
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, such as 0/4, got {text!r}")
+    return f"{int(match[1])}/{int(match[2])}"
 
 
 # ---- tables ----
@@ -103,14 +128,11 @@ def positive(text: str) -> float:
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print columns, the first one flush left, the others flush right; wide letters count as two."""
     table = [header, *rows]
-    sizes = [max(width(row[column]) for row in table) for column in range(len(header))]
+    sizes = [max(map(width, column)) for column in zip(*table, strict=True)]
     for row in table:
-        cells = [" " * (size - width(cell)) for cell, size in zip(row, sizes, strict=True)]
-        print(
-            (
-                row[0] + cells[0] + "".join("  " + space + cell for cell, space in zip(row[1:], cells[1:], strict=True))
-            ).rstrip()
-        )
+        spaces = [" " * (size - width(cell)) for cell, size in zip(row, sizes, strict=True)]
+        others = [space + cell for cell, space in zip(row[1:], spaces[1:], strict=True)]
+        print("  ".join([row[0] + spaces[0], *others]).rstrip())
 
 
 def width(text: str) -> int:

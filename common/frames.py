@@ -9,26 +9,17 @@ from common.cli import UserError
 FRAME_NAME = "frame{:06d}.jpg"
 FRAME_PATTERN = re.compile(r"frame(\d{6,})\.jpg")
 VIDEO_EXTENSIONS = frozenset(
-    (
-        ".3gp",
-        ".avi",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-        ".ogv",
-        ".ts",
-        ".vob",
-        ".webm",
-        ".wmv",
-    )
+    ".3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
 )
+
+
+def frame_numbers(folder: str | os.PathLike) -> set[int]:
+    """Numbers of the frames in one video's folder; raises `UserError` if it cannot be read."""
+    try:
+        matches = [FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)]
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+    return {int(match[1]) for match in matches if match}
 
 
 def count_frames(folder: str | os.PathLike) -> int:
@@ -36,11 +27,7 @@ def count_frames(folder: str | os.PathLike) -> int:
 
     Raises `UserError` if the folder cannot be read or the numbering does not run from 1 without a gap.
     """
-    try:
-        matches = [FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)]
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}") from None
-    numbers = {int(match[1]) for match in matches if match}
+    numbers = frame_numbers(folder)
     if numbers and max(numbers) != len(numbers):
         gap = next(number for number in range(1, len(numbers) + 1) if number not in numbers)
         missing = FRAME_NAME.format(gap)

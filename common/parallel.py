@@ -1,27 +1,23 @@
 """Work in several processes and on several machines."""
 
-import argparse
+import contextlib
 import hashlib
 import itertools
 import multiprocessing
 import os
-import re
 import signal
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
 from common.cli import UserError
 
 
-def shard_type(text: str) -> str:
-    """Check `--shard i/n` (part i of n, counted from 0) for argparse; returns it without padding zeros."""
-    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
-    if not match or int(match[1]) >= int(match[2]):
-        raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, such as 0/4, got {text!r}")
-    return f"{int(match[1])}/{int(match[2])}"
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_shard(name: str, shard: str | None) -> bool:
@@ -41,8 +37,8 @@ def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[t
     """Yield `(job, result, error)` as each `function(job)` ends, in `workers` processes (0: in this one).
 
     A `UserError` or `OSError` of one job is yielded as `error` (None if it went well), other exceptions are
-    raised. The processes end with this one, even if it is killed, and at once when the generator is closed
-    or interrupted: wrap it in `contextlib.closing`.
+    raised. When the generator is closed or interrupted, the processes end at once: wrap it in
+    `contextlib.closing`.
     """
     jobs = list(jobs)
     if workers <= 0 or len(jobs) <= 1:
@@ -51,23 +47,21 @@ def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[t
         return
     workers = min(workers, len(jobs))
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, initializer=end_with_parent)
     queue, running = iter(jobs), {}
-    try:
-        while True:
-            for job in itertools.islice(queue, 2 * workers - len(running)):
-                running[pool.submit(_attempt, function, job)] = job
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), *future.result()
-    except BrokenProcessPool:
-        raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
-    finally:
-        if running:
-            for process in set(multiprocessing.active_children()) - others:
-                process.kill()
-        pool.shutdown(wait=True, cancel_futures=True)
+    with worker_pool(workers, start_method=None) as pool:
+        try:
+            while True:
+                for job in itertools.islice(queue, 2 * workers - len(running)):
+                    running[pool.submit(_attempt, function, job)] = job
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), *future.result()
+        finally:
+            if running:
+                for process in set(multiprocessing.active_children()) - others:
+                    process.kill()
+                pool.shutdown(cancel_futures=True)
 
 
 def _attempt(function: Callable, job):
@@ -77,8 +71,26 @@ def _attempt(function: Callable, job):
         return None, error
 
 
-def end_with_parent() -> None:
-    """Make this worker process ignore SIGINT and SIGTERM, and end when its parent does, even if killed."""
+@contextlib.contextmanager
+def worker_pool(workers: int, start_method: str | None = "spawn") -> Iterator[Executor]:
+    """A pool of processes that end with this one, even if it is killed; 0 workers: one thread of this process.
+
+    By default the processes are started afresh, not forked, for torch and its threads may be at work in this one
+    (None: multiprocessing's way). Raises `UserError` if one is killed.
+    """
+    if workers <= 0:
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+        return
+    context = multiprocessing.get_context(start_method)
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+            yield pool
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
+
+
+def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # both reach the whole process group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

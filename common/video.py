@@ -23,7 +23,7 @@ def decode_frames(
     Each decoded frame comes once, whatever its time stamp. The rotation or mirroring that the file asks for
     is applied, and pixels that are not square are made so by enlarging one side. `threads`: of the decoder.
 
-    Packets that do not decode are left out. If there are any, or if the video ends well before its header
+    Packets that do not decode are skipped. If there are any, or if the video ends well before its header
     says, a line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if the
     file cannot be read, has no video stream or no frame, or if less than half of a damaged video decodes.
     """

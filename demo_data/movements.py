@@ -121,18 +121,8 @@ def pitch(body: Body, t, rng) -> Pose:
     twist = keys(t, times, [0, -0.5, -0.4, 0.7, 1.3, 1.5])
     tilt = keys(t, times, [0, -0.12, -0.1, 0.15, 0.35, 0.5])
     trunk = Trunk(body, pelvis * (leg, leg, leg) + (0, ANKLE, 0), 0.1, tilt, twist)
-    right = keys(
-        t,
-        times,
-        [
-            (0.1, -0.2, 0.25),
-            (0.1, -0.15, 0.25),
-            (-0.7, 0.2, -0.1),
-            (-0.45, 0.6, -0.1),
-            (0.1, 0.7, 0.6),
-            (0.5, -0.5, 0.6),
-        ],
-    )
+    right = [(0.1, -0.2, 0.25), (0.1, -0.15, 0.25), (-0.7, 0.2, -0.1), (-0.45, 0.6, -0.1), (0.1, 0.7, 0.6)]
+    right = keys(t, times, [*right, (0.5, -0.5, 0.6)])
     left = keys(
         t,
         times,

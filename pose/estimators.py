@@ -7,8 +7,6 @@ draw start fast.
 import argparse
 import contextlib
 import hashlib
-import re
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import UserError
+from common.cli import UserError, image_size, numbers
 from pose.paf import group_people
 from pose.skeleton import NUM_PARTS
 
@@ -60,94 +58,56 @@ class Estimator:
 
 def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose an estimator, which `estimator_from_arguments` reads, to a parser."""
-    group = parser.add_argument_group("pose estimation")
-    group.add_argument(
+    add = parser.add_argument_group("pose estimation").add_argument
+    add(
         "--model",
         choices=MODELS,
         default="openpose",
         help="openpose: VGG-19 network with part affinity fields; keypointrcnn: torchvision's; "
         "onnx: any network with OpenPose's 19 heatmaps and 38 PAFs",
     )
-    group.add_argument(
-        "--pose-weights",
-        type=Path,
-        metavar="FILE",
-        help="weights of openpose and keypointrcnn (.pth, .safetensors), or the .onnx file; "
-        "without it keypointrcnn's are downloaded by torchvision",
-    )
-    group.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs"
-    )
-    group.add_argument(
-        "--amp",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="mixed precision of the torch networks on cuda",
-    )
-    group = parser.add_argument_group("onnx networks")
-    group.add_argument(
-        "--input-size",
-        type=size_type,
-        metavar="HxW",
-        help="size that frames are stretched to (default: the network's own, else 368x432)",
-    )
-    group.add_argument(
+    weights = "its weights: .pth or .safetensors, or the .onnx file; those of keypointrcnn are downloaded if not given"
+    add("--pose-weights", type=Path, metavar="FILE", help=weights)
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs")
+    add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision of torch networks on cuda")
+    add = parser.add_argument_group("onnx networks").add_argument
+    size = "size that frames are stretched to (default: the network's own, else 368x432)"
+    add("--input-size", type=image_size, metavar="HxW", help=size)
+    add(
         "--onnx-layout",
         choices=("auto", "nhwc", "nchw"),
         default="auto",
-        help="order of the input's axes; auto reads it from the input's shape",
+        help="order of the input's axes; auto: by its shape",
     )
-    group.add_argument(
+    add(
         "--onnx-order",
         choices=("auto", "heatmaps-pafs", "pafs-heatmaps"),
         default="auto",
         help="order of the maps in an output that holds both; auto looks for the background's heatmap in a trial run",
     )
-    group.add_argument("--onnx-channels", choices=("bgr", "rgb"), default="bgr", help="order of the colours")
-    group.add_argument(
-        "--onnx-mean",
-        type=numbers_type,
-        metavar="M[,M,M]",
-        default=(127.5,),
-        help="taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)",
-    )
-    group.add_argument(
-        "--onnx-std",
-        type=numbers_type,
-        metavar="S[,S,S]",
-        default=(127.5,),
-        help="what the values are then divided by (default: 127.5)",
-    )
+    add("--onnx-channels", choices=("bgr", "rgb"), default="bgr", help="order of the colours")
+    mean = "taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)"
+    add("--onnx-mean", type=numbers, metavar="M[,M,M]", default=(127.5,), help=mean)
+    std = "what the values are then divided by (default: 127.5)"
+    add("--onnx-std", type=numbers, metavar="S[,S,S]", default=(127.5,), help=std)
 
 
 def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
     """Make the estimator that the options of `add_estimator_arguments` describe; raises `UserError`."""
-    return make_estimator(
-        args.model,
-        args.pose_weights,
-        args.device,
-        args.amp,
-        input_size=args.input_size,
-        layout=args.onnx_layout,
-        order=args.onnx_order,
-        channels=args.onnx_channels,
-        mean=args.onnx_mean,
-        std=args.onnx_std,
-    )
+    onnx_options = {name: getattr(args, f"onnx_{name}") for name in ("layout", "order", "channels", "mean", "std")}
+    onnx_options["input_size"] = args.input_size
+    return make_estimator(args.model, args.pose_weights, args.device, args.amp, **onnx_options)
 
 
 def make_estimator(
     model: str, weights: str | Path | None = None, device: str = "auto", amp: bool = True, **onnx_options
 ) -> Estimator:
-    """Make an estimator.
+    """Make an estimator of one of `MODELS`.
 
-    `model` is one of `MODELS`, `weights` its file (None: those that torchvision downloads, for keypointrcnn
-    only), `device` is auto, cpu, cuda or mps, and `amp` allows float16 on cuda. `onnx_options` are those of
-    `pose.onnx_network.load_network`: `input_size`, `layout`, `order`, `channels`, `mean`, `std`.
+    `weights` is its file (None: those that torchvision downloads, for keypointrcnn only), `device` auto, cpu, cuda
+    or mps; `amp` allows float16 on cuda. `onnx_options` are those of `pose.onnx_network.load_network`.
     Raises `UserError` if weights, device or onnxruntime are missing, or if the weights do not fit.
     """
-    if model not in MODELS:
-        raise UserError(f"unknown pose model {model!r}; choose one of {', '.join(MODELS)}")
     if weights is None and model != "keypointrcnn":
         raise UserError(f"--model {model} needs its weights: give --pose-weights FILE, or --model keypointrcnn")
     if weights is not None and not Path(weights).is_file():
@@ -169,18 +129,18 @@ def _torch_estimator(model: str, weights: str | Path | None, device: str, amp: b
     from pose.openpose import load_openpose
     from utils import pick_device
 
-    place = pick_device(device)
-    if place.type == "cuda":
+    device = pick_device(device)
+    if device.type == "cuda":
         # The same frames give the same people, whatever ran before.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    network = (load_openpose(weights) if model == "openpose" else _load_keypointrcnn(weights)).to(place)
-    cast = partial(torch.autocast, "cuda", torch.float16) if amp and place.type == "cuda" else contextlib.nullcontext
+    network = (load_openpose(weights) if model == "openpose" else _load_keypointrcnn(weights)).to(device)
+    cast = partial(torch.autocast, "cuda", torch.float16) if amp and device.type == "cuda" else contextlib.nullcontext
     forward = _openpose_forward if model == "openpose" else _keypointrcnn_forward
 
     def infer(frames):
         with torch.inference_mode(), cast():
-            return forward(network, torch.from_numpy(np.stack(frames)).to(place))
+            return forward(network, torch.from_numpy(np.stack(frames)).to(device))
 
     return Estimator(np.ascontiguousarray, infer, group_maps if model == "openpose" else group_coco, settings)
 
@@ -204,27 +164,17 @@ def _load_keypointrcnn(path: str | Path | None):
     from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+    from common.download import download
     from network import load_strictly, read_state_dict
 
-    weights = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT
-    if path is not None:
-        state = read_state_dict(path)
-    else:
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(30)  # a firewall that drops packets should not hang the start for minutes
-        try:
-            state = weights.get_state_dict(progress=True, check_hash=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"the Keypoint R-CNN weights {weights.url} cannot be downloaded ({error}); "
-                "get that file elsewhere and give it with --pose-weights FILE"
-            ) from None
-        finally:
-            socket.setdefaulttimeout(timeout)
+    if path is None:
+        url = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT.url
+        path = download(url, "get that file elsewhere and give it with --pose-weights FILE")
+    state = read_state_dict(path)
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
     network = KeypointRCNN(backbone, num_classes=2, num_keypoints=len(COCO_PARTS), box_score_thresh=BOX_SCORE)
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    load_strictly(network, state, path or weights.url)
+    load_strictly(network, state, path)
     for module in backbone.modules():
         if hasattr(module, "eps"):
             module.eps = 0.0  # the published weights were trained without it
@@ -251,7 +201,7 @@ def group_coco(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.n
     """People from Keypoint R-CNN's box scores (P,), keypoints (P, 17, 3) in pixels, and their logits (P, 17).
 
     A person's box needs a score of 0.7. A keypoint's logit is the height of its peak before the softmax over
-    its place; the part counts as found above 2, the threshold that is usual for drawing, and its score is
+    its position; the part counts as found above 2, the threshold that is usual for drawing, and its score is
     sigmoid(logit - 2), which is thus above 0.5. The neck is the middle of the shoulders if both were found,
     with the lower of their scores. A person needs 4 parts, as with part affinity fields.
     """
@@ -267,26 +217,6 @@ def group_coco(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.n
     neck = np.concatenate(((right[:, :2] + left[:, :2]) / 2, np.minimum(right, left)[:, 2:]), axis=1)
     people[:, NECK] = neck * (neck[:, 2:] > 0)
     return people[np.count_nonzero(people[..., 2], axis=1) >= MIN_PARTS]
-
-
-# ---- values of options ----
-
-
-def size_type(text: str) -> tuple[int, int]:
-    """(height, width) from `HxW` for argparse."""
-    match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)
-    if not match or not all(16 <= int(side) <= 8192 for side in match.groups()):
-        raise argparse.ArgumentTypeError(f"expected HxW in pixels, such as 368x432, got {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def numbers_type(text: str) -> tuple[float, ...]:
-    """One number, or three with commas between them, for argparse."""
-    with contextlib.suppress(ValueError):
-        numbers = tuple(float(word) for word in text.split(","))
-        if len(numbers) in (1, 3) and np.isfinite(numbers).all():
-            return numbers
-    raise argparse.ArgumentTypeError(f"expected one number or three, such as 127.5 or 104,117,123, got {text!r}")
 
 
 def _digest(path: str | Path) -> str:

@@ -40,12 +40,16 @@ def draw_frames(folder: Path, first: int, people: list[np.ndarray], frame_size: 
             raise
 
 
-def redraw(folder: Path) -> None:
-    """Draw a pose folder's images anew from its keypoints; other files in it stay. Raises `UserError`."""
+def redraw(job: tuple[Path, Path]) -> None:
+    """Draw a pose folder's images anew from its keypoints; other files in it stay.
+
+    `job`: the folder, and the name of the new one until it is complete. Raises `UserError`.
+    """
+    folder, temporary = job
     keypoints = load_keypoints(folder / FILE_NAME)
     people = [people_of_frame(keypoints, number) for number in range(1, keypoints.num_frames + 1)]
-    with atomic_folder(folder) as new:
-        draw_frames(new, 1, people, keypoints.frame_size)
+    with atomic_folder(folder, temporary):
+        draw_frames(temporary, 1, people, keypoints.frame_size)
         for file in folder.iterdir():
             if file.is_file() and not FRAME_PATTERN.fullmatch(file.name):
-                shutil.copy2(file, new / file.name)
+                shutil.copy2(file, temporary / file.name)

@@ -35,12 +35,12 @@ def match_people(first: np.ndarray, second: np.ndarray, frame_size: tuple[int, i
     if not len(first) or not len(second):
         return []
     scale = np.array(frame_size[::-1], np.float32)
-    places = [people[..., :2] * scale for people in (first, second)]
+    points = [people[..., :2] * scale for people in (first, second)]
     found = [people[..., 2] > 0 for people in (first, second)]
     both = found[0][:, None] & found[1][None]
-    distance = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
+    distance = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
     mean = np.where(both, distance, 0).sum(axis=2) / np.maximum(both.sum(axis=2), 1)
-    extents = [_extent(place, here) for place, here in zip(places, found, strict=True)]
+    extents = [_extent(*person) for person in zip(points, found, strict=True)]
     allowed = both.any(axis=2) & (mean < np.maximum(extents[0][:, None], extents[1][None]) / 2)
     pairs, used = [], (set(), set())
     for index in np.argsort(np.where(allowed, mean, np.inf), axis=None, kind="stable")[: allowed.sum()]:
@@ -52,8 +52,8 @@ def match_people(first: np.ndarray, second: np.ndarray, frame_size: tuple[int, i
     return pairs
 
 
-def _extent(places: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _extent(points: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Diagonal of the box around each person's parts: (P,)."""
-    low = np.where(found[..., None], places, np.inf).min(axis=1)
-    high = np.where(found[..., None], places, -np.inf).max(axis=1)
+    low = np.where(found[..., None], points, np.inf).min(axis=1)
+    high = np.where(found[..., None], points, -np.inf).max(axis=1)
     return np.linalg.norm(np.where(high >= low, high - low, 0), axis=1)

@@ -35,8 +35,8 @@ def load_network(
     bilinearly, and mapped by (x - mean) / std in the order `channels`. What is None or `auto` is read from the
     model's shapes and a trial run. Raises `UserError` if the file is no such network or contradicts an option.
     """
-    if len(mean) not in (1, 3) or len(std) not in (1, 3) or not all(std):
-        raise UserError(f"--onnx-mean {mean}, --onnx-std {std}: one number or three each, and no std of 0")
+    if not all(std):
+        raise UserError(f"--onnx-std {std}: nothing can be divided by a std of 0; give other numbers")
     session = _open(path, device)
     if len(session.get_inputs()) != 1 or len(session.get_inputs()[0].shape) != 4:
         raise UserError(f"{path}: a pose network has one input of four axes, the image; this one has not")
@@ -59,17 +59,12 @@ def load_network(
         try:
             return session.run(None, {image.name: values[None]})
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise UserError(f"{path}: the network fails on {size[0]}x{size[1]}: {_one_line(error)}") from None
+            raise UserError(f"{path}: the network fails on {size[0]}x{size[1]}: {str(error)[:200]}") from None
 
     trial = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     select = _find_maps(path, run(prepare(trial)), layout, order)
-    settings = {
-        "input_size": list(size),
-        "layout": layout,
-        "channels": channels,
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-    }
+    settings = {"input_size": list(size), "layout": layout, "channels": channels}
+    settings |= {"mean": mean.tolist(), "std": std.tolist()}
     return prepare, lambda inputs: [select(run(values)) for values in inputs], settings
 
 
@@ -94,7 +89,7 @@ def _open(path: str | os.PathLike, device: str):
             os.fspath(path), options, providers=list(dict.fromkeys([PROVIDERS[name], PROVIDERS["cpu"]]))
         )
     except Exception as error:  # onnxruntime's exceptions have no common base
-        raise UserError(f"{path}: onnxruntime cannot load it: {_one_line(error)}") from None
+        raise UserError(f"{path}: onnxruntime cannot load it: {str(error)[:200]}") from None
 
 
 def _find_layout(path, shape: list, layout: str) -> str:
@@ -148,10 +143,6 @@ def _find_maps(path, outputs: list[np.ndarray], layout: str, order: str) -> Call
     )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 # ---- resizing ----
 
 
@@ -177,12 +168,10 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _taps(length: int, size: int, channels: int, clamp: bool) -> tuple[np.ndarray, ...]:
-    """Both neighbours of each new value in a row of pixels, and their weights in units of 1/2048 as OpenCV
-    rounds them.
-    """
-    place = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
-    first = np.floor(place).astype(np.int32)
-    fraction = place - first
+    """Both neighbours of each new value in a row of pixels, and their weights in units of 1/2048, OpenCV's rounding."""
+    position = ((np.arange(size) + 0.5) * (length / size) - 0.5).astype(np.float32)
+    first = np.floor(position).astype(np.int32)
+    fraction = position - first
     if clamp:
         fraction[(first < 0) | (first >= length - 1)] = 0
         first = first.clip(0, length - 1)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.cli import UserError
 from network import load_strictly, read_state_dict
 from pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
@@ -74,8 +73,7 @@ def load_openpose(path: str | os.PathLike) -> OpenPose:
     """The network in evaluation mode with the weights of a .pth or .safetensors file.
 
     The file holds a state dict, its names as they are or behind the `module.` of data-parallel wrappers.
-    Raises `UserError` if it cannot be read, if a name is missing, unknown or of another shape, or if weights
-    are not finite.
+    Raises `UserError` if it cannot be read, or if a name is missing, unknown or of another shape.
     """
     state = read_state_dict(path)
     if all(name.startswith("module.") for name in state):
@@ -84,9 +82,6 @@ def load_openpose(path: str | os.PathLike) -> OpenPose:
         network = OpenPose()
     network.to_empty(device="cpu")
     load_strictly(network, state, path)
-    bad = [name for name, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise UserError(f"{path}: {bad[0]} holds numbers that are not finite; get the weights again")
     return network.eval().requires_grad_(False)
 
 
@@ -99,8 +94,6 @@ def preprocess(frames: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, tuple[i
     (…, 3, h, w) on the frames' device and the (height, width) that the frame takes of h and w.
     """
     frames = torch.as_tensor(frames)
-    if frames.ndim < 3 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or not frames.numel():
-        raise ValueError(f"frames must be uint8 (…, H, W, 3), not {frames.dtype} {tuple(frames.shape)}")
     *batch, height, width, _ = frames.shape
     images = frames.reshape(-1, height, width, 3).permute(0, 3, 1, 2)
     scale = SHORT_SIDE / min(height, width)
@@ -115,14 +108,3 @@ def preprocess(frames: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, tuple[i
     result = torch.full((len(images), 3, *padded), -0.5, device=images.device)
     result[:, :, : valid[0], : valid[1]] = images.flip(1).float() / 256 - 0.5
     return result.reshape(*batch, 3, *padded), valid
-
-
-def unpad_people(people: np.ndarray, padded: tuple[int, int], valid: tuple[int, int]) -> np.ndarray:
-    """People relative to a padded input of (height, width) `padded`, made relative to its `valid` part.
-
-    `people` is float32 (P, 18, 3) as `group_people` gives it. Places in the padding move to the border.
-    """
-    result = people.copy()
-    result[..., 0] = np.minimum(people[..., 0] * (padded[1] / valid[1]), 1)
-    result[..., 1] = np.minimum(people[..., 1] * (padded[0] / valid[0]), 1)
-    return result

@@ -24,13 +24,13 @@ _TREE_LIMBS = NUM_PARTS - 1
 
 def _cubic_matrix(length: int, factor: int) -> np.ndarray:
     """Bicubic up-sampling (a = -0.75, borders repeated) of `length` samples as a (length·factor, length) matrix."""
-    places = (np.arange(length * factor) + 0.5) / factor - 0.5
-    first = np.floor(places).astype(int)
+    positions = (np.arange(length * factor) + 0.5) / factor - 0.5
+    first = np.floor(positions).astype(int)
     matrix = np.zeros((length * factor, length))
     for offset in (-1, 0, 1, 2):
-        d = np.abs(places - first - offset)
+        d = np.abs(positions - first - offset)
         near, far = (1.25 * d - 2.25) * d * d + 1, ((-0.75 * d + 3.75) * d - 6) * d + 3
-        np.add.at(matrix, (range(len(places)), (first + offset).clip(0, length - 1)), np.where(d <= 1, near, far))
+        np.add.at(matrix, (range(len(positions)), (first + offset).clip(0, length - 1)), np.where(d <= 1, near, far))
     return matrix.astype(np.float32)
 
 
@@ -70,7 +70,7 @@ def group_people(heatmaps: np.ndarray, pafs: np.ndarray) -> np.ndarray:
 def find_parts(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Peaks of the 18 part heatmaps: part, x, y (whole pixels of the maps up-sampled by 8) and score, each (K,).
 
-    A peak is above 0.1 and not below its 4 neighbours. Its 5×5 patch is up-sampled bicubically, and place and
+    A peak is above 0.1 and not below its 4 neighbours. Its 5×5 patch is up-sampled bicubically; position and
     score are those of the patch's maximum. Peaks are ordered by part, then by row and column.
     """
     height, width = heatmaps.shape[:2]

@@ -4,24 +4,22 @@ Threads read and scale frames, the calling thread runs the network, worker proce
 Between them are short queues, so that the slowest sets the speed.
 """
 
-import contextlib
-import multiprocessing
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
-from itertools import islice
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from common.atomic import atomic_folder
+from common.atomic import replace_folder, temporary_name
 from common.cli import UserError
 from common.frames import FRAME_NAME, list_frames
-from common.parallel import end_with_parent
 from pose.estimators import Estimator
 from pose.folders import draw_frames
 from pose.interpolation import interpolate_people
@@ -32,11 +30,11 @@ DRAW_CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Video:
-    """A folder of frames and the pose folder that belongs to it; `name` is the latter's within its root."""
+class VideoFolders:
+    """A video's folder of frames and its pose folder; `name` is the latter's path below the root of those."""
 
     name: str
-    frames: Path | None
+    frames: Path
     poses: Path
 
 
@@ -86,9 +84,8 @@ def _infer(estimator: Estimator, items: list, futures: list[Future], pool: Execu
     """The future people of a batch, and the (height, width) of its frames."""
     try:
         inputs, sizes = zip(*(future.result() for future in futures), strict=True)
-        errors = [_size_error(item, size, sizes[0]) for item, size in zip(items, sizes, strict=True)]
-        if any(errors):
-            raise next(filter(None, errors))
+        for item, size in zip(items, sizes, strict=True):
+            _check_size(item, size, sizes[0])
         return pool.submit(_group, estimator.group, estimator.infer(inputs), sizes[0]), sizes[0]
     except UserError as error:
         failed = Future()
@@ -100,14 +97,13 @@ def _group(group: Callable, raw: list, frame_size: tuple[int, int]) -> list[np.n
     return [group(output, frame_size) for output in raw]
 
 
-def _size_error(item, size: tuple[int, int], expected: tuple[int, int]) -> UserError | None:
-    if size == expected:
-        return None
-    name = item if isinstance(item, (str, os.PathLike)) else "a frame"
-    return UserError(
-        f"{name}: {size[1]}x{size[0]} pixels, but the video's first frame has {expected[1]}x{expected[0]}; "
-        "make its frames again"
-    )
+def _check_size(item, size: tuple[int, int], expected: tuple[int, int]) -> None:
+    if size != expected:
+        name = item if isinstance(item, (str, os.PathLike)) else "a frame"
+        raise UserError(
+            f"{name}: {size[1]}x{size[0]} pixels, but the video's first frame has {expected[1]}x{expected[0]}; "
+            "make its frames again"
+        )
 
 
 def read_frame(path: str | os.PathLike) -> np.ndarray:
@@ -120,45 +116,18 @@ def read_frame(path: str | os.PathLike) -> np.ndarray:
         raise UserError(f"{path}: cannot be read ({reason}); make it again") from None
 
 
-@contextlib.contextmanager
-def worker_pool(workers: int) -> Iterator[Executor]:
-    """Processes that group and draw; 0: one thread of this process instead.
-
-    They are started afresh, not forked, for torch and its threads are at work in this process. They end with
-    it even if it is killed.
-    """
-    if workers <= 0:
-        with ThreadPoolExecutor(1) as pool:
-            yield pool
-        return
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-            yield pool
-    except BrokenProcessPool:
-        raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
-
-
 # ---- from videos to pose folders ----
 
 
-@dataclass
-class _Work:
-    """A video on its way through the pipeline."""
-
-    video: Video
-    num_frames: int
-    behind: int = 0  # number of the last frame that is grouped
-    failed: bool = False
-    frame_size: tuple[int, int] | None = None
-    people: dict[int, np.ndarray] = field(default_factory=dict)
-    drawing: list[Future] = field(default_factory=list)
-    folder: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+class _Drawing(NamedTuple):
+    video: VideoFolders
+    folder: Path  # a temporary one
+    jobs: list[Future]
 
 
 def process_videos(
     estimator: Estimator,
-    videos: Iterable[Video],
+    videos: Iterable[VideoFolders],
     pool: Executor,
     *,
     batch_size: int = 8,
@@ -166,16 +135,17 @@ def process_videos(
     max_people: int | None = None,
     readers: int = 2,
     on_frames: Callable[[int], object] = lambda count: None,
-) -> Iterator[tuple[Video, UserError | None]]:
-    """Write the pose folder of each video, whole or not at all; yield `(video, error)` as each ends.
+) -> Iterator[tuple[VideoFolders, UserError | None]]:
+    """Write the pose folder of each video, whole or not at all; yield `(video, None)` as each is done.
 
-    Batches hold frames of one video, cut at the same places in every run, so that a video's result depends on
+    Batches hold frames of one video, cut at the same frames in every run, so that a video's result depends on
     nothing but its frames. Every `every`-th frame and the last one are estimated, those between interpolated.
     `max_people` keeps the people with the largest sums of scores in each frame. `on_frames` is told how many
-    more frames are behind. A video that cannot be read is yielded with its `UserError`, errors in writing are
+    more frames are done. Videos that cannot be read come last, each with its `UserError`; errors in writing are
     raised. Wrap it in `contextlib.closing`.
     """
-    ended, drawing = deque(), deque()
+    failed: dict[VideoFolders, UserError] = {}
+    drawing: deque[_Drawing] = deque()
 
     def batches():
         for video in videos:
@@ -184,66 +154,62 @@ def process_videos(
                 if not frames:
                     raise UserError(f"{video.frames}: no frames (frame000001.jpg, …) in it; extract them again")
             except UserError as error:
-                ended.append((video, error))
+                failed[video] = error
                 continue
             keys = key_frames(len(frames), every)
-            work = _Work(video, len(frames))
             for start in range(0, len(keys), batch_size):
-                if work.failed:
+                if video in failed:
                     break
-                chunk = keys[start : start + batch_size]
-                yield (work, chunk), [frames[number - 1] for number in chunk]
+                numbers = keys[start : start + batch_size]
+                yield (video, len(frames), numbers), [frames[number - 1] for number in numbers]
 
     stream = estimate(estimator, batches(), pool, read_frame, readers)
     try:
-        for (work, numbers), people, frame_size, error in stream:
-            if work.failed:
-                continue
-            if error is None and work.frame_size is not None:
-                first = Path(work.video.frames, FRAME_NAME.format(numbers[0]))
-                error = _size_error(first, frame_size, work.frame_size)
-            if error is not None:
-                work.failed = True
-                ended.append((work.video, error))
-                on_frames(work.num_frames - work.behind)
+        for (video, num_frames), results in groupby(stream, key=lambda result: result[0][:2]):
+            people, frame_size = {}, None
+            try:
+                for (*_, numbers), found, size, error in results:
+                    if error:
+                        raise error
+                    frame_size = frame_size or size
+                    _check_size(Path(video.frames, FRAME_NAME.format(numbers[0])), size, frame_size)
+                    on_frames(numbers[-1] - max(people, default=0))
+                    people.update(zip(numbers, (limit_people(p, max_people) for p in found), strict=True))
+                    yield from _finish(drawing, AHEAD)
+            except UserError as error:
+                failed[video] = error
+                on_frames(num_frames - max(people, default=0))
             else:
-                work.frame_size = frame_size
-                work.people.update(zip(numbers, (limit_people(p, max_people) for p in people), strict=True))
-                on_frames(numbers[-1] - work.behind)
-                work.behind = numbers[-1]
-                if work.behind == work.num_frames:
-                    drawing.append(work)
-                    _start_drawing(work, pool)
-            while drawing and (len(drawing) > AHEAD or all(future.done() for future in drawing[0].drawing)):
-                ended.append(_finish(drawing))
-            while ended:
-                yield ended.popleft()
-        while drawing:
-            ended.append(_finish(drawing))
-        yield from ended
+                drawing.append(_start_drawing(video, fill_in(people, frame_size), frame_size, pool))
+        yield from _finish(drawing, 0)
+        yield from failed.items()
     finally:
         stream.close()
-        futures = [future for work in drawing for future in work.drawing]
-        wait([future for future in futures if not future.cancel()])
-        for work in drawing:
-            work.folder.__exit__(InterruptedError, InterruptedError(), None)
+        jobs = [job for drawn in drawing for job in drawn.jobs]
+        wait([job for job in jobs if not job.cancel()])
+        for drawn in drawing:
+            shutil.rmtree(drawn.folder, ignore_errors=True)
 
 
-def _start_drawing(work: _Work, pool: Executor) -> None:
-    people = fill_in(work.people, work.frame_size)
-    folder = work.folder.enter_context(atomic_folder(work.video.poses))
+def _start_drawing(
+    video: VideoFolders, people: list[np.ndarray], frame_size: tuple[int, int], pool: Executor
+) -> _Drawing:
+    folder = temporary_name(video.poses)
+    folder.mkdir(parents=True)
     frame = np.repeat(np.arange(1, len(people) + 1, dtype=np.int32), [len(persons) for persons in people])
-    save_keypoints(folder / FILE_NAME, np.concatenate(people), frame, len(people), work.frame_size)
+    jobs = [pool.submit(save_keypoints, folder / FILE_NAME, np.concatenate(people), frame, len(people), frame_size)]
     for start in range(0, len(people), DRAW_CHUNK):
-        chunk = people[start : start + DRAW_CHUNK]
-        work.drawing.append(pool.submit(draw_frames, folder, start + 1, chunk, work.frame_size))
+        jobs.append(pool.submit(draw_frames, folder, start + 1, people[start : start + DRAW_CHUNK], frame_size))
+    return _Drawing(video, folder, jobs)
 
 
-def _finish(drawing: deque[_Work]) -> tuple[Video, None]:
-    for future in drawing[0].drawing:
-        future.result()
-    drawing[0].folder.close()
-    return drawing.popleft().video, None
+def _finish(drawing: deque[_Drawing], most: int) -> Iterator[tuple[VideoFolders, None]]:
+    """Put the folders that are complete in their places, and wait until at most `most` are not."""
+    while drawing and (len(drawing) > most or all(job.done() for job in drawing[0].jobs)):
+        for job in drawing[0].jobs:
+            job.result()
+        replace_folder(drawing[0].folder, drawing[0].video.poses)
+        yield drawing.popleft().video, None
 
 
 def key_frames(num_frames: int, every: int) -> list[int]:

@@ -10,7 +10,7 @@ from common.atomic import atomic_write
 from common.cli import UserError
 from common.frames import FRAME_NAME
 from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
-from pose.pipeline import Video, read_frame
+from pose.pipeline import VideoFolders, read_frame
 
 COLUMNS = 3
 HEIGHT = 180
@@ -38,7 +38,7 @@ def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]
     ]
 
 
-def write_preview(path: Path, videos: Sequence[Video], count: int = 12) -> None:
+def write_preview(path: Path, videos: Sequence[VideoFolders], count: int = 12) -> None:
     """Write a PNG of `count` frames of finished videos, each beside its pose-flow image, with names.
 
     Raises `UserError` if `path` is no .png, or if a frame or a pose folder cannot be read.
@@ -61,20 +61,15 @@ def write_preview(path: Path, videos: Sequence[Video], count: int = 12) -> None:
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
     sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, rows * (HEIGHT + LABEL + GAP) + GAP), (245, 245, 245))
-    pen = ImageDraw.Draw(sheet)
+    draw = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
     for k, ((label, pair), size) in enumerate(zip(cells, sizes, strict=True)):
         left = GAP + k % columns * (cell_width + GAP)
         top = GAP + k // columns * (HEIGHT + LABEL + GAP)
-        pen.text((left, top), _shorten(label, font, cell_width), fill=(20, 20, 20), font=font)
+        while len(label) > 1 and font.getlength(label) > cell_width:
+            label = "…" + label[2:]
+        draw.text((left, top), label, fill=(20, 20, 20), font=font)
         for image, x in zip(pair, (left, left + size[0] + GAP // 2), strict=True):
             sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), (x, top + LABEL))
     with atomic_write(path) as file:
         sheet.save(file, format="PNG")
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    keep = next(length for length in range(len(text), -1, -1) if font.getlength("…" + text[-length:]) <= width)
-    return "…" + text[-keep:]

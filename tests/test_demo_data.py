@@ -1,6 +1,7 @@
 """The demo data: figures, movements, keypoints, and the files that make_demo_data.py writes."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import time
@@ -230,7 +231,7 @@ def test_other_settings_and_foreign_folders_are_refused(tmp_path, demo):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     file = tmp_path / "mine" / "thesis.txt"
     assert_error(make(file), str(file))
-    assert_error(make(tmp_path / "new", "--groups", 1), "--groups 1")
+    assert_error(make(tmp_path / "new", "--groups", 1), "--groups", "from 2 to 99")
     assert not (tmp_path / "new").exists()
 
 
@@ -251,4 +252,7 @@ def test_a_killed_first_run_is_taken_up(tmp_path):
     assert result.returncode == 0, result.stderr
     assert len(list(out.glob("videos/*/*.avi"))) == len(list(out.glob("pose_flow/*/keypoints.npz"))) == 30
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
+    for path in out.rglob(".*"):
+        os.utime(path, (0, 0))
+    assert make(out, "--groups", 2, "--clips", 1).returncode == 0
     assert not list(out.rglob(".*"))

@@ -230,13 +230,12 @@ def test_wrong_torch_weights(tmp_path):
             make_estimator(model, tmp_path / "other.pth", "cpu")
 
 
-def test_failed_download_names_the_option(monkeypatch):
-    from torchvision.models import WeightsEnum
-
-    def refuse(self, *args, **kwargs):
+def test_failed_download_names_the_option(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
         raise OSError("no network here")
 
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(UserError, match=r"https://.*keypointrcnn.*no network here.*--pose-weights FILE"):
         make_estimator("keypointrcnn", None, "cpu")
 

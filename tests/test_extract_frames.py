@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.cli import UserError
+from common.cli import UserError, shard
 from common.frames import list_frames
-from common.parallel import in_shard, shard_type
+from common.parallel import in_shard
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from extract_frames import find_videos, main
 from tests.helpers import ROOT, SHARED, assert_error, call_main
@@ -367,6 +367,55 @@ def test_frames_from_elsewhere_and_other_things_stay(tmp_path, capsys):
     assert set(after) - set(before) == {f"d/frame00000{i}.jpg" for i in (1, 2, 3)}
 
 
+@pytest.mark.parametrize("lost", [(3,), (5,), (1,), (2, 3, 5), (4, 5)])
+def test_a_folder_that_lost_frames_is_made_again(tmp_path, capsys, lost):
+    for name in "ab":
+        make_video(tmp_path / f"v/{name}.avi", pictures=[picture(i) for i in range(5)])
+    run = (tmp_path / "v", tmp_path / "f", "--short-side", 32)
+    assert extract(*run) == 0
+    before = tree(tmp_path / "f")
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "f/b").iterdir()}
+    for number in lost:
+        (tmp_path / f"f/a/frame{number:06d}.jpg").unlink()
+    capsys.readouterr()
+    assert extract(*run) == 0
+    assert "1 extracted (5 frames" in capsys.readouterr().out
+    assert tree(tmp_path / "f") == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "f/b").iterdir()} == stamps
+
+
+def test_frames_whose_note_tells_no_count(tmp_path, capsys):
+    """As earlier versions wrote them: finished without a gap, made again with one."""
+    make_video(tmp_path / "v/a.avi", pictures=[picture(i) for i in range(5)])
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    first = tmp_path / "f/a/frame000001.jpg"
+    before = tree(tmp_path / "f")
+    first.write_bytes(encode_jpeg(read(first).astype(np.uint8), 95, "Frames: every 1, short side 256, quality 95\n"))
+    (tmp_path / "f/a/frame000005.jpg").unlink()
+    capsys.readouterr()
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    assert "0 extracted" in capsys.readouterr().out and len(list_frames(tmp_path / "f/a")) == 4
+    assert extract(tmp_path / "v", tmp_path / "f", "--quality", 90) == 1
+    (tmp_path / "f/a/frame000003.jpg").unlink()
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    assert tree(tmp_path / "f") == before
+
+
+def test_what_else_lies_in_a_folder_with_a_gap_is_not_removed(tmp_path, capsys):
+    for name in "ab":
+        make_video(tmp_path / f"v/{name}.avi", pictures=[picture(i) for i in range(3)])
+    assert extract(tmp_path / "v", tmp_path / "f") == 0
+    (tmp_path / "f/a/notes.txt").write_text("mine")
+    (tmp_path / "f/b/frame000001.jpg").write_bytes(encode_jpeg(picture(1)))  # made elsewhere: no note
+    for name in "ab":
+        (tmp_path / f"f/{name}/frame000002.jpg").unlink()
+    before = tree(tmp_path / "f")
+    assert extract(tmp_path / "v", tmp_path / "f") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "f/a" in line or "f/b" in line]
+    assert len(lines) == 2 and all("frame000002.jpg is missing" in line and "remove it" in line for line in lines)
+    assert tree(tmp_path / "f") == before
+
+
 # ---- broken videos ----
 
 
@@ -387,15 +436,15 @@ def test_broken_videos_are_reported_and_the_others_done(tmp_path):
     )
     assert result.returncode == 1
     assert os.listdir(tmp_path / "f") == ["fine"]
-    left_out = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
-    assert [line.split(": ")[1].rsplit("/")[-1] for line in left_out] == [
+    skipped = [line for line in result.stderr.splitlines() if line.startswith("skipped: ")]
+    assert [line.split(": ")[1].rsplit("/")[-1] for line in skipped] == [
         "cut.mp4",
         "empty.avi",
         "playlist.avi",
         "sound.mp4",
         "text.mp4",
     ]
-    assert "no video stream" in left_out[3] and "Traceback" not in result.stderr
+    assert "no video stream" in skipped[3] and "Traceback" not in result.stderr
     assert "1 extracted (12 frames" in result.stdout and "5 broken" in result.stdout
 
 
@@ -410,7 +459,7 @@ def test_slightly_damaged_video_is_kept_and_named_each_time(tmp_path, capsys):
     assert 18 <= len(list_frames(tmp_path / "f/a")) <= 20
 
 
-def test_video_that_is_mostly_lost_is_left_out(tmp_path, capsys):
+def test_video_that_is_mostly_lost_is_skipped(tmp_path, capsys):
     path = make_video(tmp_path / "v/a.avi", "mjpeg", [picture(i) for i in range(30)], "yuvj420p")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.4)])
     assert extract(tmp_path / "v", tmp_path / "f") == 1
@@ -487,7 +536,7 @@ def test_shards_are_stable_and_of_like_size():
     sizes = [sum(in_shard(f"v_{i}", f"{part}/4") for i in range(4000)) for part in range(4)]
     assert min(sizes) > 900
     assert [in_shard("v_Archery_g01_c01", f"{part}/5") for part in range(5)].index(True) == 4  # on every machine
-    assert shard_type("01/004") == "1/4"
+    assert shard("01/004") == "1/4"
 
 
 @pytest.fixture(scope="module")
@@ -524,10 +573,15 @@ def test_signals_leave_nothing_half(tmp_path, long_videos, sig, status, workers)
     if sig != signal.SIGKILL:
         assert not list((tmp_path / "f").glob(".tmp-*"))
     assert all(len(list_frames(path)) == 250 for path in (tmp_path / "f").glob("[!.]*"))
-    if sig == signal.SIGKILL:  # the next run tidies up
-        make_video(tmp_path / "v/d.avi")
-        assert extract(tmp_path / "v", tmp_path / "f") == 0
-        assert not list((tmp_path / "f").glob(".tmp-*"))
+    if sig == signal.SIGKILL:  # the next run works beside what is left, and removes it when it is a day old
+        left = list((tmp_path / "f").glob(".tmp-*"))
+        assert extract(long_videos, tmp_path / "f", "--short-side", 480) == 0
+        assert all(len(list_frames(tmp_path / "f" / name)) == 250 for name in "abc")
+        assert left == list((tmp_path / "f").glob(".tmp-*"))
+        for path in left:
+            os.utime(path, (0, 0))
+        assert extract(long_videos, tmp_path / "f", "--short-side", 480) == 0
+        assert sorted(os.listdir(tmp_path / "f")) == ["a", "b", "c"]
 
 
 def _running(group):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,11 +162,34 @@ def test_check_for_finite_scores(tiny, tmp_path):
     assert_error(finished, "not finite")
 
 
-def test_a_run_tidies_the_halves_that_killed_runs_left(tiny, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    half = atomic.temporary_name(tmp_path / "checkpoint.pth.tar")
-    half = half.with_name(half.name.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
-    half.write_bytes(b"half")
+def leave_behind(path: Path, days: float) -> Path:
+    """What a process killed that many days ago leaves: a half written file or folder under a temporary name."""
+    left = atomic.temporary_name(path)
+    if path.suffix:
+        left.write_bytes(b"half")
+    else:
+        left.mkdir(parents=True)
+        (left / "frame000001.jpg").write_bytes(b"half")
+    then = time.time() - days * 86400
+    os.utime(left, (then, then))
+    return left
+
+
+def test_leftovers_of_killed_runs_are_removed_after_a_day(tmp_path):
+    old = [leave_behind(tmp_path / name, 1.1) for name in ("a.txt", "video")]
+    young = [leave_behind(tmp_path / name, 0.9) for name in ("a.txt", "video")]
+    (tmp_path / "b.txt").write_text("mine")
+    atomic.recover_folders(tmp_path)
+    assert not any(path.exists() for path in old) and all(path.exists() for path in young)
+    assert (tmp_path / "b.txt").read_text() == "mine"
+    atomic.recover_folders(tmp_path / "nowhere")
+    assert len({atomic.temporary_name(tmp_path / "a.txt") for _ in range(100)}) == 100
+
+
+def test_a_run_resumes_beside_what_killed_runs_left(tiny, tmp_path):
+    old, young = (leave_behind(tmp_path / "checkpoint.pth.tar", days) for days in (2, 0))
     assert train_script("spatial", tiny, tmp_path, "--epochs", 1, inline=True).returncode == 0
-    assert not half.exists() and (tmp_path / "checkpoint.pth.tar").exists()
+    assert not old.exists() and young.exists()
+    resume = ("--resume", tmp_path / "checkpoint.pth.tar")
+    assert train_script("spatial", tiny, tmp_path, *resume, "--epochs", 2, inline=True).returncode == 0
+    assert load_checkpoint(tmp_path / "checkpoint.pth.tar")["epoch"] == 2

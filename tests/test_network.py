@@ -105,11 +105,12 @@ def test_weights_that_do_not_fit_are_named(imagenet_file, tmp_path, change, word
         load_starting_weights(build_network("resnet18", 3, 15), "resnet18", str(tmp_path / "odd.pth"))
 
 
-def test_failed_download_names_the_ways_out(monkeypatch):
+def test_failed_download_names_the_ways_out(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(UserError, match=r"no route to host.*--weights FILE.*--weights none"):
         imagenet_state_dict("resnet18")
 

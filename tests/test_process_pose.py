@@ -99,6 +99,21 @@ def test_a_second_run_skips_what_is_finished(data, tmp_path):
     assert all(path.stat().st_mtime_ns == before[path] for path in kept.iterdir())
 
 
+@pytest.mark.parametrize("lost", [(4,), (7,), (1, 2)])
+@pytest.mark.parametrize("redraw", [False, True])
+def test_a_folder_that_lost_images_is_made_again(data, tmp_path, lost, redraw):
+    out = tmp_path / "poses"
+    shutil.copytree(data / "poses", out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if "Archery_g01_c01" not in path.parts}
+    for number in lost:
+        (out / f"Archery_g01_c01/frame{number:06d}.jpg").unlink()
+    arguments = ("--out", out, "--from-keypoints") if redraw else command(data, out)
+    finished = call_main("process_pose", *arguments, "--workers", 0)
+    assert [int(line.split()[-1]) for line in finished.stdout.splitlines()[:3]] == [1, 4, 0], finished.stderr
+    assert tree(out) == tree(data / "poses")
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items() if path.is_file())
+
+
 def test_batch_size_and_workers_change_nothing(data, tmp_path):
     finished = call_main("process_pose", *command(data, tmp_path / "poses"), "--workers", 0, "--batch-size", 3)
     assert finished.returncode == 0, finished.stderr

@@ -1,3 +1,4 @@
+import os
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pose.keypoints import load_keypoints
+from pose.keypoints import load_keypoints, save_keypoints
 from tests.helpers import ROOT, assert_error, call_main, run_script
 from tests.pose_fixtures import BOTH, GREEN, RED, command, make_data, save_frames, save_network, tree
 
@@ -50,6 +51,8 @@ def test_killed_in_the_middle_and_started_again(data, tmp_path):
         process.wait()
         time.sleep(0.3)  # the worker notices
         assert finished_videos(out) < 3
+        for left in out.glob(".tmp-*"):
+            os.utime(left, (0, 0))  # so the next run removes it, as a day later
     process = start(out)
     assert process.wait(60) == 0, process.stderr.read()
     assert tree(out) == tree(tmp_path / "undisturbed")
@@ -79,9 +82,31 @@ def test_sigterm_ends_the_run_with_a_hint_and_leaves_nothing_half_done(data, tmp
     process.terminate()
     _, text = process.communicate(timeout=20)
     assert process.returncode == 143
-    assert "stopped; the same command goes on from here" in text
+    assert "stopped; the same command resumes here" in text
     assert "Traceback" not in text
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["pose_settings.json"]
+
+
+def test_sigterm_while_redrawing_leaves_folders_as_they_were_or_done(data, tmp_path):
+    out = tmp_path / "poses"
+    for name in "abcd":
+        save_keypoints(
+            out / name / "keypoints.npz", np.zeros((0, 18, 3), np.float32), np.zeros(0, np.int32), 600, (9, 9)
+        )
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "process_pose.py"), "--out", str(out), "--from-keypoints", "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not half_written(out):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.terminate()
+    _, text = process.communicate(timeout=20)
+    assert process.returncode == 143 and "Traceback" not in text
+    assert sorted(path.name for path in out.iterdir()) == list("abcd")
+    assert {len(list((out / name).iterdir())) for name in "abcd"} <= {1, 601}
+    assert 1 in {len(list((out / name).iterdir())) for name in "abcd"}
 
 
 # ---- broken input ----

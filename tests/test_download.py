@@ -1,0 +1,109 @@
+"""Downloads of weights, from a server on this machine."""
+
+import hashlib
+import io
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from common import download as module
+from common.cli import UserError
+from common.download import download
+from network import imagenet_state_dict, read_state_dict
+
+WEIGHTS = {"fc.weight": torch.arange(6.0).view(2, 3)}
+
+
+def as_file(content) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+DATA = as_file(WEIGHTS)
+GOOD = f"net-{hashlib.sha256(DATA).hexdigest()[:8]}.pth"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves `DATA` under two names, cuts it off under a third, and takes its time under a fourth."""
+
+    def do_GET(self):  # noqa: N802
+        self.server.asked.append(self.path)
+        if self.path in (f"/{GOOD}", "/net-01234567.pth", f"/cut/{GOOD}"):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(DATA)))
+            self.end_headers()
+            self.wfile.write(DATA[: 100 if "cut" in self.path else None])
+        elif self.path == f"/slow/{GOOD}":
+            time.sleep(2)
+        else:
+            self.send_error(404)
+
+    def log_message(self, *arguments):
+        """Say nothing."""
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.asked = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def url_of(server, name: str) -> str:
+    return f"http://127.0.0.1:{server.server_port}/{name}"
+
+
+def test_a_file_is_downloaded_once(server, tmp_path):
+    for _ in range(2):
+        path = download(url_of(server, GOOD), "give it")
+        assert path == tmp_path / "hub/checkpoints" / GOOD and path.read_bytes() == DATA
+    assert server.asked == [f"/{GOOD}"]
+    assert torch.equal(read_state_dict(path)["fc.weight"], WEIGHTS["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("net-01234567.pth", "invalid hash value"),
+        (f"cut/{GOOD}", "invalid hash value|IncompleteRead"),
+        ("net-89abcdef.pth", "404"),
+        (f"slow/{GOOD}", "timed out"),
+    ],
+)
+def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, tmp_path, monkeypatch, name, reason):
+    monkeypatch.setattr(module, "TIMEOUT", 0.5)
+    with pytest.raises(UserError, match=reason) as caught:
+        download(url_of(server, name), "give it with --weights FILE")
+    message = str(caught.value)
+    assert message.startswith(f"{url_of(server, name)}: cannot be downloaded (")
+    assert message.endswith("; give it with --weights FILE") and "\n" not in message
+    assert not list((tmp_path / "hub/checkpoints").iterdir())
+    assert socket.getdefaulttimeout() is None
+
+
+def test_no_server(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/{GOOD}"
+        with pytest.raises(UserError, match=rf"{url}: cannot be downloaded \(.*refused.*\); give it"):
+            download(url, "give it")
+
+
+def test_imagenet_weights_come_from_the_server_by_their_published_name(server, monkeypatch):
+    class Weights:
+        class DEFAULT:
+            url = url_of(server, GOOD)
+
+    monkeypatch.setattr("network.models.get_model_weights", lambda arch: Weights)
+    assert torch.equal(imagenet_state_dict("resnet18")["fc.weight"], WEIGHTS["fc.weight"])
