@@ -54,7 +54,8 @@ def get_args_parser() -> ArgumentParser:
         "--weights",
         nargs="+",
         metavar="W",
-        help="one number >= 0 per PICKLE (default: equal), or auto: the best on validation scores",
+        help="one number >= 0 per PICKLE (default: equal), or auto: the most even weights whose Prec@1 on validation "
+        "scores is within one standard error of the best",
     )
     parser.add_argument(
         "--val-scores",
@@ -197,8 +198,8 @@ def print_figures(result: dict) -> None:
     if result["chosen"]:
         chosen = ", ".join(f"{name} {weight}" for name, weight in weights.items())
         print(
-            f"weights chosen: {chosen} (Prec@1 {result['chosen']['prec1']:.2f} on the "
-            f"{result['chosen']['videos']} validation videos)"
+            f"weights chosen: {chosen} (Prec@1 {result['chosen']['prec1']:.2f} on the {result['chosen']['videos']} "
+            f"validation videos, {result['chosen']['best_prec1']:.2f} with the best weights)"
         )
     print_table(
         ("", "weight", "Prec@1", "Prec@3"),

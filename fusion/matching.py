@@ -85,7 +85,9 @@ def common_videos(
 def weights_from_validation(
     paths: Sequence[str], split: Split, class_index: str, skip_missing: bool
 ) -> tuple[tuple[float, ...], dict]:
-    """Best weights on validation scores, and a dict of their `prec1` there, `videos` (number) and `paths`.
+    """Weights chosen on validation scores, and a dict that tells how.
+
+    The dict holds their `prec1` there, the `best_prec1` of any weights, the number of `videos`, and the `paths`.
 
     Labels come from the training list. Raises `UserError` if a pickle is missing or holds a test video.
     """
@@ -111,21 +113,29 @@ def weights_from_validation(
     held_out = [video for video in split.train if any(video.name in table for table in tables)]
     videos = common_videos(tables, held_out, paths, "the validation set", skip_missing)
     scores = [np.stack([table[video.name] for video in videos]) for table in tables]
-    weights, prec1 = choose_weights(scores, np.array([video.label for video in videos]))
-    return weights, {"prec1": prec1, "videos": len(videos), "paths": list(paths)}
+    weights, prec1, best = choose_weights(scores, np.array([video.label for video in videos]))
+    return weights, {"prec1": prec1, "best_prec1": best, "videos": len(videos), "paths": list(paths)}
 
 
-def choose_weights(streams: Sequence[np.ndarray], labels: np.ndarray) -> tuple[tuple[float, ...], float]:
-    """Weights (sum 1) of the highest Prec@1 over a grid, and that Prec@1; of equals, the most even ones."""
+def choose_weights(streams: Sequence[np.ndarray], labels: np.ndarray) -> tuple[tuple[float, ...], float, float]:
+    """The most even weights whose Prec@1 on validation videos is within one standard error of the best.
+
+    `streams`: scores (N, classes) each, `labels` (N,). The standard error of the best accuracy p on n videos is
+    sqrt(p (1 - p) / n); it counts as one video at least, since for p = 1 it is 0 however few videos there are.
+    Taking the best weights themselves fits the noise of a small validation set. Returns the weights (sum 1),
+    their Prec@1 and that of the best weights, in percent.
+    """
+    even = (1 / len(streams),) * len(streams)  # thirds and sevenths are not on the grid
     steps = 20 if len(streams) <= 3 else 10 if len(streams) <= 5 else 5
-    best = max(
-        weight_grid(len(streams), steps),
-        key=lambda weights: (
-            int((fuse(streams, weights).argmax(1) == labels).sum()),
-            -sum(weight**2 for weight in weights),
-        ),
-    )
-    return best, 100 * float((fuse(streams, best).argmax(1) == labels).mean())
+    hits = {
+        weights: int((fuse(streams, weights).argmax(1) == labels).sum())
+        for weights in (even, *weight_grid(len(streams), steps))
+    }
+    best = max(hits.values())
+    margin = max(1.0, (best * (1 - best / len(labels))) ** 0.5)
+    close = [weights for weights in hits if hits[weights] >= best - margin]
+    chosen = min(close, key=lambda weights: (round(sum(weight**2 for weight in weights), 9), -hits[weights]))
+    return chosen, 100 * hits[chosen] / len(labels), 100 * best / len(labels)
 
 
 def weight_grid(streams: int, steps: int) -> Iterable[tuple[float, ...]]:
