@@ -30,6 +30,7 @@ from fusion.scores import save_scores
 
 STREAMS = ("spatial", "motion_pose")
 MISTAKES = 12  # shown in misclassified.png
+FEW_VIDEOS = 50  # with fewer, a difference of a few points of Prec@1 is chance
 
 
 def get_args_parser() -> ArgumentParser:
@@ -208,6 +209,29 @@ def print_figures(result: dict) -> None:
             for name, (top1, top3) in result["figures"].items()
         ],
     )
+    for note in find_notes(result):
+        print(f"note: {note}")
+
+
+def find_notes(result: dict) -> list[str]:
+    """Why a split's results mean little: few videos, or a fusion that is worse than its best stream."""
+    counts = {"test": len(result["videos"])}
+    if result["chosen"]:
+        counts["validation"] = result["chosen"]["videos"]
+    notes = [
+        f"{count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1"
+        for which, count in counts.items()
+        if count < FEW_VIDEOS
+    ]
+    top1 = {name: values[0] for name, values in result["figures"].items()}
+    fused = top1.pop("fused")
+    best = max(top1, key=top1.get)
+    if fused < top1[best]:
+        notes.append(
+            f"the fusion ({fused:.2f}) is below {best} alone ({top1[best]:.2f}); "
+            "--weights auto chooses weights on validation scores"
+        )
+    return notes
 
 
 def print_spread(results: Sequence[dict]) -> None:

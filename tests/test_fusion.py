@@ -426,6 +426,47 @@ def test_weight_grid():
         assert (1.0, *[0.0] * (streams - 1)) in grid
 
 
+# ---- scores that mean little ----
+
+
+def write_lists(folder, count):
+    """Split 09 of two classes with `count` test videos; returns their names and labels."""
+    folder.mkdir()
+    (folder / "classes.txt").write_text("1 a\n2 b\n")
+    names = [f"{'ab'[i % 2]}_g01_c{i:02d}" for i in range(count)]
+    (folder / "testlist09.txt").write_text("".join(f"{name[0]}/v_{name}.avi\n" for name in names))
+    (folder / "trainlist09.txt").write_text("a/v_a_g02_c01.avi 1\n")
+    return names, np.arange(count) % 2
+
+
+@pytest.mark.parametrize(("count", "few"), [(49, True), (50, False)])
+def test_few_videos_are_said_to_be_few(tmp_path, capsys, count, few):
+    names, labels = write_lists(tmp_path / "small", count)
+    path = write(tmp_path / "a.pickle", dict(zip(names, np.eye(2)[labels], strict=True)))
+    fuse_them(tmp_path, tmp_path / "small", path, split=("09",))
+    output = capsys.readouterr().out
+    assert ("note: 49 test videos are few: each counts for 2.0 points of Prec@1" in output) == few
+    assert ("note:" in output) == few
+
+
+def test_few_validation_videos_are_said_to_be_few(tmp_path, lists, capsys):
+    paths, held_out = make_streams(tmp_path, lists), validation_names(lists)
+    val_paths = [write(tmp_path / f"{seed}.pickle", make_scores(*held_out, seed)) for seed in (3, 4)]
+    fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *val_paths)
+    assert "note: 24 validation videos are few: each counts for 4.2 points" in capsys.readouterr().out
+
+
+def test_a_fusion_below_its_better_stream_is_noted(tmp_path, capsys):
+    names, labels = write_lists(tmp_path / "small", 100)
+    good, bad = np.eye(2)[labels], 3 * np.eye(2)[labels]
+    good[:20], bad[:40] = 1 - good[:20], 3 - bad[:40]
+    paths = [write(tmp_path / f"{n}.pickle", dict(zip(names, s, strict=True))) for n, s in (("x", bad), ("y", good))]
+    fuse_them(tmp_path, tmp_path / "small", *paths, split=("09",))
+    assert "note: the fusion (60.00) is below y alone (80.00)" in capsys.readouterr().out
+    fuse_them(tmp_path, tmp_path / "small", *paths, "--weights", 1, 9, split=("09",))
+    assert "note:" not in capsys.readouterr().out
+
+
 # ---- several splits ----
 
 
