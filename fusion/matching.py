@@ -1,4 +1,4 @@
-"""Scores of several streams: matched to a test list, weighted by what held-out videos say."""
+"""Scores of several streams: matched to a test list, weighted by what validation videos say."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
@@ -10,8 +10,6 @@ from common.cli import UserError
 from dataloader.split_train_test_video import Split, Video, folder_names, normal
 from fusion.metrics import fuse
 from fusion.scores import load_scores
-
-MAX_SEARCHED = 8  # streams for which a grid of weights is of bearable size
 
 
 def stream_names(paths: Sequence[str]) -> list[str]:
@@ -59,7 +57,7 @@ def match_names(table: dict[str, np.ndarray], videos: Iterable[Video], path: str
             matched[name] = vector
     if unknown:
         raise UserError(
-            f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({some(unknown)}); "
+            f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({first_names(unknown)}); "
             "give the --split and --class-index that belong to it"
         )
     return matched
@@ -74,7 +72,7 @@ def common_videos(
         if missing and not skip_missing:
             raise UserError(
                 f"{path}: no scores for {len(missing)} of the {len(videos)} videos of {source} "
-                f"({some(missing)}); test that stream again, or leave them out with --skip-missing"
+                f"({first_names(missing)}); test that stream again, or skip them with --skip-missing"
             )
     videos = [video for video in videos if all(video.name in table for table in tables)]
     if not videos:
@@ -106,7 +104,7 @@ def weights_from_validation(
         ]
         if shared:
             raise UserError(
-                f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({some(shared)}); "
+                f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({first_names(shared)}); "
                 "weights are never chosen on test scores, give validation scores"
             )
         tables.append(match_names(table, split.train, path, "the training list"))
@@ -144,6 +142,6 @@ def weight_grid(streams: int, steps: int) -> Iterable[tuple[float, ...]]:
         yield tuple((after - before - 1) / steps for before, after in pairwise((-1, *bars, steps + streams - 1)))
 
 
-def some(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are not told."""
+def first_names(names: Sequence[str]) -> str:
+    """The first three of `names`, and … for the rest."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -12,7 +12,7 @@ from PIL import Image
 
 import average_fusion
 from common.cli import UserError
-from fusion import matching
+from fusion import matching, report
 from fusion.scores import load_scores, save_scores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,7 +184,7 @@ def test_no_image_is_opened(tmp_path, lists, monkeypatch):
         raise AssertionError("an image was opened")
 
     monkeypatch.setattr(Image, "open", refuse)
-    monkeypatch.setattr(average_fusion, "index_frames", refuse)
+    monkeypatch.setattr(report, "index_frames", refuse)
     fuse_them(tmp_path, lists, *paths)
     assert not (tmp_path / "out" / "misclassified.png").exists()
 
@@ -247,9 +247,9 @@ def test_skip_missing_fuses_the_common_videos(tmp_path, lists, capsys):
     paths = make_streams(tmp_path, lists)
     save_scores(paths[1], {name: v for name, v in load_scores(paths[1]).items() if name not in names[:2]})
     result = fuse_them(tmp_path, lists, *paths, "--skip-missing")["splits"][0]
-    assert result["left_out"] == names[:2] and result["videos"] == 22
+    assert result["skipped"] == names[:2] and result["videos"] == 22
     assert list(result["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names[2:], labels[2:], (1, 1)))
-    assert f"left out: 2 videos that not every stream has ({names[0]}, {names[1]})" in capsys.readouterr().out
+    assert f"skipped: 2 videos that not every stream has ({names[0]}, {names[1]})" in capsys.readouterr().out
     save_scores(paths[0], {name: v for name, v in load_scores(paths[0]).items() if name in names[:2]})
     with pytest.raises(UserError, match="no video of"):
         fuse_them(tmp_path, lists, *paths, "--skip-missing")
@@ -520,7 +520,7 @@ def test_most_confident_mistakes_with_their_pictures(tmp_path, lists, monkeypatc
             for frame in range(1, count + 1):
                 Image.new("RGB", (32, 24), (10 * number, 50 * frame, 0)).save(folder / f"frame{frame:06d}.jpg")
     drawn = []
-    monkeypatch.setattr(average_fusion, "plot_misclassified", lambda items, to: drawn.extend(items))
+    monkeypatch.setattr(report, "plot_misclassified", lambda items, to: drawn.extend(items))
     fuse_them(tmp_path, lists, path, "--frames", frames, "--pose-flow", pose_flow)
     assert [mistake.name for mistake in drawn] == sorted(wrong, key=wrong.get, reverse=True)
     for mistake in drawn:
