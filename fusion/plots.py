@@ -108,8 +108,9 @@ def plot_curves(train_csv: str | os.PathLike, test_csv: str | os.PathLike, path:
     rate.set(ylabel="lr", xlabel="epoch")
     rate.yaxis.set_minor_formatter(NullFormatter())
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if train["Epoch"].nunique() == 1:
-        rate.set_xlim(train["Epoch"][0] - 0.5, train["Epoch"][0] + 0.5)
+    first, last = train["Epoch"].min(), train["Epoch"].max()
+    if first == last:
+        rate.set_xlim(first - 0.5, last + 0.5)
     for axes in (loss, accuracy, rate):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

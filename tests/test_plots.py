@@ -128,9 +128,11 @@ def test_the_validation_record_is_called_so(tmp_path, drawn):
     assert "validation" in texts(drawn[0]) and "test" not in texts(drawn[0])
 
 
-def test_curves_of_odd_records(tmp_path):
+@pytest.mark.parametrize("epochs", [("0", "1"), ("", "1"), ("", "")])
+def test_curves_of_odd_records(tmp_path, epochs):
     train, test = write_records(tmp_path, 3)
-    train.write_text("Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr\n0,1,1,nan,,5,0\n1,1,1,inf,5,5,0\n")
+    header = "Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr"
+    train.write_text(f"{header}\n{epochs[0]},1,1,nan,,5,0\n{epochs[1]},1,1,inf,5,5,0\n")
     test.write_text("Epoch,Batch Time,Loss,Prec@1,Prec@3\n")
     plot_curves(train, test, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
