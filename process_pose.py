@@ -17,10 +17,10 @@ from dataloader.names import Video, VideoFolders, folder_names, normal, pose_nam
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
-from pose.pipeline import VideoFolders, process_videos
+from pose.pipeline import PoseJob, process_videos
 
 SETTINGS_NAME = "pose_settings.json"
-Outcome = tuple[list[VideoFolders], list[VideoFolders], list[str]]
+Outcome = tuple[list[PoseJob], list[PoseJob], list[str]]
 
 
 def get_args_parser() -> ArgumentParser:
@@ -108,7 +108,7 @@ def recover_pose_folders(out: Path) -> None:
 # ---- which videos ----
 
 
-def select_videos(args: argparse.Namespace) -> tuple[list[VideoFolders], list[str]]:
+def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     """The videos that the options ask for, ordered by name, and a line for each listed one that is not there."""
     root = args.out if args.from_keypoints else args.frames
     names = find_frame_folders(root)
@@ -123,7 +123,7 @@ def select_videos(args: argparse.Namespace) -> tuple[list[VideoFolders], list[st
     frames_of = {}
     if args.from_keypoints and args.frames:
         frames_of = {pose_name(folder): args.frames / folder for folder in find_frame_folders(args.frames)}
-    videos: dict[str, VideoFolders] = {}
+    videos: dict[str, PoseJob] = {}
     for folder in names:
         name = folder if args.from_keypoints else pose_name(folder)
         if name in videos:
@@ -131,7 +131,7 @@ def select_videos(args: argparse.Namespace) -> tuple[list[VideoFolders], list[st
                 f"{videos[name].frames} and {root / folder} both belong to {args.out / name}; remove one of them"
             )
         frames = frames_of.get(normal(name)) or frames_of.get(pose_name(name))
-        videos[name] = VideoFolders(name, frames or (args.frames or root) / folder, args.out / name)
+        videos[name] = PoseJob(name, frames or (args.frames or root) / folder, args.out / name)
     return [videos[name] for name in sorted(videos) if in_shard(name, args.shard)], failures
 
 
@@ -160,7 +160,7 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
 # ---- the two ways of working: both return videos done, videos skipped, and a line for each that failed ----
 
 
-def estimate_videos(videos: list[VideoFolders], args: argparse.Namespace) -> Outcome:
+def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Estimate and draw every video whose pose folder is not complete."""
     estimator = estimator_from_arguments(args)
     check_settings(args.out / SETTINGS_NAME, estimator.settings | {"every": args.every, "max_people": args.max_people})
@@ -193,7 +193,7 @@ def estimate_videos(videos: list[VideoFolders], args: argparse.Namespace) -> Out
     return done, skipped, failed
 
 
-def redraw_videos(videos: list[VideoFolders], args: argparse.Namespace) -> Outcome:
+def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Draw the images of every pose folder that lacks some, or of all with --redraw."""
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
@@ -253,7 +253,7 @@ def progress_bar(total: int) -> tqdm:
     return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=mininterval, disable=not total)
 
 
-def print_report(done: int, skipped: int, finished: list[VideoFolders], failures: list[str]) -> None:
+def print_report(done: int, skipped: int, finished: list[PoseJob], failures: list[str]) -> None:
     """Print the closing table over the videos done and skipped, then a line for each that failed."""
     frames = empty = people = 0
     for video in finished:

@@ -1,4 +1,4 @@
-"""Scores of several streams: matched to a test list, weighted by what held-out videos say."""
+"""Scores of several streams: matched to a test list, weighted by what validation videos say."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations, pairwise
@@ -11,8 +11,6 @@ from dataloader.names import Video, folder_names, listed_names, normal
 from dataloader.split_train_test_video import Split
 from fusion.metrics import fuse
 from fusion.scores import load_scores
-
-MAX_SEARCHED = 8  # streams for which a grid of weights is of bearable size
 
 
 def stream_names(paths: Sequence[str]) -> list[str]:
@@ -52,7 +50,7 @@ def match_names(table: dict[str, np.ndarray], videos: Sequence[Video], path: str
             matched[name] = table[key]
     if unknown:
         raise UserError(
-            f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({some(unknown)}); "
+            f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({first_names(unknown)}); "
             "give the --split and --class-index that belong to it"
         )
     return matched
@@ -67,7 +65,7 @@ def common_videos(
         if missing and not skip_missing:
             raise UserError(
                 f"{path}: no scores for {len(missing)} of the {len(videos)} videos of {source} "
-                f"({some(missing)}); test that stream again, or leave them out with --skip-missing"
+                f"({first_names(missing)}); test that stream again, or skip them with --skip-missing"
             )
     videos = [video for video in videos if all(video.name in table for table in tables)]
     if not videos:
@@ -78,7 +76,9 @@ def common_videos(
 def weights_from_validation(
     paths: Sequence[str], split: Split, class_index: str, skip_missing: bool
 ) -> tuple[tuple[float, ...], dict]:
-    """Best weights on validation scores, and a dict of their `prec1` there, `videos` (number) and `paths`.
+    """Weights chosen on validation scores, and a dict that tells how.
+
+    The dict holds their `prec1` there, the `best_prec1` of any weights, the number of `videos`, and the `paths`.
 
     Labels come from the training list. Raises `UserError` if a pickle is missing or holds a test video.
     """
@@ -97,28 +97,36 @@ def weights_from_validation(
         ]
         if shared:
             raise UserError(
-                f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({some(shared)}); "
+                f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({first_names(shared)}); "
                 "weights are never chosen on test scores, give validation scores"
             )
         tables.append(match_names(table, split.train, path, "the training list"))
     held_out = [video for video in split.train if any(video.name in table for table in tables)]
     videos = common_videos(tables, held_out, paths, "the validation set", skip_missing)
     scores = [np.stack([table[video.name] for video in videos]) for table in tables]
-    weights, prec1 = choose_weights(scores, np.array([video.label for video in videos]))
-    return weights, {"prec1": prec1, "videos": len(videos), "paths": list(paths)}
+    weights, prec1, best = choose_weights(scores, np.array([video.label for video in videos]))
+    return weights, {"prec1": prec1, "best_prec1": best, "videos": len(videos), "paths": list(paths)}
 
 
-def choose_weights(streams: Sequence[np.ndarray], labels: np.ndarray) -> tuple[tuple[float, ...], float]:
-    """Weights (sum 1) of the highest Prec@1 over a grid, and that Prec@1; of equals, the most even ones."""
+def choose_weights(streams: Sequence[np.ndarray], labels: np.ndarray) -> tuple[tuple[float, ...], float, float]:
+    """The most even weights whose Prec@1 on validation videos is within one standard error of the best.
+
+    `streams`: scores (N, classes) each, `labels` (N,). The standard error of the best accuracy p on n videos is
+    sqrt(p (1 - p) / n); it counts as one video at least, since for p = 1 it is 0 however few videos there are.
+    Taking the best weights themselves fits the noise of a small validation set. Returns the weights (sum 1),
+    their Prec@1 and that of the best weights, in percent.
+    """
+    even = (1 / len(streams),) * len(streams)  # thirds and sevenths are not on the grid
     steps = 20 if len(streams) <= 3 else 10 if len(streams) <= 5 else 5
-    best = max(
-        weight_grid(len(streams), steps),
-        key=lambda weights: (
-            int((fuse(streams, weights).argmax(1) == labels).sum()),
-            -sum(weight**2 for weight in weights),
-        ),
-    )
-    return best, 100 * float((fuse(streams, best).argmax(1) == labels).mean())
+    hits = {
+        weights: int((fuse(streams, weights).argmax(1) == labels).sum())
+        for weights in (even, *weight_grid(len(streams), steps))
+    }
+    best = max(hits.values())
+    margin = max(1.0, (best * (1 - best / len(labels))) ** 0.5)
+    close = [weights for weights in hits if hits[weights] >= best - margin]
+    chosen = min(close, key=lambda weights: (round(sum(weight**2 for weight in weights), 9), -hits[weights]))
+    return chosen, 100 * hits[chosen] / len(labels), 100 * best / len(labels)
 
 
 def weight_grid(streams: int, steps: int) -> Iterable[tuple[float, ...]]:
@@ -127,6 +135,6 @@ def weight_grid(streams: int, steps: int) -> Iterable[tuple[float, ...]]:
         yield tuple((after - before - 1) / steps for before, after in pairwise((-1, *bars, steps + streams - 1)))
 
 
-def some(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are not told."""
+def first_names(names: Sequence[str]) -> str:
+    """The first three of `names`, and … for the rest."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

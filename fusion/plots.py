@@ -1,16 +1,15 @@
 """Pictures of results: confusion matrix, training curves, mistakes. Drawn without pyplot, written whole."""
 
-import csv
 import io
 import math
 import os
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -19,24 +18,10 @@ from PIL import Image
 from common.atomic import atomic_write
 from common.cli import UserError
 
-COLORS = {"train": "#4c72b0", "test": "#c44e52"}
-MAX_NAME = 40  # letters of a class name that are drawn
-# Fonts with Chinese, Japanese and Korean letters, tried after the default; none of them needs to be there.
-MORE_FONTS = (
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Source Han Sans SC",
-    "WenQuanYi Zen Hei",
-    "WenQuanYi Micro Hei",
-    "Droid Sans Fallback",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Microsoft YaHei",
-    "Yu Gothic",
-    "Malgun Gothic",
-    "Arial Unicode MS",
-    "Unifont",
-)
+TRAIN_COLOR, TEST_COLOR = "#4c72b0", "#c44e52"
+# Fonts with Chinese, Japanese and Korean letters on Linux, macOS and Windows, tried after the default.
+MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Arial Unicode MS", "Microsoft YaHei")
+FONTS = ["DejaVu Sans", *(name for name in MORE_FONTS if name in fontManager.get_font_names())]
 
 
 class Mistake(NamedTuple):
@@ -67,16 +52,9 @@ def plot_confusion(
     size = min(cell * 72 * 0.33, 11)  # points
     names = [printable(name) for name in classes]
     margin = size * 0.62 / 72 * max(len(name) for name in names) + 1
-    figure = new_figure(cell * count + margin, cell * count + margin)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_position(
-        [
-            margin / figure.get_figwidth(),
-            margin / figure.get_figheight(),
-            cell * count / figure.get_figwidth(),
-            cell * count / figure.get_figheight(),
-        ]
-    )
+    side, total = cell * count, cell * count + margin
+    figure = Figure(figsize=(total, total))
+    axes = figure.add_axes((margin / total, margin / total, side / total, side / total))
     edges = np.arange(count + 1) - 0.5
     axes.pcolormesh(edges, edges, percent, cmap="Blues", vmin=0, vmax=100, edgecolors="#e4e4e4", linewidth=0.5)
     axes.set(xlim=edges[[0, -1]], ylim=edges[[-1, 0]])
@@ -88,7 +66,7 @@ def plot_confusion(
         color = "white" if percent[row, column] > 55 else "black"
         text = f"{percent[row, column]:.0f}" if percent[row, column] >= 0.5 else "<1"
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
-    heading = max(size, 9, cell * count * 0.6)
+    heading = max(size, 9, side * 0.6)
     axes.set_xlabel("predicted", fontsize=heading)
     axes.set_ylabel("true (videos)", fontsize=heading)
     accuracy = 100 * np.trace(matrix) / max(videos.sum(), 1)
@@ -101,40 +79,38 @@ def plot_confusion(
 def plot_curves(train_csv: str | os.PathLike, test_csv: str | os.PathLike, path: str | os.PathLike) -> None:
     """Draw loss, Prec@1 and learning rate over the epochs of two records (columns as in `record/`) as PNG.
 
-    The second record is called validation if its name ends in `_val`. Values that are not finite are left
-    out. Raises `UserError` if a record cannot be read or lacks a column.
+    The second record is called validation if its name ends in `_val`. Values that are not finite are skipped.
+    Raises `UserError` if a record cannot be read or lacks a column.
     """
-    columns = ("Epoch", "Loss", "Prec@1")
-    train, test = read_columns(train_csv, (*columns, "lr")), read_columns(test_csv, columns)
-    other = "validation" if Path(test_csv).stem.endswith("_val") else "test"
-    figure = new_figure(8, 8)
+    columns = ["Epoch", "Loss", "Prec@1"]
+    train, test = read_columns(train_csv, [*columns, "lr"]), read_columns(test_csv, columns)
+    test_name = "validation" if Path(test_csv).stem.endswith("_val") else "test"
+    figure = Figure(figsize=(8, 8))
     loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
-    marker = {"marker": "o", "markersize": 4 if len(train["Epoch"]) <= 30 else 0}
+    marker = {"marker": "o", "markersize": 4 if len(train) <= 30 else 0}
     for axes, column in ((loss, "Loss"), (accuracy, "Prec@1")):
-        for name, record in (("train", train), (other, test)):
-            color = COLORS.get(name, COLORS["test"])
-            axes.plot(record["Epoch"], record[column], label=name, color=color, **marker)
-    best = np.array(test["Prec@1"])
-    if np.isfinite(best).any():
-        where = int(np.nanargmax(best))
-        accuracy.axhline(best[where], color=COLORS["test"], linewidth=0.8, linestyle=":")
-        text = f"best {best[where]:.2f} in epoch {test['Epoch'][where]:g}"
-        accuracy.set_title(text, loc="right", fontsize=9, color=COLORS["test"])
+        axes.plot(train["Epoch"], train[column], label="train", color=TRAIN_COLOR, **marker)
+        axes.plot(test["Epoch"], test[column], label=test_name, color=TEST_COLOR, **marker)
+    if test["Prec@1"].notna().any():
+        best = test.loc[test["Prec@1"].idxmax()]
+        accuracy.axhline(best["Prec@1"], color=TEST_COLOR, linewidth=0.8, linestyle=":")
+        text = f"best {best['Prec@1']:.2f} in epoch {best['Epoch']:g}"
+        accuracy.set_title(text, loc="right", fontsize=9, color=TEST_COLOR)
     loss.set(ylabel="loss")
     loss.set_ylim(bottom=0)
     loss.legend(frameon=False)
     accuracy.set(ylabel="Prec@1 (%)", ylim=(0, 101))
-    rates = np.array(train["lr"])
-    rate.plot(train["Epoch"], np.where(rates > 0, rates, np.nan), color="#555555", drawstyle="steps-mid", **marker)
-    if (rates > 0).any():
+    rates = train["lr"].where(train["lr"] > 0)
+    rate.plot(train["Epoch"], rates, color="#555555", drawstyle="steps-mid", **marker)
+    if rates.notna().any():
         rate.set_yscale("log")
-        low, high = rates[rates > 0].min(), rates[rates > 0].max()
-        rate.set_ylim(low / 3, high * 3)
+        rate.set_ylim(rates.min() / 3, rates.max() * 3)
     rate.set(ylabel="lr", xlabel="epoch")
     rate.yaxis.set_minor_formatter(NullFormatter())
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if len(set(train["Epoch"])) == 1:
-        rate.set_xlim(train["Epoch"][0] - 0.5, train["Epoch"][0] + 0.5)
+    first, last = train["Epoch"].min(), train["Epoch"].max()
+    if first == last:
+        rate.set_xlim(first - 0.5, last + 0.5)
     for axes in (loss, accuracy, rate):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -150,7 +126,7 @@ def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> 
     across = max((len(mistake.images) for mistake in mistakes), default=1)
     columns = min(3, max(1, math.ceil(math.sqrt(len(mistakes) / 2))))
     rows = max(1, math.ceil(len(mistakes) / columns))
-    figure = new_figure(max(4.6, 2.3 * across) * columns, 2.75 * rows + 0.4)
+    figure = Figure(figsize=(max(4.6, 2.3 * across) * columns, 2.75 * rows + 0.4))
     if not mistakes:
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
     grid = figure.subfigures(rows, columns, squeeze=False)
@@ -168,7 +144,7 @@ def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> 
             gridspec_kw={"left": 0.02, "right": 0.98, "bottom": 0.02, "top": 0.76, "wspace": 0.03},
         )
         for axes, image in zip(tiles.flat, mistake.images, strict=False):
-            pixels = _read(image)
+            pixels = _read_image(image)
             axes.imshow(np.full((3, 4, 3), 225, np.uint8) if pixels is None else pixels, aspect="equal")
             if pixels is None:
                 axes.text(0.5, 0.5, "no picture", ha="center", va="center", transform=axes.transAxes, fontsize=8)
@@ -177,56 +153,43 @@ def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> 
     write_png(figure, path)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of `width` x `height` inches on its own, unknown to pyplot."""
-    return Figure(figsize=(width, height), dpi=100, facecolor="white")
-
-
 def write_png(figure: Figure, path: str | os.PathLike) -> None:
-    """Render `figure` and write it whole or not at all; letters that no font has become boxes, in silence."""
+    """Render `figure` and write it whole or not at all; letters that no font has become boxes."""
     for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
-        text.set_fontfamily(_fonts())
+        text.set_fontfamily(FONTS)
     data = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # one for every letter that no font has
         figure.savefig(data, format="png", bbox_inches="tight", pad_inches=0.15)
     with atomic_write(path) as file:
         file.write(data.getbuffer())
 
 
-def read_columns(path: str | os.PathLike, columns: Sequence[str]) -> dict[str, list[float]]:
-    """Numbers of the named columns of a record (CSV); nan stands for an empty, infinite or absurd value.
+def read_columns(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
+    """The named columns of a record (CSV) as float64; nan stands for an empty, infinite or absurd value.
 
     Raises `UserError` if the file cannot be read, lacks a column, or holds something else than numbers.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            missing = [column for column in columns if column not in (table.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path}: no column {', '.join(missing)}; a record of a training run is needed")
-            rows = [[float(row[column] or "nan") for column in columns] for row in table]
+        table = pd.read_csv(path)
+        missing = [column for column in columns if column not in table]
+        if missing:
+            raise UserError(f"{path}: no column {', '.join(missing)}; a record of a training run is needed")
+        table = table[list(columns)].astype(np.float64)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    except (ValueError, csv.Error) as error:  # bad UTF-8 included
+    except ValueError as error:  # bad UTF-8 and pandas' own errors included
         raise UserError(f"{path}: not a record of a training run ({error})") from None
-    return {column: [row[i] if abs(row[i]) < 1e100 else math.nan for row in rows] for i, column in enumerate(columns)}
+    return table.where(table.abs() < 1e100)
 
 
-def printable(name: str, length: int = MAX_NAME) -> str:
+def printable(name: str, length: int = 40) -> str:
     """`name` as matplotlib can draw it: short, without control characters, its `$` not taken for mathematics."""
-    name = name.encode("utf-8", "replace").decode("utf-8")
     name = "".join(letter if letter.isprintable() else "?" for letter in name)
     return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
 
 
-@lru_cache(maxsize=1)
-def _fonts() -> list[str]:
-    installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in MORE_FONTS if name in installed)]
-
-
-def _read(path: Path | None) -> np.ndarray | None:
+def _read_image(path: Path | None) -> np.ndarray | None:
     if path is None:
         return None
     try:

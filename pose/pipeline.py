@@ -30,7 +30,7 @@ DRAW_CHUNK = 64
 
 
 @dataclass(frozen=True)
-class VideoFolders:
+class PoseJob:
     """A video's folder of frames and its pose folder; `name` is the latter's path below the root of those."""
 
     name: str
@@ -120,14 +120,14 @@ def read_frame(path: str | os.PathLike) -> np.ndarray:
 
 
 class _Drawing(NamedTuple):
-    video: VideoFolders
+    video: PoseJob
     folder: Path  # a temporary one
     jobs: list[Future]
 
 
 def process_videos(
     estimator: Estimator,
-    videos: Iterable[VideoFolders],
+    videos: Iterable[PoseJob],
     pool: Executor,
     *,
     batch_size: int = 8,
@@ -135,7 +135,7 @@ def process_videos(
     max_people: int | None = None,
     readers: int = 2,
     on_frames: Callable[[int], object] = lambda count: None,
-) -> Iterator[tuple[VideoFolders, UserError | None]]:
+) -> Iterator[tuple[PoseJob, UserError | None]]:
     """Write the pose folder of each video, whole or not at all; yield `(video, None)` as each is done.
 
     Batches hold frames of one video, cut at the same frames in every run, so that a video's result depends on
@@ -144,7 +144,7 @@ def process_videos(
     more frames are done. Videos that cannot be read come last, each with its `UserError`; errors in writing are
     raised. Wrap it in `contextlib.closing`.
     """
-    failed: dict[VideoFolders, UserError] = {}
+    failed: dict[PoseJob, UserError] = {}
     drawing: deque[_Drawing] = deque()
 
     def batches():
@@ -191,9 +191,7 @@ def process_videos(
             shutil.rmtree(drawn.folder, ignore_errors=True)
 
 
-def _start_drawing(
-    video: VideoFolders, people: list[np.ndarray], frame_size: tuple[int, int], pool: Executor
-) -> _Drawing:
+def _start_drawing(video: PoseJob, people: list[np.ndarray], frame_size: tuple[int, int], pool: Executor) -> _Drawing:
     folder = temporary_name(video.poses)
     folder.mkdir(parents=True)
     frame = np.repeat(np.arange(1, len(people) + 1, dtype=np.int32), [len(persons) for persons in people])
@@ -203,7 +201,7 @@ def _start_drawing(
     return _Drawing(video, folder, jobs)
 
 
-def _finish(drawing: deque[_Drawing], most: int) -> Iterator[tuple[VideoFolders, None]]:
+def _finish(drawing: deque[_Drawing], most: int) -> Iterator[tuple[PoseJob, None]]:
     """Put the folders that are complete in their places, and wait until at most `most` are not."""
     while drawing and (len(drawing) > most or all(job.done() for job in drawing[0].jobs)):
         for job in drawing[0].jobs:

@@ -10,7 +10,7 @@ from common.atomic import atomic_write
 from common.cli import UserError
 from common.frames import FRAME_NAME
 from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
-from pose.pipeline import VideoFolders, read_frame
+from pose.pipeline import PoseJob, read_frame
 
 COLUMNS = 3
 HEIGHT = 180
@@ -38,7 +38,7 @@ def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]
     ]
 
 
-def write_preview(path: Path, videos: Sequence[VideoFolders], count: int = 12) -> None:
+def write_preview(path: Path, videos: Sequence[PoseJob], count: int = 12) -> None:
     """Write a PNG of `count` frames of finished videos, each beside its pose-flow image, with names.
 
     Raises `UserError` if `path` is no .png, or if a frame or a pose folder cannot be read.

@@ -12,7 +12,7 @@ from PIL import Image
 
 import average_fusion
 from common.cli import UserError
-from fusion import matching
+from fusion import matching, report
 from fusion.scores import load_scores, save_scores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -184,7 +184,7 @@ def test_no_image_is_opened(tmp_path, lists, monkeypatch):
         raise AssertionError("an image was opened")
 
     monkeypatch.setattr(Image, "open", refuse)
-    monkeypatch.setattr(average_fusion, "index_frames", refuse)
+    monkeypatch.setattr(report, "index_frames", refuse)
     fuse_them(tmp_path, lists, *paths)
     assert not (tmp_path / "out" / "misclassified.png").exists()
 
@@ -247,9 +247,9 @@ def test_skip_missing_fuses_the_common_videos(tmp_path, lists, capsys):
     paths = make_streams(tmp_path, lists)
     save_scores(paths[1], {name: v for name, v in load_scores(paths[1]).items() if name not in names[:2]})
     result = fuse_them(tmp_path, lists, *paths, "--skip-missing")["splits"][0]
-    assert result["left_out"] == names[:2] and result["videos"] == 22
+    assert result["skipped"] == names[:2] and result["videos"] == 22
     assert list(result["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names[2:], labels[2:], (1, 1)))
-    assert f"left out: 2 videos that not every stream has ({names[0]}, {names[1]})" in capsys.readouterr().out
+    assert f"skipped: 2 videos that not every stream has ({names[0]}, {names[1]})" in capsys.readouterr().out
     save_scores(paths[0], {name: v for name, v in load_scores(paths[0]).items() if name in names[:2]})
     with pytest.raises(UserError, match="no video of"):
         fuse_them(tmp_path, lists, *paths, "--skip-missing")
@@ -319,14 +319,15 @@ def test_weights_auto(tmp_path, lists, capsys):
     save_scores(val_paths[0], make_scores(held_out, val_labels, 3, strength=1.5))
     save_scores(val_paths[1], {name: 30 * v for name, v in make_scores(held_out, val_labels, 4, strength=0.5).items()})
     result = fuse_them(tmp_path, lists, *paths, "--weights", "auto")["splits"][0]
-    assert result["weights"]["spatial"] > 0.9
+    assert result["weights"]["spatial"] > 0.8
     chosen = result["weights_chosen_on_validation"]
     weights = list(result["weights"].values())
     assert chosen["prec1"] == pytest.approx(by_hand(val_paths, held_out, val_labels, weights)[0])
-    for other in np.arange(0, 1.01, 0.05):
-        assert by_hand(val_paths, held_out, val_labels, (1 - other, other))[0] <= chosen["prec1"] + 1e-9
+    every = [by_hand(val_paths, held_out, val_labels, (20 - part, part))[0] for part in range(21)]
+    assert chosen["best_prec1"] == pytest.approx(max(every)) and chosen["videos"] == 24
     assert list(result["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names, labels, weights))
-    assert f"(Prec@1 {chosen['prec1']:.2f} on the 24 validation videos)" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"(Prec@1 {chosen['prec1']:.2f} on the 24 validation videos, {max(every):.2f} with the best" in output
     named = fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *val_paths)["splits"][0]
     assert named["weights"] == result["weights"]
 
@@ -363,18 +364,107 @@ def test_weights_auto_never_takes_test_scores(tmp_path, lists):
             )
 
 
-def test_choose_weights_prefers_even_ones_and_finds_the_best():
+def noisy_streams(count, strengths, seed=0):
+    """Labels of 4 classes, and per strength scores (N, 4): normal noise with that much added to the true class."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 4, count)
+    return [generator.normal(size=(count, 4)) + strength * np.eye(4)[labels] for strength in strengths], labels
+
+
+def test_even_weights_for_streams_that_are_equally_good():
     labels = np.array([0, 1, 0, 1])
     perfect = np.eye(2)[labels]
-    assert matching.choose_weights([perfect, perfect], labels) == ((0.5, 0.5), 100.0)
-    assert matching.choose_weights([perfect], labels) == ((1.0,), 100.0)
-    weights, prec1 = matching.choose_weights([perfect, perfect, -perfect], labels)
-    assert prec1 == 100 and weights[2] < 0.5
+    for count in (1, 2, 3, 7):
+        assert matching.choose_weights([perfect] * count, labels) == ((1 / count,) * count, 100.0, 100.0)
+    for seed in range(10):
+        for strengths in ((1.5, 1.5), (1.5, 1.4), (1.5, 1.5, 1.4)):
+            streams, labels = noisy_streams(200, strengths, seed)
+            weights, prec1, best = matching.choose_weights(streams, labels)
+            assert max(weights) - min(weights) <= 0.1
+            assert best - prec1 <= 100 * (best / 100 * (1 - best / 100) / 200) ** 0.5
+
+
+def test_a_useless_stream_gets_a_small_weight_when_many_videos_say_so():
+    for seed in range(5):
+        (good, noise), labels = noisy_streams(2000, (2, 0), seed)
+        weights, prec1, best = matching.choose_weights([good, 3 * noise], labels)
+        assert weights[1] <= 0.15
+        alone = 100 * (good.argmax(1) == labels).mean()
+        assert best >= alone - 1e-9 and prec1 >= best - 1.2  # a standard error of 2000 videos is 0.8 or so
+
+
+def test_few_videos_leave_the_weights_even():
+    labels = np.arange(8) % 4
+    perfect = 5.0 * np.eye(4)[labels]
+    other = perfect.copy()
+    other[0] = 9 * np.eye(4)[3]  # one of eight is wrong, so surely that the mean is wrong as well
+    assert matching.choose_weights([perfect, other], labels) == ((0.5, 0.5), 87.5, 100.0)
+
+
+def test_chosen_weights_are_the_most_even_ones_within_a_standard_error():
+    """Against a search by hand with loops, over two streams."""
+    for seed in range(20):
+        streams, labels = noisy_streams(60, (2, 0.3), seed)
+        found = {}
+        for part in range(21):
+            mean = part / 20 * streams[0] + (1 - part / 20) * streams[1]
+            found[part] = sum(int(row.argmax()) == label for row, label in zip(mean, labels, strict=True)) / 60
+        best = max(found.values())
+        enough = [part for part in found if found[part] >= best - max(1 / 60, (best * (1 - best) / 60) ** 0.5) - 1e-9]
+        nearest = min(abs(part - 10) for part in enough)
+        weights, prec1, reported = matching.choose_weights(streams, labels)
+        assert abs(round(20 * weights[0]) - 10) == nearest
+        assert prec1 == pytest.approx(100 * max(found.get(10 + sign * nearest, 0) for sign in (1, -1)))
+        assert reported == pytest.approx(100 * best)
+
+
+def test_weight_grid():
     for streams, steps in ((2, 20), (3, 20), (5, 10), (8, 5)):
         grid = list(matching.weight_grid(streams, steps))
         assert len(set(grid)) == len(grid)
         assert all(sum(w) == pytest.approx(1) and min(w) >= 0 and len(w) == streams for w in grid)
         assert (1.0, *[0.0] * (streams - 1)) in grid
+
+
+# ---- scores that mean little ----
+
+
+def write_lists(folder, count):
+    """Split 09 of two classes with `count` test videos; returns their names and labels."""
+    folder.mkdir()
+    (folder / "classes.txt").write_text("1 a\n2 b\n")
+    names = [f"{'ab'[i % 2]}_g01_c{i:02d}" for i in range(count)]
+    (folder / "testlist09.txt").write_text("".join(f"{name[0]}/v_{name}.avi\n" for name in names))
+    (folder / "trainlist09.txt").write_text("a/v_a_g02_c01.avi 1\n")
+    return names, np.arange(count) % 2
+
+
+@pytest.mark.parametrize(("count", "few"), [(49, True), (50, False)])
+def test_few_videos_are_said_to_be_few(tmp_path, capsys, count, few):
+    names, labels = write_lists(tmp_path / "small", count)
+    path = write(tmp_path / "a.pickle", dict(zip(names, np.eye(2)[labels], strict=True)))
+    fuse_them(tmp_path, tmp_path / "small", path, split=("09",))
+    output = capsys.readouterr().out
+    assert ("note: 49 test videos are few: each counts for 2.0 points of Prec@1" in output) == few
+    assert ("note:" in output) == few
+
+
+def test_few_validation_videos_are_said_to_be_few(tmp_path, lists, capsys):
+    paths, held_out = make_streams(tmp_path, lists), validation_names(lists)
+    val_paths = [write(tmp_path / f"{seed}.pickle", make_scores(*held_out, seed)) for seed in (3, 4)]
+    fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *val_paths)
+    assert "note: 24 validation videos are few: each counts for 4.2 points" in capsys.readouterr().out
+
+
+def test_a_fusion_below_its_better_stream_is_noted(tmp_path, capsys):
+    names, labels = write_lists(tmp_path / "small", 100)
+    good, bad = np.eye(2)[labels], 3 * np.eye(2)[labels]
+    good[:20], bad[:40] = 1 - good[:20], 3 - bad[:40]
+    paths = [write(tmp_path / f"{n}.pickle", dict(zip(names, s, strict=True))) for n, s in (("x", bad), ("y", good))]
+    fuse_them(tmp_path, tmp_path / "small", *paths, split=("09",))
+    assert "note: the fusion (60.00) is below y alone (80.00)" in capsys.readouterr().out
+    fuse_them(tmp_path, tmp_path / "small", *paths, "--weights", 1, 9, split=("09",))
+    assert "note:" not in capsys.readouterr().out
 
 
 # ---- several splits ----
@@ -430,7 +520,7 @@ def test_most_confident_mistakes_with_their_pictures(tmp_path, lists, monkeypatc
             for frame in range(1, count + 1):
                 Image.new("RGB", (32, 24), (10 * number, 50 * frame, 0)).save(folder / f"frame{frame:06d}.jpg")
     drawn = []
-    monkeypatch.setattr(average_fusion, "plot_misclassified", lambda items, to: drawn.extend(items))
+    monkeypatch.setattr(report, "plot_misclassified", lambda items, to: drawn.extend(items))
     fuse_them(tmp_path, lists, path, "--frames", frames, "--pose-flow", pose_flow)
     assert [mistake.name for mistake in drawn] == sorted(wrong, key=wrong.get, reverse=True)
     for mistake in drawn:

@@ -31,7 +31,7 @@ def pixels(path):
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-def some_matrix(count, seed=0):
+def random_matrix(count, seed=0):
     random_numbers = np.random.default_rng(seed)
     return np.diag(random_numbers.integers(10, 40, count)) + random_numbers.poisson(0.3, (count, count))
 
@@ -41,7 +41,7 @@ def some_matrix(count, seed=0):
 
 @pytest.mark.parametrize("count", [1, 2, 15, 101])
 def test_confusion_shows_names_and_values(tmp_path, drawn, count):
-    classes, matrix = [f"Class{i}" for i in range(count)], some_matrix(count)
+    classes, matrix = [f"Class{i}" for i in range(count)], random_matrix(count)
     plot_confusion(matrix, classes, tmp_path / "conf_matrix.png", "A title")
     axes = drawn[0].axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()[:count]] == classes
@@ -54,7 +54,7 @@ def test_confusion_shows_names_and_values(tmp_path, drawn, count):
             percent = 100 * matrix[row, column] / matrix[row].sum()
             if matrix[row, column]:
                 assert abs(float(values.pop((column, row)).replace("<1", "0")) - percent) <= 1
-    assert not values, "zeros are left out"
+    assert not values, "zeros are not drawn"
     assert "A title" in axes.get_title() and f"{100 * np.trace(matrix) / matrix.sum():.2f}" in axes.get_title()
     height, width = pixels(tmp_path / "conf_matrix.png").shape[:2]
     assert min(height, width) > {1: 200, 2: 200, 15: 900, 101: 3400}[count] and max(height, width) < 7000
@@ -85,7 +85,7 @@ def test_classes_without_videos_and_bad_shapes(tmp_path):
 def test_hostile_names_are_drawn_in_silence(tmp_path, drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        plot_confusion(some_matrix(len(HOSTILE)), HOSTILE, tmp_path / "c.png", "$title")
+        plot_confusion(random_matrix(len(HOSTILE)), HOSTILE, tmp_path / "c.png", "$title")
         plot_misclassified([Mistake(name, name, name, 0.5, [None]) for name in HOSTILE], tmp_path / "m.png")
     assert "Übung 1 " in " ".join(texts(drawn[0])) and r"\$x^" in texts(drawn[0])
     assert all(len(text) < 60 for text in texts(drawn[0]) if text.startswith("v"))
@@ -128,9 +128,11 @@ def test_the_validation_record_is_called_so(tmp_path, drawn):
     assert "validation" in texts(drawn[0]) and "test" not in texts(drawn[0])
 
 
-def test_curves_of_odd_records(tmp_path):
+@pytest.mark.parametrize("epochs", [("0", "1"), ("", "1"), ("", "")])
+def test_curves_of_odd_records(tmp_path, epochs):
     train, test = write_records(tmp_path, 3)
-    train.write_text("Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr\n0,1,1,nan,,5,0\n1,1,1,inf,5,5,0\n")
+    header = "Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr"
+    train.write_text(f"{header}\n{epochs[0]},1,1,nan,,5,0\n{epochs[1]},1,1,inf,5,5,0\n")
     test.write_text("Epoch,Batch Time,Loss,Prec@1,Prec@3\n")
     plot_curves(train, test, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
@@ -140,7 +142,7 @@ def test_curves_of_odd_records(tmp_path):
     ("content", "words"),
     [
         (None, "No such file"),
-        ("", "no column Epoch"),
+        ("", "not a record of a training run"),
         ("Epoch,Loss\n0,1\n", "no column Prec@1"),
         ("Epoch,Loss,Prec@1\n0,one,1\n", "one"),
         (b"\xff\xfe\x00", ""),
@@ -198,9 +200,9 @@ def test_missing_and_broken_pictures_leave_a_tile(tmp_path, drawn):
 
 def test_pictures_leave_no_trace_in_pyplot_and_are_whole(tmp_path, monkeypatch):
     path = tmp_path / "new" / "c.png"
-    plot_confusion(some_matrix(3), ["a", "b", "c"], path)
+    plot_confusion(random_matrix(3), ["a", "b", "c"], path)
     before = path.read_bytes()
-    plot_confusion(some_matrix(3), ["a", "b", "c"], path)
+    plot_confusion(random_matrix(3), ["a", "b", "c"], path)
     assert path.read_bytes() == before and [child.name for child in path.parent.iterdir()] == ["c.png"]
     assert not _pylab_helpers.Gcf.figs
 
@@ -209,10 +211,10 @@ def test_pictures_leave_no_trace_in_pyplot_and_are_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        plot_confusion(some_matrix(2), ["a", "b"], path)
+        plot_confusion(random_matrix(2), ["a", "b"], path)
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
 
 
 def test_font_list_names_installed_fonts_only():
     installed = {font.name for font in plots.fontManager.ttflist}
-    assert "DejaVu Sans" in plots._fonts() and set(plots._fonts()) <= installed
+    assert "DejaVu Sans" in plots.FONTS and set(plots.FONTS) <= installed

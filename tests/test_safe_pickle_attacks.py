@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.cli import UserError
-from fusion.scores import load_pickle, load_scores
+from fusion.scores import load_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -89,10 +89,9 @@ def test_gadgets_are_refused_and_nothing_runs(tmp_path):
     for name, data in gadgets(canary):
         path = tmp_path / "scores.pickle"
         path.write_bytes(data)
-        for source in (path, data):
-            with pytest.raises(UserError) as caught:
-                load_scores(path) if source is path else load_pickle(source)
-            assert "\n" not in str(caught.value), name
+        with pytest.raises(UserError) as caught:
+            load_scores(path)
+        assert "\n" not in str(caught.value), name
         refused.append(str(caught.value))
         assert not canary.exists(), name
     assert len(refused) > 35
@@ -126,25 +125,28 @@ def test_the_gadgets_would_run_otherwise(tmp_path):
             canary.unlink()
 
 
-def test_loading_imports_nothing():
+def test_loading_imports_nothing(tmp_path):
     script = """if True:
         import sys
-        from files import UserError
-        from safe_pickle import load_pickle
-        before = set(sys.modules)
+        from pathlib import Path
+        from common.cli import UserError
+        from fusion.scores import load_scores
+        path, before = Path(sys.argv[1]), set(sys.modules)
         for module in ("this", "antigravity", "torch", "numpy.f2py", "wave"):
+            path.write_bytes(b"c" + module.encode() + b"\\nname\\n.")
             try:
-                load_pickle(b"c" + module.encode() + b"\\nname\\n.")
+                load_scores(path)
             except UserError:
                 continue
             raise SystemExit(1)
         assert set(sys.modules) == before
     """
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+    command = [sys.executable, "-c", script, str(tmp_path / "scores.pickle")]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
 
 
-def array_pickle(shape=(2,), spec="f4", state=(3, "<", None, None, None, -1, -1, 0), data=b"\0" * 8, copies=1):
-    """Arrays pickled by hand, so that their parts may contradict each other; copies share one `data`."""
+def array_pickle(shape=(2,), spec="f4", state=(3, "<", None, None, None, -1, -1, 0), data=b"\0" * 8):
+    """An array pickled by hand, so that its parts may contradict each other."""
 
     class Array:
         def __reduce__(self):
@@ -154,19 +156,19 @@ def array_pickle(shape=(2,), spec="f4", state=(3, "<", None, None, None, -1, -1,
         def __reduce__(self):
             return np.dtype, (spec, False, True), state
 
-    return pickle.dumps({f"A{i}": Array() for i in range(copies)}, protocol=4)
+    return pickle.dumps({"A": Array()}, protocol=4)
 
 
-def test_arrays_that_contradict_themselves():
-    np.testing.assert_array_equal(load_pickle(array_pickle())["A0"], [0, 0])
+def test_arrays_that_contradict_themselves(tmp_path):
+    path = tmp_path / "scores.pickle"
+    path.write_bytes(array_pickle())
+    np.testing.assert_array_equal(load_scores(path)["A"], [0, 0])
     for changes in [
         {"shape": (3,)},
         {"shape": (-2,)},
         {"shape": (2**62,)},
         {"shape": (2**70, 0)},
-        {"shape": (True,) * 2},
         {"shape": (2.0,)},
-        {"shape": [2]},
         {"shape": (1,) * 40},
         {"shape": None},
         {"data": b""},
@@ -181,51 +183,41 @@ def test_arrays_that_contradict_themselves():
         {"spec": ""},
         {"spec": 4},
         {"spec": ["f4"]},
-        {"spec": "U0"},
-        {"spec": "S99999999999"},
         {"spec": "U1", "data": b"\xff" * 8},
         {"spec": "f4,f4"},
         {"spec": "(2,)f4"},
         {"spec": "m8"},
         {"state": ()},
-        {"state": (3, "<")},
-        {"state": (3, "x", None, None, None, -1, -1, 0)},
-        {"state": (3, "<", None, ("a",), {"a": 1}, -1, -1, 0)},
         {"state": (3, ["<"], None, None, None, -1, -1, 0)},
+        {"state": (3, "x", None, None, None, -1, -1, 0)},
     ]:
+        path.write_bytes(array_pickle(**changes))
         with pytest.raises(UserError):
-            load_pickle(array_pickle(**changes))
+            load_scores(path)
             pytest.fail(f"{changes} passed")
 
 
-def test_bombs_and_nonsense_end_quickly():
-    deep = b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
-    keys = b"\x80\x02}" + b")" + b"\x85" * 1_000_000 + b"Ns."
-    itself = b"\x80\x02]q\x00h\x00a."
-    laughs = b"\x80\x02]q\x00" + b"".join(b"]q%c(h%ch%ch%ce" % (i + 1, i, i, i) for i in range(90)) + b"."
-    huge_frame = b"\x80\x04\x95" + struct.pack("<Q", 2**63 - 1) + b"}."
-    huge_bytes = b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"}."
-    huge_array = b"\x80\x05\x96" + struct.pack("<Q", 2**62) + b"}."
-    memo = b"\x80\x02}r" + struct.pack("<I", 2**31 - 1) + b"."
-    number = b"I" + b"9" * 100_000 + b"\n."
-    repeated = array_pickle(shape=(10_000,), spec="u1", data=bytes(10_000), copies=500)
-    assert len(repeated) < 200_000
-    assert len(load_pickle(array_pickle(shape=(10_000,), spec="u1", data=bytes(10_000)))["A0"]) == 10_000
-    for bomb in (
-        deep,
-        keys,
-        itself,
-        laughs,
-        huge_frame,
-        huge_bytes,
-        huge_array,
-        number,
-        repeated,
-        b"",
-        b".",
-        b"(",
-        b"0.",
-    ):
-        with pytest.raises(UserError):
-            load_pickle(bomb)
-    assert load_pickle(memo) == {}
+def test_a_state_of_a_dtype_that_crashes_numpy(tmp_path):
+    """One None is lost; numpy 2.4 ends with a segmentation fault on it."""
+    (tmp_path / "scores.pickle").write_bytes(array_pickle(state=(3, "<", None, -1, -1, 0)))
+    np.testing.assert_array_equal(load_scores(tmp_path / "scores.pickle")["A"], [0, 0])
+
+
+def test_an_object_array_over_chosen_bytes_is_not_made(tmp_path):
+    """ndarray((1,), "O", bytes): numpy would take the bytes for the address of an object."""
+    (tmp_path / "scores.pickle").write_bytes(global_call("numpy", "ndarray", (1,), "O", b"A" * 8))
+    with pytest.raises(UserError):
+        load_scores(tmp_path / "scores.pickle")
+
+
+def test_truncated_and_meaningless_files_end_in_one_line(tmp_path):
+    path = tmp_path / "scores.pickle"
+    valid = pickle.dumps({"A": np.ones(3), "B": np.zeros(3)}, protocol=4)
+    sizes = [code + struct.pack("<Q", 2**62) for code in (b"\x80\x04\x95", b"\x80\x04\x8e", b"\x80\x05\x96")]
+    endless = b"\x80\x02]q\x00h\x00a."
+    ends = [valid[:length] for length in range(0, len(valid), 7)]
+    for data in (*ends, *sizes, endless, b".", b"(", b"0.", b"I" + b"9" * 10_000 + b"\n.", b"Epoch,Loss\n0,1\n"):
+        path.write_bytes(data)
+        with pytest.raises(UserError) as caught:
+            load_scores(path)
+        assert str(path) in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))

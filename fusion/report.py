@@ -1,0 +1,217 @@
+"""Results of a fusion: what `average_fusion.py` prints and writes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.atomic import atomic_write
+from common.cli import print_table
+from common.frames import FRAME_NAME
+from dataloader.frame_index import index_frames
+from dataloader.split_train_test_video import Video
+from fusion.matching import first_names
+from fusion.metrics import confusion_matrix, precision, softmax
+from fusion.plots import Mistake, plot_confusion, plot_misclassified
+from fusion.scores import save_scores
+
+MAX_MISTAKES = 12  # in misclassified.png
+FEW_VIDEOS = 50  # with fewer, a difference of a few points of Prec@1 is chance
+
+
+@dataclass
+class SplitResult:
+    """Scores of a split's test videos, of each stream and fused."""
+
+    split: str
+    classes: list[str]
+    videos: list[Video]
+    skipped: list[str]  # names of the test videos that not every stream has
+    scores: dict[str, np.ndarray]  # of each stream, then "fused": float32 (videos, classes)
+    paths: dict[str, str]  # score pickle of each stream
+    weights: dict[str, float]  # of each stream, sum 1
+    validation: dict | None  # how --weights auto chose them, see `weights_from_validation`
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """True classes (videos,), 0-based."""
+        return np.array([video.label for video in self.videos])
+
+    @cached_property
+    def precisions(self) -> dict[str, list[float]]:
+        """Prec@1 and Prec@3 in percent, of each stream and fused."""
+        return {name: precision(scores, self.labels) for name, scores in self.scores.items()}
+
+    @cached_property
+    def matrices(self) -> dict[str, np.ndarray]:
+        """Confusion matrices (classes, classes) of counts, of each stream and fused."""
+        return {
+            name: confusion_matrix(scores.argmax(1), self.labels, len(self.classes))
+            for name, scores in self.scores.items()
+        }
+
+
+def total_matrices(results: Sequence[SplitResult]) -> dict[str, np.ndarray]:
+    """Confusion matrices of each stream and fused, summed over the splits."""
+    return {name: sum(result.matrices[name] for result in results) for name in results[0].matrices}
+
+
+def class_accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Percent of each class's videos on the diagonal; 0 for a class without videos."""
+    return 100.0 * matrix.diagonal() / np.maximum(matrix.sum(1), 1)
+
+
+def mean_and_std(results: Sequence[SplitResult], name: str) -> tuple[list[float], list[float]]:
+    """Mean and sample standard deviation (n − 1) over the splits of a stream's Prec@1 and Prec@3."""
+    values = np.array([result.precisions[name] for result in results])
+    return values.mean(0).tolist(), values.std(0, ddof=1).tolist()
+
+
+# ---- printing ----
+
+
+def print_split(result: SplitResult) -> None:
+    """Table of one split: weight, Prec@1 and Prec@3 of each stream, and of the fusion; and what to mind."""
+    print(f"\nsplit {result.split}: {len(result.videos)} videos, {len(result.classes)} classes")
+    if result.skipped:
+        print(f"skipped: {len(result.skipped)} videos that not every stream has ({first_names(result.skipped)})")
+    weights = {name: f"{weight:.2f}" for name, weight in result.weights.items()}
+    if result.validation:
+        chosen = ", ".join(f"{name} {weight}" for name, weight in weights.items())
+        prec1, best, videos = (result.validation[key] for key in ("prec1", "best_prec1", "videos"))
+        where = f"Prec@1 {prec1:.2f} on the {videos} validation videos, {best:.2f} with the best weights"
+        print(f"weights chosen: {chosen} ({where})")
+    rows = [(name, weights.get(name, ""), f"{p1:.2f}", f"{p3:.2f}") for name, (p1, p3) in result.precisions.items()]
+    print_table(("", "weight", "Prec@1", "Prec@3"), rows)
+    for note in find_notes(result):
+        print(f"note: {note}")
+
+
+def find_notes(result: SplitResult) -> list[str]:
+    """Why a split's results mean little: few videos, or a fusion that is worse than its best stream."""
+    counts = {"test": len(result.videos)}
+    if result.validation:
+        counts["validation"] = result.validation["videos"]
+    notes = [
+        f"{count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1"
+        for which, count in counts.items()
+        if count < FEW_VIDEOS
+    ]
+    prec1 = {name: values[0] for name, values in result.precisions.items()}
+    fused = prec1.pop("fused")
+    best = max(prec1, key=prec1.get)
+    if fused < prec1[best]:
+        remedy = "" if result.validation else "; --weights auto chooses weights on validation scores"
+        notes.append(f"the fusion ({fused:.2f}) is below {best} alone ({prec1[best]:.2f}){remedy}")
+    return notes
+
+
+def print_mean_and_std(results: Sequence[SplitResult]) -> None:
+    """Table of mean and standard deviation over several splits."""
+    print(f"\nmean ± standard deviation over the {len(results)} splits")
+    rows = []
+    for name in results[0].precisions:
+        pairs = zip(*mean_and_std(results, name), strict=True)
+        rows.append((name, *(f"{mean:.2f} ± {std:.2f}" for mean, std in pairs)))
+    print_table(("", "Prec@1", "Prec@3"), rows)
+
+
+def print_classes(results: Sequence[SplitResult]) -> None:
+    """Table of each class over all splits: videos, Prec@1 of the streams and fused, what fusing gains on the best."""
+    totals = total_matrices(results)
+    best = max((name for name in totals if name != "fused"), key=lambda name: np.trace(totals[name]))
+    accuracies = {name: class_accuracy(matrix) for name, matrix in totals.items()}
+    rows = []
+    for i, (name, videos) in enumerate(zip(results[0].classes, totals["fused"].sum(1), strict=True)):
+        values = [f"{accuracy[i]:.1f}" for accuracy in accuracies.values()]
+        values.append(f"{accuracies['fused'][i] - accuracies[best][i]:+.1f}")
+        rows.append((name, str(videos), *(values if videos else ["-"] * len(values))))
+    print("\nPrec@1 of each class")
+    print_table(("class", "videos", *accuracies, f"fused - {best}"), rows)
+
+
+# ---- writing ----
+
+
+def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]) -> list[Path]:
+    """Write fused scores, confusion matrix and, given folders of images, the mistakes; returns the paths."""
+    scores, mistakes = folder / "fusion_video_preds.pickle", folder / "misclassified.png"
+    names = [video.name for video in result.videos]
+    save_scores(scores, dict(zip(names, result.scores["fused"], strict=True)))
+    title = f"Fusion of {', '.join(result.paths)}, split {result.split}"
+    written = [scores, *write_confusion(folder, result.matrices["fused"], result.classes, title)]
+    if image_folders:
+        plot_misclassified(find_mistakes(result, image_folders), mistakes)
+        written.append(mistakes)
+    return written
+
+
+def write_confusion(folder: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> list[Path]:
+    """Write a confusion matrix (counts, rows are true classes) as conf_matrix.png and .csv; returns the paths."""
+    picture, table = folder / "conf_matrix.png", folder / "conf_matrix.csv"
+    plot_confusion(matrix, classes, picture, title)
+    with atomic_write(table, "w") as file:
+        pd.DataFrame(matrix, classes, classes).to_csv(file, index_label="true \\ predicted", lineterminator="\n")
+    return [picture, table]
+
+
+def find_mistakes(result: SplitResult, image_folders: Sequence[Path]) -> list[Mistake]:
+    """The most confident mistakes, each with its middle frame from every one of the folders that has it."""
+    scores = result.scores["fused"].astype(np.float64)
+    predicted, everyone = scores.argmax(1), np.arange(len(scores))
+    probability = softmax(scores)[everyone, predicted]
+    # Where probabilities saturate, the lead over the true class tells which mistake is worse.
+    lead = scores.max(1) - scores[everyone, result.labels]
+    wrong = np.flatnonzero(predicted != result.labels)
+    wrong = wrong[np.lexsort((-lead[wrong], -probability[wrong]))][:MAX_MISTAKES]
+    videos = [result.videos[i] for i in wrong]
+    images: dict[str, list[Path | None]] = {video.name: [] for video in videos}
+    for root in image_folders:
+        found = {item.video.name: item for item in index_frames(root, videos)[0]}
+        for name in images:
+            item = found.get(name)
+            images[name].append(item and Path(item.folder, FRAME_NAME.format((item.num_frames + 1) // 2)))
+    return [
+        Mistake(video.name, video.class_name, result.classes[predicted[i]], float(probability[i]), images[video.name])
+        for i, video in zip(wrong, videos, strict=True)
+    ]
+
+
+def write_summary(path: Path, results: Sequence[SplitResult]) -> Path:
+    """Write the results as JSON: of each split, of each class, and over several splits mean and std."""
+
+    def named(values: Sequence[float]) -> dict[str, float]:
+        return {"prec1": values[0], "prec3": values[1]}
+
+    totals = total_matrices(results)
+    accuracies = {name: class_accuracy(matrix).tolist() for name, matrix in totals.items()}
+    summary = {
+        "splits": [
+            {
+                "split": result.split,
+                "videos": len(result.videos),
+                "skipped": result.skipped,
+                "scores": result.paths,
+                "weights": result.weights,
+                "weights_chosen_on_validation": result.validation,
+                "figures": {name: named(values) for name, values in result.precisions.items()},
+            }
+            for result in results
+        ],
+        "classes": [
+            {"class": name, "videos": int(count), "prec1": {stream: accuracies[stream][i] for stream in accuracies}}
+            for i, (name, count) in enumerate(zip(results[0].classes, totals["fused"].sum(1), strict=True))
+        ],
+    }
+    if len(results) > 1:
+        over_splits = {name: mean_and_std(results, name) for name in totals}
+        summary["mean"] = {name: named(mean) for name, (mean, _) in over_splits.items()}
+        summary["std"] = {name: named(std) for name, (_, std) in over_splits.items()}
+    with atomic_write(path, "w") as file:
+        json.dump(summary, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    return path
