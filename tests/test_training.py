@@ -12,7 +12,9 @@ from PIL import Image
 
 from dataloader.sampling import stack_indices
 from dataloader.sampling import test_starts as starts_of
+from fusion.scores import load_scores
 from network import build_network, torchvision_names
+from pose.keypoints import FILE_NAME, save_keypoints
 from tests.helpers import CLASSES, STREAMS, assert_error, run_script, train_script
 from utils import load_checkpoint
 
@@ -217,3 +219,31 @@ def test_held_out_groups_choose_and_the_test_list_is_read_last(stream, own_tiny,
             names = set(pickle.load(file))
         assert len(names) == count
         assert {n.split("_")[1] for n in names} == ({"g05", "g06"} if "val" in name else {"g01", "g02"})
+
+
+def test_swapped_data_folders_are_refused(own_tiny, tmp_path):
+    keypoints = np.zeros((0, 18, 3), np.float32)
+    save_keypoints(own_tiny / "pose_flow" / "TaiChi_g01_c01" / FILE_NAME, keypoints, np.zeros(0, int), 8, (40, 40))
+    image = next((own_tiny / "frames").glob("*Diving_g04*")) / "frame000001.jpg"
+    Image.open(image).save(image, comment=b"Frames: every 1, short side 36, quality 95")
+    finished = train_script("spatial", own_tiny, tmp_path, "--data", own_tiny / "pose_flow", inline=True)
+    assert_error(finished, "pose_flow", "is pose flow")
+    finished = train_script("motion_pose", own_tiny, tmp_path, "--data", own_tiny / "frames", inline=True)
+    assert_error(finished, "frames", "RGB frames")
+
+
+def test_a_validation_list_chooses_the_model(own_tiny, tmp_path):
+    lists = own_tiny / "lists"
+    lines = (lists / "trainlist04.txt").read_text().splitlines(keepends=True)
+    (lists / "vallist04.txt").write_text("".join(line for line in lines if "_g06_" in line))
+    (lists / "trainlist04.txt").write_text("".join(line for line in lines if "_g06_" not in line))
+    arguments = ("--epochs", 1, "--val-list", "vallist04.txt")
+    finished = train_script("spatial", own_tiny, tmp_path / "list", *arguments, inline=True)
+    assert finished.returncode == 0, finished.stderr
+    assert len(load_scores(tmp_path / "list" / "spatial_video_val_preds.pickle")) == 3
+    (lists / "trainlist04.txt").write_text("".join(lines))
+    groups = ("--epochs", 1, "--val-groups", "6")
+    assert train_script("spatial", own_tiny, tmp_path / "groups", *groups, inline=True).returncode == 0
+    ours, theirs = (load_checkpoint(tmp_path / name / "checkpoint.pth.tar") for name in ("list", "groups"))
+    assert all(torch.equal(tensor, ours["state_dict"][name]) for name, tensor in theirs["state_dict"].items())
+    assert_error(train_script("spatial", own_tiny, tmp_path, *groups, "--val-list", "x.txt", inline=True), "--val-list")

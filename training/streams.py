@@ -4,10 +4,13 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from common.cli import UserError
+from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
 from dataloader.motion_keypoints import prepare_keypoints
 from dataloader.motion_pose_dataloader import prepare_pose_flow
 from dataloader.sampling import STACK_LENGTH
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
+from pose.keypoints import FILE_NAME
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,14 @@ class Stream:
 
 
 def _prepare_spatial(args: Namespace, videos: list):
+    if looks_like_pose_flow(args.data):
+        raise UserError(f"--data {args.data}: holds {FILE_NAME}, so it is pose flow; give the folder of RGB frames")
     return prepare_frames(args.data, videos)
 
 
 def _prepare_motion_pose(args: Namespace, videos: list):
+    if looks_like_frames(args.data):
+        raise UserError(f"--data {args.data}: holds RGB frames; give the folder of pose flow, see process_pose.py")
     return (prepare_keypoints if args.from_keypoints else prepare_pose_flow)(args.data, videos)
 
 
