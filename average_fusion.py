@@ -59,6 +59,11 @@ def get_args_parser() -> ArgumentParser:
     )
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", nargs="+", metavar="NN", default=["04"], help="test list, or several (default: 04)")
+    add(
+        "--val-list",
+        metavar="FILE",
+        help="list within --ucf-list that holds the videos of --val-scores, as in training",
+    )
     add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
     add("--skip-missing", action="store_true", help="skip the videos that not every PICKLE has, and say which")
     add("--out", type=Path, metavar="DIR", default=Path("record/fusion"), help="where the results are written")
@@ -98,6 +103,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     folder = "record/split{split}" if several else "record"
     args.pickles = args.pickles or [f"{folder}/{name}/{name}_video_preds.pickle" for name in STREAMS]
     auto = args.weights == ["auto"]
+    if args.val_list and not auto:
+        raise UserError("--val-list is for choosing weights; add --weights auto")
     if args.val_scores and not auto:
         raise UserError("--val-scores are for choosing weights; add --weights auto")
     if auto and not args.val_scores:
@@ -126,7 +133,8 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def fuse_split(args: argparse.Namespace, number: str) -> SplitResult:
     """Match the streams' scores to the test list of split `number`, choose weights if asked for, and fuse."""
-    split = read_split(args.ucf_list, number, args.class_index)
+    val_list = args.val_list and args.val_list.replace("{split}", number)
+    split = read_split(args.ucf_list, number, args.class_index, val_list)
     test_list = str(args.ucf_list / f"testlist{number}.txt")
     names = stream_names(args.pickles)
     paths = [path.replace("{split}", number) for path in args.pickles]

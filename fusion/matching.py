@@ -80,10 +80,13 @@ def weights_from_validation(
 
     The dict holds their `prec1` there, the `best_prec1` of any weights, the number of `videos`, and the `paths`.
 
-    Labels come from the training list. Raises `UserError` if a pickle is missing or holds a test video.
+    Labels come from the validation list if the split has one, else from the training list. Raises `UserError`
+    if a pickle is missing or holds a test video.
     """
     test_names = {normal(alias).casefold() for video in split.test for alias in folder_names(video)}
-    training_names = {normal(video.name) for video in split.train}  # may differ from a test video's by case only
+    listed = split.val or split.train
+    source = "the validation list" if split.val else "the training list"
+    listed_exactly = {normal(video.name) for video in listed}  # may differ from a test video's by case only
     tables = []
     for path in paths:
         if not Path(path).is_file():
@@ -93,15 +96,15 @@ def weights_from_validation(
             )
         table = load_table(path, split, class_index)
         shared = [
-            name for name in table if normal(name) not in training_names and normal(name).casefold() in test_names
+            name for name in table if normal(name) not in listed_exactly and normal(name).casefold() in test_names
         ]
         if shared:
             raise UserError(
                 f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({first_names(shared)}); "
                 "weights are never chosen on test scores, give validation scores"
             )
-        tables.append(match_names(table, split.train, path, "the training list"))
-    held_out = [video for video in split.train if any(video.name in table for table in tables)]
+        tables.append(match_names(table, listed, path, source))
+    held_out = [video for video in listed if any(video.name in table for table in tables)]
     videos = common_videos(tables, held_out, paths, "the validation set", skip_missing)
     scores = [np.stack([table[video.name] for video in videos]) for table in tables]
     weights, prec1, best = choose_weights(scores, np.array([video.label for video in videos]))

@@ -11,6 +11,7 @@ import numpy as np
 
 from common.atomic import atomic_write
 from common.cli import UserError
+from dataloader.names import without_prefix
 
 DTYPE = re.compile(r"f[248]|[iu][1248]|b1|[SU]\d{1,4}")
 
@@ -33,8 +34,7 @@ def load_scores(path: str | os.PathLike) -> dict[str, np.ndarray]:
     for key, value in content.items():
         if not isinstance(key, str) or key in ("", "v_"):
             raise UserError(f"{path}: {key!r:.100} is no video's name; save a dict of arrays by video name")
-        parent, slash, stem = key.rpartition("/")
-        name = parent + slash + stem.removeprefix("v_")
+        name = without_prefix(key)
         if name in scores:
             raise UserError(f"{path}: {name!r:.100} is there twice, with v_ and without; remove one")
         scores[name] = _check_vector(path, key, value)

@@ -364,6 +364,25 @@ def test_weights_auto_never_takes_test_scores(tmp_path, lists):
             )
 
 
+def test_weights_auto_with_a_validation_list(tmp_path, lists):
+    """As make_lists.py writes them: validation videos are in a list of their own, not in the training list."""
+    lines = (lists / "trainlist01.txt").read_text().splitlines()
+    held_out = [line for line in lines if "_g05_" in line or "_g06_" in line]
+    (lists / "vallist01.txt").write_text("\n".join(held_out))
+    names = validation_names(lists)
+    paths = make_streams(tmp_path, lists)
+    val_paths = [write(tmp_path / f"{seed}.pickle", make_scores(*names, seed)) for seed in (3, 4)]
+    auto = [*paths, "--weights", "auto", "--val-scores", *val_paths]
+    expected = fuse_them(tmp_path, lists, *auto)["splits"][0]
+    (lists / "trainlist01.txt").write_text("\n".join(line for line in lines if line not in held_out))
+    result = fuse_them(tmp_path, lists, *auto, "--val-list", "vallist01.txt")["splits"][0]
+    assert result["weights_chosen_on_validation"] == expected["weights_chosen_on_validation"]
+    with pytest.raises(UserError, match="not in the training list"):
+        fuse_them(tmp_path, lists, *auto)
+    with pytest.raises(UserError, match="add --weights auto"):
+        fuse_them(tmp_path, lists, *paths, "--val-list", "vallist01.txt")
+
+
 def noisy_streams(count, strengths, seed=0):
     """Labels of 4 classes, and per strength scores (N, 4): normal noise with that much added to the true class."""
     generator = np.random.default_rng(seed)
