@@ -105,7 +105,7 @@ def data(tmp_path_factory) -> Path:
     step(*poses, "--frames", root / "frames", "--preview", root / "preview.png")
     for stream, (script, folder) in STREAMS.items():
         record = root / "record" / stream
-        common = (script, "--data", root / folder, *lists, *FAST, "--record", record)
+        common = (script, "--data", root / folder, *lists, "--val-list", "vallist07.txt", *FAST, "--record", record)
         step(*common, "--epochs", 1)
         best = record / "model_best.pth.tar"
         trained = (record / f"{stream}_video_preds.pickle").rename(record / "of_training.pickle")
@@ -165,6 +165,8 @@ def test_scores_of_every_test_video(data, stream):
     assert {joined(name) for name in scores} == {key_of(line) for line in listed(data, "test")}
     assert all(vector.shape == (len(VIDEOS),) for vector in scores.values())
     summary = json.loads((data / f"record/{stream}/summary.json").read_text(encoding="utf-8"))
+    validated = load(data / f"record/{stream}/{stream}_video_val_preds.pickle")
+    assert {joined(name) for name in validated} == {key_of(line) for line in listed(data, "val")}
     assert summary["classes"] == len(VIDEOS) and not summary["left_out"]
 
 
