@@ -15,7 +15,6 @@ from common.frames import FRAME_NAME
 
 # Training crops are cut from images of this ratio of short side to crop: 256 for crops of 224.
 SHORT_SIDE_RATIO = 256 / 224
-TOGETHER = 16  # images of equal size that are resized in one call, which is faster
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -33,15 +32,19 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()  # a view: libjpeg writes H x W x 3
 
 
-def transform_images(images: Iterable[np.ndarray], transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def transform_images(
+    images: Iterable[np.ndarray], transform: Callable[[torch.Tensor], torch.Tensor], together: int = 16
+) -> torch.Tensor:
     """Apply `transform` to images, uint8 (H, W, 3) of any sizes: uint8 (M, S, S, 3).
 
-    It maps M images of one size, (M, H, W, 3), to (M, S, S, 3): images that follow each other are passed together.
+    It maps images of one size, (N, H, W, 3), to (N, S, S, 3), and gets up to `together` of those that follow each
+    other: resizing them in one call is faster.
     """
     parts = []
     for _, same in itertools.groupby(images, key=lambda image: image.shape):
-        while group := list(itertools.islice(same, TOGETHER)):
-            parts.append(transform(torch.from_numpy(np.stack(group))))
+        while group := list(itertools.islice(same, together)):
+            stacked = np.stack(group) if len(group) > 1 else group[0][None]
+            parts.append(transform(torch.from_numpy(stacked)))
     return torch.cat(parts)
 
 

@@ -35,5 +35,5 @@ def spatial_sample(video: IndexedVideo, generator: np.random.Generator | None, i
     draws = generator.random(SEGMENTS + 3)
     frames = segment_starts(video.num_frames, draws[:SEGMENTS])
     crop = partial(random_crop, size=image_size, draws=draws[SEGMENTS:-1], square=False)
-    images = transform_images(map(read, frames), crop)
+    images = transform_images(map(read, frames), crop, together=1)  # of short side 256 they need no resizing
     return Sample(images.flip(2) if draws[-1] < 0.5 else images, torch.arange(SEGMENTS).view(-1, 1))

@@ -1,4 +1,7 @@
 import io
+import multiprocessing
+import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from dataloader.names import Video
 from dataloader.sampling import random_state, segment_starts, stack_indices
 from dataloader.sampling import test_starts as starts_of
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, spatial_sample
-from dataloader.video_dataset import Broken, EpochBatches, VideoDataset, collate
+from dataloader.video_dataset import Broken, EpochBatches, VideoDataset, collate, end_workers
 from tests.helpers import write_images
 
 
@@ -200,6 +203,17 @@ def test_processes_share_every_batch(world):
         assert merged == sorted(batches[number])
         total = sum(map(len, parts))
         assert total == len(batches[number]) * (world if len(batches[number]) < world else 1)
+
+
+def test_workers_end_where_there_is_no_sigchld(monkeypatch):
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    worker.start()
+    monkeypatch.delattr(signal, "SIGCHLD", raising=False)  # as on Windows
+    try:
+        end_workers()
+        assert not worker.is_alive()
+    finally:
+        worker.kill()
 
 
 def test_epochs_are_shuffled_by_seed_and_epoch():
