@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from common.cli import ArgumentParser, UserError, print_table, run, whole_number
 from common.frames import FRAME_NAME, FRAME_PATTERN
+from common.images import BrokenImage
 from common.parallel import run_parallel
 from dataloader.frame_index import find_folders, folders_in, index_frames, looks_like_frames, looks_like_pose_flow
-from dataloader.images import BrokenImage, read_image
+from dataloader.images import read_image
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH
 from dataloader.split_train_test_video import read_split

@@ -6,31 +6,25 @@
 
 import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common.atomic import atomic_write
-from common.cli import ArgumentParser, UserError, print_table, run, whole_number
-from common.parallel import worker_pool
+from common.cli import ArgumentParser, UserError, run, whole_number
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
-from fusion.metrics import fuse, rank_classes, softmax
+from fusion.metrics import fuse
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
-from prediction.classify import Answer, Classifier, FrameOptions, classify, load_classifier, require_same_classes
+from prediction.classify import Options, classify, load_classifier, require_same_classes
 from prediction.overlay import write_overlay
+from prediction.results import describe, print_result, top_classes, write_results
 from training.streams import MOTION_POSE, SPATIAL
 from utils import pick_device
 
 BARS = 3  # classes in an overlay
-MEANING = (
-    "logits: the mean of a stream's logit vectors over the test positions, as in the score pickles, or, fused, the "
-    "weighted mean of the streams' logits; probabilities: the softmax of those logits, from 0 to 1"
-)
 
 
 def get_args_parser() -> ArgumentParser:
@@ -38,8 +32,8 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Classify videos with trained streams: decode, find people, test both streams, fuse.",
         epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
-        "at once, whatever its length; the 200 or so that the streams look at lie in a temporary folder for "
-        "the time, scaled to --short-side. Exit status 1: some videos could not be classified.",
+        "at once, whatever its length; of the 200 or so that the streams look at, scaled to --short-side, the JPEGs "
+        "are. Exit status 1: some videos could not be classified.",
     )
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
     parser.add_argument("--topk", type=whole_number(1), metavar="K", default=3, help="number of classes to print")
@@ -102,54 +96,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_arguments(args)
     device = pick_device(args.device)
     class_index = args.ucf_list / args.class_index
-    streams = [
-        path and load_classifier(path, stream, class_index, device)
+    classifiers = [
+        load_classifier(path, stream, class_index, device)
         for path, stream in ((args.spatial, SPATIAL), (args.motion, MOTION_POSE))
+        if path
     ]
-    loaded = [stream for stream in streams if stream]
-    require_same_classes(loaded)
+    require_same_classes(classifiers)
     estimator = estimator_from_arguments(args) if args.model and (args.motion or args.overlay) else None
-    options = FrameOptions(args.every, args.short_side, args.quality)
+    amp = args.amp and device.type == "cuda"
+    options = Options(args.every, args.short_side, args.quality, args.max_people, bool(args.overlay), amp)
     results = []
-    with worker_pool(0) as pool:
-        for path, overlay in zip(args.videos, overlay_paths(args.overlay, args.videos), strict=True):
-            result = {"video": str(path), "name": stem(path.name)}
-            results.append(result)
-            try:
-                source = load_keypoints(find_keypoints(args.keypoints, path)) if args.keypoints else estimator
-                answer = classify(
-                    path,
-                    *streams,
-                    source,
-                    pool,
-                    options,
-                    every_pose=bool(overlay),
-                    max_people=args.max_people,
-                    amp=args.amp and device.type == "cuda",
-                )
-                result.update(describe(answer, loaded, args.weights))
-                print_result(result, args.topk)
-                if answer.poses.people and not result["frames_with_people"]:
-                    print(
-                        f"warning: {path}: nobody found in the {result['frames_looked_at']} frames looked at"
-                        + "; the motion stream saw black images" * bool(args.motion),
-                        file=sys.stderr,
-                    )
-                if overlay:
-                    with contextlib.closing(decode_frames(path, args.every)) as frames:
-                        write_overlay(
-                            overlay,
-                            frames,
-                            answer.poses.people,
-                            best(result["fused"], BARS),
-                            frame_rate(path) / args.every,
-                        )
-                    result["overlay"] = str(overlay)
-                    print(f"  overlay: {overlay}", flush=True)
-            except UserError as error:
-                result["error"] = " ".join(str(error).split())
+    for path, overlay in zip(args.videos, overlay_paths(args.overlay, args.videos), strict=True):
+        result = {"video": str(path), "name": stem(path.name)}
+        results.append(result)
+        try:
+            source = load_keypoints(find_keypoints(args.keypoints, path)) if args.keypoints else estimator
+            prediction = classify(path, classifiers, source, options)
+            people = prediction.poses.people
+            result.update(describe(prediction, classifiers[0].classes, args.weights))
+            print_result(result, args.topk)
+            if people and not result["frames_with_people"]:
+                black = "; the motion stream saw black images" * bool(args.motion)
+                print(f"warning: {path}: nobody found in the {len(people)} frames looked at{black}", file=sys.stderr)
+            if overlay:
+                top = top_classes(result["fused"], BARS)
+                with contextlib.closing(decode_frames(path, args.every)) as frames:
+                    write_overlay(overlay, frames, people, top, frame_rate(path) / args.every)
+                result["overlay"] = str(overlay)
+                print(f"  overlay: {overlay}", flush=True)
+        except UserError as error:
+            result["error"] = " ".join(str(error).split())
     if args.json:
-        write_results(args.json, results, loaded, args.weights)
+        write_results(args.json, results, classifiers, args.weights)
     failed = [result for result in results if "error" in result]
     for result in failed:
         print(f"failed: {result['video']}: {result['error']}", file=sys.stderr)
@@ -168,8 +146,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     try:
         fuse([np.zeros(1)] * 2, args.weights)
     except ValueError:
-        shown = " ".join(f"{weight:g}" for weight in args.weights)
-        raise UserError(f"--weights {shown}: give two numbers >= 0, not both 0") from None
+        weights = " ".join(f"{weight:g}" for weight in args.weights)
+        raise UserError(f"--weights {weights}: give two numbers >= 0, not both 0") from None
     if args.pose_weights and not args.model:
         args.model = "openpose"  # process_pose.py's default
     if args.keypoints and args.model:
@@ -223,88 +201,6 @@ def find_keypoints(place: Path, video: Path) -> Path:
         if (place / folder / FILE_NAME).is_file():
             return place / folder / FILE_NAME
     raise UserError(f"no keypoints for it; expected {place / stem(video.name) / FILE_NAME}")
-
-
-# ---- results ----
-
-
-def describe(answer: Answer, streams: Sequence[Classifier], weights: Sequence[float] | None) -> dict:
-    """The answer in plain values: logits and probabilities by class, of each stream and fused."""
-    fused = fuse([answer.logits[stream.stream.name] for stream in streams], weights)
-    people = answer.poses.people.values()
-    return {
-        "frames": answer.num_frames,
-        "frames_looked_at": len(people),
-        "frames_with_people": sum(len(persons) > 0 for persons in people),
-        "damage": answer.damage or None,
-        "fused": opinion(fused, streams[0].classes),
-        "streams": {
-            stream.stream.name: opinion(answer.logits[stream.stream.name], stream.classes) for stream in streams
-        },
-    }
-
-
-def opinion(logits: np.ndarray, classes: Sequence[str]) -> dict:
-    """Logits and probabilities by class, best first."""
-    order = rank_classes(logits[None])[0]
-    probabilities = softmax(logits)
-    return {
-        "logits": {classes[label]: float(logits[label]) for label in order},
-        "probabilities": {classes[label]: float(probabilities[label]) for label in order},
-    }
-
-
-def best(opinion: dict, count: int) -> list[tuple[str, float]]:
-    """The most probable classes with their probabilities."""
-    return list(opinion["probabilities"].items())[:count]
-
-
-def print_result(result: dict, topk: int) -> None:
-    """Print the fused top k with every stream's probabilities, and the streams' own favourites."""
-    people = (
-        f", people in {result['frames_with_people']} of the {result['frames_looked_at']} looked at"
-        if result["frames_looked_at"]
-        else ""
-    )
-    print(f"\n{result['video']}: {result['frames']} frame{'s' * (result['frames'] != 1)}{people}")
-    if result["damage"]:
-        print(f"  {result['damage']}")
-    streams = result["streams"]
-    columns = {"fused": result["fused"], **streams} if len(streams) > 1 else streams
-    print_table(
-        ("probability, %", *columns),
-        [
-            (f"  {name}", *(f"{100 * column['probabilities'][name]:.1f}" for column in columns.values()))
-            for name, _ in best(result["fused"], topk)
-        ],
-    )
-    for stream, says in streams.items() if len(streams) > 1 else ():
-        favourites = ", ".join(f"{name} {100 * value:.1f}" for name, value in best(says, topk))
-        print(f"  {stream} alone: {favourites}")
-    sys.stdout.flush()
-
-
-def write_results(
-    path: Path, results: Sequence[dict], streams: Sequence[Classifier], weights: Sequence[float] | None
-) -> None:
-    """Write everything as JSON: what the numbers are, the streams, and one object per video."""
-    shares = np.ones(len(streams)) if weights is None else np.array(weights)
-    content = {
-        "meaning": MEANING,
-        "classes": streams[0].classes,
-        "streams": {
-            stream.stream.name: {
-                "checkpoint": str(stream.path),
-                "arch": stream.arch,
-                "image_size": stream.image_size,
-                "weight": float(share / shares.sum()),
-            }
-            for stream, share in zip(streams, shares, strict=True)
-        },
-        "videos": results,
-    }
-    with atomic_write(path) as file:  # names of files may not be valid Unicode
-        file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
 if __name__ == "__main__":

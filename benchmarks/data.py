@@ -1,4 +1,4 @@
-"""Made-up videos on disk that cost what real ones cost: frames that compress alike, pose images, keypoints."""
+"""Synthetic videos on disk that cost what real ones cost: frames that compress alike, pose images, keypoints."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def moving_people(count: int, frames: int, seed: int) -> np.ndarray:
 
 
 def write_videos(root: Path, videos: int, frames: int, classes: int = 15, seed: int = 0) -> list[Video]:
-    """Write `root/frames` and `root/pose_flow` of made-up videos of `frames` frames each.
+    """Write `root/frames` and `root/pose_flow` of synthetic videos of `frames` frames each.
 
     Frames are windows that wander over a texture; pose images show one person, in every third video two.
     Returns the videos, for `prepare_frames`, `prepare_pose_flow` and `prepare_keypoints`.

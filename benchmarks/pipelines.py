@@ -1,4 +1,4 @@
-"""Both pipelines on made-up videos as functions to call, and what measures them."""
+"""Both pipelines on synthetic videos as functions to call, and what measures them."""
 
 import itertools
 import resource
@@ -20,13 +20,13 @@ from dataloader.names import Video
 from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import EpochBatches, VideoDataset, testing_loader, training_loader
 from network import build_network
-from training.engine import Context, evaluate, images_on, train_one_epoch
+from training.engine import Context, evaluate, train_one_epoch
 from training.streams import MOTION_POSE, MOTION_POSE_FROM_KEYPOINTS, SPATIAL
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is run: made-up videos, the network's input and classes, batches and machine."""
+    """What is run: synthetic videos, the network's input and classes, batches and machine."""
 
     listed: Sequence[Video]
     device: torch.device
@@ -63,7 +63,7 @@ def prepare(root: Path, stream: str, setup: Setup):
 
 
 def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
-    """This project's pipeline, as `stream.py` wires it. `stream`: spatial, motion or keypoints."""
+    """This project's pipeline, as `training/run.py` wires it. `stream`: spatial, motion or keypoints."""
     what, training, tested, sample = prepare(root, stream, setup)
     read = partial(sample, image_size=setup.size)
     device, cuda = setup.device, setup.device.type == "cuda"
@@ -78,14 +78,14 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     test_loader = testing_loader(test_set, setup.workers, cuda)
     epochs = itertools.count()
 
-    def draw(training: bool) -> torch.Tensor:
-        _, item = (train_set if training else test_set)[(next(epochs), 0) if training else 0]
-        return images_on(device, item.images, setup.size)
+    def read_sample(training: bool) -> torch.Tensor:
+        _, sample = (train_set if training else test_set)[(next(epochs), 0) if training else 0]
+        return sample.images
 
     return Pipeline(
         train=lambda: train_one_epoch(network, loader, optimizer, scaler, context, next(epochs)),
         test=lambda: evaluate(network, test_loader, context)["scores"],
-        sample=draw,
+        sample=read_sample,
         network=network,
         loaders=(loader, test_loader),
     )

@@ -1,6 +1,5 @@
-"""Time pose estimation and drawing: grouping, drawing one by one and in batches, the network. Prints a table."""
+"""Time pose estimation and drawing: grouping, drawing, the network. Prints a table."""
 
-# ruff: noqa: E402
 import os
 import statistics
 import time
@@ -14,7 +13,6 @@ from common.cli import ArgumentParser, UserError, run
 from pose.draw import draw_people, save_pose_image
 from pose.openpose import OpenPose, preprocess
 from pose.paf import group_people
-from pose.render import render_people
 from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
 from utils import pick_device
 
@@ -53,7 +51,7 @@ def get_args_parser() -> ArgumentParser:
     parser.add_argument("--network-repeat", type=int, default=3, help="measurements of the network's rows")
     parser.add_argument("--side", type=int, default=368, help="of the network's square input, in pixels")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
-    parser.add_argument("--device", default="cpu", help="of the network and of batch drawing: auto, cpu, cuda, mps")
+    parser.add_argument("--device", default="cpu", help="of the network: auto, cpu, cuda, mps")
     parser.add_argument("--expected", type=Path, default=EXPECTED, help="folder of real maps, NAME.npz")
     return parser
 
@@ -74,17 +72,17 @@ def synthetic_maps(people: np.ndarray, height: int = 46, width: int = 54) -> tup
     pafs = np.zeros((height, width, NUM_PAFS), np.float32)
     y, x = np.mgrid[:height, :width]
     for person in people:
-        places = person[:, :2] * (width, height) - 0.5
-        for part, (part_x, part_y) in enumerate(places):
+        points = person[:, :2] * (width, height) - 0.5
+        for part, (part_x, part_y) in enumerate(points):
             if person[part, 2] > 0:
                 blob = person[part, 2] * np.exp(-((x - part_x) ** 2 + (y - part_y) ** 2) / 2)
                 heatmaps[..., part] = np.maximum(heatmaps[..., part], blob)
         for (a, b), channels in zip(LIMBS, LIMB_PAFS, strict=True):
             if person[a, 2] > 0 and person[b, 2] > 0:
-                d = places[b] - places[a]
+                d = points[b] - points[a]
                 length = max(np.hypot(*d), 1e-6)
-                along = ((x - places[a][0]) * d[0] + (y - places[a][1]) * d[1]) / length
-                across = ((x - places[a][0]) * d[1] - (y - places[a][1]) * d[0]) / length
+                along = ((x - points[a][0]) * d[0] + (y - points[a][1]) * d[1]) / length
+                across = ((x - points[a][0]) * d[1] - (y - points[a][1]) * d[0]) / length
                 on_limb = (along > -1) & (along < length + 1) & (np.abs(across) < 1)
                 pafs[on_limb, channels[0]], pafs[on_limb, channels[1]] = d / length
     heatmaps[..., -1] = 1 - heatmaps[..., :-1].max(axis=2)
@@ -92,12 +90,12 @@ def synthetic_maps(people: np.ndarray, height: int = 46, width: int = 54) -> tup
 
 
 def read_maps(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Real network outputs by name; made-up ones if there is no such folder."""
+    """Real network outputs by name; synthetic ones if there is no such folder."""
     maps = {}
     for path in sorted(folder.glob("*.npz")):
         with np.load(path, allow_pickle=False) as arrays:
             maps[path.stem] = tuple(arrays[name].astype(np.float32) for name in ("heatmaps", "pafs"))
-    return maps or {f"made-up map {count}": synthetic_maps(standing_people(count), *MAP_SIZE) for count in (1, 2, 5)}
+    return maps or {f"synthetic maps {count}": synthetic_maps(standing_people(count), *MAP_SIZE) for count in (1, 2, 5)}
 
 
 def measure(function: Callable, repeat: int, device: str = "cpu") -> tuple[float, float]:
@@ -139,15 +137,6 @@ def main(argv: list[str] | None = None) -> None:
     image = draw_people(standing_people(2), FRAME_SIZE)
     with Path(os.devnull).open("wb") as nowhere:
         row("save_pose_image", lambda: save_pose_image(nowhere, image))
-    for batch in (10, 160):
-        for count in (1, 2):
-            people = torch.from_numpy(standing_people(count)).expand(batch, -1, -1, -1).to(device)
-            row(
-                f"render_people, {count} in a frame, {batch} images, per image",
-                lambda people=people: render_people(people, FRAME_SIZE),
-                per=batch,
-            )
-
     frame = np.random.default_rng(0).integers(0, 256, (*FRAME_SIZE, 3), dtype=np.uint8)
     row("preprocess", lambda: preprocess(frame))
     network = OpenPose().eval().to(device, memory_format=torch.channels_last)

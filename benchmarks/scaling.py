@@ -1,6 +1,5 @@
 """How time and memory grow with videos, their length, workers, classes and epochs. Prints tables, draws a plot."""
 
-# ruff: noqa: E402
 import contextlib
 import gc
 import os

@@ -6,7 +6,6 @@ Lists and folders of frames are made below --tmp (hard links to one JPEG; 300,00
 minutes) and removed afterwards. Each row is the best of --repeat fresh processes for the times, the worst for memory.
 """
 
-# ruff: noqa: E402
 import itertools
 import json
 import os
@@ -73,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     print_limits(rows)
 
 
-# ---- made-up data sets ----
+# ---- synthetic data sets ----
 
 
 def make_data(root: Path, size: int) -> int:

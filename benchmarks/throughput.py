@@ -1,6 +1,5 @@
-"""Compare this project with the plain pipeline on made-up videos: samples, training, testing, memory. Prints tables."""
+"""Compare this project with the plain pipeline on synthetic videos: samples, training, testing, memory."""
 
-# ruff: noqa: E402
 import argparse
 import itertools
 import multiprocessing
@@ -15,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.data import mean_bytes, write_videos
 from benchmarks.pipelines import Pipeline, Setup, measure, ours, peak_memory, plain_pipeline, print_table
 from common.cli import ArgumentParser, UserError, run, whole_number
-from common.frames import FRAME_NAME
+from dataloader.images import read_frame
 from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import end_workers
 from network import build_network, for_testing
@@ -60,15 +58,14 @@ def ratio(seconds: dict[str, list[float]], slow: str = "plain", fast: str = "thi
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
 
 
-def decoding(folder: Path, images: int) -> Callable:
-    """A function that does nothing but decode `images` JPEGs which are in memory."""
-    data = [(folder / FRAME_NAME.format(1 + i)).read_bytes() for i in range(images)]
+def reading(folder: Path, images: int) -> Callable:
+    """A function that does nothing but read and decode the first `images` of a folder."""
 
-    def decode():
-        for encoded in data:
-            decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    def read():
+        for number in range(1, images + 1):
+            read_frame(folder, number)
 
-    return decode
+    return read
 
 
 def sample_table(root: Path, setup: Setup, repeat: int, loops: int) -> None:
@@ -85,7 +82,7 @@ def sample_table(root: Path, setup: Setup, repeat: int, loops: int) -> None:
         distinct = len(pipelines["this"].sample(False))
         for train, title, images in ((True, "training", 3 if stream == "spatial" else 10), (False, "test", distinct)):
             functions = {name: lambda p=p, train=train: p.sample(train) for name, p in pipelines.items()}
-            functions["decoding"] = decoding(first, images)
+            functions["reading"] = reading(first, images)
             seconds = measure(functions, repeat, single.device, loops if train else -(-loops // 10))
             ms = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
             rows.append(
@@ -94,14 +91,14 @@ def sample_table(root: Path, setup: Setup, repeat: int, loops: int) -> None:
                     ms["plain"],
                     ms["this"],
                     ratio(seconds),
-                    ms["decoding"],
+                    ms["reading"],
                     ms.get("keypoints", "–"),
                 ]
             )
     torch.set_num_threads(threads)
     print_table(
         "Milliseconds per sample, one thread",
-        ["sample", "plain", "this", "times faster", "decoding alone", "drawn from keypoints"],
+        ["sample", "plain", "this", "times faster", "reading alone", "drawn from keypoints"],
         rows,
     )
 

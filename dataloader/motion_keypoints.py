@@ -1,7 +1,7 @@
-"""Samples of the motion stream from keypoints: what to draw, instead of drawn images."""
+"""Samples of the motion stream from keypoints: stacks of 10 pose-flow images, drawn as they are needed."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,114 +10,86 @@ import torch
 
 from common.cli import UserError
 from dataloader.frame_index import IndexedVideo, find_folders
-from dataloader.images import SHORT_SIDE_RATIO
+from dataloader.images import SHORT_SIDE_RATIO, resize, transform_images
 from dataloader.names import Video
-from dataloader.sampling import segment_starts, stack_indices, test_starts
-from dataloader.video_dataset import People, Sample
-from pose.keypoints import FILE_NAME, load_keypoints
-from pose.render import make_affines, pad_people
+from dataloader.sampling import STACK_LENGTH, segment_starts, stack_indices
+from dataloader.video_dataset import Sample, sample_for_testing
+from pose.draw import draw_people
+from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
+from pose.skeleton import MIRROR
 
 MAX_SCALE = 1.1
 MAX_ANGLE = np.deg2rad(10)
-ABSENT = 65535  # a stored coordinate of a part that was not found
-LOWEST, SPAN = -0.5, 2.0  # coordinates are stored as 65,535 steps of this range
-
-
-class KeypointStore:
-    """The people of many videos in memory, 72 bytes each, in arrays that forked workers share.
-
-    `add(name, keypoints)` takes a `pose.keypoints.Keypoints`; `freeze()` ends adding.
-    """
-
-    def __init__(self):
-        self._places, self._frames, self._rows, self._count = [], [], {}, 0
-        self.sizes: dict[str, tuple[int, int]] = {}
-
-    def add(self, name: str, data) -> None:
-        """Add one video."""
-        steps = np.round((data.keypoints[..., :2] - LOWEST) / SPAN * (ABSENT - 1)).clip(0, ABSENT - 1)
-        steps[data.keypoints[..., 2] <= 0] = ABSENT
-        self._places.append(steps.astype(np.uint16))
-        self._frames.append(data.frame)
-        self._rows[name] = (self._count, self._count + len(data.frame))
-        self._count += len(data.frame)
-        self.sizes[name] = data.frame_size
-
-    def freeze(self) -> None:
-        """Join what was added."""
-        self._places = np.concatenate(self._places or [np.zeros((0, 18, 2), np.uint16)])
-        self._frames = np.concatenate(self._frames or [np.zeros(0, np.int32)])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the keypoints take."""
-        return self._places.nbytes + self._frames.nbytes
-
-    def people(self, name: str, frame: int) -> np.ndarray:
-        """People of one 1-based frame: float32 (P, 18, 3), score 1 for a part that was found, else 0."""
-        first, last = self._rows[name]
-        rows = first + np.searchsorted(self._frames[first:last], (frame, frame + 1))
-        steps = self._places[rows[0] : rows[1]]
-        found = steps[..., :1] != ABSENT
-        places = steps.astype(np.float32) * np.float32(SPAN / (ABSENT - 1)) + np.float32(LOWEST)
-        return np.concatenate([np.where(found, places, 0), found], axis=2, dtype=np.float32)
 
 
 def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]):
-    """Load the `keypoints.npz` of every video below `root`.
+    """Load the `keypoints.npz` of every video below `root` into memory, 220 bytes for each person in a frame.
 
     Returns the good videos, `(video, reason)` for the others, and the function that samples from the
     loaded keypoints. Raises `UserError` if `root` is no folder.
     """
-    store, good, bad = KeypointStore(), [], []
+    keypoints, good, bad = {}, [], []
     for video, folder in find_folders(root, videos):
         if folder is None:
             bad.append((video, f"video {video.name!r} has no folder below {root}"))
             continue
         try:
-            data = load_keypoints(Path(root, folder, FILE_NAME))
-            if data.num_frames < 1:
-                raise UserError(f"{Path(root, folder, FILE_NAME)}: has no frames")
+            data = keypoints[video.name] = load_keypoints(Path(root, folder, FILE_NAME))
         except UserError as error:
             bad.append((video, f"video {video.name!r}: {error}"))
             continue
-        store.add(video.name, data)
         good.append(IndexedVideo(video, str(Path(root, folder)), data.num_frames))
-    store.freeze()
-    return good, bad, partial(keypoint_sample, store=store)
+    return good, bad, partial(keypoint_sample, keypoints=keypoints)
 
 
 def keypoint_sample(
-    video: IndexedVideo, generator: np.random.Generator | None, image_size: int, store: KeypointStore
+    video: IndexedVideo, generator: np.random.Generator | None, image_size: int, keypoints: Mapping[str, Keypoints]
 ) -> Sample:
-    """Stacks of 10 poses of one video, to be drawn on the device.
+    """Stacks of 10 drawn pose-flow images of one video, from its `keypoints` under its name: `index` (clips, 10).
 
-    Looks at the same frames as `motion_sample`. Training moves the body itself, all poses of a stack
-    alike: the crop's zoom and shift, a scale of 0.9 to 1.1, a turn of up to 10° and, half of the time, a
-    mirror image with left and right parts exchanged.
+    Looks at the same frames as `motion_sample`; test images are those on disk before their JPEG compression.
+    Training moves the body itself, all poses of a stack alike: the crop's zoom and shift, a scale of 0.9 to 1.1, a
+    turn of up to 10° and, half of the time, a mirror image with left and right parts exchanged.
     """
-    name, size = video.video.name, store.sizes[video.video.name]
+    data = keypoints[video.video.name]
     if generator is None:
-        stacks = [stack_indices(start, video.num_frames) for start in test_starts(video.num_frames)]
-        frames = sorted({frame for stack in stacks for frame in stack})
-        place = {frame: i for i, frame in enumerate(frames)}
-        index = torch.tensor([[place[frame] for frame in stack] for stack in stacks])
-        affine, mirror = torch.eye(2, 3), False
-    else:
-        draws = generator.random(6)
-        (start,) = segment_starts(video.num_frames, draws[:1])
-        frames = stack_indices(start, video.num_frames)
-        index = torch.arange(len(frames)).view(1, -1)
-        shift = torch.from_numpy((draws[1:3] - 0.5) * (SHORT_SIDE_RATIO - 1)).float()
-        scale = torch.tensor([SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[3] - 1)]).float()
-        angle = torch.tensor([(2 * draws[4] - 1) * MAX_ANGLE]).float()
-        affine = make_affines(torch.tensor([size]), scale, angle, shift[None])[0]
-        mirror = bool(draws[5] < 0.5)
-    count = len(frames)
-    people = People(
-        keypoints=pad_people([store.people(name, frame) for frame in frames]),
-        frame_sizes=torch.tensor([size]).expand(count, 2),
-        affine=affine.expand(count, 2, 3),
-        mirror=torch.tensor([mirror]).expand(count),
-    )
-    return Sample(people, index)
+        return sample_for_testing(partial(_draw, data), data.num_frames, STACK_LENGTH, image_size)
+    draws = generator.random(6)
+    (start,) = segment_starts(data.num_frames, draws[:1])
+    frames = stack_indices(start, data.num_frames)
+    scale = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[3] - 1)
+    shift = (draws[1:3] - 0.5) * (SHORT_SIDE_RATIO - 1)
+    affine = affine_map(data.frame_size, scale, (2 * draws[4] - 1) * MAX_ANGLE, shift)
+    images = (_draw(data, frame, affine, mirror=bool(draws[5] < 0.5)) for frame in frames)
+    resized = transform_images(images, partial(resize, height=image_size, width=image_size))
+    return Sample(resized, torch.arange(len(frames)).view(1, -1))
+
+
+def _draw(data: Keypoints, frame: int, affine: np.ndarray | None = None, mirror: bool = False) -> np.ndarray:
+    people = people_of_frame(data, frame)
+    return draw_people(people if affine is None else move_people(people, affine, mirror), data.frame_size)
+
+
+def affine_map(frame_size: tuple[int, int], scale: float, angle: float, shift: np.ndarray) -> np.ndarray:
+    """Affine map (2, 3) of relative coordinates: scaling and turning about the frame's centre, then a shift.
+
+    `frame_size` is (height, width) in pixels, so that a turn by `angle`, in radians and clockwise as seen, keeps
+    right angles right; `shift` (2,) is x and y in parts of the frame.
+    """
+    aspect = frame_size[1] / frame_size[0]
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([(cos, -sin / aspect), (sin * aspect, cos)])
+    return np.column_stack((linear, 0.5 - linear.sum(axis=1) * 0.5 + shift))
+
+
+def move_people(people: np.ndarray, affine: np.ndarray, mirror: bool = False) -> np.ndarray:
+    """Move people, float32 (P, 18, 3): mirror them if asked to, then apply `affine` (2, 3) to x and y in [0, 1].
+
+    Mirroring maps x to 1 - x and exchanges left and right parts, so that right stays right on the body. Only the
+    body moves; lines keep their width.
+    """
+    moved = people[:, list(MIRROR)] if mirror else people.copy()
+    if mirror:
+        moved[..., 0] = 1 - moved[..., 0]
+    moved[..., :2] = moved[..., :2] @ affine[:, :2].T + affine[:, 2]
+    return moved

@@ -1,40 +1,40 @@
 """Videos as samples of uint8 images, and the loaders that batch them."""
 
+import itertools
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from common.images import BrokenImage
 from dataloader.frame_index import IndexedVideo
-from dataloader.images import BrokenImage
-from dataloader.sampling import random_state
-
-
-class People(NamedTuple):
-    """M pose images that are yet to be drawn, by `pose.render.render_people`.
-
-    `keypoints` float32 (M, P, 18, 3), `frame_sizes` int64 (M, 2), `affine` float32 (M, 2, 3), `mirror` bool (M,).
-    """
-
-    keypoints: torch.Tensor
-    frame_sizes: torch.Tensor
-    affine: torch.Tensor
-    mirror: torch.Tensor
+from dataloader.images import resize, transform_images
+from dataloader.sampling import clips_for_testing, random_state
 
 
 class Sample(NamedTuple):
-    """The images of one video that are needed, and which of them make up each of its clips.
+    """The images of one video that are needed, each once, and which of them make up each of its clips.
 
-    `images` uint8 (M, S, S, 3), or `People` of M images, each once; `index` int64 (clips, L) into them, in
-    time order.
+    `images` uint8 (M, S, S, 3), `index` int64 (clips, L) into them, in time order.
     """
 
-    images: torch.Tensor | People
+    images: torch.Tensor
     index: torch.Tensor
+
+
+def sample_for_testing(read: Callable[[int], np.ndarray], num_frames: int, length: int, image_size: int) -> Sample:
+    """The 19 test clips of a video, `length` images each, resized to `image_size` without cropping.
+
+    `read(number)` gives the image of a 1-based frame, uint8 (H, W, 3); it is called once for each that is needed.
+    """
+    frames, index = clips_for_testing(num_frames, length)
+    images = transform_images(map(read, frames), partial(resize, height=image_size, width=image_size))
+    return Sample(images, torch.from_numpy(index))
 
 
 class Broken(NamedTuple):
@@ -73,10 +73,10 @@ class VideoDataset(Dataset):
 
 
 def collate(items: list[tuple[int, Sample | Broken]]) -> dict:
-    """Join samples: `images` (ΣM, S, S, 3) or `People`, `index` (B * clips, L), `positions` (B,), `broken`, a list.
+    """Join samples: `images` (ΣM, S, S, 3), `index` (B * clips, L), `positions` (B,), and `broken`, a list.
 
-    `positions` are those of the videos in the data set, broken ones left out; without any whole video,
-    `images` is None.
+    `positions` are those of the videos in the data set, without the broken ones; if all are broken, `images` is
+    None.
     """
     good = [(position, sample) for position, sample in items if isinstance(sample, Sample)]
     batch = {
@@ -85,28 +85,16 @@ def collate(items: list[tuple[int, Sample | Broken]]) -> dict:
         "images": None,
     }
     if good:
-        images = [sample.images for _, sample in good]
-        drawn = isinstance(images[0], torch.Tensor)
-        batch["images"] = torch.cat(images) if drawn else _join_people(images)
-        counts = [len(part if drawn else part.keypoints) for part in images]
-        offsets = torch.tensor([0] + counts).cumsum(0)
-        batch["index"] = torch.cat(
-            [sample.index + offset for (_, sample), offset in zip(good, offsets[:-1], strict=True)]
-        )
+        batch["images"] = torch.cat([sample.images for _, sample in good])
+        firsts = itertools.accumulate((len(sample.images) for _, sample in good), initial=0)
+        batch["index"] = torch.cat([sample.index + first for (_, sample), first in zip(good, firsts, strict=False)])
     return batch
-
-
-def _join_people(parts: list[People]) -> People:
-    most = max(part.keypoints.shape[1] for part in parts)
-    padded = [F.pad(part.keypoints, (0, 0, 0, 0, 0, most - part.keypoints.shape[1])) for part in parts]
-    others = (torch.cat(tensors) for tensors in list(zip(*parts, strict=True))[1:])
-    return People(torch.cat(padded), *others)
 
 
 class EpochBatches(Sampler):
     """Batches of `(epoch, position)`, shuffled by (seed, epoch), one process's share of each.
 
-    `batch_size` is the whole one: process `rank` of `world` gets every world-th video of each batch. A
+    `batch_size` is that of all processes: process `rank` of `world` gets every world-th video of each batch. A
     last batch with fewer videos than processes goes to all of them, whose averaged gradient is then that
     of one process.
     """
@@ -119,7 +107,7 @@ class EpochBatches(Sampler):
         return -(-self.videos // self.batch_size)
 
     def size(self, number: int) -> int:
-        """Videos in the whole batch of that number, over all processes."""
+        """Videos in the batch of that number, over all processes."""
         return min(self.batch_size, self.videos - number * self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -145,12 +133,13 @@ def testing_loader(
 
 def end_workers() -> None:
     """End the loaders' worker processes at once: they only read, and asking them takes seconds each."""
-    # torch takes the end of a worker for a fault, and would raise from this handler.
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Where there is a signal for it, torch takes the end of a worker for a fault and would raise from its handler.
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if hasattr(signal, "SIGCHLD") else None
     for child in multiprocessing.active_children():
         child.kill()
         child.join()
-    signal.signal(signal.SIGCHLD, handler)
+    if handler is not None:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _loader_options(workers: int, pin: bool) -> dict:

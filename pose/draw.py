@@ -44,21 +44,21 @@ def draw_people(people: np.ndarray, frame_size: tuple[int, int], size: int = 224
     if not found.any():
         return image
     # int32 holds the clipped coordinates whatever the frame's size; truncation of x + 0.5 is the method's.
-    places = np.where(found[..., None], people[..., :2], 0).clip(-4, 5).astype(np.float64)
-    points = (places * (width, height) + 0.5).astype(np.int32)
+    coordinates = np.where(found[..., None], people[..., :2], 0).clip(-4, 5).astype(np.float64)
+    points = (coordinates * (width, height) + 0.5).astype(np.int32)
 
     canvas = Image.new("RGB", (width, height))
-    pen = ImageDraw.Draw(canvas)
+    draw = ImageDraw.Draw(canvas)
     for parts, present in zip(points.tolist(), found.tolist(), strict=True):
         for (x, y), color, here in zip(parts, COLORS, present, strict=True):
             if here:
-                pen.bitmap((x - MARGIN, y - MARGIN), _DISC, fill=color)
+                draw.bitmap((x - MARGIN, y - MARGIN), _DISC, fill=color)
         for (first, second), color in zip(DRAWN_LIMBS, LIMB_COLORS, strict=True):
             if present[first] and present[second]:
                 (x1, y1), (x2, y2) = parts[first], parts[second]
-                pen.line((x1, y1, x2, y2), fill=color, width=LINE_WIDTH)
-                pen.bitmap((x1 - LINE_WIDTH // 2, y1 - LINE_WIDTH // 2), _CAP, fill=color)
-                pen.bitmap((x2 - LINE_WIDTH // 2, y2 - LINE_WIDTH // 2), _CAP, fill=color)
+                draw.line((x1, y1, x2, y2), fill=color, width=LINE_WIDTH)
+                draw.bitmap((x1 - LINE_WIDTH // 2, y1 - LINE_WIDTH // 2), _CAP, fill=color)
+                draw.bitmap((x2 - LINE_WIDTH // 2, y2 - LINE_WIDTH // 2), _CAP, fill=color)
 
     # Only the part of the picture that the people may touch needs resizing.
     scale = np.array([width, height]) / size

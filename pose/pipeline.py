@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from common.atomic import replace_folder, temporary_name
 from common.cli import UserError
 from common.frames import FRAME_NAME, list_frames
+from common.images import read_image
 from pose.estimators import Estimator
 from pose.folders import draw_frames
 from pose.interpolation import interpolate_people
@@ -106,16 +106,6 @@ def _check_size(item, size: tuple[int, int], expected: tuple[int, int]) -> None:
         )
 
 
-def read_frame(path: str | os.PathLike) -> np.ndarray:
-    """Read an image file as uint8 (H, W, 3) RGB; raises `UserError`, naming the path, if it is broken."""
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        reason = getattr(error, "strerror", None) or "the file is damaged or no image"
-        raise UserError(f"{path}: cannot be read ({reason}); make it again") from None
-
-
 # ---- from videos to pose folders ----
 
 
@@ -163,7 +153,7 @@ def process_videos(
                 numbers = keys[start : start + batch_size]
                 yield (video, len(frames), numbers), [frames[number - 1] for number in numbers]
 
-    stream = estimate(estimator, batches(), pool, read_frame, readers)
+    stream = estimate(estimator, batches(), pool, read_image, readers)
     try:
         for (video, num_frames), results in groupby(stream, key=lambda result: result[0][:2]):
             people, frame_size = {}, None

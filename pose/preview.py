@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from common.atomic import atomic_write
 from common.cli import UserError
 from common.frames import FRAME_NAME
+from common.images import read_image
 from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
-from pose.pipeline import PoseJob, read_frame
+from pose.pipeline import PoseJob
 
 COLUMNS = 3
 HEIGHT = 180
@@ -50,7 +51,7 @@ def write_preview(path: Path, videos: Sequence[PoseJob], count: int = 12) -> Non
     for index, number in choose_frames([data.num_frames for data in keypoints], count):
         video = videos[index]
         people = len(people_of_frame(keypoints[index], number))
-        pair = [read_frame(folder / FRAME_NAME.format(number)) for folder in (video.frames, video.poses)]
+        pair = [read_image(folder / FRAME_NAME.format(number)) for folder in (video.frames, video.poses)]
         cells.append((f"{video.name}  {number}  ({people or 'no'} {'person' if people == 1 else 'people'})", pair))
 
     sizes = []

@@ -3,9 +3,8 @@
 import contextlib
 import io
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -17,24 +16,23 @@ from torch import nn
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.frames import FRAME_NAME
+from common.images import decode_image
 from common.video import decode_frames, encode_jpeg, resize_short_side
-from dataloader.frame_index import IndexedVideo
 from dataloader.images import to_input
-from dataloader.motion_pose_dataloader import motion_sample
-from dataloader.names import Video, stem
-from dataloader.sampling import stack_indices, test_starts
-from dataloader.spatial_dataloader import spatial_sample
+from dataloader.names import stem
+from dataloader.sampling import clips_for_testing
 from dataloader.split_train_test_video import read_class_index
+from dataloader.video_dataset import sample_for_testing
 from network import for_testing, read_model
+from pose.draw import draw_people, save_pose_image
 from pose.estimators import Estimator
-from pose.folders import draw_frames
 from pose.keypoints import Keypoints, people_of_frame
-from pose.pipeline import estimate, limit_people, read_frame
-from training.streams import Stream
+from pose.pipeline import estimate, limit_people
+from training.streams import MOTION_POSE, SPATIAL, Stream
 
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
+BAR = {"unit": " frames", "leave": False, "disable": None}
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,21 @@ class Classifier:
     device: torch.device
 
 
-class FrameOptions(NamedTuple):
-    """How frames are made from a video: those of `extract_frames.py`."""
+@dataclass(frozen=True)
+class Options:
+    """How videos are read, searched for people and tested.
+
+    `every`, `short_side` and `quality` are those of `extract_frames.py`, `max_people` is that of `process_pose.py`.
+    `every_pose` asks for the people of all frames, not only of those that the motion stream looks at; `amp` means
+    mixed precision of the streams.
+    """
 
     every: int = 1
     short_side: int = 256
     quality: int = 95
+    max_people: int | None = None
+    every_pose: bool = False
+    amp: bool = False
 
 
 @dataclass
@@ -66,8 +73,8 @@ class Poses:
     frame_size: tuple[int, int] | None = None
 
 
-class Answer(NamedTuple):
-    """What the streams say about a video: `logits` by stream, float32 (classes,), means over the test positions.
+class Prediction(NamedTuple):
+    """Scores of a video: `logits` by stream, float32 (classes,), means over the test positions.
 
     `num_frames` counts the frames made from it, `poses` holds those that were looked at, `damage` says in a
     line what of the file could not be decoded ("": nothing).
@@ -125,99 +132,92 @@ def require_same_classes(classifiers: Sequence[Classifier]) -> None:
 
 
 @torch.inference_mode()
-def score(classifier: Classifier, sample: Callable, folder: Path, num_frames: int, amp: bool = False) -> np.ndarray:
-    """Mean logits, float32 (classes,), over the test positions of a video whose images lie in `folder`.
+def score(classifier: Classifier, jpegs: Mapping[int, bytes], num_frames: int, amp: bool = False) -> np.ndarray:
+    """Mean logits, float32 (classes,), over the test positions of a video of `num_frames` frames.
 
-    `sample` is the stream's function that reads them; those that no position needs may be missing. `amp`: mixed
+    `jpegs` holds the images that the positions need by the number of their frame, encoded as on disk. `amp`: mixed
     precision. Raises `UserError` if the logits are not finite.
     """
     stream, device = classifier.stream, classifier.device
-    video = IndexedVideo(Video(folder.name, 0, "", folder.name), str(folder), num_frames)
-    images, index = sample(video, None, classifier.image_size)
+    images, index = sample_for_testing(
+        lambda number: decode_image(jpegs[number]), num_frames, stream.length, classifier.image_size
+    )
     inputs = to_input(images.to(device), index.to(device), stream.mean, stream.std)
     with torch.autocast(device.type, enabled=amp):
         logits = classifier.network(inputs)
-    votes = logits.float().mean(0).cpu().numpy()
-    if not np.isfinite(votes).all():
+    mean = logits.float().mean(0).cpu().numpy()
+    if not np.isfinite(mean).all():
         raise UserError(f"the scores of {classifier.path} are not finite; try --no-amp, or another checkpoint")
-    return votes
+    return mean
 
 
 # ---- videos ----
 
 
 def classify(
-    path: Path,
-    spatial: Classifier | None,
-    motion: Classifier | None,
-    source: Estimator | Keypoints | None,
-    pool: Executor,
-    options: FrameOptions,
-    *,
-    every_pose: bool = False,
-    max_people: int | None = None,
-    amp: bool = False,
-) -> Answer:
+    path: Path, classifiers: Sequence[Classifier], source: Estimator | Keypoints | None, options: Options
+) -> Prediction:
     """Test one or both streams on a video file.
 
-    The frames that the test positions need, made as `extract_frames.py` makes them, go to a temporary folder, and
-    so do the pose-flow images, made as `process_pose.py` makes them, of the people that `source` finds or holds
-    (None, without motion stream: no people). `every_pose` asks for the people of all frames, not only of those
-    that the motion stream needs. `pool` groups, `amp` means mixed precision of the streams.
+    The frames that the test positions need are made and encoded as `extract_frames.py` does, and the pose-flow
+    images as `process_pose.py` does, of the people that `source` finds or holds (None, without motion stream: no
+    people). So the scores are those of the scripts.
 
     The video is decoded twice, for the test positions depend on the number of frames, and keeping all of a long
     video's would take too much memory. Raises `UserError` if it cannot be read or does not fit the keypoints.
     """
     damage: list[str] = []
     num_frames = sum(1 for _ in decode_frames(path, options.every, THREADS, damage))
-    starts = test_starts(num_frames)
-    seen = set(starts) if spatial else set()
-    drawn = {number for start in starts for number in stack_indices(start, num_frames)} if motion else set()
-    posed = set(range(1, num_frames + 1)) if every_pose else drawn
-    with tempfile.TemporaryDirectory(prefix="predict-") as root:
-        rgb, flow = Path(root, "rgb"), Path(root, "pose_flow")
-        rgb.mkdir()
-        flow.mkdir()
-        if isinstance(source, Estimator):
-            with _progress(path, len(posed)) as bar:
-                poses = _find_people(_make_frames(path, options, posed, seen, rgb), source, pool, bar)
-        else:
-            for _ in _make_frames(path, options, set(), seen, rgb):
-                pass
-            poses = _look_up(source, posed, num_frames)
-        poses.people.update({number: limit_people(people, max_people) for number, people in poses.people.items()})
-        for number in drawn:
-            draw_frames(flow, number, [poses.people[number]], poses.frame_size)
-        tests = ((spatial, spatial_sample, rgb), (motion, motion_sample, flow))
-        logits = {
-            classifier.stream.name: score(classifier, sample, folder, num_frames, amp)
-            for classifier, sample, folder in tests
-            if classifier
-        }
-    return Answer(logits, num_frames, poses, "".join(damage))
+    needed = {
+        classifier.stream.name: clips_for_testing(num_frames, classifier.stream.length)[0] for classifier in classifiers
+    }
+    seen, drawn = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE))
+    posed = range(1, num_frames + 1) if options.every_pose else drawn
+    frames: dict[int, bytes] = {}
+
+    def keep_seen(encoded: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+        for number, jpeg in encoded:
+            if number in seen:
+                frames[number] = jpeg
+            yield number, jpeg
+
+    if isinstance(source, Estimator):
+        encoded = keep_seen(_encoded_frames(path, options, {*seen, *posed}))
+        poses = _find_people(encoded, source, tqdm(total=len(posed), desc=stem(path.name), **BAR))
+    else:
+        frames.update(_encoded_frames(path, options, set(seen)))
+        poses = _look_up(source, posed, num_frames) if source else Poses()
+    for number, people in poses.people.items():
+        poses.people[number] = limit_people(people, options.max_people)
+    images = {SPATIAL.name: frames, MOTION_POSE.name: {number: _encoded_pose(poses, number) for number in drawn}}
+    logits = {
+        classifier.stream.name: score(classifier, images[classifier.stream.name], num_frames, options.amp)
+        for classifier in classifiers
+    }
+    return Prediction(logits, num_frames, poses, "".join(damage))
 
 
-def _make_frames(
-    path: Path, options: FrameOptions, given: set[int], saved: set[int], folder: Path
-) -> Iterator[tuple[int, bytes]]:
-    """Make the frames of both sets as JPEG files; save those of `saved` in `folder`, yield those of `given`."""
-    missing = given | saved
+def _encoded_pose(poses: Poses, number: int) -> bytes:
+    file = io.BytesIO()
+    save_pose_image(file, draw_people(poses.people[number], poses.frame_size))
+    return file.getvalue()
+
+
+def _encoded_frames(path: Path, options: Options, numbers: set[int]) -> Iterator[tuple[int, bytes]]:
+    """The frames `numbers` of a video, counted from 1 and in order, as JPEG files."""
+    last = max(numbers, default=0)
+    if not last:
+        return
     with contextlib.closing(decode_frames(path, options.every, THREADS)) as pictures:
-        for number, rgb in enumerate(pictures, 1) if missing else ():
-            if number in missing:
-                jpeg = encode_jpeg(resize_short_side(rgb, options.short_side), options.quality)
-                missing.discard(number)
-                if number in saved:
-                    (folder / FRAME_NAME.format(number)).write_bytes(jpeg)
-                if number in given:
-                    yield number, jpeg
-            if not missing:
+        for number, rgb in enumerate(pictures, 1):
+            if number in numbers:
+                yield number, encode_jpeg(resize_short_side(rgb, options.short_side), options.quality)
+            if number == last:
                 return
-    if missing:
-        raise UserError("a second look gives fewer frames than the first; is the file being written?")
+    raise UserError("a second look gives fewer frames than the first; is the file being written?")
 
 
-def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, pool: Executor, bar: tqdm) -> Poses:
+def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, bar: tqdm) -> Poses:
     """People of numbered frames; raises `UserError` if these are not all of one size."""
     poses = Poses()
 
@@ -225,8 +225,11 @@ def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, pool
         while batch := list(islice(frames, BATCH)):
             yield tuple(zip(*batch, strict=True))
 
-    people = estimate(estimator, batches(), pool, lambda jpeg: read_frame(io.BytesIO(jpeg)))
-    with contextlib.closing(people):
+    with (
+        bar,
+        ThreadPoolExecutor(1) as pool,
+        contextlib.closing(estimate(estimator, batches(), pool, decode_image)) as people,
+    ):
         for numbers, found, frame_size, error in people:
             if error is None and poses.frame_size not in (None, frame_size):
                 error = UserError(
@@ -241,17 +244,11 @@ def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, pool
     return poses
 
 
-def _look_up(keypoints: Keypoints | None, numbers: set[int], num_frames: int) -> Poses:
-    """People of the frames `numbers` from a video's keypoints, of none without these."""
-    if keypoints is None:
-        return Poses()
+def _look_up(keypoints: Keypoints, numbers: Iterable[int], num_frames: int) -> Poses:
+    """People of the frames `numbers` from a video's keypoints."""
     if keypoints.num_frames != num_frames:
         raise UserError(
             f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}; give the "
             "keypoints that belong to it, and --every as they were made with"
         )
     return Poses({number: people_of_frame(keypoints, number) for number in numbers}, keypoints.frame_size)
-
-
-def _progress(path: Path, total: int) -> tqdm:
-    return tqdm(total=total, desc=stem(path.name), unit=" frames", leave=False, disable=None)

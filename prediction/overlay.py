@@ -33,7 +33,7 @@ def write_overlay(
     top: Sequence[tuple[str, float]],
     rate: Fraction,
 ) -> None:
-    """Encode frames with skeletons and a panel of classes as MP4, whole or not at all.
+    """Encode frames with skeletons and a panel of classes as MP4; the file appears when it is complete.
 
     `frames` are uint8 (H, W, 3) RGB, the first one's size is the video's; `people` maps the number of a frame,
     from 1, to its people (P, 18, 3), x and y in [0, 1]; `top` are class names with their probabilities, best
@@ -86,19 +86,19 @@ def compose(frame: np.ndarray, people: Iterable[np.ndarray], panel: Image.Image,
 
 def draw_skeletons(picture: Image.Image, people: Iterable[np.ndarray]) -> None:
     """Draw limbs and parts of people (P, 18, 3), in the colours of the pose-flow images, onto `picture`."""
-    pen = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(picture)
     line = max(round(min(picture.size) / 120), 2)
     for person in people:
-        places = (person[:, :2].astype(float) * picture.size).tolist()
+        points = (person[:, :2].astype(float) * picture.size).tolist()
         found = (person[:, 2] > 0) & np.isfinite(person).all(axis=1)
         for rim in (1, 0):  # a dark rim keeps them visible on any ground
             for (first, second), color in zip(DRAWN_LIMBS, LIMB_COLORS, strict=True):
                 if found[first] and found[second]:
-                    ends = (*places[first], *places[second])
-                    pen.line(ends, fill=(0, 0, 0) if rim else color, width=line + 2 * rim)
-        for (x, y), color, here in zip(places, COLORS, found, strict=True):
+                    ends = (*points[first], *points[second])
+                    draw.line(ends, fill=(0, 0, 0) if rim else color, width=line + 2 * rim)
+        for (x, y), color, here in zip(points, COLORS, found, strict=True):
             if here:
-                pen.ellipse((x - line, y - line, x + line, y + line), fill=color, outline=(0, 0, 0))
+                draw.ellipse((x - line, y - line, x + line, y + line), fill=color, outline=(0, 0, 0))
 
 
 # ---- the panel of classes ----
@@ -109,7 +109,7 @@ def draw_panel(top: Sequence[tuple[str, float]], width: int) -> Image.Image:
     row = min(max(width // 20, 24), 44)
     margin, letters = row // 3, round(row * 0.58)
     panel = Image.new("RGB", (width, row * len(top) + 2 * margin), BACKGROUND)
-    pen = ImageDraw.Draw(panel)
+    draw = ImageDraw.Draw(panel)
     percent = ImageFont.truetype(_font_file(""), letters)
     right = width - margin - round(percent.getlength("100.0 %"))
     fonts = [ImageFont.truetype(_font_file(clean(name)), letters) for name, _ in top]
@@ -118,12 +118,12 @@ def draw_panel(top: Sequence[tuple[str, float]], width: int) -> Image.Image:
     for i, (name, font, (_, probability)) in enumerate(zip(names, fonts, top, strict=True)):
         middle = margin + row * i + row // 2
         box = (left, middle - row * 3 // 10, right - margin, middle + row * 3 // 10)
-        pen.text((margin, middle), name, TEXT, font, anchor="lm")
-        pen.rectangle(box, TRACK)
+        draw.text((margin, middle), name, TEXT, font, anchor="lm")
+        draw.rectangle(box, TRACK)
         filled = round((box[2] - box[0] + 1) * probability)
         if filled:
-            pen.rectangle((left, box[1], left + filled - 1, box[3]), OTHERS if i else BEST)
-        pen.text((width - margin, middle), f"{100 * probability:.1f} %", TEXT, percent, anchor="rm")
+            draw.rectangle((left, box[1], left + filled - 1, box[3]), OTHERS if i else BEST)
+        draw.text((width - margin, middle), f"{100 * probability:.1f} %", TEXT, percent, anchor="rm")
     return panel
 
 
@@ -134,11 +134,11 @@ def clean(name: str) -> str:
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """`text`, its end replaced by an ellipsis if it is wider than `width` pixels."""
-    shown = text
-    while text and font.getlength(shown) > width:
+    shortened = text
+    while text and font.getlength(shortened) > width:
         text = text[:-1]
-        shown = text.rstrip() + "…"
-    return shown
+        shortened = text.rstrip() + "…"
+    return shortened
 
 
 @lru_cache(maxsize=256)

@@ -50,12 +50,27 @@ def test_scaling(tmp_path):
     assert (tmp_path / "scaling.png").stat().st_size > 1000
 
 
+def test_pose(tmp_path):
+    small = ("--repeat", 1, "--network-repeat", 1, "--side", 64, "--expected", tmp_path / "none")
+    finished = call_main("benchmarks.pose", *small)
+    assert finished.returncode == 0, finished.stderr
+    for what in (
+        "group_people, empty maps",
+        "synthetic maps 2, 2 found",
+        "draw_people, 1",
+        "save_pose_image",
+        "OpenPose",
+    ):
+        assert re.search(rf"^\| [^|]*{what}[^|]* \| [0-9.]+ \| [0-9.]+ \|$", finished.stdout, re.M), finished.stdout
+
+
 def test_user_mistakes():
+    assert_error(call_main("benchmarks.pose", "--repeat", "0"), "--repeat")
     assert_error(call_main("benchmarks.throughput", "--frames", "5"), "--frames 5")
     assert_error(call_main("benchmarks.throughput", "--repeat", "0"), "--repeat")
 
 
-def test_made_up_images_cost_what_real_ones_cost(tmp_path):
+def test_synthetic_images_cost_what_real_ones_cost(tmp_path):
     videos = data.write_videos(tmp_path, 3, 2)
     assert 20_000 < data.mean_bytes(tmp_path / "frames") < 36_000
     assert 7_000 < data.mean_bytes(tmp_path / "pose_flow") < 15_000

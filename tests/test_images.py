@@ -1,19 +1,26 @@
 import io
+import multiprocessing
+import signal
+import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from common import images
 from common.cli import UserError
+from common.images import BrokenImage, decode_image
 from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import BrokenImage, decode_image, random_crop, read_frame, resize, to_input
+from dataloader.images import random_crop, read_frame, read_image, resize, to_input, transform_images
 from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.names import Video
 from dataloader.sampling import random_state, segment_starts, stack_indices
 from dataloader.sampling import test_starts as starts_of
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, spatial_sample
-from dataloader.video_dataset import Broken, EpochBatches, VideoDataset, collate
+from dataloader.video_dataset import Broken, EpochBatches, VideoDataset, collate, end_workers
 from tests.helpers import write_images
 
 
@@ -34,39 +41,82 @@ def video(tmp_path) -> IndexedVideo:
     return IndexedVideo(Video("A_g01_c01", 0, "A", "A/v_A_g01_c01.avi"), str(tmp_path / "v_A_g01_c01"), 23)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_jpegs_of_any_colour_equal_pillows(mode):
+def frame_of(video: IndexedVideo, number: int) -> torch.Tensor:
+    return torch.from_numpy(read_frame(video.folder, number))
+
+
+@pytest.fixture
+def both(tmp_path):
+    """Reads encoded bytes by Pillow alone and by the loaders' reader."""
+
+    def read(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+        (tmp_path / "frame000007.jpg").write_bytes(data)
+        return decode_image(data), read_image(tmp_path / "frame000007.jpg")
+
+    return read
+
+
+def test_jpegs_are_the_same_by_either_decoder(both, video):
+    data = [
+        encoded(picture(), quality=95),
+        encoded(picture(33, 47), subsampling=0),
+        encoded(picture(), progressive=True),
+    ]
+    data += [path.read_bytes() for path in Path(video.folder).iterdir()]
+    for one, other in map(both, data):
+        assert one.dtype == other.dtype == np.uint8 and one.shape[2] == 3
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_any_colour_are_rgb(both, mode):
     data = encoded(picture().convert(mode))
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-    decoded = decode_image(data).permute(1, 2, 0).numpy().astype(int)
-    assert decoded.shape == expected.shape
-    assert np.abs(decoded - expected).max() <= 3
+    for decoded in both(data):
+        assert decoded.shape == expected.shape
+        assert np.abs(decoded - expected).max() <= 3
 
 
-def test_png_under_a_jpeg_name():
-    assert np.array_equal(decode_image(encoded(picture(), "PNG")).permute(1, 2, 0).numpy(), np.asarray(picture()))
+def test_png_under_a_jpeg_name(both):
+    for decoded in both(encoded(picture(), "PNG")):
+        assert np.array_equal(decoded, np.asarray(picture()))
 
 
 @pytest.mark.parametrize("damage", [lambda d: b"", lambda d: d[: len(d) // 2], lambda d: b"hello", lambda d: d[:3]])
-def test_broken_images_are_named(damage):
-    with pytest.raises(BrokenImage, match="frame000007"):
-        decode_image(damage(encoded(picture())), "frame000007.jpg")
+def test_broken_images_are_named(tmp_path, damage):
+    path = tmp_path / "frame000007.jpg"
+    for data in (encoded(picture()), encoded(picture(), "PNG")):
+        path.write_bytes(damage(data))
+        for read in (images.read_image, read_image):
+            with pytest.raises(BrokenImage, match="frame000007"):
+                read(path)
+    with pytest.raises(BrokenImage, match="frame000008.jpg: No such file"):
+        read_image(tmp_path / "frame000008.jpg")
 
 
 def test_resize_equals_pillows_bilinear():
-    image = torch.from_numpy(np.array(picture(340, 256))).permute(2, 0, 1)
+    image = torch.from_numpy(np.array(picture(340, 256)))
     expected = np.asarray(picture(340, 256).resize((224, 224), Image.Resampling.BILINEAR)).astype(int)
-    assert np.abs(resize(image, 224, 224).permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
+    assert np.abs(resize(image, 224, 224).numpy().astype(int) - expected).max() <= 1
     assert resize(image, 256, 340) is image
 
 
 def test_crop_is_the_window_of_the_scaled_image():
-    image = torch.from_numpy(np.array(picture(340, 256))).permute(2, 0, 1)
-    assert torch.equal(random_crop(image, 224, (0.5, 0.25), square=False), image[:, 16:240, 29:253].permute(1, 2, 0))
+    image = torch.from_numpy(np.array(picture(340, 256)))
+    assert torch.equal(random_crop(image, 224, (0.5, 0.25), square=False), image[16:240, 29:253])
     square = resize(image, 256, 256)
-    assert torch.equal(random_crop(image, 224, (0.999, 0), square=True), square[:, 32:, :224].permute(1, 2, 0))
+    assert torch.equal(random_crop(image, 224, (0.999, 0), square=True), square[32:, :224])
     half = resize(image, 128, 170)
-    assert torch.equal(random_crop(image, 112, (0, 0), square=False), half[:, :112, :112].permute(1, 2, 0))
+    assert torch.equal(random_crop(image, 112, (0, 0), square=False), half[:112, :112])
+
+
+def test_images_of_any_sizes_are_transformed_in_order():
+    sizes = [(40, 60)] * 20 + [(30, 30)] + [(40, 60)] * 2
+    pictures = [np.array(picture(width, height)) // (i + 1) for i, (height, width) in enumerate(sizes)]
+    result = transform_images(iter(pictures), partial(resize, height=30, width=30))
+    assert result.shape == (23, 30, 30, 3)
+    for image, one in zip(pictures, result, strict=True):
+        assert torch.equal(one, resize(torch.from_numpy(image), 30, 30))
 
 
 @pytest.mark.parametrize("normalised", [True, False])
@@ -87,17 +137,16 @@ def test_to_input_equals_the_plain_computation(normalised):
 def test_spatial_test_sample_is_the_19_frames(video):
     sample = spatial_sample(video, None, 32)
     assert sample.index.shape == (19, 1)
-    for (place,), start in zip(sample.index.tolist(), starts_of(23), strict=True):
-        expected = resize(read_frame(video.folder, start), 32, 32).permute(1, 2, 0)
-        assert torch.equal(sample.images[place], expected)
+    for (position,), start in zip(sample.index.tolist(), starts_of(23), strict=True):
+        assert torch.equal(sample.images[position], resize(frame_of(video, start), 32, 32))
 
 
 def test_motion_test_sample_is_the_19_stacks_and_reads_each_image_once(video):
     sample = motion_sample(video, None, 48)
     assert sample.index.shape == (19, 10) and len(sample.images) == 23
     for row, start in zip(sample.index.tolist(), starts_of(23), strict=True):
-        for place, frame in zip(row, stack_indices(start, 23), strict=True):
-            assert torch.equal(sample.images[place], resize(read_frame(video.folder, frame), 48, 48).permute(1, 2, 0))
+        for position, frame in zip(row, stack_indices(start, 23), strict=True):
+            assert torch.equal(sample.images[position], resize(frame_of(video, frame), 48, 48))
 
 
 def test_spatial_training_sample(video):
@@ -105,7 +154,7 @@ def test_spatial_training_sample(video):
     sample = spatial_sample(video, random_state(3, 5, "x"), 32)
     assert sample.index.tolist() == [[0], [1], [2]]
     for image, frame in zip(sample.images, segment_starts(23, draws[:3]), strict=True):
-        crop = random_crop(read_frame(video.folder, frame), 32, draws[3:5], square=False)
+        crop = random_crop(frame_of(video, frame), 32, draws[3:5], square=False)
         assert torch.equal(image, crop.flip(1) if draws[5] < 0.5 else crop)
 
 
@@ -114,11 +163,11 @@ def test_training_flips_half_of_the_spatial_samples_and_no_motion_sample(video):
     for number in range(40):
         draws = random_state(0, number, "x").random(6)
         sample = spatial_sample(video, random_state(0, number, "x"), 32)
-        frame = read_frame(video.folder, segment_starts(23, draws[:3])[0])
+        frame = frame_of(video, segment_starts(23, draws[:3])[0])
         flips += not torch.equal(sample.images[0], random_crop(frame, 32, draws[3:5], square=False))
         draws = random_state(0, number, "x").random(3)
         stack = motion_sample(video, random_state(0, number, "x"), 32)
-        first = read_frame(video.folder, segment_starts(23, draws[:1])[0])
+        first = frame_of(video, segment_starts(23, draws[:1])[0])
         assert torch.equal(stack.images[0], random_crop(first, 32, draws[1:], square=True))
     assert 10 <= flips <= 30
 
@@ -148,12 +197,23 @@ def test_collate_offsets_the_index(video):
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_processes_share_every_batch(world):
     shares = [EpochBatches(11, 4, 0, rank, world) for rank in range(world)]
-    whole = list(EpochBatches(11, 4, 0))
+    batches = list(EpochBatches(11, 4, 0))
     for number, parts in enumerate(zip(*shares, strict=True)):
         merged = sorted({key for part in parts for key in part})
-        assert merged == sorted(whole[number])
+        assert merged == sorted(batches[number])
         total = sum(map(len, parts))
-        assert total == len(whole[number]) * (world if len(whole[number]) < world else 1)
+        assert total == len(batches[number]) * (world if len(batches[number]) < world else 1)
+
+
+def test_workers_end_where_there_is_no_sigchld(monkeypatch):
+    worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,))
+    worker.start()
+    monkeypatch.delattr(signal, "SIGCHLD", raising=False)  # as on Windows
+    try:
+        end_workers()
+        assert not worker.is_alive()
+    finally:
+        worker.kill()
 
 
 def test_epochs_are_shuffled_by_seed_and_epoch():

@@ -172,10 +172,10 @@ def run_json(data: Path, tmp_path: Path, *arguments, status: int = 0) -> dict:
     return json.loads(file.read_text(encoding="utf-8")) | {"finished": finished}
 
 
-def distance(opinion: dict, data: Path, stream: str, name: str) -> float:
+def distance(scores: dict, data: Path, stream: str, name: str) -> float:
     """Largest difference of logits to those that the scripts gave."""
     expected = load_scores(data / f"record/{stream}/{stream}_video_preds.pickle")[name]
-    return max(abs(opinion["logits"][known] - value) for known, value in zip(CLASSES, expected, strict=True))
+    return max(abs(scores["logits"][known] - value) for known, value in zip(CLASSES, expected, strict=True))
 
 
 # ---- scores ----
@@ -189,11 +189,11 @@ def test_scores_are_those_of_scripts_and_fusion(data, tmp_path, estimating, sour
     assert [video["name"] for video in result["videos"]] == [name for name, *_ in VIDEOS]
     assert [video["frames"] for video in result["videos"]] == [count for _, _, count, _ in VIDEOS]
     for video in result["videos"]:
-        for stream, opinion in (video["streams"] | {"fused": video["fused"]}).items():
-            assert distance(opinion, data, stream, video["name"]) < 1e-3
-            logits = np.array(list(opinion["logits"].values()))
-            assert list(opinion["probabilities"].values()) == pytest.approx(np.exp(logits) / np.exp(logits).sum())
-            assert list(opinion["logits"]) == list(opinion["probabilities"])
+        for stream, scores in (video["streams"] | {"fused": video["fused"]}).items():
+            assert distance(scores, data, stream, video["name"]) < 1e-3
+            logits = np.array(list(scores["logits"].values()))
+            assert list(scores["probabilities"].values()) == pytest.approx(np.exp(logits) / np.exp(logits).sum())
+            assert list(scores["logits"]) == list(scores["probabilities"])
             assert (np.diff(logits) <= 0).all()
     weights = [stream["weight"] for stream in result["streams"].values()]
     assert weights == pytest.approx([1 / 3, 2 / 3])
@@ -204,8 +204,8 @@ def test_scores_are_those_of_scripts_and_fusion(data, tmp_path, estimating, sour
 def test_other_frames_give_other_scores(data, tmp_path, estimating, options):
     """What the equality above rests on: images made slightly otherwise are told apart."""
     result = run_json(data, tmp_path, *paths(data, 0), *streams(data), "--model", "openpose", *options)
-    for stream, opinion in result["videos"][0]["streams"].items():
-        assert distance(opinion, data, stream, VIDEOS[0][0]) > 1e-3
+    for stream, scores in result["videos"][0]["streams"].items():
+        assert distance(scores, data, stream, VIDEOS[0][0]) > 1e-3
 
 
 def test_poses_are_estimated_where_the_motion_stream_looks(data, tmp_path, estimating):
@@ -348,8 +348,8 @@ def test_printed_classes(data, tmp_path):
     assert lines[2].split()[-3:] == ["fused", *STREAMS]
     for line, name in zip(lines[3:5], list(video["fused"]["probabilities"])[:2], strict=True):
         assert line.strip().startswith(name)
-        opinions = [video["fused"], *video["streams"].values()]
-        expected = [100 * opinion["probabilities"][name] for opinion in opinions]
+        columns = [video["fused"], *video["streams"].values()]
+        expected = [100 * column["probabilities"][name] for column in columns]
         assert [float(word) for word in line.split()[-3:]] == pytest.approx(expected, abs=0.051)
     for line, stream in zip(lines[5:], STREAMS, strict=True):
         shown = [f"{name} {100 * value:.1f}" for name, value in video["streams"][stream]["probabilities"].items()]

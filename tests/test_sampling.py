@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 
-from dataloader.sampling import num_starts, random_state, segment_starts, stack_indices
+from dataloader.sampling import clips_for_testing, num_starts, random_state, segment_starts, stack_indices
 from dataloader.sampling import test_starts as starts_of
 
 
@@ -38,6 +38,16 @@ def test_starts_follow_the_formula():
     assert starts_of(200) == [1 + int(np.floor(i * 191 / 19)) for i in range(19)]
     assert starts_of(5) == [1] * 19
     assert stack_indices(1, 4) == [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("length", [1, 10])
+@pytest.mark.parametrize("n", [1, 4, 10, 23, 28, 500])
+def test_clips_are_the_frames_from_each_start(n, length):
+    frames, index = clips_for_testing(n, length)
+    assert frames == sorted(set(frames)) and index.shape == (19, length)
+    for row, start in zip(index, starts_of(n), strict=True):
+        assert [frames[position] for position in row] == [min(start + k, n) for k in range(length)]
+    assert set(index.ravel()) == set(range(len(frames)))  # none is read for nothing
 
 
 def test_no_frames_is_an_error():

@@ -1,0 +1,95 @@
+"""What `predict.py` tells about videos: logits and probabilities of the classes, of each stream and fused."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.atomic import atomic_write
+from common.cli import print_table
+from fusion.metrics import fuse, rank_classes, softmax
+from prediction.classify import Classifier, Prediction
+
+MEANING = (
+    "logits: the mean of a stream's logit vectors over the test positions, as in the score pickles, or, fused, the "
+    "weighted mean of the streams' logits; probabilities: the softmax of those logits, from 0 to 1"
+)
+
+
+def describe(prediction: Prediction, classes: Sequence[str], weights: Sequence[float] | None) -> dict:
+    """A prediction in plain values: logits and probabilities by class, of each stream and fused with `weights`."""
+    people = prediction.poses.people.values()
+    return {
+        "frames": prediction.num_frames,
+        "frames_looked_at": len(people),
+        "frames_with_people": sum(len(persons) > 0 for persons in people),
+        "damage": prediction.damage or None,
+        "fused": class_scores(fuse(list(prediction.logits.values()), weights), classes),
+        "streams": {stream: class_scores(logits, classes) for stream, logits in prediction.logits.items()},
+    }
+
+
+def class_scores(logits: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`logits` and `probabilities` (classes,) by class name, best first."""
+    order = rank_classes(logits[None])[0]
+    probabilities = softmax(logits)
+    return {
+        "logits": {classes[label]: float(logits[label]) for label in order},
+        "probabilities": {classes[label]: float(probabilities[label]) for label in order},
+    }
+
+
+def top_classes(scores: dict[str, dict[str, float]], count: int) -> list[tuple[str, float]]:
+    """The most probable classes of `class_scores` with their probabilities."""
+    return list(scores["probabilities"].items())[:count]
+
+
+def print_result(result: dict, topk: int) -> None:
+    """Print the fused top k with every stream's probabilities, and each stream's own top k."""
+    people = (
+        f", people in {result['frames_with_people']} of the {result['frames_looked_at']} looked at"
+        if result["frames_looked_at"]
+        else ""
+    )
+    print(f"\n{result['video']}: {result['frames']} frame{'s' * (result['frames'] != 1)}{people}")
+    if result["damage"]:
+        print(f"  {result['damage']}")
+    streams = result["streams"]
+    columns = {"fused": result["fused"], **streams} if len(streams) > 1 else streams
+    print_table(
+        ("probability, %", *columns),
+        [
+            (f"  {name}", *(f"{100 * column['probabilities'][name]:.1f}" for column in columns.values()))
+            for name, _ in top_classes(result["fused"], topk)
+        ],
+    )
+    for stream, scores in streams.items() if len(streams) > 1 else ():
+        print(
+            f"  {stream} alone: {', '.join(f'{name} {100 * value:.1f}' for name, value in top_classes(scores, topk))}"
+        )
+    sys.stdout.flush()
+
+
+def write_results(
+    path: Path, results: Sequence[dict], classifiers: Sequence[Classifier], weights: Sequence[float] | None
+) -> None:
+    """Write everything as JSON: what the numbers are, the streams, and one object per video."""
+    shares = np.ones(len(classifiers)) if weights is None else np.array(weights)
+    content = {
+        "meaning": MEANING,
+        "classes": classifiers[0].classes,
+        "streams": {
+            classifier.stream.name: {
+                "checkpoint": str(classifier.path),
+                "arch": classifier.arch,
+                "image_size": classifier.image_size,
+                "weight": float(share / shares.sum()),
+            }
+            for classifier, share in zip(classifiers, shares, strict=True)
+        },
+        "videos": results,
+    }
+    with atomic_write(path) as file:  # names of files may not be valid Unicode
+        file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
