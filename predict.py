@@ -18,7 +18,7 @@ from dataloader.names import Video, VideoFolders, normal, stem
 from fusion.metrics import fuse
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
-from prediction.classify import Options, classify, load_classifier, require_same_classes
+from prediction.classify import Options, check_same_classes, classify, load_for_testing
 from prediction.overlay import write_overlay
 from prediction.results import describe, print_result, top_classes, write_results
 from training.streams import MOTION_POSE, SPATIAL
@@ -96,12 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_arguments(args)
     device = pick_device(args.device)
     class_index = args.ucf_list / args.class_index
-    classifiers = [
-        load_classifier(path, stream, class_index, device)
+    models = {
+        stream.name: load_for_testing(path, stream, class_index, device)
         for path, stream in ((args.spatial, SPATIAL), (args.motion, MOTION_POSE))
         if path
-    ]
-    require_same_classes(classifiers)
+    }
+    check_same_classes(models.values())
+    classes = next(iter(models.values())).classes
     estimator = estimator_from_arguments(args) if args.model and (args.motion or args.overlay) else None
     amp = args.amp and device.type == "cuda"
     options = Options(args.every, args.short_side, args.quality, args.max_people, bool(args.overlay), amp)
@@ -111,9 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         results.append(result)
         try:
             source = load_keypoints(find_keypoints(args.keypoints, path)) if args.keypoints else estimator
-            prediction = classify(path, classifiers, source, options)
+            prediction = classify(path, models, source, options)
             people = prediction.poses.people
-            result.update(describe(prediction, classifiers[0].classes, args.weights))
+            result.update(describe(prediction, classes, args.weights))
             print_result(result, args.topk)
             if people and not result["frames_with_people"]:
                 black = "; the motion stream saw black images" * bool(args.motion)
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UserError as error:
             result["error"] = " ".join(str(error).split())
     if args.json:
-        write_results(args.json, results, classifiers, args.weights)
+        write_results(args.json, results, models, args.weights)
     failed = [result for result in results if "error" in result]
     for result in failed:
         print(f"failed: {result['video']}: {result['error']}", file=sys.stderr)

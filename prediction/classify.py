@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from common.cli import UserError
@@ -23,29 +22,16 @@ from dataloader.names import stem
 from dataloader.sampling import clips_for_testing
 from dataloader.split_train_test_video import read_class_index
 from dataloader.video_dataset import sample_for_testing
-from network import for_testing, read_model
+from network import Model, for_testing, read_model
 from pose.draw import draw_people, save_pose_image
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, people_of_frame
 from pose.pipeline import estimate, limit_people
-from training.streams import MOTION_POSE, SPATIAL, Stream
+from training.streams import MOTION_POSE, SPATIAL, STREAMS, Stream
 
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
 BAR = {"unit": " frames", "leave": False, "disable": None}
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A trained stream and what its checkpoint says about it; `network` is made for testing, on `device`."""
-
-    stream: Stream
-    network: nn.Module
-    arch: str
-    image_size: int
-    classes: list[str]
-    path: Path
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -89,65 +75,60 @@ class Prediction(NamedTuple):
 # ---- streams ----
 
 
-def load_classifier(path: Path, stream: Stream, class_index: Path, device: torch.device) -> Classifier:
-    """Load a stream's checkpoint for testing.
+def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torch.device) -> Model:
+    """A stream's checkpoint with its network made for testing, on `device`.
 
     Classes, architecture and image size are the checkpoint's; the file `class_index` names the classes of one
     that does not. Raises `UserError` if it is no checkpoint, or another stream's.
     """
     model = read_model(path, stream.in_channels)
-    classes, count = model.classes, model.network.fc.out_features
-    if classes is None:
+    count = model.network.fc.out_features
+    if model.classes is None:
         if not class_index.is_file():
             raise UserError(
                 f"{path}: does not name its {count} classes, and {class_index} is not there to do it; "
                 "give --ucf-list and --class-index"
             )
-        classes = read_class_index(class_index)
-        if len(classes) != count:
+        model.classes = read_class_index(class_index)
+        if len(model.classes) != count:
             raise UserError(
-                f"{path}: does not name its {count} classes, and {class_index} has {len(classes)}; give "
+                f"{path}: does not name its {count} classes, and {class_index} has {len(model.classes)}; give "
                 "the --class-index that it was trained with"
             )
-    network = for_testing(model.network, device)
-    return Classifier(stream, network, model.arch, model.image_size, classes, path, device)
+    model.network = for_testing(model.network, device)
+    return model
 
 
-def require_same_classes(classifiers: Sequence[Classifier]) -> None:
+def check_same_classes(models: Iterable[Model]) -> None:
     """Raise a `UserError` that tells the difference unless all know the same classes in the same order."""
-    first, *others = classifiers
+    first, *others = models
     for other in others:
-        differing = (i for i, names in enumerate(zip_longest(first.classes, other.classes), 1) if len(set(names)) > 1)
-        number = next(differing, None)
-        if number is not None:
-            one, two = (
-                repr(names[number - 1]) if number <= len(names) else "missing"
-                for names in (first.classes, other.classes)
-            )
-            raise UserError(
-                f"{first.path} and {other.path} were trained on different classes, {len(first.classes)} and "
-                f"{len(other.classes)} of them: number {number} is {one} in one and {two} in the other; give "
-                "checkpoints of the same class index"
-            )
+        for number, names in enumerate(zip_longest(first.classes, other.classes, fillvalue="missing"), 1):
+            if names[0] != names[1]:
+                raise UserError(
+                    f"{first.path} and {other.path} were trained on different classes, {len(first.classes)} and "
+                    f"{len(other.classes)} of them: number {number} is {names[0]!r} in one and {names[1]!r} in the "
+                    "other; give checkpoints of the same class index"
+                )
 
 
 @torch.inference_mode()
-def score(classifier: Classifier, jpegs: Mapping[int, bytes], num_frames: int, amp: bool = False) -> np.ndarray:
+def score(model: Model, stream: Stream, jpegs: Mapping[int, bytes], num_frames: int, amp: bool = False) -> np.ndarray:
     """Mean logits, float32 (classes,), over the test positions of a video of `num_frames` frames.
 
     `jpegs` holds the images that the positions need by the number of their frame, encoded as on disk. `amp`: mixed
     precision. Raises `UserError` if the logits are not finite.
     """
-    stream, device = classifier.stream, classifier.device
+    device = model.network.conv1.weight.device
     images, index = sample_for_testing(
-        lambda number: decode_image(jpegs[number]), num_frames, stream.length, classifier.image_size
+        lambda number: decode_image(jpegs[number]), num_frames, stream.length, model.image_size
     )
     inputs = to_input(images.to(device), index.to(device), stream.mean, stream.std)
     with torch.autocast(device.type, enabled=amp):
-        logits = classifier.network(inputs)
+        logits = model.network(inputs)
     mean = logits.float().mean(0).cpu().numpy()
     if not np.isfinite(mean).all():
-        raise UserError(f"the scores of {classifier.path} are not finite; try --no-amp, or another checkpoint")
+        raise UserError(f"the scores of {model.path} are not finite; try --no-amp, or another checkpoint")
     return mean
 
 
@@ -155,9 +136,9 @@ def score(classifier: Classifier, jpegs: Mapping[int, bytes], num_frames: int, a
 
 
 def classify(
-    path: Path, classifiers: Sequence[Classifier], source: Estimator | Keypoints | None, options: Options
+    path: Path, models: Mapping[str, Model], source: Estimator | Keypoints | None, options: Options
 ) -> Prediction:
-    """Test one or both streams on a video file.
+    """Test the streams' `models`, by the stream's name, on a video file.
 
     The frames that the test positions need are made and encoded as `extract_frames.py` does, and the pose-flow
     images as `process_pose.py` does, of the people that `source` finds or holds (None, without motion stream: no
@@ -168,9 +149,7 @@ def classify(
     """
     damage: list[str] = []
     num_frames = sum(1 for _ in decode_frames(path, options.every, THREADS, damage))
-    needed = {
-        classifier.stream.name: clips_for_testing(num_frames, classifier.stream.length)[0] for classifier in classifiers
-    }
+    needed = {name: clips_for_testing(num_frames, STREAMS[name].length)[0] for name in models}
     seen, drawn = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE))
     posed = range(1, num_frames + 1) if options.every_pose else drawn
     frames: dict[int, bytes] = {}
@@ -191,8 +170,7 @@ def classify(
         poses.people[number] = limit_people(people, options.max_people)
     images = {SPATIAL.name: frames, MOTION_POSE.name: {number: _encoded_pose(poses, number) for number in drawn}}
     logits = {
-        classifier.stream.name: score(classifier, images[classifier.stream.name], num_frames, options.amp)
-        for classifier in classifiers
+        name: score(model, STREAMS[name], images[name], num_frames, options.amp) for name, model in models.items()
     }
     return Prediction(logits, num_frames, poses, "".join(damage))
 

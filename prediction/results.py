@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from common.atomic import atomic_write
 from common.cli import print_table
 from fusion.metrics import fuse, rank_classes, softmax
-from prediction.classify import Classifier, Prediction
+from network import Model
+from prediction.classify import Prediction
 
 MEANING = (
     "logits: the mean of a stream's logit vectors over the test positions, as in the score pickles, or, fused, the "
@@ -73,21 +74,21 @@ def print_result(result: dict, topk: int) -> None:
 
 
 def write_results(
-    path: Path, results: Sequence[dict], classifiers: Sequence[Classifier], weights: Sequence[float] | None
+    path: Path, results: Sequence[dict], models: Mapping[str, Model], weights: Sequence[float] | None
 ) -> None:
     """Write everything as JSON: what the numbers are, the streams, and one object per video."""
-    shares = np.ones(len(classifiers)) if weights is None else np.array(weights)
+    shares = np.ones(len(models)) if weights is None else np.array(weights)
     content = {
         "meaning": MEANING,
-        "classes": classifiers[0].classes,
+        "classes": next(iter(models.values())).classes,
         "streams": {
-            classifier.stream.name: {
-                "checkpoint": str(classifier.path),
-                "arch": classifier.arch,
-                "image_size": classifier.image_size,
+            name: {
+                "checkpoint": str(model.path),
+                "arch": model.arch,
+                "image_size": model.image_size,
                 "weight": float(share / shares.sum()),
             }
-            for classifier, share in zip(classifiers, shares, strict=True)
+            for (name, model), share in zip(models.items(), shares, strict=True)
         },
         "videos": results,
     }
