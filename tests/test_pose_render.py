@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -9,16 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from benchmarks.pose import main, standing_people
 from common.cli import UserError
 from pose.draw import draw_people
 from pose.render import make_affines, pad_people, render_people, transform_keypoints
 from pose.skeleton import MIRROR, NUM_PARTS
+from tests.reference_data import REAL_IMAGES, real_pose
 
 REPO = Path(__file__).resolve().parents[1]
-EXPECTED = REPO.parent / "shared" / "pose" / "expected"
 
 
 def render_one(people, frame_size, **options):
@@ -37,17 +35,10 @@ def random_people(rng, count):
     return people
 
 
-@pytest.mark.skipif(not EXPECTED.is_dir(), reason="needs the real images in ../shared/pose/expected")
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXPECTED.glob("*.json")))
+@pytest.mark.parametrize("name", REAL_IMAGES)
 def test_agrees_with_reference_pictures(name):
-    description = json.loads((EXPECTED / f"{name}.json").read_text())
-    people = np.zeros((len(description["people"]), NUM_PARTS, 3), np.float32)
-    for i, person in enumerate(description["people"]):
-        for part, values in person["parts"].items():
-            people[i, int(part)] = values
-    picture = np.asarray(Image.open(EXPECTED / f"{name}_pose.png").convert("RGB"))
-    image = render_one(people, (description["height"], description["width"]))
-    assert relative_difference(image, picture) < 0.07
+    real = real_pose(name)
+    assert relative_difference(render_one(real.people, real.frame_size), real.drawing) < 0.07
 
 
 @settings(max_examples=15, deadline=None)
