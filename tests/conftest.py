@@ -1,15 +1,20 @@
 """Fixtures that several test files use."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import SHARED, make_tiny
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # `nohup make test &` ignores SIGINT, and so would every script that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data that lies beside the checkout."""
+    """The folder of real videos and a real pose network beside the checkout."""
     if not (SHARED / "videos").is_dir():
         pytest.skip(f"real data is missing: {SHARED}")
     return SHARED

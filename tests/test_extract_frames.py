@@ -23,7 +23,7 @@ from common.frames import list_frames
 from common.parallel import in_shard
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from extract_frames import find_videos, main
-from tests.helpers import ROOT, SHARED, assert_error, call_main
+from tests.helpers import ROOT, assert_error, call_main
 
 
 def picture(index, width=64, height=48):
@@ -233,10 +233,8 @@ def test_files_are_what_programs_decode(tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(expected))
 
 
-def test_real_videos(tmp_path):
-    if not (SHARED / "videos").is_dir():
-        pytest.skip("../shared/videos is missing")
-    assert extract(SHARED / "videos", tmp_path, workers=2) == 0
+def test_real_videos(shared, tmp_path):
+    assert extract(shared / "videos", tmp_path, workers=2) == 0
     assert len(list_frames(tmp_path / "exercise")) == 393
     assert len(list_frames(tmp_path / "v_ApplyEyeMakeup_g01_c01")) in (163, 164)
     for folder in tmp_path.iterdir():

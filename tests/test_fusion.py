@@ -14,9 +14,9 @@ import average_fusion
 from common.cli import UserError
 from fusion import matching, report
 from fusion.scores import load_scores, save_scores
+from tests.reference_data import write_reference_pickles
 
 ROOT = Path(__file__).resolve().parent.parent
-REFERENCE = ROOT.parent / "shared" / "reference_scores"
 CLASSES = ["Rad schlagen", "跳-Übung.1", "HandstandPushups", "d$c"]
 FILES = ["v_Rad schlagen", "v_跳-Übung.1", "v_HandStandPushups", "d$c v1.2"]
 
@@ -102,9 +102,8 @@ def by_hand(paths, names, labels, weights):
 # ---- figures ----
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="../shared/reference_scores is not here")
 def test_reference_scores(tmp_path):
-    paths = [REFERENCE / f"{name}_video_preds.pickle" for name in ("spatial", "motion_pose")]
+    paths = write_reference_pickles(tmp_path)
     done = run_script(*paths, "--out", tmp_path)
     assert done.returncode == 0 and done.stderr == ""
     lines = [line.split() for line in done.stdout.splitlines()]

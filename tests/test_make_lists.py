@@ -1,5 +1,4 @@
 import hashlib
-import pickle
 import subprocess
 import sys
 import unicodedata
@@ -14,8 +13,9 @@ from common.cli import UserError
 from dataloader.names import Video
 from dataloader.own_videos import choose_groups, split_videos
 from dataloader.split_train_test_video import read_split
-from tests.helpers import ROOT, SHARED, assert_error, run_script
-from UCF_list.make_lists import clip_counts, main, make_own_lists
+from tests.helpers import ROOT, assert_error, run_script
+from tests.reference_data import reference_scores
+from UCF_list.make_lists import main, make_own_lists
 
 SHA256 = {
     "classInd.txt": "18f147f3b964c42d878075f06dd62b5f5b6f92434c06a127334bed591da82172",
@@ -64,20 +64,9 @@ def test_committed_lists_are_the_official_ones():
     assert {name: digest for name, digest in digests(ROOT / "UCF_list").items() if name in SHA256} == SHA256
 
 
-def test_counts_agree_with_the_csv():
-    path = SHARED / "ucf101/clips_per_group.csv"
-    if not path.exists():
-        pytest.skip("../shared/ucf101 is missing")
-    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
-    assert list(clip_counts().items()) == [(row[0], [int(n) for n in row[1:]]) for row in rows]
-
-
 def test_split_04_holds_the_scored_videos():
-    path = SHARED / "reference_scores/spatial_video_preds.pickle"
-    if not path.exists():
-        pytest.skip("../shared/reference_scores is missing")
     split = read_split(ROOT / "UCF_list", "04", "classInd15.txt")
-    assert {video.name for video in split.test} == set(pickle.loads(path.read_bytes()))
+    assert {video.name for video in split.test} == set(reference_scores("spatial"))
     assert not {video.name for video in split.train} & {video.name for video in split.test}
 
 

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -18,6 +16,7 @@ from network import (
     load_strictly,
     torchvision_names,
 )
+from tests.reference_data import state_dict_shapes
 
 
 def random_statistics(network: torch.nn.Module) -> torch.nn.Module:
@@ -115,12 +114,11 @@ def test_failed_download_names_the_ways_out(tmp_path, monkeypatch):
         imagenet_state_dict("resnet18")
 
 
-def test_original_names_are_mapped(shared):
-    shapes = json.loads((shared / "reference_scores" / "checkpoint_format.json").read_text())
+def test_original_names_are_mapped():
     for stream, channels in (("spatial", 3), ("motion_pose", 30)):
         state = {
             name: torch.zeros(shape, dtype=torch.int64 if "tracked" in name else torch.float32)
-            for name, shape in shapes[stream]["state_dict"].items()
+            for name, shape in state_dict_shapes(stream).items()
         }
         mapped = torchvision_names(state)
         assert describe_state_dict(mapped, "x") == ("resnet18", channels, 15)

@@ -1,4 +1,3 @@
-import json
 import pickle
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from benchmarks.pose import standing_people, synthetic_maps
 from common.cli import UserError
 from pose.estimators import group_maps
 from pose.openpose import OpenPose, load_openpose, preprocess
+from tests.reference_data import state_dict_shapes
 
-KEYS = Path(__file__).resolve().parents[2] / "shared" / "pose" / "rtpose_vgg19_state_dict.json"
 VGG_LAYERS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25)
 POOL_BEFORE = (5, 10, 19)
 
@@ -39,10 +38,8 @@ def small(shapes):
     return {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
 
 
-@pytest.mark.skipif(not KEYS.is_file(), reason="needs ../shared/pose/rtpose_vgg19_state_dict.json")
 def test_keys_and_shapes_are_those_of_the_public_weights(shapes):
-    expected = json.loads(KEYS.read_text())
-    assert {name: list(shape) for name, shape in shapes.items()} == expected
+    assert {name: list(shape) for name, shape in shapes.items()} == state_dict_shapes("openpose_vgg19")
 
 
 def test_the_network_has_its_parts(shapes):

@@ -1,6 +1,4 @@
 import io
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,23 +10,7 @@ from common.cli import UserError
 from pose.draw import draw_people, save_pose_image
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS, LIMB_PAFS, LIMBS, MIRROR, NUM_PAFS, NUM_PARTS, PART_NAMES
-
-EXPECTED = Path(__file__).resolve().parents[2] / "shared" / "pose" / "expected"
-needs_shared = pytest.mark.skipif(not EXPECTED.is_dir(), reason="needs the real images in ../shared/pose/expected")
-
-
-def read_expected(name):
-    description = json.loads((EXPECTED / f"{name}.json").read_text())
-    people = np.zeros((len(description["people"]), NUM_PARTS, 3), np.float32)
-    for i, person in enumerate(description["people"]):
-        for part, values in person["parts"].items():
-            people[i, int(part)] = values
-    picture = np.asarray(Image.open(EXPECTED / f"{name}_pose.png").convert("RGB"))
-    return people, (description["height"], description["width"]), picture
-
-
-def expected_names():
-    return sorted(path.stem for path in EXPECTED.glob("*.json"))
+from tests.reference_data import REAL_IMAGES, real_pose
 
 
 def single(part, x, y):
@@ -71,14 +53,13 @@ def test_right_and_left_have_their_colours():
 # ---- drawing ----
 
 
-@needs_shared
-@pytest.mark.parametrize("name", expected_names())
+@pytest.mark.parametrize("name", REAL_IMAGES)
 def test_drawing_agrees_with_reference_pictures(name):
-    people, frame_size, picture = read_expected(name)
-    drawn = draw_people(people, frame_size).astype(float)
+    real = real_pose(name)
+    picture = real.drawing
+    drawn = draw_people(real.people, real.frame_size).astype(float)
     assert np.abs(drawn - picture).mean() < 0.08 * picture.mean()
-    swapped = draw_people(people, frame_size)[:, :, ::-1].astype(float)
-    assert np.abs(swapped - picture).mean() > 0.3 * picture.mean()
+    assert np.abs(drawn[:, :, ::-1] - picture).mean() > 0.3 * picture.mean()
 
 
 def test_a_disc_is_eleven_pixels_across():

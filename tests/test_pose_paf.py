@@ -1,6 +1,3 @@
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,14 +7,7 @@ from hypothesis import strategies as st
 from benchmarks.pose import standing_people, synthetic_maps
 from pose.paf import MAX_CANDIDATES, assemble, find_limbs, find_parts, group_people
 from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
-
-EXPECTED = Path(__file__).resolve().parents[2] / "shared" / "pose" / "expected"
-needs_shared = pytest.mark.skipif(not EXPECTED.is_dir(), reason="needs the real maps in ../shared/pose/expected")
-
-
-def real_maps(name):
-    with np.load(EXPECTED / f"{name}.npz") as arrays:
-        return arrays["heatmaps"].astype(np.float32), arrays["pafs"].astype(np.float32)
+from tests.reference_data import REAL_IMAGES, real_pose
 
 
 def random_maps(rng, height, width, smooth=True):
@@ -46,41 +36,33 @@ def assert_same_people(found, expected, tolerance):
 # ---- real maps ----
 
 
-@needs_shared
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXPECTED.glob("*.npz")))
+@pytest.mark.parametrize("name", REAL_IMAGES)
 def test_finds_the_people_of_the_reference_decoder(name):
-    description = json.loads((EXPECTED / f"{name}.json").read_text())
-    people = group_people(*real_maps(name))
-    assert people.dtype == np.float32
-    assert len(people) == len(description["people"])
-    for person, expected in zip(people, description["people"], strict=True):
-        parts = {int(part): values for part, values in expected["parts"].items()}
-        assert set(np.flatnonzero(person[:, 2])) == set(parts)
-        for part, values in parts.items():
-            assert np.abs(person[part] - values).max() < 1e-4
+    real = real_pose(name)
+    people = group_people(real.heatmaps, real.pafs)
+    assert people.dtype == np.float32 and people.shape == real.people.shape
+    assert np.array_equal(people[..., 2] > 0, real.people[..., 2] > 0)
+    assert np.abs(people - real.people).max() < 1e-4
 
 
-@needs_shared
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXPECTED.glob("*.npz")))
+@pytest.mark.parametrize("name", REAL_IMAGES)
 def test_part_and_limb_scores_add_up_to_the_reference_scores(name):
-    description = json.loads((EXPECTED / f"{name}.json").read_text())
-    heatmaps, pafs = real_maps(name)
-    part, x, y, score = find_parts(heatmaps)
-    limbs = find_limbs(pafs, part, x, y)
+    real = real_pose(name)
+    part, x, y, score = find_parts(real.heatmaps)
+    limbs = find_limbs(real.pafs, part, x, y)
     people = assemble(limbs, score.tolist())
-    for person, expected in zip(people, description["people"], strict=True):
+    for person, expected in zip(people, real.scores, strict=True):
         peaks = {peak for peak in person if peak >= 0}
         tree = [value for limb in limbs[:-2] for a, b, value in limb if a in peaks and b in peaks]
         loop = [value for limb in limbs[-2:] for a, b, value in limb if a in peaks and b in peaks]
         mean = (score[list(peaks)].sum() + sum(tree)) / len(peaks)
         # The limbs between shoulder and ear count only where they join two groups of parts.
         sums = [mean + sum(some) / len(peaks) for some in ([], loop[:1], loop[1:], loop)]
-        assert min(abs(value - expected["score"]) for value in sums) < 1e-3
+        assert min(abs(value - expected) for value in sums) < 1e-3
 
 
-@needs_shared
 def test_a_transposed_view_gives_the_same_people():
-    heatmaps, pafs = real_maps("ski")
+    heatmaps, pafs = real_pose("ski")[:2]
     people = group_people(heatmaps, pafs)
     views = [np.ascontiguousarray(maps.transpose(2, 0, 1)).transpose(1, 2, 0) for maps in (heatmaps, pafs)]
     assert np.array_equal(group_people(*views), people)

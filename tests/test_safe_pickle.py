@@ -3,7 +3,6 @@ import os
 import pickle
 import random
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from hypothesis import strategies as st
 
 from common.cli import UserError
 from fusion.scores import load_scores, save_scores
+from tests.reference_data import reference_scores, write_reference_pickles
 
-ROOT = Path(__file__).resolve().parent.parent
-REFERENCE = ROOT.parent / "shared" / "reference_scores"
 CLASSES = 4
 
 
@@ -120,14 +118,12 @@ def test_save_refuses_what_cannot_be_loaded_and_keeps_the_old_file(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.skipif(not REFERENCE.is_dir(), reason="../shared/reference_scores is not here")
-@pytest.mark.parametrize("stream", ["spatial", "motion_pose"])
-def test_reference_scores(stream):
-    path = REFERENCE / f"{stream}_video_preds.pickle"
-    with path.open("rb") as file:
-        expected = pickle.load(file)
-    assert len(expected) == 550
-    assert_same(load_scores(path), expected)
+def test_reference_scores(tmp_path):
+    for path in write_reference_pickles(tmp_path):
+        assert b"numpy.core.multiarray" in path.read_bytes()
+        expected = reference_scores(path.name.removesuffix("_video_preds.pickle"))
+        assert len(expected) == 550
+        assert_same(load_scores(path), expected)
 
 
 # ---- what is refused, as data ----

@@ -1,10 +1,9 @@
-import csv
-
 import numpy as np
 import pytest
 
 from dataloader.sampling import clips_for_testing, num_starts, random_state, segment_starts, stack_indices
 from dataloader.sampling import test_starts as starts_of
+from tests.reference_data import ucf101_lengths
 
 
 def check_starts(n):
@@ -25,11 +24,10 @@ def test_starts_of_short_videos(n):
     check_starts(n)
 
 
-def test_starts_of_all_ucf101_lengths(shared):
-    with open(shared / "ucf101" / "frame_counts.csv") as file:
-        lengths = [int(row["frames"]) for row in csv.DictReader(file)]
-    assert len(lengths) == 13320
-    for n in set(lengths):
+def test_starts_of_all_ucf101_lengths():
+    lengths = ucf101_lengths()
+    assert sum(lengths.values()) == 13320
+    for n in lengths:
         check_starts(n)
 
 

@@ -1,0 +1,195 @@
+"""Files as they get damaged: empty, cut off, of another kind. The scripts name them in one line, and run none."""
+
+import io
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from fusion.scores import load_scores
+from pose.keypoints import FILE_NAME, save_keypoints
+from tests.helpers import STREAMS, assert_error, call_main, train_script
+from utils import load_checkpoint
+
+
+def npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, weights=np.ones(3))
+    return file.getvalue()
+
+
+FAULTS = {
+    "empty": lambda sound: b"",
+    "cut": lambda sound: sound[: len(sound) // 2],
+    "page": lambda sound: b"<!DOCTYPE html>\n<title>404 Not Found</title>\n",  # what a failed download leaves
+    "other": lambda sound: npz(),
+}
+faults = pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    """The record of one epoch of the spatial stream."""
+    record = tmp_path_factory.mktemp("trained")
+    finished = train_script("spatial", tiny, record, "--epochs", 1, inline=True)
+    assert finished.returncode == 0, finished.stderr
+    return record
+
+
+@faults
+def test_checkpoints(fault, trained, tiny, tmp_path):
+    path = tmp_path / "broken.pth.tar"
+    path.write_bytes(fault((trained / "checkpoint.pth.tar").read_bytes()))
+    assert_error(train_script("spatial", tiny, tmp_path / "record", "--resume", path, inline=True), str(path))
+    assert_error(call_main("predict", tmp_path / "a.avi", "--spatial", path), str(path))
+
+
+@faults
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_starting_weights(fault, ending, trained, tiny, tmp_path):
+    path = tmp_path / f"broken.{ending}"
+    state = load_checkpoint(trained / "checkpoint.pth.tar")["state_dict"]
+    if ending == "safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    else:
+        torch.save(state, path)
+    path.write_bytes(fault(path.read_bytes()))
+    assert_error(train_script("spatial", tiny, tmp_path / "record", "--weights", path, inline=True), str(path))
+
+
+@faults
+@pytest.mark.parametrize("stream", STREAMS)
+def test_images(fault, stream, own_tiny, tmp_path):
+    (video,) = (own_tiny / STREAMS[stream][1]).glob("*Diving_g03_c01")
+    for path in video.iterdir():
+        path.write_bytes(fault(path.read_bytes()))
+    # The whole training list is one batch, so that nothing is computed before the fault is met.
+    finished = train_script(stream, own_tiny, tmp_path / "record", "--batch-size", 12, inline=True)
+    assert_error(finished, f"{video}/frame0000", "Diving_g03_c01", "--skip-broken")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_images_are_skipped_on_demand(workers, own_tiny, trained, tmp_path):
+    path = own_tiny / "frames" / "v_Diving_g01_c01" / "frame000001.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    arguments = ("--resume", trained / "checkpoint.pth.tar", "--evaluate", "--workers", workers)
+    assert_error(train_script("spatial", own_tiny, tmp_path, *arguments, inline=True), str(path), "--skip-broken")
+    finished = train_script("spatial", own_tiny, tmp_path, *arguments, "--skip-broken", inline=True)
+    assert finished.returncode == 0 and finished.stderr.count(str(path)) == 1, finished.stderr
+    scores = (load_scores(folder / "spatial_video_preds.pickle") for folder in (tmp_path, trained))
+    assert set.symmetric_difference(*map(set, scores)) == {"Diving_g01_c01"}
+
+
+def test_an_image_whose_header_claims_gigabytes(own_tiny, trained, tmp_path):
+    path = own_tiny / "frames" / "v_Diving_g01_c01" / "frame000001.jpg"
+    data = path.read_bytes()
+    at = data.index(b"\xff\xc0") + 5  # height and width
+    path.write_bytes(data[:at] + b"\xff\xf0\xff\xf0" + data[at + 4 :])
+    arguments = ("--resume", trained / "checkpoint.pth.tar", "--evaluate")
+    assert_error(train_script("spatial", own_tiny, tmp_path, *arguments, inline=True), str(path), "pixels")
+
+
+@faults
+def test_keypoints(fault, own_tiny, tmp_path):
+    for folder in (own_tiny / "pose_flow").iterdir():
+        count = len(list(folder.iterdir()))
+        people = np.full((count, 18, 3), 0.5, np.float32)
+        save_keypoints(folder / FILE_NAME, people, np.arange(1, count + 1, dtype=np.int32), count, (40, 40))
+    path = own_tiny / "pose_flow" / "TaiChi_g03_c01" / FILE_NAME
+    path.write_bytes(fault(path.read_bytes()))
+    arguments = ("motion_pose", own_tiny, tmp_path / "record", "--from-keypoints")
+    assert_error(train_script(*arguments, inline=True), str(path), "TaiChi_g03_c01")
+
+
+@pytest.mark.parametrize("name", ["trainlist04.txt", "testlist04.txt", "classInd15.txt"])
+@pytest.mark.parametrize("content", [b"", npz(), b"\xff\xfe1\x00 \x00A\x00", b"name,label\nArchery,1\n"])
+def test_lists(name, content, own_tiny, tmp_path):
+    (own_tiny / "lists" / name).write_bytes(content)
+    assert_error(train_script("spatial", own_tiny, tmp_path / "record", inline=True), name)
+
+
+@pytest.mark.parametrize("content", [b"Epoch,Loss\nzero,1\n", npz()])
+def test_records(content, trained, tiny, tmp_path):
+    record = tmp_path / "record"
+    shutil.copytree(trained, record)
+    (record / "rgb_train.csv").write_bytes(content)
+    arguments = ("--resume", record / "checkpoint.pth.tar", "--epochs", 2, "--batch-size", 12)
+    assert_error(train_script("spatial", tiny, record, *arguments, inline=True), str(record / "rgb_train.csv"))
+    assert (record / "rgb_train.csv").read_bytes() == content
+    assert load_checkpoint(record / "checkpoint.pth.tar")["epoch"] == 1
+
+
+@faults
+def test_score_pickles(fault, trained, tiny, tmp_path):
+    path = tmp_path / "broken_video_preds.pickle"
+    path.write_bytes(fault((trained / "spatial_video_preds.pickle").read_bytes()))
+    assert_error(call_main("average_fusion", path, "--ucf-list", tiny / "lists", "--out", tmp_path / "out"), str(path))
+
+
+@pytest.mark.parametrize("content", [b'{"v_Archery_g01_c01": [1', b'{"v_Archery_g01_c01": "many"}'])
+def test_a_broken_cache_of_frame_counts_is_counted_again(content, trained, own_tiny, tmp_path):
+    (own_tiny / "frames" / ".frame_counts.json").write_bytes(content)
+    arguments = ("--resume", trained / "checkpoint.pth.tar", "--evaluate")
+    finished = train_script("spatial", own_tiny, tmp_path, *arguments, inline=True)
+    assert finished.returncode == 0 and finished.stderr == ""
+    scores, expected = ((folder / "spatial_video_preds.pickle").read_bytes() for folder in (tmp_path, trained))
+    assert scores == expected
+
+
+def test_a_gap_in_the_numbers_stops_the_run_before_it_starts(own_tiny, tmp_path):
+    (own_tiny / "frames" / "v_TaiChi_g04_c01" / "frame000009.jpg").unlink()
+    finished = train_script("spatial", own_tiny, tmp_path / "record", inline=True)
+    assert_error(finished, "frame000009.jpg is missing", "TaiChi_g04_c01")
+    assert not (tmp_path / "record").exists()
+
+
+def test_images_of_any_colour_and_size_are_taken_as_they_are(own_tiny, trained, tmp_path):
+    for video in (own_tiny / "frames").iterdir():
+        with Image.open(video / "frame000001.jpg") as image:
+            for number, (mode, size) in enumerate((("L", (50, 70)), ("CMYK", (48, 36)), ("RGB", (33, 200))), 1):
+                image.convert(mode).resize(size).save(video / f"frame{number:06d}.jpg")
+    arguments = ("--resume", trained / "checkpoint.pth.tar", "--evaluate")
+    finished = train_script("spatial", own_tiny, tmp_path, *arguments, inline=True)
+    assert finished.returncode == 0 and finished.stderr == "", finished.stderr
+
+
+# ---- files that would run code ----
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+def test_no_file_runs_anything(own_tiny, tmp_path):
+    canary = tmp_path / "canary"
+    evil = Touch(canary)
+    checkpoint = {"epoch": 1, "best_prec1": 0.0, "state_dict": {"conv1.weight": evil}}
+    for name, zipped in (("new.pth.tar", True), ("old.pth.tar", False)):
+        torch.save(checkpoint, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    (tmp_path / "plain.pth.tar").write_bytes(pickle.dumps(checkpoint))
+    torch.load(tmp_path / "new.pth.tar", weights_only=False)
+    assert canary.exists()
+    canary.unlink()
+    for name in ("new.pth.tar", "old.pth.tar", "plain.pth.tar"):
+        for option in ("--resume", "--weights"):
+            finished = train_script("spatial", own_tiny, tmp_path / "record", option, tmp_path / name, inline=True)
+            assert_error(finished, name)
+    path = tmp_path / "spatial_video_preds.pickle"
+    for vector in (evil, np.array([evil], object)):
+        path.write_bytes(pickle.dumps({"A_g01_c01": np.ones(3, np.float32), "B_g01_c01": vector}))
+        assert_error(call_main("average_fusion", path, "--ucf-list", own_tiny / "lists", "--out", tmp_path), str(path))
+    path = own_tiny / "pose_flow" / "TaiChi_g03_c01" / FILE_NAME
+    np.savez(path, keypoints=np.array([evil], object), frame=np.ones(1, np.int32), num_frames=1, frame_size=[9, 9])
+    assert_error(train_script("motion_pose", own_tiny, tmp_path / "record", "--from-keypoints", inline=True), FILE_NAME)
+    assert not canary.exists()
