@@ -251,6 +251,14 @@ def test_weights_are_chosen_on_training_videos_that_differ_from_test_videos_by_c
     assert f"on the {len(names['train'])} validation videos" in finished.stdout
 
 
+def test_weights_are_chosen_on_the_validation_list(data, tmp_path):
+    pickles = [data / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS]
+    lists = ("--ucf-list", data / "lists", "--split", "07", "--class-index", "classInd.txt")
+    fusion = ("average_fusion", *pickles, *lists, "--weights", "auto", "--out", tmp_path / "fusion")
+    assert f"on the {len(listed(data, 'val'))} validation videos" in step(*fusion, "--val-list", "vallist{split}.txt")
+    assert_error(call_main(*fusion), "videos are not in the training list")
+
+
 def test_a_missing_video_is_named(data, tmp_path):
     line = next(line for line in listed(data, "train") if "/" in key_of(line))
     (folder,) = (
