@@ -76,6 +76,7 @@ def data(tmp_path_factory) -> Path:
                 "--evaluate",
                 "--resume",
                 record / "model_best.pth.tar",
+                "--allow-other-split",
                 "--record",
                 root / "runs" / split / stream,
             )
