@@ -1,4 +1,4 @@
-# make demo: from made-up videos to a fused accuracy, about 10 minutes on 2 CPU cores.
+# make demo: from synthetic videos to a fused accuracy, 6 to 8 minutes on 2 CPU cores.
 # make test: the tests. Both create .venv and install what they need when it is missing or outdated.
 PYTHON ?= python3
 VENV := .venv
@@ -25,7 +25,7 @@ lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 
 # The demo trains from random weights on small images, hence other learning rates and epochs than the defaults;
-# groups 35 and 36 choose the model, the test list is looked at once. A run that was stopped goes on.
+# groups 35 and 36 choose the model, the test list is looked at once. A run that was stopped is resumed.
 LISTS := --ucf-list $(DEMO)/UCF_list
 SMALL := $(LISTS) --weights none --image-size 64 --batch-size 8 --val-groups 35,36 --seed $(SEED)
 SPATIAL := $(DEMO)/record/spatial
