@@ -1,6 +1,7 @@
 """Work in several processes and on several machines."""
 
 import contextlib
+import gc
 import hashlib
 import itertools
 import multiprocessing
@@ -48,6 +49,7 @@ def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[t
     workers = min(workers, len(jobs))
     others = set(multiprocessing.active_children())
     queue, running = iter(jobs), {}
+    gc.collect()  # a forked process would wait for ever in destroying garbage whose threads it does not have
     with worker_pool(workers, start_method=None) as pool:
         try:
             while True:

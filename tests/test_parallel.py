@@ -1,6 +1,7 @@
 """Jobs in several processes: their results, their failures, and how they end."""
 
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -55,3 +56,29 @@ def test_closing_ends_running_jobs_at_once(tmp_path):
     for path in tmp_path.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.name), 0)
+
+
+class Session:
+    """Lies in a cycle, as a network's session in its closures, and notes which process destroys it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.itself = folder, self
+
+    def __del__(self):
+        (self.folder / str(os.getpid())).touch()
+
+
+def collect(job: int) -> int:
+    gc.collect()
+    return job
+
+
+def test_what_is_garbage_here_is_not_destroyed_in_the_workers(tmp_path):
+    """A session's destructor waits for its threads, which a forked process does not have."""
+    gc.disable()
+    try:
+        Session(tmp_path)
+        assert len(list(run_parallel(collect, range(4), 2))) == 4
+    finally:
+        gc.enable()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
