@@ -188,20 +188,20 @@ def overlay_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None
     return paths
 
 
-def find_keypoints(place: Path, video: Path) -> Path:
-    """The keypoints file of a video: `place` itself, or the one in the video's folder below `place`.
+def find_keypoints(source: Path, video: Path) -> Path:
+    """The keypoints file of a video: `source` itself, or the one in the video's folder below `source`.
 
     That is called as in the split lists, `VIDEO` or `CLASS/VIDEO`. Raises `UserError` if there is none.
     """
-    if not place.is_dir():
-        return place
-    if (place / FILE_NAME).is_file():
-        return place / FILE_NAME
+    if not source.is_dir():
+        return source
+    if (source / FILE_NAME).is_file():
+        return source / FILE_NAME
     listed = Video(stem(video.name), 0, normal(video.resolve().parent.name), str(video))
-    for folder in VideoFolders(place).of(listed):
-        if (place / folder / FILE_NAME).is_file():
-            return place / folder / FILE_NAME
-    raise UserError(f"no keypoints for it; expected {place / stem(video.name) / FILE_NAME}")
+    for folder in VideoFolders(source).of(listed):
+        if (source / folder / FILE_NAME).is_file():
+            return source / folder / FILE_NAME
+    raise UserError(f"no keypoints for it; expected {source / stem(video.name) / FILE_NAME}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import itertools
 import resource
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +20,10 @@ from benchmarks import plain
 from dataloader.names import Video
 from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import EpochBatches, VideoDataset, testing_loader, training_loader
-from network import build_network
+from network import Model, build_network
 from training.engine import Context, evaluate, train_one_epoch
-from training.streams import MOTION_POSE, MOTION_POSE_FROM_KEYPOINTS, SPATIAL
+from training.streams import MOTION_POSE, SPATIAL
+from utils import memory_format
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class Pipeline(NamedTuple):
 
 def prepare(root: Path, stream: str, setup: Setup):
     """(stream, videos to train on, one batch of them, videos to test, sampling function) of videos in `root`."""
-    what = {"spatial": SPATIAL, "keypoints": MOTION_POSE_FROM_KEYPOINTS}.get(stream, MOTION_POSE)
-    good, bad, sample = what.prepare(root / ("frames" if stream == "spatial" else "pose_flow"), setup.listed)
+    what = SPATIAL if stream == "spatial" else MOTION_POSE
+    data = root / ("frames" if stream == "spatial" else "pose_flow")
+    good, bad, sample = what.prepare(Namespace(data=data, from_keypoints=stream == "keypoints"), setup.listed)
     assert not bad, bad
     return what, list(itertools.islice(itertools.cycle(good), setup.batch(stream))), good, sample
 
@@ -67,10 +70,11 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     what, training, tested, sample = prepare(root, stream, setup)
     read = partial(sample, image_size=setup.size)
     device, cuda = setup.device, setup.device.type == "cuda"
-    context = Context(device, setup.size, what.length, what.mean, what.std, amp=cuda)
+    context = Context(what, device, amp=cuda)
     torch.manual_seed(0)
     network = build_network("resnet18", what.in_channels, setup.classes)
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device, memory_format=memory_format(device))
+    model = Model(network, "resnet18", setup.size, classes=None)
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, fused=cuda)
     scaler = torch.amp.GradScaler(device.type, enabled=cuda)
     train_set, test_set = VideoDataset(training, read), VideoDataset(tested, read)
@@ -84,7 +88,7 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
 
     return Pipeline(
         train=lambda: train_one_epoch(network, loader, optimizer, scaler, context, next(epochs)),
-        test=lambda: evaluate(network, test_loader, context)["scores"],
+        test=lambda: evaluate(model, test_loader, context)["scores"],
         sample=read_sample,
         network=network,
         loaders=(loader, test_loader),

@@ -70,7 +70,7 @@ def write_checkpoint(path: Path, channels: int, seed: int, classes=CLASSES, coun
 
 
 def people_of(picture: np.ndarray) -> np.ndarray:
-    """One person or two whose places depend on every pixel, slightly, and all parts of whom are found."""
+    """One person or two whose coordinates depend on every pixel, slightly, and all parts of whom are found."""
     values = picture.astype(np.float64)
     centre = 0.3 + 0.4 * (values.mean((0, 1)) * 7.3 % 1)
     person = np.ones((NUM_PARTS, 3), np.float32)
@@ -238,8 +238,8 @@ def test_keypoints_file_and_nested_folders(data, tmp_path):
     nested = tmp_path / "flow" / "Bäume fällen" / "v_kurz - hoch"
     nested.mkdir(parents=True)
     nested.joinpath(file.name).write_bytes(file.read_bytes())
-    for place in (file, file.parent, tmp_path / "flow"):
-        result = run_json(data, tmp_path, *paths(data, 1), *streams(data), "--keypoints", place)
+    for source in (file, file.parent, tmp_path / "flow"):
+        result = run_json(data, tmp_path, *paths(data, 1), *streams(data), "--keypoints", source)
         assert distance(result["videos"][0]["streams"]["motion_pose"], data, "motion_pose", "kurz - hoch") < 1e-3
 
 
@@ -401,14 +401,14 @@ def test_scores_that_are_not_finite(data, tmp_path):
     [
         ("", ["--spatial", "--motion"]),
         ("--motion M", ["--motion", "--model", "--keypoints"]),
-        ("--motion S --keypoints FLOW", ["spatial.pth.tar", "3 input channels", "motion_pose", "30"]),
-        ("--spatial M", ["motion.pth.tar", "30 input channels", "spatial"]),
+        ("--motion S --keypoints FLOW", ["spatial.pth.tar", "3 input channels", "this stream has 30"]),
+        ("--spatial M", ["motion.pth.tar", "30 input channels", "this stream has 3;"]),
         (
             "--spatial S --motion OTHER --keypoints FLOW",
             ["number 2", "'Bäume fällen'", "'Rowing'", "different classes"],
         ),
         ("--spatial S --motion FEWER --keypoints FLOW", ["number 3", "'Diving'", "missing", "different classes"]),
-        ("--spatial BAD", ["bad.pth.tar", "'classes'"]),
+        ("--spatial BAD", ["bad.pth.tar", "2 classes", "3"]),
         ("--spatial VIDEO", ["one.mkv", "checkpoint"]),
         ("--spatial NONE", ["none.pth.tar", "no such file"]),
         ("--spatial S --weights 1 2", ["--weights", "both streams"]),
