@@ -1,0 +1,99 @@
+"""Training learns, batch norm's statistics move, and mixed precision and compiling are used where asked for."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_hook
+from torchvision.models import resnet18
+
+from tests.helpers import CLASSES, STREAMS, train_script, write_images, write_lists
+from utils import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    """Two training videos and one test video of each class, told apart by their colour."""
+    root = tmp_path_factory.mktemp("six")
+    listed = {"train": [], "test": []}
+    for label, name in enumerate(CLASSES):
+        for group in (1, 2, 3):
+            stem = f"{name}_g{group:02d}_c01"
+            listed["test" if group == 3 else "train"].append(f"{name}/v_{stem}.avi")
+            for seed, folder in enumerate((root / "frames" / f"v_{stem}", root / "pose_flow" / stem)):
+                write_images(folder, 4, 100 * seed + 10 * label + group, (40, 40), label)
+    write_lists(root / "lists", listed["train"], listed["test"])
+    return root
+
+
+def train(stream, data, record, *arguments) -> dict:
+    """Run a stream's script with the six videos as one batch; returns the checkpoint."""
+    finished = train_script(stream, data, record, "--batch-size", 6, *arguments, inline=True)
+    assert finished.returncode == 0, finished.stderr
+    return load_checkpoint(record / "checkpoint.pth.tar")
+
+
+def statistics(state: dict) -> dict:
+    return {name: tensor for name, tensor in state.items() if "running_" in name}
+
+
+@pytest.mark.parametrize(("stream", "seed"), [("spatial", 0), ("spatial", 1), ("motion_pose", 0)])
+def test_six_videos_are_overfitted(stream, seed, six, tmp_path):
+    arguments = ("--epochs", 8, "--lr", 0.01, "--lr-patience", 99, "--seed", seed)
+    checkpoint = train(stream, six, tmp_path, *arguments)
+    table = pd.read_csv(tmp_path / f"{STREAMS[stream][2]}_train.csv")
+    assert table["Loss"][0] == pytest.approx(math.log(3), rel=0.5)
+    assert table["Loss"].iloc[-1] < table["Loss"][0] / 10
+    assert table["Prec@1"].iloc[-1] == 100
+    steps = {int(tensor) for name, tensor in checkpoint["state_dict"].items() if "num_batches" in name}
+    assert steps == {8}  # batch norm took part in training
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batch_norm_statistics_move_unless_frozen(frozen, six, tmp_path):
+    state = resnet18().state_dict()
+    generator = torch.Generator().manual_seed(0)
+    for tensor in statistics(state).values():
+        tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator))
+    torch.save(state, tmp_path / "start.pth")
+    arguments = ("--epochs", 1, "--lr", 1e-3, "--weights", tmp_path / "start.pth", *["--freeze-bn"] * frozen)
+    trained = train("spatial", six, tmp_path / "record", *arguments)["state_dict"]
+    for name, tensor in statistics(state).items():
+        assert torch.equal(trained[name], tensor) == frozen, name
+    assert not torch.equal(trained["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_mixed_precision_is_used_when_asked_for(amp, six, tmp_path):
+    types = {True: set(), False: set()}
+
+    def note(module, inputs, output):
+        if isinstance(module, torch.nn.Conv2d):
+            types[module.training].add(output.dtype)
+
+    hook = register_module_forward_hook(note)
+    try:
+        checkpoint = train("spatial", six, tmp_path, "--epochs", 1, "--amp" if amp else "--no-amp")
+    finally:
+        hook.remove()
+    assert types[True] == types[False] == {torch.bfloat16 if amp else torch.float32}
+    assert {tensor.dtype for tensor in checkpoint["state_dict"].values()} == {torch.float32, torch.int64}
+
+
+def test_compiled_training_gives_the_same_network(six, tmp_path, monkeypatch):
+    plain = train("spatial", six, tmp_path / "plain", "--epochs", 1)
+    compiled = []
+
+    def compile_for_eager(network, **options):
+        # Dynamo traces the network, but its graphs are run as they are: machine code takes minutes to make on CPUs.
+        compiled.append(network)
+        return original(network, **options, backend="eager")
+
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_for_eager)
+    traced = train("spatial", six, tmp_path / "compiled", "--epochs", 1, "--compile")
+    assert len(compiled) == 1
+    assert list(traced["state_dict"]) == list(plain["state_dict"])
+    for name, tensor in plain["state_dict"].items():
+        assert torch.allclose(traced["state_dict"][name], tensor, atol=1e-6), name
