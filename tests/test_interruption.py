@@ -126,7 +126,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tiny, tmp_path)
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_error(finished, "File too large", ".pth.tar")
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.tar")} == before
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".tmp-*"))
 
 
 def test_atomic_write_keeps_the_old_file_on_any_error(tmp_path):
