@@ -91,7 +91,7 @@ def test_an_image_whose_header_claims_gigabytes(own_tiny, trained, tmp_path):
     at = data.index(b"\xff\xc0") + 5  # height and width
     path.write_bytes(data[:at] + b"\xff\xf0\xff\xf0" + data[at + 4 :])
     arguments = ("--resume", trained / "checkpoint.pth.tar", "--evaluate")
-    assert_error(train_script("spatial", own_tiny, tmp_path, *arguments, inline=True), str(path), "pixels")
+    assert_error(train_script("spatial", own_tiny, tmp_path, *arguments, inline=True), str(path))
 
 
 @faults

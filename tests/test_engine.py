@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from common.images import BrokenImage
 from dataloader.frame_index import IndexedVideo
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import EpochBatches, Sample, VideoDataset, training_loader
@@ -98,18 +99,16 @@ def test_a_process_without_a_whole_video_steps_with_the_others(monkeypatch):
     network = small_network()
     before = [weight.detach().clone() for weight in network.parameters()]
     data = dataset(4)
-    data.sample = lambda video, generator: (_ for _ in ()).throw(engine_broken())
+
+    def broken(video, generator):
+        raise BrokenImage("x.jpg: broken")
+
+    data.sample = broken
     loader = training_loader(data, EpochBatches(4, 4, 0), workers=0, pin=False)
     context = Context(SPATIAL, CPU, skip_broken=True, accumulate=2, processes=Processes(0, 2, 0))
     train_one_epoch(network, loader, torch.optim.SGD(network.parameters(), lr=0.1), no_scaler(), context, 0)
     assert all(torch.equal(a, b) and a.grad is not None for a, b in zip(network.parameters(), before, strict=True))
     assert len(context.skipped) == 4
-
-
-def engine_broken():
-    from dataloader.images import BrokenImage
-
-    return BrokenImage("x.jpg: broken")
 
 
 def test_labels_are_listed_once_per_test():

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from common.atomic import recover_folders
 from common.cli import UserError
-from training.distributed import Processes
 from training.streams import Stream
 
 try:
@@ -36,31 +35,36 @@ def run_files(record: Path, stream: Stream) -> list[Path]:
     return [path for path in names if path.exists()]
 
 
-@contextlib.contextmanager
-def open_record(args: Namespace, stream: Stream, processes: Processes) -> Iterator[None]:
-    """Take `args.record` for one training run: refuse one that holds another run, lock it until the block ends.
+def check_record(args: Namespace, stream: Stream) -> None:
+    """Raise `UserError` if `args.record` holds a run that is not the one of `--resume`, nor to be overwritten."""
+    record, there = args.record, run_files(args.record, stream)
+    own = args.resume is not None and args.resume.resolve().parent == record.resolve()
+    if args.overwrite and own:
+        raise UserError(f"--overwrite would remove {args.resume}, which --resume needs; leave one of them out")
+    # A run that ended before its first checkpoint left nothing that could be resumed, or missed.
+    if not own and not args.overwrite and any(path.suffix in (".tar", ".pickle") for path in there):
+        where = f"resume it with --resume {record / CHECKPOINT}, " if record / CHECKPOINT in there else ""
+        raise UserError(f"{record}: holds a run; {where}give another --record, or remove it with --overwrite")
 
-    Testing needs neither. Raises `UserError` if it holds a run that is neither the one of `--resume` nor to be
-    overwritten (`--overwrite`), or if another process trains there. A killed process keeps no lock.
+
+@contextlib.contextmanager
+def open_record(args: Namespace, stream: Stream) -> Iterator[None]:
+    """Take `args.record` for one training run: lock it until the block ends, and remove what is to be overwritten.
+
+    Raises `UserError` as `check_record` does, or if another run trains there. A killed process keeps no lock.
     """
-    record = args.record
-    if args.evaluate or not processes.main:
-        yield
-        return
-    record.mkdir(parents=True, exist_ok=True)
-    with (record / ".lock").open("a") as lock:
+    args.record.mkdir(parents=True, exist_ok=True)
+    with (args.record / ".lock").open("a") as lock:
         try:
             if fcntl:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise UserError(f"{record}: another run is training there; wait for it, or give another --record") from None
-        recover_folders(record)  # what killed runs left
-        there = run_files(record, stream)
-        own = args.resume is not None and args.resume.resolve().parent == record.resolve()
-        if args.overwrite and own:
-            raise UserError(f"--overwrite would remove {args.resume}, which --resume needs; leave one of them out")
-        # A run that ended before its first checkpoint left nothing that could be resumed, or missed.
-        if not own and not args.overwrite and any(path.suffix in (".tar", ".pickle") for path in there):
-            where = f"resume it with --resume {record / CHECKPOINT}, " if record / CHECKPOINT in there else ""
-            raise UserError(f"{record}: holds a run; {where}give another --record, or remove it with --overwrite")
+            raise UserError(
+                f"{args.record}: another run is training there; wait for it, or give another --record"
+            ) from None
+        recover_folders(args.record)  # what killed runs left
+        check_record(args, stream)
+        if args.overwrite:
+            for path in run_files(args.record, stream):
+                path.unlink()
         yield

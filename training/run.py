@@ -1,5 +1,6 @@
 """A run of a stream, from its options to a trained or tested network."""
 
+import contextlib
 import signal
 import sys
 import time
@@ -19,7 +20,7 @@ from network import Model, build_network, load_starting_weights, read_model
 from training.distributed import Processes, gather, join_processes, wait_for_main
 from training.engine import Context, Stopped, evaluate
 from training.loop import fit
-from training.record import BEST, CHECKPOINT, open_record, run_files, scores_path
+from training.record import BEST, CHECKPOINT, check_record, open_record, scores_path
 from training.resume import check_same_videos, fingerprint, restore_run
 from training.streams import Stream
 from utils import StopRequest, catch_stop_signals, environment, memory_format, pick_device, seed_everything, write_json
@@ -31,7 +32,7 @@ def run_stream(args: Namespace, stream: Stream) -> int:
         raise UserError("--evaluate needs a checkpoint to test; give it with --resume CHECKPOINT")
     with catch_stop_signals() as stop:
         try:
-            with join_processes() as processes, open_record(args, stream, processes):
+            with join_processes() as processes:
                 return _run(args, stream, processes, stop)
         except Stopped:
             pass
@@ -46,6 +47,8 @@ def run_stream(args: Namespace, stream: Stream) -> int:
 
 def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopRequest) -> int:
     started = time.time()
+    if not args.evaluate:
+        check_record(args, stream)
     # What the checkpoint knows of its run, unless the command line says otherwise.
     model = read_model(args.resume, stream.in_channels) if args.resume else None
     changed = restore_run(args, model) if model else {}
@@ -68,17 +71,15 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
     if args.evaluate:
         figures = {what: score(args, model, loader, context, what) for what, loader in loaders.items()}
     else:
-        if args.overwrite and processes.main:
-            for path in run_files(args.record, stream):
-                path.unlink()
         context.training_videos = fingerprint(split.train)
-        figures = fit(args, model, loaders, context, changed)
-        if split.val:
-            if (args.record / BEST).exists():
-                best = read_model(args.record / BEST, stream.in_channels)
-                model.network.load_state_dict(best.network.state_dict())
-            test_loader = make_loader(args, split.test, "test", context)
-            figures["test"] = score(args, model, test_loader, context, "test")
+        with open_record(args, stream) if processes.main else contextlib.nullcontext():
+            figures = fit(args, model, loaders, context, changed)
+            wait_for_main(processes)  # which may still be writing its best model
+            if split.val:
+                if (args.record / BEST).exists():
+                    best = read_model(args.record / BEST, stream.in_channels)
+                    model.network.load_state_dict(best.network.state_dict())
+                figures["test"] = score(args, model, make_loader(args, split.test, "test", context), context, "test")
 
     skipped = {name: reason for part in gather(processes, context.skipped) for name, reason in part.items()}
     if processes.main:
