@@ -94,7 +94,7 @@ STREAMS = {
 def train_script(stream: str, data: Path, record: Path, *arguments, inline: bool = False, **options):
     """Run a stream's script on a tiny data set, as a process of its own unless `inline`."""
     script, folder, _ = STREAMS[stream]
-    places = ("--data", data / folder, "--ucf-list", data / "lists", "--record", record)
+    paths = ("--data", data / folder, "--ucf-list", data / "lists", "--record", record)
     if inline:
-        return call_main(script.removesuffix(".py"), *places, *FAST, *arguments)
-    return run_script(script, *places, *FAST, *arguments, **options)
+        return call_main(script.removesuffix(".py"), *paths, *FAST, *arguments)
+    return run_script(script, *paths, *FAST, *arguments, **options)

@@ -23,8 +23,8 @@ from utils import load_checkpoint, save_checkpoint, write_record
 
 def start(stream, data, record, *arguments) -> subprocess.Popen:
     script, folder, _ = STREAMS[stream]
-    places = ["--data", data / folder, "--ucf-list", data / "lists", "--record", record]
-    command = [sys.executable, str(ROOT / script), *map(str, [*places, *FAST, *arguments])]
+    paths = ["--data", data / folder, "--ucf-list", data / "lists", "--record", record]
+    command = [sys.executable, str(ROOT / script), *map(str, [*paths, *FAST, *arguments])]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **pipes)
@@ -81,11 +81,11 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
     class FullDisk:
         def __init__(self, file):
-            self.file, self.room = file, 5000
+            self.file, self.left = file, 5000
 
         def write(self, data):
-            self.room -= len(bytes(data))
-            if self.room < 0:
+            self.left -= len(bytes(data))
+            if self.left < 0:
                 raise OSError(28, "No space left on device")
             return self.file.write(data)
 

@@ -84,7 +84,8 @@ def test_evaluate_writes_scores_and_nothing_else(trained, tmp_path):
     finished = train_script(stream, data, tmp_path / "record", "--resume", best, "--evaluate")
     assert finished.returncode == 0, finished.stderr
     after = {path.name: path.read_bytes() for path in (tmp_path / "record").iterdir()}
-    assert json.loads(after.pop("evaluation.json"))["figures"]["test"]["prec1"] >= 0
+    figures = json.loads(after.pop("evaluation.json"))["figures"]["test"]
+    assert figures["prec1"] == json.loads(before["summary.json"])["figures"]["best_prec1"]
     assert after == before
 
 

@@ -1,4 +1,4 @@
-"""All 101 classes of UCF101, on made-up short videos: training, testing, fusion, and fusion over three splits."""
+"""All 101 classes of UCF101, on short synthetic videos: training, testing, fusion, and fusion over three splits."""
 
 import csv
 import json
@@ -36,13 +36,13 @@ def write_video(folder: Path, count: int, colour: tuple[int, int, int]) -> None:
         Image.new("RGB", (36, 32), tuple(value + number for value in colour)).save(folder / f"frame{number:06d}.jpg")
 
 
-def folder_of(stream: str, path: str, place: int) -> str:
+def folder_of(stream: str, path: str, number: int) -> str:
     """The name under which a listed video lies on disk, HandStandPushups in both spellings."""
     name = Path(path).stem
-    if place % 2:
+    if number % 2:
         name = name.replace("HandStandPushups", "HandstandPushups")
     # Both streams accept folders with and without `v_`.
-    return name if (stream == "spatial") == (place % 3 > 0) else name.removeprefix("v_")
+    return name if (stream == "spatial") == (number % 3 > 0) else name.removeprefix("v_")
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +58,12 @@ def data(tmp_path_factory) -> Path:
         listed += test if split != "01" else test + [line.split(" ")[0] for line in train]
         (root / "lists" / f"trainlist{split}.txt").write_text("\n".join(train) + "\n")
         (root / "lists" / f"testlist{split}.txt").write_text("\n".join(test) + "\n")
-    number = {name: i for i, name in enumerate(class_names())}
-    for place, path in enumerate(sorted(set(listed))):
-        label = number[path.split("/")[0]]
+    labels = {name: label for label, name in enumerate(class_names())}
+    for number, path in enumerate(sorted(set(listed))):
+        label = labels[path.split("/")[0]]
         for stream, (_, images) in STREAMS.items():
             colour = (label % 5 * 50, label // 5 % 5 * 50, label // 25 * 50)
-            write_video(root / images / folder_of(stream, path, place), 2 + place % 2, colour)
+            write_video(root / images / folder_of(stream, path, number), 2 + number % 2, colour)
     for stream, (script, images) in STREAMS.items():
         common = (script, "--data", root / images, "--ucf-list", root / "lists", *INDEX, *FAST)
         record = root / "runs" / "01" / stream
