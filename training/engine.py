@@ -95,10 +95,10 @@ def train_one_epoch(
             # A batch smaller than the number of processes went to all of them.
             repeats = processes.world if batches.size(number) < processes.world else 1
             # Every process takes the same number of forward passes, however the videos are shared out.
-            parts = min(context.accumulate, max(batches.size(number) // processes.world, 1))
-            labels = all_labels[batch["positions"].to(device)]
-            weight = processes.world / videos  # gradients are averaged over processes
-            batch_totals = _train_step(model, batch, labels, optimizer, scaler, context, parts, weight) / repeats
+            batch["parts"] = min(context.accumulate, max(batches.size(number) // processes.world, 1))
+            batch["labels"] = all_labels[batch["positions"].to(device)]
+            batch["weight"] = processes.world / videos  # gradients are averaged over processes
+            batch_totals = _train_step(model, batch, optimizer, scaler, context) / repeats
             totals += batch_totals
             unchecked.append((number, batch_totals[0] / max(here, 1) * repeats, batch["positions"]))
         if number % check_every == 0 or number + 1 == len(loader):
@@ -119,9 +119,9 @@ def train_one_epoch(
     }
 
 
-def _train_step(model, batch, labels, optimizer, scaler, context: Context, parts: int, weight: float) -> torch.Tensor:
-    """One optimiser step in `parts`; returns the sums (loss, Prec@1 hits, Prec@3 hits, videos) of this process."""
-    device, stream = context.device, context.stream
+def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torch.Tensor:
+    """One optimiser step in parts; returns the sums (loss, Prec@1 hits, Prec@3 hits, videos) of this process."""
+    device, stream, labels, parts = context.device, context.stream, batch["labels"], batch["parts"]
     optimizer.zero_grad(set_to_none=True)
     totals = torch.zeros(4, dtype=torch.float32, device=device)
     images, index = batch["images"], batch.get("index")
@@ -131,7 +131,7 @@ def _train_step(model, batch, labels, optimizer, scaler, context: Context, parts
     clips = len(index) // max(len(labels), 1)
     index = index.to(device, non_blocking=context.non_blocking).view(len(labels), clips, stream.length)
     for i, part in enumerate(torch.arange(len(labels), device=device).tensor_split(parts)):
-        rows, targets, share = index[part].flatten(0, 1), labels[part], weight
+        rows, targets, share = index[part].flatten(0, 1), labels[part], batch["weight"]
         if not len(part):  # a process without a video takes part in the others' step with a weight of 0
             rows, targets, share = index.new_zeros(1, stream.length), labels.new_zeros(1), 0
         last = i + 1 == parts
