@@ -30,16 +30,13 @@ MIN_PARTS = 4
 
 @dataclass(frozen=True)
 class Estimator:
-    """The three stages of pose estimation, apart so that a pipeline can overlap them.
+    """The three stages of pose estimation, apart so that a pipeline can overlap them; each may raise `UserError`.
 
-    prepare: a frame, uint8 (H, W, 3) RGB, to the network's input of that frame; called in threads.
+    prepare: a frame, uint8 (H, W, 3) RGB, to the network's input; called in threads.
     infer: inputs of frames of one size to as many raw outputs, tuples of numpy arrays; called in one thread.
-    group: a raw output and its frame's (height, width) to people, float32 (P, 18, 3) with x and y in [0, 1]
-    and a score (0: part not found); can be pickled, and may be called in other processes.
+    group: a raw output and its frame's (height, width) to people, float32 (P, 18, 3) with x and y in [0, 1] and a
+    score (0: part not found); called in other processes.
     settings: what people depend on, in plain values (the model, a hash of its weights, …).
-
-    `prepare` and `infer` raise `UserError` for frames or weights that they cannot work with, `group` for
-    outputs that are not finite.
     """
 
     prepare: Callable[[np.ndarray], np.ndarray]
@@ -57,43 +54,30 @@ class Estimator:
 
 
 def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose an estimator, which `estimator_from_arguments` reads, to a parser."""
+    """Add the options that choose an estimator; `estimator_from_arguments` reads them."""
     add = parser.add_argument_group("pose estimation").add_argument
-    add(
-        "--model",
-        choices=MODELS,
-        default="openpose",
-        help="openpose: VGG-19 network with part affinity fields; keypointrcnn: torchvision's; "
-        "onnx: any network with OpenPose's 19 heatmaps and 38 PAFs",
-    )
-    weights = "its weights: .pth or .safetensors, or the .onnx file; those of keypointrcnn are downloaded if not given"
-    add("--pose-weights", type=Path, metavar="FILE", help=weights)
+    text = "openpose: VGG-19 with PAFs; keypointrcnn: torchvision's; onnx: any with OpenPose's 19 heatmaps and 38 PAFs"
+    add("--model", choices=MODELS, default="openpose", help=text)
+    text = "its weights: .pth or .safetensors, or the .onnx file; those of keypointrcnn are downloaded if not given"
+    add("--pose-weights", type=Path, metavar="FILE", help=text)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs")
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision of torch networks on cuda")
     add = parser.add_argument_group("onnx networks").add_argument
-    size = "size that frames are stretched to (default: the network's own, else 368x432)"
-    add("--input-size", type=image_size, metavar="HxW", help=size)
-    add(
-        "--onnx-layout",
-        choices=("auto", "nhwc", "nchw"),
-        default="auto",
-        help="order of the input's axes; auto: by its shape",
-    )
-    add(
-        "--onnx-order",
-        choices=("auto", "heatmaps-pafs", "pafs-heatmaps"),
-        default="auto",
-        help="order of the maps in an output that holds both; auto looks for the background's heatmap in a trial run",
-    )
+    text = "size that frames are stretched to (default: the network's own, else 368x432)"
+    add("--input-size", type=image_size, metavar="HxW", help=text)
+    add("--onnx-layout", choices=("auto", "nhwc", "nchw"), default="auto", help="input's axes; auto: by its shape")
+    orders = ("auto", "heatmaps-pafs", "pafs-heatmaps")
+    text = "order of the maps in an output that holds both; auto looks for the background's heatmap in a trial run"
+    add("--onnx-order", choices=orders, default="auto", help=text)
     add("--onnx-channels", choices=("bgr", "rgb"), default="bgr", help="order of the colours")
-    mean = "taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)"
-    add("--onnx-mean", type=numbers, metavar="M[,M,M]", default=(127.5,), help=mean)
-    std = "what the values are then divided by (default: 127.5)"
-    add("--onnx-std", type=numbers, metavar="S[,S,S]", default=(127.5,), help=std)
+    text = "taken from the pixel values 0..255, in the order of --onnx-channels (default: 127.5)"
+    add("--onnx-mean", type=numbers, metavar="M[,M,M]", default=(127.5,), help=text)
+    text = "what the values are then divided by (default: 127.5)"
+    add("--onnx-std", type=numbers, metavar="S[,S,S]", default=(127.5,), help=text)
 
 
 def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
-    """Make the estimator that the options of `add_estimator_arguments` describe; raises `UserError`."""
+    """The estimator that the options of `add_estimator_arguments` describe; raises `UserError`."""
     onnx_options = {name: getattr(args, f"onnx_{name}") for name in ("layout", "order", "channels", "mean", "std")}
     onnx_options["input_size"] = args.input_size
     return make_estimator(args.model, args.pose_weights, args.device, args.amp, **onnx_options)
@@ -102,17 +86,17 @@ def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
 def make_estimator(
     model: str, weights: str | Path | None = None, device: str = "auto", amp: bool = True, **onnx_options
 ) -> Estimator:
-    """Make an estimator of one of `MODELS`.
+    """Make an estimator of one of `MODELS`; without `weights`, torchvision downloads those of keypointrcnn.
 
-    `weights` is its file (None: those that torchvision downloads, for keypointrcnn only), `device` auto, cpu, cuda
-    or mps; `amp` allows float16 on cuda. `onnx_options` are those of `pose.onnx_network.load_network`.
+    `amp` allows float16 on cuda. `onnx_options` are those of `pose.onnx_network.load_network`.
     Raises `UserError` if weights, device or onnxruntime are missing, or if the weights do not fit.
     """
     if weights is None and model != "keypointrcnn":
         raise UserError(f"--model {model} needs its weights: give --pose-weights FILE, or --model keypointrcnn")
     if weights is not None and not Path(weights).is_file():
         raise UserError(f"{weights}: no such file; give existing weights with --pose-weights FILE")
-    settings = {"model": model, "weights": _digest(weights) if weights else "torchvision's default"}
+    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else "torchvision's default"
+    settings = {"model": model, "weights": digest}
     if model == "onnx":
         from pose.onnx_network import load_network
 
@@ -185,8 +169,8 @@ def _load_keypointrcnn(path: str | Path | None):
 
 
 def group_maps(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
-    """People from heatmaps (H, W, 19), PAFs (H, W, 38) and, optionally, the (height, width) that the frame
-    covers of them, in [0, 1]: the rest is padding on the right and below. Raises `UserError` if not finite.
+    """People from heatmaps (H, W, 19), PAFs (H, W, 38) and, optionally, the (height, width) in [0, 1] that the
+    frame covers of them: the rest is padding on the right and below. Raises `UserError` if not finite.
     """
     try:
         people = group_people(*raw[:2])
@@ -200,10 +184,9 @@ def group_maps(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.n
 def group_coco(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
     """People from Keypoint R-CNN's box scores (P,), keypoints (P, 17, 3) in pixels, and their logits (P, 17).
 
-    A person's box needs a score of 0.7. A keypoint's logit is the height of its peak before the softmax over
-    its position; the part counts as found above 2, the threshold that is usual for drawing, and its score is
-    sigmoid(logit - 2), which is thus above 0.5. The neck is the middle of the shoulders if both were found,
-    with the lower of their scores. A person needs 4 parts, as with part affinity fields.
+    A person needs a box score of 0.7 and 4 parts. A part's logit is the height of its peak before the softmax over
+    its position; above 2, the usual threshold for drawing, it is found, with the score sigmoid(logit - 2). The neck
+    is the middle of the shoulders if both were found, with the lower of their scores.
     """
     boxes, keypoints, logits = raw
     keep = boxes >= BOX_SCORE
@@ -217,11 +200,3 @@ def group_coco(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.n
     neck = np.concatenate(((right[:, :2] + left[:, :2]) / 2, np.minimum(right, left)[:, 2:]), axis=1)
     people[:, NECK] = neck * (neck[:, 2:] > 0)
     return people[np.count_nonzero(people[..., 2], axis=1) >= MIN_PARTS]
-
-
-def _digest(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -13,8 +13,7 @@ NUM_MAPS = NUM_HEATMAPS + NUM_PAFS
 DEFAULT_SIZE = (368, 432)
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-COEFFICIENT_BITS = 11
-BLOCK = 16
+BLOCK = 16  # rows: small enough for the processor's cache
 
 
 def load_network(
@@ -30,19 +29,16 @@ def load_network(
 ) -> tuple[Callable, Callable, dict]:
     """The stages `prepare` and `infer` of an `Estimator`, and the settings in use, from an .onnx file.
 
-    The network takes one image, and gives 19 heatmaps and 38 PAFs as two outputs or as one, in any layout; of
-    several stages the last counts. Frames are stretched to `input_size` (height, width), as OpenCV does it
-    bilinearly, and mapped by (x - mean) / std in the order `channels`. What is None or `auto` is read from the
-    model's shapes and a trial run. Raises `UserError` if the file is no such network or contradicts an option.
+    The network takes one image and gives 19 heatmaps and 38 PAFs, as two outputs or one. Frames are stretched to
+    `input_size` (height, width), and mapped by (x - mean) / std in the order `channels`. What is None or `auto` is
+    read from the model and a trial run. Raises `UserError` if the file is no such network or contradicts an option.
     """
     if not all(std):
         raise UserError(f"--onnx-std {std}: nothing can be divided by a std of 0; give other numbers")
     session = _open(path, device)
-    if len(session.get_inputs()) != 1 or len(session.get_inputs()[0].shape) != 4:
-        raise UserError(f"{path}: a pose network has one input of four axes, the image; this one has not")
-    image = session.get_inputs()[0]
-    if image.type not in DTYPES:
-        raise UserError(f"{path}: its input is {image.type}, only float and float16 are known")
+    image, *others = session.get_inputs()
+    if others or len(image.shape) != 4 or image.type not in DTYPES:
+        raise UserError(f"{path}: a pose network has one float input of four axes, the image; this one has not")
     layout = _find_layout(path, image.shape, layout)
     size = _find_size(path, image.shape, layout, input_size)
     dtype = DTYPES[image.type]
@@ -76,18 +72,15 @@ def _open(path: str | os.PathLike, device: str):
     available = onnxruntime.get_available_providers()
     name = device if device != "auto" else "cuda" if PROVIDERS["cuda"] in available else "cpu"
     if PROVIDERS[name] not in available:
-        raise UserError(
-            f"--device {name}: this onnxruntime has no {PROVIDERS[name]}; install one that has, or use --device cpu"
-        )
+        raise UserError(f"--device {name}: this onnxruntime has no {PROVIDERS[name]}; use another, or --device cpu")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.use_deterministic_compute = True
     # Waiting threads that spin would take the cores from those that read and draw.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=list(dict.fromkeys([PROVIDERS[name], PROVIDERS["cpu"]]))
-        )
+        providers = list(dict.fromkeys([PROVIDERS[name], PROVIDERS["cpu"]]))
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise UserError(f"{path}: onnxruntime cannot load it: {str(error)[:200]}") from None
 
@@ -113,11 +106,10 @@ def _find_size(path, shape: list, layout: str, size: tuple[int, int] | None) -> 
 
 def _find_maps(path, outputs: list[np.ndarray], layout: str, order: str) -> Callable:
     """A function that picks (heatmaps (H, W, 19), PAFs (H, W, 38)), float32, from the network's outputs."""
-    found = {}  # number of maps -> (output, axis of its channels)
+    found = {}  # number of maps -> (output, axis of its channels); of several stages the last counts
     for number, output in enumerate(outputs):
-        axes = (3, 1) if layout == "nhwc" else (1, 3)
-        for axis in axes if output.ndim == 4 and len(output) == 1 else ():
-            if output.shape[axis] in (NUM_HEATMAPS, NUM_PAFS, NUM_MAPS):
+        for axis in (3, 1) if layout == "nhwc" else (1, 3):
+            if output.ndim == 4 and output.shape[axis] in (NUM_HEATMAPS, NUM_PAFS, NUM_MAPS):
                 found[output.shape[axis]] = (number, axis)
                 break
 
@@ -137,10 +129,7 @@ def _find_maps(path, outputs: list[np.ndarray], layout: str, order: str) -> Call
     if {NUM_HEATMAPS, NUM_PAFS} <= found.keys() and len({take(outputs, n).shape[:2] for n in found}) == 1:
         return lambda outputs: (take(outputs, NUM_HEATMAPS), take(outputs, NUM_PAFS))
     shapes = ", ".join(str(output.shape) for output in outputs)
-    raise UserError(
-        f"{path}: its outputs are {shapes}; wanted are {NUM_HEATMAPS} heatmaps and {NUM_PAFS} PAFs of one size, "
-        "those of OpenPose's COCO skeleton"
-    )
+    raise UserError(f"{path}: its outputs are {shapes}, not OpenPose's {NUM_HEATMAPS} heatmaps and {NUM_PAFS} PAFs")
 
 
 # ---- resizing ----
@@ -156,13 +145,11 @@ def resize_bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     rows = (columns.take(left, axis=1) * left_weight + columns.take(right, axis=1) * right_weight) >> 4
     top, bottom, top_weight, bottom_weight = _taps(image.shape[0], height, 1, clamp=False)
     result = np.empty((height, rows.shape[1]), np.uint8)
-    for start in range(0, height, BLOCK):  # small enough for the processor's cache
+    for start in range(0, height, BLOCK):
         block = slice(start, start + BLOCK)
         mixed = rows.take(top[block], axis=0) * top_weight[block, None] >> 16
         mixed += rows.take(bottom[block], axis=0) * bottom_weight[block, None] >> 16
-        mixed += 2
-        mixed >>= 2
-        result[block] = mixed
+        result[block] = (mixed + 2) >> 2
     return result.reshape(height, width, -1)
 
 
@@ -175,7 +162,8 @@ def _taps(length: int, size: int, channels: int, clamp: bool) -> tuple[np.ndarra
     if clamp:
         fraction[(first < 0) | (first >= length - 1)] = 0
         first = first.clip(0, length - 1)
-    one = np.float32(1 << COEFFICIENT_BITS)
-    weights = (np.rint(share * one).astype(np.int32).repeat(channels) for share in (1 - fraction, fraction))
+    weights = (
+        np.rint(share * np.float32(2048)).astype(np.int32).repeat(channels) for share in (1 - fraction, fraction)
+    )
     pixels = (first.clip(0, length - 1), (first + 1).clip(0, length - 1))
     return *((pixel[:, None] * channels + np.arange(channels)).ravel() for pixel in pixels), *weights

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
+from pose.skeleton import LIMB_PAFS, LIMBS, NUM_PAFS, NUM_PARTS
 
 UPSAMPLING = 8
 PART_THRESHOLD = 0.1
@@ -42,28 +42,17 @@ def group_people(heatmaps: np.ndarray, pafs: np.ndarray) -> np.ndarray:
 
     Of each part x and y are in [0, 1] of the maps' width and height; its score is the heatmap's refined peak,
     0 if the part was not found. Parts are the peaks of the heatmaps, limbs join two of them along the PAFs,
-    and limbs that share a part make a person (arXiv 1611.08050, section 3). Raises `ValueError` on other
-    shapes and on numbers that are not finite.
+    and limbs that share a part make a person. Raises `ValueError` on numbers that are not finite.
     """
     heatmaps, pafs = np.asarray(heatmaps, np.float32), np.asarray(pafs, np.float32)
-    shape = heatmaps.shape
-    if len(shape) != 3 or shape[2] != NUM_HEATMAPS or pafs.shape != (*shape[:2], NUM_PAFS) or not heatmaps.size:
-        raise ValueError(
-            f"heatmaps (H, W, {NUM_HEATMAPS}) and PAFs (H, W, {NUM_PAFS}) of one size are needed, "
-            f"not {shape} and {pafs.shape}"
-        )
     if not (np.isfinite(heatmaps.sum()) and np.isfinite(pafs.sum())):
         raise ValueError("heatmaps and PAFs must be finite")
     part, x, y, score = find_parts(heatmaps)
-    limbs = find_limbs(pafs, part, x, y)
-    people = assemble(limbs, score.tolist())
-    height, width = shape[:2]
+    people = np.array(assemble(find_limbs(pafs, part, x, y), score.tolist()), int).reshape(-1, NUM_PARTS)
+    height, width = heatmaps.shape[:2]
+    values = np.stack((x / (width * UPSAMPLING), y / (height * UPSAMPLING), score), axis=1).astype(np.float32)
     result = np.zeros((len(people), NUM_PARTS, 3), np.float32)
-    if people:
-        index = np.array(people)
-        found = index >= 0
-        values = np.stack((x / (width * UPSAMPLING), y / (height * UPSAMPLING), score), axis=1)
-        result[found] = values[index[found]]
+    result[people >= 0] = values[people[people >= 0]]
     return result
 
 
@@ -75,25 +64,17 @@ def find_parts(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """
     height, width = heatmaps.shape[:2]
     part, rows, columns = _find_peaks(heatmaps)
-    if not len(part):
-        return part, columns, rows, np.zeros(0, np.float32)
-    offsets = np.arange(-_RADIUS, _RADIUS + 1)
-    patch_rows, patch_columns = rows[:, None] + offsets, columns[:, None] + offsets
-    patches = heatmaps[
-        patch_rows.clip(0, height - 1)[:, :, None], patch_columns.clip(0, width - 1)[:, None, :], part[:, None, None]
-    ]
+    side = 2 * _RADIUS + 1
+    padded = np.pad(heatmaps, ((_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)), mode="edge")
+    patches = np.lib.stride_tricks.sliding_window_view(padded, (side, side), axis=(0, 1))[rows, columns, part]
     fine = _UPSAMPLE @ patches @ _UPSAMPLE.T
-    # What lies outside the maps is no place for a part.
-    outside_rows = np.repeat((patch_rows < 0) | (patch_rows >= height), UPSAMPLING, axis=1)
-    outside_columns = np.repeat((patch_columns < 0) | (patch_columns >= width), UPSAMPLING, axis=1)
-    if outside_rows.any() or outside_columns.any():
-        fine[outside_rows[:, :, None] | outside_columns[:, None, :]] = -np.inf
-    fine = fine.reshape(len(part), -1)
-    best = fine.argmax(axis=1)
-    y, x = np.divmod(best, UPSAMPLING * len(offsets))
-    y += UPSAMPLING * (rows - _RADIUS)
-    x += UPSAMPLING * (columns - _RADIUS)
-    return part, x, y, fine[np.arange(len(part)), best]
+    y, x = (UPSAMPLING * (start - _RADIUS)[:, None] + np.arange(UPSAMPLING * side) for start in (rows, columns))
+    # No part lies outside the maps.
+    fine[(y < 0) | (y >= UPSAMPLING * height)] = -np.inf
+    fine.swapaxes(1, 2)[(x < 0) | (x >= UPSAMPLING * width)] = -np.inf
+    every, best = np.arange(len(part)), fine.reshape(len(part), y.shape[1] * x.shape[1]).argmax(axis=1)
+    row, column = np.divmod(best, x.shape[1])
+    return part, x[every, column], y[every, row], fine[every, row, column]
 
 
 def _find_peaks(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,13 +86,10 @@ def _find_peaks(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
         near_y, near_x = (rows + step_y).clip(0, height - 1), (columns + step_x).clip(0, width - 1)
         keep &= value >= heatmaps[near_y, near_x, part]
     rows, columns, part, value = rows[keep], columns[keep], part[keep], value[keep]
-    if len(part) > MAX_CANDIDATES:
-        order = np.lexsort((-value, part))
-        rank = np.empty(len(part), int)
-        rank[order] = np.arange(len(part)) - np.searchsorted(part[order], part[order])
-        keep = rank < MAX_CANDIDATES
-        rows, columns, part = rows[keep], columns[keep], part[keep]
-    order = np.argsort(part, kind="stable")
+    order = np.lexsort((-value, part))
+    rank = np.arange(len(part)) - np.searchsorted(part[order], part[order])
+    order = np.sort(order[rank < MAX_CANDIDATES])
+    order = order[np.argsort(part[order], kind="stable")]
     return part[order], rows[order], columns[order]
 
 
@@ -150,9 +128,7 @@ def find_limbs(pafs: np.ndarray, part: np.ndarray, x: np.ndarray, y: np.ndarray)
     chosen = chosen[np.lexsort((-score[chosen], limb[chosen]))]
     limbs = [[] for _ in LIMBS]
     used = set()
-    for k, first, second, value in zip(
-        limb[chosen].tolist(), a[chosen].tolist(), b[chosen].tolist(), score[chosen].tolist(), strict=True
-    ):
+    for k, first, second, value in zip(*(array[chosen].tolist() for array in (limb, a, b, score)), strict=True):
         if (k, 0, first) not in used and (k, 1, second) not in used:
             used.update(((k, 0, first), (k, 1, second)))
             limbs[k].append((first, second, value))
@@ -166,8 +142,7 @@ def assemble(limbs: list[list[tuple]], part_scores: list[float]) -> list[list[in
     two joins them if they have no part twice. People of fewer than 4 parts are dropped, and so are those whose
     mean score is below 0.3: the sum of part scores and limb scores, divided by the number of parts.
     """
-    people, totals = [], []
-    owner = {}
+    people, totals, owner = [], [], {}
     for k, (part_a, part_b) in enumerate(LIMBS):
         for a, b, score in limbs[k]:
             with_a, with_b = owner.get(a), owner.get(b)
@@ -188,12 +163,7 @@ def assemble(limbs: list[list[tuple]], part_scores: list[float]) -> list[list[in
                 if not any(p >= 0 and q >= 0 for p, q in zip(people[one], people[other], strict=True)):
                     people[one] = [max(p, q) for p, q in zip(people[one], people[other], strict=True)]
                     owner.update((p, one) for p in people[other] if p >= 0)
-                    people[other] = None
+                    people[other] = [-1] * NUM_PARTS
                     totals[one] += totals[other] + score
-    result = []
-    for person, total in zip(people, totals, strict=True):
-        if person is not None:
-            parts = NUM_PARTS - person.count(-1)
-            if parts >= MIN_PARTS and total / parts >= MIN_MEAN_SCORE:
-                result.append(person)
-    return result
+    counted = [(person, total, NUM_PARTS - person.count(-1)) for person, total in zip(people, totals, strict=True)]
+    return [person for person, total, parts in counted if parts >= MIN_PARTS and total / parts >= MIN_MEAN_SCORE]

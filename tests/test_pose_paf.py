@@ -217,23 +217,6 @@ def test_any_maps_give_valid_people(height, width, seed, smooth):
     assert (found.sum(axis=1) >= 4).all()
 
 
-@pytest.mark.parametrize(
-    "heatmaps, pafs",
-    [
-        ((46, 54, 18), (46, 54, 38)),
-        ((46, 54, 19), (46, 54, 37)),
-        ((46, 54, 19), (46, 53, 38)),
-        ((19, 46, 54), (38, 46, 54)),
-        ((1, 46, 54, 19), (1, 46, 54, 38)),
-        ((46,), (46,)),
-        ((0, 5, 19), (0, 5, 38)),
-    ],
-)
-def test_wrong_shapes_are_refused(heatmaps, pafs):
-    with pytest.raises(ValueError, match="needed"):
-        group_people(np.zeros(heatmaps), np.zeros(pafs))
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_refused(value):
     heatmaps, pafs = np.zeros((4, 5, NUM_HEATMAPS)), np.zeros((4, 5, NUM_PAFS))
