@@ -1,7 +1,6 @@
 """Pose folders on disk: a video's `keypoints.npz` and its pose-flow images."""
 
 import contextlib
-import io
 import shutil
 from pathlib import Path
 
@@ -10,16 +9,12 @@ import numpy as np
 from common.atomic import atomic_folder
 from common.cli import UserError
 from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames
-from pose.draw import draw_people, save_pose_image
+from pose.draw import encode_pose_image
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
 
 
 def finished_keypoints(folder: Path, num_frames: int | None = None) -> Keypoints | None:
-    """Keypoints of a pose folder that is complete, else None.
-
-    It is complete if its keypoints can be read and there are as many images as frames; `num_frames`, if
-    given, is the number of frames that there must be.
-    """
+    """Keypoints of a pose folder that has an image for each frame (`num_frames`, if given), else None."""
     with contextlib.suppress(UserError):
         keypoints = load_keypoints(folder / FILE_NAME)
         if count_frames(folder) == keypoints.num_frames == (num_frames or keypoints.num_frames):
@@ -30,21 +25,16 @@ def finished_keypoints(folder: Path, num_frames: int | None = None) -> Keypoints
 def draw_frames(folder: Path, first: int, people: list[np.ndarray], frame_size: tuple[int, int]) -> None:
     """Write the pose-flow images of the frames `first`, `first` + 1, … into `folder`; raises `OSError`."""
     for number, persons in enumerate(people, first):
-        encoded = io.BytesIO()
-        save_pose_image(encoded, draw_people(persons, frame_size))
         path = folder / FRAME_NAME.format(number)
         try:
-            path.write_bytes(encoded.getbuffer())
+            path.write_bytes(encode_pose_image(persons, frame_size))
         except OSError as error:
             error.filename = error.filename or str(path)  # "no space left" should say where
             raise
 
 
 def redraw(job: tuple[Path, Path]) -> None:
-    """Draw a pose folder's images anew from its keypoints; other files in it stay.
-
-    `job`: the folder, and the name of the new one until it is complete. Raises `UserError`.
-    """
+    """Draw a pose folder's images anew from its keypoints; `job`: the folder, and its temporary name."""
     folder, temporary = job
     keypoints = load_keypoints(folder / FILE_NAME)
     people = [people_of_frame(keypoints, number) for number in range(1, keypoints.num_frames + 1)]

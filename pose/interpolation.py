@@ -8,22 +8,16 @@ def interpolate_people(
 ) -> np.ndarray:
     """People `fraction` (0..1) of the way from one frame's people (P, 18, 3) to another's: float32 (R, 18, 3).
 
-    Two people are the same person if they are near each other (see `match_people`). Their parts move on
-    straight lines, score included; a part that only one of the two frames has is kept in that frame's half of
-    the time, where it was. So is a person who is in one frame only.
+    Parts of the same person (see `match_people`) move on straight lines, score included. A part or a person that
+    only one of the two frames has is kept in that frame's half of the time, where it was.
     """
     near = 0 if fraction < 0.5 else 1
-    weights = np.float32(1 - fraction), np.float32(fraction)
-    result, matched = [], (set(), set())
-    for one, other in match_people(first, second, frame_size):
-        matched[0].add(one)
-        matched[1].add(other)
-        pair = first[one], second[other]
-        both = (pair[0][:, 2] > 0) & (pair[1][:, 2] > 0)
-        mixed = pair[0] * weights[0] + pair[1] * weights[1]
-        result.append(np.where(both[:, None], mixed, pair[near]))
-    result += [person for k, person in enumerate((first, second)[near]) if k not in matched[near]]
-    return np.array(result, np.float32).reshape(-1, *first.shape[1:])
+    pairs = match_people(first, second, frame_size)
+    one, other = first[[pair[0] for pair in pairs]], second[[pair[1] for pair in pairs]]
+    both = (one[..., 2:] > 0) & (other[..., 2:] > 0)
+    mixed = one * np.float32(1 - fraction) + other * np.float32(fraction)
+    alone = np.delete((first, second)[near], [pair[near] for pair in pairs], axis=0)
+    return np.concatenate((np.where(both, mixed, (one, other)[near]), alone))
 
 
 def match_people(first: np.ndarray, second: np.ndarray, frame_size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -32,8 +26,6 @@ def match_people(first: np.ndarray, second: np.ndarray, frame_size: tuple[int, i
     The distance of two people is the mean over the parts that both have; it must be less than half of the
     larger one's extent.
     """
-    if not len(first) or not len(second):
-        return []
     scale = np.array(frame_size[::-1], np.float32)
     points = [people[..., :2] * scale for people in (first, second)]
     found = [people[..., 2] > 0 for people in (first, second)]
@@ -42,14 +34,12 @@ def match_people(first: np.ndarray, second: np.ndarray, frame_size: tuple[int, i
     mean = np.where(both, distance, 0).sum(axis=2) / np.maximum(both.sum(axis=2), 1)
     extents = [_extent(*person) for person in zip(points, found, strict=True)]
     allowed = both.any(axis=2) & (mean < np.maximum(extents[0][:, None], extents[1][None]) / 2)
-    pairs, used = [], (set(), set())
+    pairs = {}
     for index in np.argsort(np.where(allowed, mean, np.inf), axis=None, kind="stable")[: allowed.sum()]:
         one, other = divmod(int(index), len(second))
-        if one not in used[0] and other not in used[1]:
-            used[0].add(one)
-            used[1].add(other)
-            pairs.append((one, other))
-    return pairs
+        if one not in pairs and other not in pairs.values():
+            pairs[one] = other
+    return list(pairs.items())
 
 
 def _extent(points: np.ndarray, found: np.ndarray) -> np.ndarray:

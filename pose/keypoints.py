@@ -44,13 +44,7 @@ def save_keypoints(
     """
     data = make_keypoints(keypoints, frame, num_frames, frame_size)
     with atomic_write(path) as file:
-        np.savez_compressed(
-            file,
-            keypoints=data.keypoints,
-            frame=data.frame,
-            num_frames=np.int64(data.num_frames),
-            frame_size=np.array(data.frame_size, np.int64),
-        )
+        np.savez_compressed(file, **{name: np.asarray(value) for name, value in vars(data).items()})
 
 
 def load_keypoints(path: str | os.PathLike) -> Keypoints:

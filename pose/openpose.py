@@ -19,7 +19,7 @@ _VGG = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 
 
 
 def _convolutions(in_channels: int, layers: list[tuple[int, int]]) -> nn.Sequential:
-    """(out channels, kernel) of each convolution; a ReLU follows all but the last."""
+    """Convolutions of (out channels, kernel), with ReLUs between them."""
     modules = []
     for out_channels, kernel in layers:
         modules += [nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), nn.ReLU(inplace=True)]
@@ -51,12 +51,9 @@ class OpenPose(nn.Module):
         seen = FEATURES + NUM_PAFS + NUM_HEATMAPS
         for stage in range(1, STAGES + 1):
             for branch, channels in ((1, NUM_PAFS), (2, NUM_HEATMAPS)):
-                if stage == 1:
-                    layers = [(128, 3)] * 3 + [(512, 1), (channels, 1)]
-                else:
-                    layers = [(128, 7)] * 5 + [(128, 1), (channels, 1)]
-                name = f"model{stage}_{branch}"
-                self.add_module(name, _convolutions(FEATURES if stage == 1 else seen, layers))
+                layers = [(128, 3)] * 3 + [(512, 1)] if stage == 1 else [(128, 7)] * 5 + [(128, 1)]
+                convolutions = _convolutions(FEATURES if stage == 1 else seen, [*layers, (channels, 1)])
+                self.add_module(f"model{stage}_{branch}", convolutions)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) as `preprocess` makes them to (PAFs (B, 38, H/8, W/8), heatmaps (B, 19, …))."""
@@ -70,14 +67,8 @@ class OpenPose(nn.Module):
 
 
 def load_openpose(path: str | os.PathLike) -> OpenPose:
-    """The network in evaluation mode with the weights of a .pth or .safetensors file.
-
-    The file holds a state dict, its names as they are or behind the `module.` of data-parallel wrappers.
-    Raises `UserError` if it cannot be read, or if a name is missing, unknown or of another shape.
-    """
-    state = read_state_dict(path)
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    """The network in evaluation mode with the weights of a .pth or .safetensors file; raises `UserError`."""
+    state = {name.removeprefix("module."): tensor for name, tensor in read_state_dict(path).items()}
     with torch.device("meta"):
         network = OpenPose()
     network.to_empty(device="cpu")
@@ -88,10 +79,9 @@ def load_openpose(path: str | os.PathLike) -> OpenPose:
 def preprocess(frames: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
     """RGB frames, uint8 (…, H, W, 3) of one size, to the network's input and the size of its valid part.
 
-    The frames are scaled to a short side of 368 (bilinear, without antialiasing, rounded to bytes), padded
-    with black on the right and below to multiples of 8, put in the order B, G, R and mapped by x/256 - 0.5;
-    the padding is black before that map, so -0.5 after it, as the weights were made for. Returns float32
-    (…, 3, h, w) on the frames' device and the (height, width) that the frame takes of h and w.
+    The frames are scaled to a short side of 368 (bilinear, without antialiasing, rounded to bytes), put in the
+    order B, G, R, mapped by x/256 - 0.5, and padded with -0.5 (black) on the right and below to multiples of 8.
+    Returns float32 (…, 3, h, w) on the frames' device and the (height, width) that the frame takes of h and w.
     """
     frames = torch.as_tensor(frames)
     *batch, height, width, _ = frames.shape

@@ -4,13 +4,12 @@ Threads read and scale frames, the calling thread runs the network, worker proce
 Between them are short queues, so that the slowest sets the speed.
 """
 
-import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,10 +45,9 @@ def estimate(
 ) -> Iterator[tuple]:
     """Yield `(tag, people, frame_size, error)` of each `(tag, items)` in `batches`, in order, overlapping stages.
 
-    `load(item)` gives a frame, uint8 (H, W, 3) RGB, without it the items are frames; the frames of one batch
-    must be of one size. `people` is a list of float32 (P, 18, 3), one for each frame; of a batch that fails it
-    is None and `error` the `UserError`. `batches` is read a few batches ahead. Wrap it in
-    `contextlib.closing`.
+    `load(item)` gives a frame, uint8 (H, W, 3) RGB, without it the items are frames; those of one batch must be of
+    one size. `people` is a list of float32 (P, 18, 3), one for each frame; of a batch that fails it is None and
+    `error` the `UserError`. Wrap it in `contextlib.closing`.
     """
     batches = iter(batches)
     reading, grouping = deque(), deque()
@@ -65,18 +63,16 @@ def estimate(
                 grouping.append((tag, *_infer(estimator, items, futures, pool)))
             while grouping and (not reading or len(grouping) > AHEAD or grouping[0][1].done()):
                 tag, future, frame_size = grouping.popleft()
-                people, error = None, None
-                try:
-                    people = future.result()
-                except UserError as caught:
-                    error = caught
-                yield tag, people, frame_size, error
+                if isinstance(error := future.exception(), UserError):
+                    yield tag, None, frame_size, error
+                else:
+                    yield tag, future.result(), frame_size, None
     finally:
         threads.shutdown(cancel_futures=True)
 
 
 def _prepare(estimator: Estimator, load: Callable | None, item) -> tuple[np.ndarray, tuple[int, int]]:
-    frame = item if load is None else load(item)
+    frame = load(item) if load else item
     return estimator.prepare(frame), frame.shape[:2]
 
 
@@ -99,11 +95,9 @@ def _group(group: Callable, raw: list, frame_size: tuple[int, int]) -> list[np.n
 
 def _check_size(item, size: tuple[int, int], expected: tuple[int, int]) -> None:
     if size != expected:
-        name = item if isinstance(item, (str, os.PathLike)) else "a frame"
-        raise UserError(
-            f"{name}: {size[1]}x{size[0]} pixels, but the video's first frame has {expected[1]}x{expected[0]}; "
-            "make its frames again"
-        )
+        name = item if isinstance(item, Path) else "a frame"
+        sizes = f"{size[1]}x{size[0]} pixels, but the video's first frame has {expected[1]}x{expected[0]}"
+        raise UserError(f"{name}: {sizes}; make its frames again")
 
 
 # ---- from videos to pose folders ----
@@ -128,11 +122,10 @@ def process_videos(
 ) -> Iterator[tuple[PoseJob, UserError | None]]:
     """Write the pose folder of each video, whole or not at all; yield `(video, None)` as each is done.
 
-    Batches hold frames of one video, cut at the same frames in every run, so that a video's result depends on
-    nothing but its frames. Every `every`-th frame and the last one are estimated, those between interpolated.
-    `max_people` keeps the people with the largest sums of scores in each frame. `on_frames` is told how many
-    more frames are done. Videos that cannot be read come last, each with its `UserError`; errors in writing are
-    raised. Wrap it in `contextlib.closing`.
+    Batches are cut at the same frames in every run, so that a video's result depends on nothing but its frames.
+    Every `every`-th frame and the last one are estimated, those between interpolated; `max_people`: see
+    `limit_people`. `on_frames` is told how many more frames are done. Videos that cannot be read come last, each
+    with its `UserError`; errors in writing are raised. Wrap it in `contextlib.closing`.
     """
     failed: dict[PoseJob, UserError] = {}
     drawing: deque[_Drawing] = deque()
@@ -202,14 +195,13 @@ def _finish(drawing: deque[_Drawing], most: int) -> Iterator[tuple[PoseJob, None
 
 def key_frames(num_frames: int, every: int) -> list[int]:
     """Numbers of the frames to estimate: 1, 1 + every, …, and the last one."""
-    numbers = list(range(1, num_frames + 1, every))
-    return numbers if numbers[-1] == num_frames else [*numbers, num_frames]
+    return [*range(1, num_frames, every), num_frames]
 
 
 def fill_in(people: dict[int, np.ndarray], frame_size: tuple[int, int]) -> list[np.ndarray]:
     """People of every frame, from those of the frames of `key_frames`: a list of float32 (P, 18, 3)."""
     result = [people[1]]
-    for first, second in zip(sorted(people), sorted(people)[1:], strict=False):
+    for first, second in pairwise(sorted(people)):
         result += [
             interpolate_people(people[first], people[second], (number - first) / (second - first), frame_size)
             for number in range(first + 1, second)
@@ -220,6 +212,4 @@ def fill_in(people: dict[int, np.ndarray], frame_size: tuple[int, int]) -> list[
 
 def limit_people(people: np.ndarray, max_people: int | None) -> np.ndarray:
     """The `max_people` people (None: all) with the largest sums of scores, in the order they were in."""
-    if max_people is None or len(people) <= max_people:
-        return people
     return people[np.sort(np.argsort(-people[..., 2].sum(axis=1), kind="stable")[:max_people])]

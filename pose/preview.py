@@ -7,24 +7,16 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from common.atomic import atomic_write
-from common.cli import UserError
 from common.frames import FRAME_NAME
 from common.images import read_image
 from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
 from pose.pipeline import PoseJob
 
-COLUMNS = 3
-HEIGHT = 180
-MAX_WIDTH = 320
-GAP = 10
-LABEL = 20
+COLUMNS, HEIGHT, MAX_WIDTH, GAP, LABEL = 3, 180, 320, 10, 20  # all but the first in pixels
 
 
 def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]]:
-    """At most `count` pairs (video, frame number) spread evenly over videos of these numbers of frames.
-
-    Each video gets its share of the pairs, and while there are no more videos than pairs at least one.
-    """
+    """At most `count` pairs (video, frame number), spread evenly over videos of these numbers of frames."""
     if len(num_frames) >= count:
         chosen = sorted({int((i + 0.5) * len(num_frames) / count) for i in range(count)})
         return [(video, (num_frames[video] + 1) // 2) for video in chosen]
@@ -32,20 +24,12 @@ def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]
     for _ in range(min(count, sum(num_frames)) - len(shares)):
         # The next one goes where the frames of a pair are most.
         shares[max(range(len(shares)), key=lambda video: num_frames[video] / shares[video])] += 1
-    return [
-        (video, int((i + 0.5) * num_frames[video] / share) + 1)
-        for video, share in enumerate(shares)
-        for i in range(share)
-    ]
+    numbered = [(video, share, i) for video, share in enumerate(shares) for i in range(share)]
+    return [(video, int((i + 0.5) * num_frames[video] / share) + 1) for video, share, i in numbered]
 
 
 def write_preview(path: Path, videos: Sequence[PoseJob], count: int = 12) -> None:
-    """Write a PNG of `count` frames of finished videos, each beside its pose-flow image, with names.
-
-    Raises `UserError` if `path` is no .png, or if a frame or a pose folder cannot be read.
-    """
-    if not videos:
-        raise UserError(f"{path}: there is nothing to show, no video has been finished")
+    """Write a PNG of `count` frames of finished videos, each beside its pose-flow image, with names."""
     keypoints = [load_keypoints(video.poses / FILE_NAME) for video in videos]
     cells = []
     for index, number in choose_frames([data.num_frames for data in keypoints], count):
