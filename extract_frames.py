@@ -46,19 +46,12 @@ def get_args_parser() -> ArgumentParser:
 
 
 def find_videos(root: Path) -> dict[str, Path]:
-    """Videos in `root`, in its subfolders, or `root` itself, by the name of their folder of frames.
-
-    Raises `UserError` if there are none or if two would have the same folder.
-    """
+    """Videos in `root`, in its subfolders, or `root` itself, by the name of their folder of frames."""
     if root.is_file():
         return {root.stem: root}
     if not root.is_dir():
         raise UserError(f"{root}: no such file or folder")
-    paths = [
-        path
-        for path in sorted([*root.glob("*"), *root.glob("*/*")])
-        if is_video(path) and (path.parent == root or not path.parent.name.startswith("."))
-    ]
+    paths = [path for path in sorted([*root.glob("*"), *root.glob("[!.]*/*")]) if is_video(path)]
     if not paths:
         known = " ".join(sorted(VIDEO_EXTENSIONS))
         raise UserError(f"{root}: no videos in it or in its subfolders; known extensions are {known}")
@@ -73,8 +66,8 @@ def settings_of(args) -> str:
 def noted_damage(folder: Path, settings: str) -> str | None:
     """Damage of its video that a finished folder of frames tells of ("": none); None: it is to be made.
 
-    A folder that lacks frames is made again: its numbers have a gap, or do not reach the count noted in its first
-    frame. Raises `UserError` if it was made with other settings, or if more than our own frames would be replaced.
+    It is made again if frame numbers have a gap or do not reach the count noted in the first frame. Raises `UserError`
+    if it was made with other settings, or if more than our own frames would be replaced.
     """
     if not folder.exists():
         return None
@@ -93,29 +86,23 @@ def noted_damage(folder: Path, settings: str) -> str | None:
     if not missing:
         return damage
     if (head and not note) or not all(FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)):
-        raise UserError(
-            f"{folder} is in the way: {FRAME_NAME.format(min(missing))} is missing in it, and it holds other things "
-            "than frames made by this script; remove it or choose another folder"
-        )
+        why = f"{FRAME_NAME.format(min(missing))} is missing in it, and it holds other things than our frames"
+        raise UserError(f"{folder} is in the way: {why}; remove it or choose another folder")
     return None
 
 
 def extract(job: tuple[Path, Path, Path], settings, threads: int = 1) -> tuple[int, str]:
     """Write the frames of a video to a folder; number of frames and damage, if any.
 
-    `job`: the video, the folder, which appears when it is complete, and its name until then. `settings`: `every`,
-    `short_side` and `quality`. Raises `UserError` for a broken video and `OSError` with the folder's name if it
-    cannot be written.
+    `job`: the video, the folder, and its name until it is complete. `settings`: `every`, `short_side` and `quality`.
     """
     source, folder, temporary = job
     damage: list[str] = []
-    count, first = 0, None
     try:
         with atomic_folder(folder, temporary):
-            for rgb in decode_frames(source, settings.every, threads, damage):
+            for count, rgb in enumerate(decode_frames(source, settings.every, threads, damage), 1):
                 rgb = resize_short_side(rgb, settings.short_side)
-                count += 1
-                if first is None:
+                if count == 1:  # written last, with the note
                     first = rgb
                 else:
                     (temporary / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
@@ -162,10 +149,9 @@ def main(argv: list[str] | None = None) -> int:
             shutil.rmtree(temporary, ignore_errors=True)
     seconds = time.perf_counter() - start
     made = len(jobs) - sum(path in broken for path, *_ in jobs)
-    for path in sorted(damaged):
-        print(f"kept: {path}: {damaged[path]}", file=sys.stderr)
-    for path in sorted(broken):
-        print(f"skipped: {path}: {broken[path]}", file=sys.stderr)
+    for word, problems in (("kept", damaged), ("skipped", broken)):
+        for path in sorted(problems):
+            print(f"{word}: {path}: {problems[path]}", file=sys.stderr)
     print(
         f"{len(videos)} videos{f' of shard {args.shard}' if args.shard else ''}: {made} extracted ({total} frames, "
         f"{total / max(seconds, 1e-9):.0f} a second), {len(videos) - made - len(broken)} were there, "

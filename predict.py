@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -35,56 +36,29 @@ def get_args_parser() -> ArgumentParser:
         "at once, whatever its length; of the 200 or so that the streams look at, scaled to --short-side, the JPEGs "
         "are. Exit status 1: some videos could not be classified.",
     )
-    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
-    parser.add_argument("--topk", type=whole_number(1), metavar="K", default=3, help="number of classes to print")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
-    parser.add_argument(
-        "--overlay",
-        type=Path,
-        metavar="FILE.mp4",
-        help="write the video, without sound, with skeletons and the three best classes; poses are "
-        "then estimated on every frame, otherwise only where the motion stream looks. Several "
-        "videos: FILE-NAME.mp4 for each",
-    )
-    group = parser.add_argument_group("streams, one or both")
-    group.add_argument("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
-    group.add_argument(
-        "--motion",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="written by motion_pose_cnn_15.py; needs people, from --model or --keypoints",
-    )
-    group.add_argument(
-        "--weights",
-        nargs=2,
-        type=float,
-        metavar="W",
-        help="of the spatial and of the motion stream in the fusion (default: equal)",
-    )
-    group.add_argument("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
-    group.add_argument(
-        "--class-index",
-        metavar="FILE",
-        default="classInd15.txt",
-        help="class index within --ucf-list, read only if a checkpoint does not name its classes",
-    )
-    group = parser.add_argument_group("frames, as extract_frames.py made them for training")
-    group.add_argument("--every", type=whole_number(1), metavar="N", default=1, help="take frames 1, 1+N, 1+2N, …")
-    group.add_argument("--short-side", type=whole_number(1), metavar="PIXELS", default=256, help="size of frames")
-    group.add_argument("--quality", type=int, choices=range(1, 101), metavar="1-100", default=95, help="JPEG quality")
-    group = parser.add_argument_group("people")
-    group.add_argument(
-        "--keypoints",
-        type=Path,
-        metavar="FILE.npz|DIR",
-        help="take people from this file, or from DIR/VIDEO/keypoints.npz, instead of estimating them",
-    )
-    group.add_argument(
-        "--max-people",
-        type=whole_number(1),
-        metavar="N",
-        help="keep the N people with the largest sums of scores in each frame",
-    )
+    add, number = parser.add_argument, whole_number(1)
+    add("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
+    add("--topk", type=number, metavar="K", default=3, help="number of classes to print")
+    add("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
+    text = "write a silent video with skeletons, on every frame, and the 3 best classes; of several: FILE-NAME.mp4"
+    add("--overlay", type=Path, metavar="FILE.mp4", help=text)
+    add = parser.add_argument_group("streams, one or both").add_argument
+    add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
+    text = "written by motion_pose_cnn_15.py; needs people, from --model or --keypoints"
+    add("--motion", type=Path, metavar="CHECKPOINT", help=text)
+    text = "of the spatial and of the motion stream in the fusion (default: equal)"
+    add("--weights", nargs=2, type=float, metavar="W", help=text)
+    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
+    text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
+    add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
+    add = parser.add_argument_group("frames, as extract_frames.py made them for training").add_argument
+    add("--every", type=number, metavar="N", default=1, help="take frames 1, 1+N, 1+2N, …")
+    add("--short-side", type=number, metavar="PIXELS", default=256, help="size of frames")
+    add("--quality", type=whole_number(1, 100), metavar="1-100", default=95, help="JPEG quality")
+    add = parser.add_argument_group("people").add_argument
+    text = "take people from this file, or from DIR/VIDEO/keypoints.npz, instead of estimating them"
+    add("--keypoints", type=Path, metavar="FILE.npz|DIR", help=text)
+    add("--max-people", type=number, metavar="N", help="keep the N people of the largest sums of scores in each frame")
     add_estimator_arguments(parser)
     parser.set_defaults(model=None)
     return parser
@@ -96,11 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_arguments(args)
     device = pick_device(args.device)
     class_index = args.ucf_list / args.class_index
-    models = {
-        stream.name: load_for_testing(path, stream, class_index, device)
-        for path, stream in ((args.spatial, SPATIAL), (args.motion, MOTION_POSE))
-        if path
-    }
+    chosen = [(stream, path) for stream, path in ((SPATIAL, args.spatial), (MOTION_POSE, args.motion)) if path]
+    models = {stream.name: load_for_testing(path, stream, class_index, device) for stream, path in chosen}
     check_same_classes(models.values())
     classes = next(iter(models.values())).classes
     estimator = estimator_from_arguments(args) if args.model and (args.motion or args.overlay) else None
@@ -159,10 +130,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--keypoints {args.keypoints}: no such file or folder")
     one_file = args.keypoints and (args.keypoints.is_file() or (args.keypoints / FILE_NAME).is_file())
     if one_file and len(args.videos) > 1:
-        raise UserError(
-            f"--keypoints {args.keypoints}: one file for {len(args.videos)} videos; give the folder that "
-            "holds their pose folders"
-        )
+        several = f"{len(args.videos)} videos; give the folder of their pose folders"
+        raise UserError(f"--keypoints {args.keypoints}: one file for {several}")
     if args.overlay and args.overlay.suffix.lower() != ".mp4":
         raise UserError(f"--overlay {args.overlay}: the overlay is an MP4 video; give a name that ends in .mp4")
     sources = {path.resolve() for path in args.videos}
@@ -179,26 +148,18 @@ def overlay_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None
         return [file] * len(videos)
     paths = []
     for video in videos:
-        name, number = f"{file.stem}-{stem(video.name)}", 1
-        path = file.with_name(name + file.suffix)
-        while path in paths:
-            number += 1
-            path = file.with_name(f"{name}-{number}{file.suffix}")
-        paths.append(path)
+        name = f"{file.stem}-{stem(video.name)}"
+        numbered = (file.with_name(name + f"-{number}" * (number > 1) + file.suffix) for number in count(1))
+        paths.append(next(path for path in numbered if path not in paths))
     return paths
 
 
 def find_keypoints(source: Path, video: Path) -> Path:
-    """The keypoints file of a video: `source` itself, or the one in the video's folder below `source`.
-
-    That is called as in the split lists, `VIDEO` or `CLASS/VIDEO`. Raises `UserError` if there is none.
-    """
+    """The keypoints file of a video: `source`, or one in `source` or in its folder `VIDEO` or `CLASS/VIDEO`."""
     if not source.is_dir():
         return source
-    if (source / FILE_NAME).is_file():
-        return source / FILE_NAME
     listed = Video(stem(video.name), 0, normal(video.resolve().parent.name), str(video))
-    for folder in VideoFolders(source).of(listed):
+    for folder in ("", *VideoFolders(source).of(listed)):
         if (source / folder / FILE_NAME).is_file():
             return source / folder / FILE_NAME
     raise UserError(f"no keypoints for it; expected {source / stem(video.name) / FILE_NAME}")

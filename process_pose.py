@@ -46,16 +46,9 @@ def get_args_parser() -> ArgumentParser:
         help="estimate frames 1, 1+N, … and the last, interpolate others",
     )
     add("--max-people", type=number, metavar="N", help="keep the N people of the largest sums of scores in each frame")
-    add(
-        "--batch-size", type=number, metavar="N", default=8, help="frames of a video that a torch network takes at once"
-    )
-    add(
-        "--workers",
-        type=whole_number(0),
-        metavar="N",
-        default=min(8, cores()),
-        help="processes that group and draw, and threads that read; 0: no processes",
-    )
+    add("--batch-size", type=number, metavar="N", default=8, help="frames that a torch network takes at once")
+    text = "processes that group and draw, and threads that read; 0: no processes"
+    add("--workers", type=whole_number(0), metavar="N", default=min(8, cores()), help=text)
     add("--preview", type=Path, metavar="FILE.png", help="write a contact sheet of 12 frames beside their poses")
     add_estimator_arguments(parser)
     return parser
@@ -98,7 +91,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def recover_pose_folders(out: Path) -> None:
-    """Tidy what killed runs left in `out` and in its folders of classes."""
+    """Recover what killed runs left in `out` and in its folders of classes."""
     recover_folders(out)
     for folder in out.iterdir() if out.is_dir() else ():
         if folder.is_dir() and not (folder / FILE_NAME).exists():
@@ -113,13 +106,9 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     root = args.out if args.from_keypoints else args.frames
     names = find_frame_folders(root)
     if not names:
-        loose = any(path.suffix == ".jpg" for path in root.iterdir())
-        raise UserError(
-            f"{root}: no folders of videos in it" + ("; give the folder that holds this video's folder" * loose)
-        )
-    failures = []
-    if args.videos is not None:
-        names, failures = listed_folders(args.videos, root, names, args.shard)
+        hint = "; give the folder that holds this video's folder" if any(root.glob("*.jpg")) else ""
+        raise UserError(f"{root}: no folders of videos in it{hint}")
+    names, failures = listed_folders(args.videos, root, names, args.shard) if args.videos else (names, [])
     frames_of = {}
     if args.from_keypoints and args.frames:
         frames_of = {pose_name(folder): args.frames / folder for folder in find_frame_folders(args.frames)}
@@ -127,9 +116,8 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     for folder in names:
         name = folder if args.from_keypoints else pose_name(folder)
         if name in videos:
-            raise UserError(
-                f"{videos[name].frames} and {root / folder} both belong to {args.out / name}; remove one of them"
-            )
+            both = f"{videos[name].frames} and {root / folder}"
+            raise UserError(f"{both} both belong to {args.out / name}; remove one of them")
         frames = frames_of.get(normal(name)) or frames_of.get(pose_name(name))
         videos[name] = PoseJob(name, frames or (args.frames or root) / folder, args.out / name)
     return [videos[name] for name in sorted(videos) if in_shard(name, args.shard)], failures
@@ -138,12 +126,11 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
 def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) -> tuple[list[str], list[str]]:
     """Those of the folders `names` that a list has, and a line for each of its videos without a folder."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n")]
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--videos {file}: cannot be read as a text file ({error})") from None
-    listed = unique_names(
-        [Video(name, 0, class_name, path) for class_name, name, path in map(split_line, filter(None, lines))]
-    )
+    entries = [split_line(line.strip()) for line in lines if line.strip()]
+    listed = unique_names([Video(name, 0, class_name, path) for class_name, name, path in entries])
     if not listed:
         raise UserError(f"--videos {file}: no videos in it; expected lines CLASS/VIDEO")
     folders, there = VideoFolders(root), set(names)
@@ -157,7 +144,7 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
     return list(dict.fromkeys(found)), failures
 
 
-# ---- the two ways of working: both return videos done, videos skipped, and a line for each that failed ----
+# ---- both return videos done, videos skipped, and a line for each that failed ----
 
 
 def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
@@ -173,17 +160,9 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
             skipped.append(video)
         else:
             todo[video] = num_frames
+    options = {"batch_size": args.batch_size, "every": args.every, "max_people": args.max_people}
     with worker_pool(args.workers) as pool, progress_bar(sum(todo.values())) as bar:
-        results = process_videos(
-            estimator,
-            todo,
-            pool,
-            batch_size=args.batch_size,
-            every=args.every,
-            max_people=args.max_people,
-            readers=args.workers,
-            on_frames=bar.update,
-        )
+        results = process_videos(estimator, todo, pool, **options, readers=args.workers, on_frames=bar.update)
         with contextlib.closing(results):
             for video, error in results:
                 if error:
@@ -224,11 +203,7 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
 
 
 def check_settings(path: Path, settings: dict) -> None:
-    """Keep what the people in a folder depend on beside them; raise `UserError` if it was something else before.
-
-    Otherwise a run that resumes another one could mix two networks' people.
-    """
-    settings = json.loads(json.dumps(settings))
+    """Keep what the people in a folder depend on beside them, so that no run mixes two networks' people."""
     if not path.exists():
         with atomic_write(path, "w") as file:
             file.write(json.dumps(settings, indent=1) + "\n")
@@ -238,17 +213,15 @@ def check_settings(path: Path, settings: dict) -> None:
         raise UserError(f"{path}: cannot be read ({error}); remove it if --out holds poses of these settings") from None
     for key, value in settings.items():
         if before.get(key) != value:
-            raise UserError(
-                f"{path.parent}: its poses were made with {key} = {before.get(key)}, now it is {value}; "
-                "choose another --out, or the same settings"
-            )
+            made = f"its poses were made with {key} = {before.get(key)}, now it is {value}"
+            raise UserError(f"{path.parent}: {made}; choose another --out, or the same settings")
 
 
 # ---- what is shown ----
 
 
 def progress_bar(total: int) -> tqdm:
-    """A bar over frames, with frames per second and the time left; in log files a line now and then."""
+    """A bar over frames; in log files a line now and then."""
     mininterval = 0.2 if sys.stderr.isatty() else 30
     return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=mininterval, disable=not total)
 
@@ -261,12 +234,11 @@ def print_report(done: int, skipped: int, finished: list[PoseJob], failures: lis
         frames += keypoints.num_frames
         empty += keypoints.num_frames - len(set(keypoints.frame.tolist()))
         people += len(keypoints.frame)
-    share = f" ({100 * empty / frames:.1f} %)" if frames else ""
     print(f"videos done               {done:>9}")
     print(f"videos skipped (finished) {skipped:>9}")
     print(f"videos failed             {len(failures):>9}")
     print(f"frames                    {frames:>9}")
-    print(f"frames with no person     {empty:>9}{share}")
+    print(f"frames with no person     {empty:>9}" + f" ({100 * empty / max(frames, 1):.1f} %)" * (frames > 0))
     print(f"people per frame, mean    {people / max(frames, 1):>9.2f}", flush=True)
     for failure in failures:
         print(f"failed: {' '.join(failure.split())}", file=sys.stderr)

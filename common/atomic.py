@@ -18,10 +18,9 @@ def temporary_name(path: Path) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator:
-    """Open a file to write that appears under `path` only when it is complete and on the disk.
+    """Open a file to write that appears under `path` only when it is complete and on the disk (fsync).
 
-    The content goes to a temporary name in the same folder, is flushed (fsync) and renamed. If the block
-    raises, the old file stays as it was and the temporary one is removed. Folders are made as needed.
+    If the block raises, the old file stays as it was. Folders are made as needed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,13 +40,8 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike, temporary: Path | None = None) -> Iterator[Path]:
-    """Yield an empty temporary folder that takes the place of `path` when the block ends well, else vanishes.
-
-    `temporary` is its name, by default a new one beside `path`.
-    """
-    path = Path(path)
-    temporary = temporary or temporary_name(path)
+def atomic_folder(path: Path, temporary: Path) -> Iterator[Path]:
+    """Yield an empty folder `temporary` that takes the place of `path` when the block ends well, else vanishes."""
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -71,10 +65,7 @@ def replace_folder(new: Path, path: Path) -> None:
 
 
 def recover_folders(parent: str | os.PathLike) -> None:
-    """Tidy what killed runs left in `parent`: bring replaced folders back, remove temporary names a day old.
-
-    Younger ones may belong to a run that is still writing; nothing reads them.
-    """
+    """Tidy what killed runs left in `parent`: bring replaced folders back, remove temporary names a day old."""
     for old in Path(parent).glob(".old-*"):
         target = old.with_name(old.name.removeprefix(".old-"))
         with contextlib.suppress(FileNotFoundError):  # another process tidies as well

@@ -39,8 +39,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def run(main: Callable[[], int | None]) -> None:
     """Call `main` as a script's body and exit with its status (None counts as 0).
 
-    A `UserError` or an `OSError` (full disk, no permission) becomes one `error:` line and status 2,
-    Ctrl-C and SIGTERM end with 130 and 143 after the clean-up of `finally` blocks.
+    A `UserError` or an `OSError` becomes one `error:` line and status 2; Ctrl-C and SIGTERM end with 130 and 143.
     """
 
     def stop(signum, frame):
@@ -138,5 +137,5 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def width(text: str) -> int:
     """Columns that `text` takes in a terminal."""
     return sum(
-        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text
+        1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text if not unicodedata.combining(letter)
     )

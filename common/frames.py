@@ -23,18 +23,11 @@ def frame_numbers(folder: str | os.PathLike) -> set[int]:
 
 
 def count_frames(folder: str | os.PathLike) -> int:
-    """Number of frames `frame000001.jpg`, `frame000002.jpg`, … of one video; 0 means that there are none.
-
-    Raises `UserError` if the folder cannot be read or the numbering does not run from 1 without a gap.
-    """
+    """Number of frames of one video; raises `UserError` if they are not numbered from 1 without a gap."""
     numbers = frame_numbers(folder)
-    if numbers and max(numbers) != len(numbers):
-        gap = next(number for number in range(1, len(numbers) + 1) if number not in numbers)
-        missing = FRAME_NAME.format(gap)
-        raise UserError(
-            f"{folder}: {missing} is missing, yet later frames exist; "
-            "run extract_frames.py / process_pose.py again, it fills gaps"
-        )
+    if gaps := set(range(1, len(numbers) + 1)) - numbers:
+        missing = f"{FRAME_NAME.format(min(gaps))} is missing, yet later frames exist"
+        raise UserError(f"{folder}: {missing}; run extract_frames.py / process_pose.py again, it fills gaps")
     return len(numbers)
 
 
@@ -52,10 +45,8 @@ def find_frame_folders(root: str | os.PathLike) -> list[str]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     names = []
-    for path in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        inside = [child for child in path.iterdir() if not child.name.startswith(".")]
-        if inside and all(child.is_dir() for child in inside):
-            names += sorted(f"{path.name}/{child.name}" for child in inside)
-        else:
-            names.append(path.name)
+    for path in sorted(path for path in root.glob("[!.]*") if path.is_dir()):
+        inside = list(path.glob("[!.]*"))
+        nested = inside and all(child.is_dir() for child in inside)
+        names += sorted(f"{path.name}/{child.name}" for child in inside) if nested else [path.name]
     return names

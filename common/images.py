@@ -27,10 +27,7 @@ def read_image(path: str | os.PathLike, decode_jpeg: Callable[[bytes], np.ndarra
 def decode_image(
     data: bytes, name: str | os.PathLike = "image", decode_jpeg: Callable[[bytes], np.ndarray] | None = None
 ) -> np.ndarray:
-    """Decode an encoded image to uint8 RGB (H, W, 3); grey and CMYK are converted.
-
-    `decode_jpeg` takes the place of Pillow's decoder for JPEGs. Raises `BrokenImage`.
-    """
+    """Decode an image to uint8 RGB (H, W, 3), JPEGs by `decode_jpeg` if given, else Pillow. Raises `BrokenImage`."""
     if not data:
         raise BrokenImage(f"{name}: the file is empty")
     try:

@@ -24,8 +24,7 @@ def cores() -> int:
 def in_shard(name: str, shard: str | None) -> bool:
     """Whether the video `name` belongs to the part `shard` (`i/n`; None: to all).
 
-    A hash of the name decides, so the parts are disjoint and complete whatever other videos there are, in
-    whatever order. Names that look the same (composed or decomposed accents) are in the same part.
+    A hash of the name decides, so the parts are disjoint and complete whatever other videos there are.
     """
     if shard is None:
         return True
@@ -37,9 +36,8 @@ def in_shard(name: str, shard: str | None) -> bool:
 def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[tuple]:
     """Yield `(job, result, error)` as each `function(job)` ends, in `workers` processes (0: in this one).
 
-    A `UserError` or `OSError` of one job is yielded as `error` (None if it went well), other exceptions are
-    raised. When the generator is closed or interrupted, the processes end at once: wrap it in
-    `contextlib.closing`.
+    A `UserError` or `OSError` of one job is yielded as `error`, other exceptions are raised. When the generator is
+    closed, the processes end at once: wrap it in `contextlib.closing`.
     """
     jobs = list(jobs)
     if workers <= 0 or len(jobs) <= 1:
@@ -77,8 +75,7 @@ def _attempt(function: Callable, job):
 def worker_pool(workers: int, start_method: str | None = "spawn") -> Iterator[Executor]:
     """A pool of processes that end with this one, even if it is killed; 0 workers: one thread of this process.
 
-    By default the processes are started afresh, not forked, for torch and its threads may be at work in this one
-    (None: multiprocessing's way). Raises `UserError` if one is killed.
+    They are started afresh, for torch's threads may be at work here. Raises `UserError` if one is killed.
     """
     if workers <= 0:
         with ThreadPoolExecutor(1) as pool:

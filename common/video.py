@@ -20,12 +20,12 @@ def decode_frames(
 ) -> Iterator[np.ndarray]:
     """Yield frames 1, 1 + every, … of a video's best video stream, uint8 RGB (H, W, 3), upright.
 
-    Each decoded frame comes once, whatever its time stamp. The rotation or mirroring that the file asks for
-    is applied, and pixels that are not square are made so by enlarging one side. `threads`: of the decoder.
+    Each decoded frame comes once, whatever its time stamp. The file's rotation or mirroring is applied, and pixels
+    that are not square are made so by enlarging one side. `threads`: of the decoder.
 
-    Packets that do not decode are skipped. If there are any, or if the video ends well before its header
-    says, a line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if the
-    file cannot be read, has no video stream or no frame, or if less than half of a damaged video decodes.
+    Packets that do not decode are skipped; if there are any, or if the video ends well before its header says, a
+    line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if nothing can be
+    decoded, or less than half of a damaged video.
     """
     frames = packets = bad = 0
     end = 0.0
@@ -73,7 +73,6 @@ def decode_frames(
 
 def frame_rate(path: str | os.PathLike) -> Fraction:
     """Frames per second of a video file; 25 where it tells nothing of use."""
-    rate = None
     with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
         stream = container.streams.best("video")
         rate = stream.average_rate or stream.guessed_rate

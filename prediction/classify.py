@@ -1,10 +1,9 @@
 """One video through trained streams, by the same code and images as the steps from videos to score pickles."""
 
-import contextlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from pathlib import Path
@@ -23,7 +22,7 @@ from dataloader.sampling import clips_for_testing
 from dataloader.split_train_test_video import read_class_index
 from dataloader.video_dataset import sample_for_testing
 from network import Model, for_testing, read_model
-from pose.draw import draw_people, save_pose_image
+from pose.draw import encode_pose_image
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, people_of_frame
 from pose.pipeline import estimate, limit_people
@@ -36,19 +35,14 @@ BAR = {"unit": " frames", "leave": False, "disable": None}
 
 @dataclass(frozen=True)
 class Options:
-    """How videos are read, searched for people and tested.
-
-    `every`, `short_side` and `quality` are those of `extract_frames.py`, `max_people` is that of `process_pose.py`.
-    `every_pose` asks for the people of all frames, not only of those that the motion stream looks at; `amp` means
-    mixed precision of the streams.
-    """
+    """How videos are read, searched for people and tested; the first four as in the scripts that prepare data."""
 
     every: int = 1
     short_side: int = 256
     quality: int = 95
     max_people: int | None = None
-    every_pose: bool = False
-    amp: bool = False
+    every_pose: bool = False  # find the people of all frames, not only of those that the motion stream looks at
+    amp: bool = False  # mixed precision of the streams
 
 
 @dataclass
@@ -78,23 +72,18 @@ class Prediction(NamedTuple):
 def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torch.device) -> Model:
     """A stream's checkpoint with its network made for testing, on `device`.
 
-    Classes, architecture and image size are the checkpoint's; the file `class_index` names the classes of one
-    that does not. Raises `UserError` if it is no checkpoint, or another stream's.
+    The file `class_index` names the classes of a checkpoint that does not. Raises `UserError` if it is no checkpoint,
+    or another stream's.
     """
     model = read_model(path, stream.in_channels)
-    count = model.network.fc.out_features
     if model.classes is None:
+        unnamed = f"{path}: does not name its {model.network.fc.out_features} classes"
         if not class_index.is_file():
-            raise UserError(
-                f"{path}: does not name its {count} classes, and {class_index} is not there to do it; "
-                "give --ucf-list and --class-index"
-            )
+            raise UserError(f"{unnamed}, and {class_index} is missing; give --ucf-list and --class-index")
         model.classes = read_class_index(class_index)
-        if len(model.classes) != count:
-            raise UserError(
-                f"{path}: does not name its {count} classes, and {class_index} has {len(model.classes)}; give "
-                "the --class-index that it was trained with"
-            )
+        if len(model.classes) != model.network.fc.out_features:
+            found = f"{class_index} has {len(model.classes)}"
+            raise UserError(f"{unnamed}, and {found}; give the --class-index that it was trained with")
     model.network = for_testing(model.network, device)
     return model
 
@@ -106,9 +95,8 @@ def check_same_classes(models: Iterable[Model]) -> None:
         for number, names in enumerate(zip_longest(first.classes, other.classes, fillvalue="missing"), 1):
             if names[0] != names[1]:
                 raise UserError(
-                    f"{first.path} and {other.path} were trained on different classes, {len(first.classes)} and "
-                    f"{len(other.classes)} of them: number {number} is {names[0]!r} in one and {names[1]!r} in the "
-                    "other; give checkpoints of the same class index"
+                    f"{first.path} and {other.path} were trained on different classes: number {number} is "
+                    f"{names[0]!r} in one, {names[1]!r} in the other; give checkpoints of the same class index"
                 )
 
 
@@ -116,8 +104,8 @@ def check_same_classes(models: Iterable[Model]) -> None:
 def score(model: Model, stream: Stream, jpegs: Mapping[int, bytes], num_frames: int, amp: bool = False) -> np.ndarray:
     """Mean logits, float32 (classes,), over the test positions of a video of `num_frames` frames.
 
-    `jpegs` holds the images that the positions need by the number of their frame, encoded as on disk. `amp`: mixed
-    precision. Raises `UserError` if the logits are not finite.
+    `jpegs`: the images that the positions need by the number of their frame, encoded as on disk. Raises `UserError`
+    if the logits are not finite.
     """
     device = model.network.conv1.weight.device
     images, index = sample_for_testing(
@@ -140,12 +128,10 @@ def classify(
 ) -> Prediction:
     """Test the streams' `models`, by the stream's name, on a video file.
 
-    The frames that the test positions need are made and encoded as `extract_frames.py` does, and the pose-flow
-    images as `process_pose.py` does, of the people that `source` finds or holds (None, without motion stream: no
-    people). So the scores are those of the scripts.
-
-    The video is decoded twice, for the test positions depend on the number of frames, and keeping all of a long
-    video's would take too much memory. Raises `UserError` if it cannot be read or does not fit the keypoints.
+    Frames and pose-flow images of the people that `source` finds or holds are made as the scripts make them, so the
+    scores are theirs. The video is decoded twice, for the test positions depend on the number of frames, and keeping
+    all of a long video's would take too much memory. Raises `UserError` if it cannot be read or does not fit the
+    keypoints.
     """
     damage: list[str] = []
     num_frames = sum(1 for _ in decode_frames(path, options.every, THREADS, damage))
@@ -168,54 +154,32 @@ def classify(
         poses = _look_up(source, posed, num_frames) if source else Poses()
     for number, people in poses.people.items():
         poses.people[number] = limit_people(people, options.max_people)
-    images = {SPATIAL.name: frames, MOTION_POSE.name: {number: _encoded_pose(poses, number) for number in drawn}}
+    encoded_poses = {number: encode_pose_image(poses.people[number], poses.frame_size) for number in drawn}
+    images = {SPATIAL.name: frames, MOTION_POSE.name: encoded_poses}
     logits = {
         name: score(model, STREAMS[name], images[name], num_frames, options.amp) for name, model in models.items()
     }
     return Prediction(logits, num_frames, poses, "".join(damage))
 
 
-def _encoded_pose(poses: Poses, number: int) -> bytes:
-    file = io.BytesIO()
-    save_pose_image(file, draw_people(poses.people[number], poses.frame_size))
-    return file.getvalue()
-
-
 def _encoded_frames(path: Path, options: Options, numbers: set[int]) -> Iterator[tuple[int, bytes]]:
     """The frames `numbers` of a video, counted from 1 and in order, as JPEG files."""
-    last = max(numbers, default=0)
-    if not last:
-        return
-    with contextlib.closing(decode_frames(path, options.every, THREADS)) as pictures:
-        for number, rgb in enumerate(pictures, 1):
+    with closing(decode_frames(path, options.every, THREADS)) as pictures:
+        for number, rgb in enumerate(islice(pictures, max(numbers, default=0)), 1):
             if number in numbers:
                 yield number, encode_jpeg(resize_short_side(rgb, options.short_side), options.quality)
-            if number == last:
-                return
-    raise UserError("a second look gives fewer frames than the first; is the file being written?")
 
 
 def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, bar: tqdm) -> Poses:
     """People of numbered frames; raises `UserError` if these are not all of one size."""
     poses = Poses()
-
-    def batches():
-        while batch := list(islice(frames, BATCH)):
-            yield tuple(zip(*batch, strict=True))
-
-    with (
-        bar,
-        ThreadPoolExecutor(1) as pool,
-        contextlib.closing(estimate(estimator, batches(), pool, decode_image)) as people,
-    ):
-        for numbers, found, frame_size, error in people:
-            if error is None and poses.frame_size not in (None, frame_size):
-                error = UserError(
-                    f"its frames change from {poses.frame_size} to {frame_size} pixels (height, width); "
-                    "poses need one size"
-                )
-            if error is not None:
+    batches = (tuple(zip(*batch, strict=True)) for batch in iter(lambda: list(islice(frames, BATCH)), []))
+    with bar, ThreadPoolExecutor(1) as pool, closing(estimate(estimator, batches, pool, decode_image)) as results:
+        for numbers, found, frame_size, error in results:
+            if error:
                 raise error
+            if poses.frame_size not in (None, frame_size):
+                raise UserError(f"its frames change from {poses.frame_size} to {frame_size} pixels (height, width)")
             poses.frame_size = frame_size
             poses.people.update(zip(numbers, found, strict=True))
             bar.update(len(numbers))
@@ -225,8 +189,6 @@ def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, bar:
 def _look_up(keypoints: Keypoints, numbers: Iterable[int], num_frames: int) -> Poses:
     """People of the frames `numbers` from a video's keypoints."""
     if keypoints.num_frames != num_frames:
-        raise UserError(
-            f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}; give the "
-            "keypoints that belong to it, and --every as they were made with"
-        )
+        counts = f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}"
+        raise UserError(f"{counts}; give its own keypoints, and --every as they were made with")
     return Poses({number: people_of_frame(keypoints, number) for number in numbers}, keypoints.frame_size)

@@ -33,27 +33,25 @@ def write_overlay(
     top: Sequence[tuple[str, float]],
     rate: Fraction,
 ) -> None:
-    """Encode frames with skeletons and a panel of classes as MP4; the file appears when it is complete.
+    """Encode frames, uint8 (H, W, 3) RGB, with skeletons and a panel of classes as MP4.
 
-    `frames` are uint8 (H, W, 3) RGB, the first one's size is the video's; `people` maps the number of a frame,
-    from 1, to its people (P, 18, 3), x and y in [0, 1]; `top` are class names with their probabilities, best
-    first; `rate` is in frames per second. Raises `UserError` if the encoder fails.
+    `people` maps the number of a frame, from 1, to its people (P, 18, 3); `top` are class names with their
+    probabilities, best first; `rate` is in frames per second. Raises `UserError` if the encoder fails.
     """
     codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
     if codec not in av.codecs_available:
         codec, options = "mpeg4", {"qmin": "3", "qmax": "3"}
-    panel = size = None
     try:
         # FFmpeg gets the file's name, not the file: so it can tell if the disk is full.
         with atomic_write(path) as file, av.open(str(Path(file.name).absolute()), "w", format="mp4") as container:
             stream = container.add_stream(codec, rate=rate, options=options)
             for number, frame in enumerate(frames, 1):
-                if size is None:
+                if number == 1:
                     size = picture_size(*frame.shape[:2])
                     panel = draw_panel(top, max(size[0], MIN_WIDTH))
-                    stream.width, stream.height = (length + length % 2 for length in canvas_size(size, panel))
-                    stream.pix_fmt = "yuv420p"
                 canvas = compose(frame, people.get(number, ()), panel, size)
+                if number == 1:
+                    stream.width, stream.height, stream.pix_fmt = *canvas.size, "yuv420p"
                 container.mux(stream.encode(av.VideoFrame.from_image(canvas)))
             container.mux(stream.encode(None))
     except av.FFmpegError as error:
@@ -62,22 +60,16 @@ def write_overlay(
 
 def picture_size(height: int, width: int) -> tuple[int, int]:
     """(width, height) at which a frame is shown."""
-    short = min(height, width)
-    scale = min(max(short, SHORT_SIDE[0]), SHORT_SIDE[1]) / short
-    scale = min(scale, LONG_SIDE / max(height, width))
+    short, long = sorted((height, width))
+    scale = min(min(max(short, SHORT_SIDE[0]), SHORT_SIDE[1]) / short, LONG_SIDE / long)
     return max(round(width * scale), 1), max(round(height * scale), 1)
-
-
-def canvas_size(picture: tuple[int, int], panel: Image.Image) -> tuple[int, int]:
-    """(width, height) of picture and panel together."""
-    return max(picture[0], panel.width), picture[1] + panel.height
 
 
 def compose(frame: np.ndarray, people: Iterable[np.ndarray], panel: Image.Image, size: tuple[int, int]) -> Image.Image:
     """A frame at `size` with its people's skeletons, the panel below; both sides of the result are even."""
     picture = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
     draw_skeletons(picture, people)
-    width, height = canvas_size(size, panel)
+    width, height = max(size[0], panel.width), size[1] + panel.height
     canvas = Image.new("RGB", (width + width % 2, height + height % 2), BACKGROUND)
     canvas.paste(picture, ((width - size[0]) // 2, 0))
     canvas.paste(panel, ((width - panel.width) // 2, size[1]))

@@ -35,11 +35,8 @@ def describe(prediction: Prediction, classes: Sequence[str], weights: Sequence[f
 def class_scores(logits: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
     """`logits` and `probabilities` (classes,) by class name, best first."""
     order = rank_classes(logits[None])[0]
-    probabilities = softmax(logits)
-    return {
-        "logits": {classes[label]: float(logits[label]) for label in order},
-        "probabilities": {classes[label]: float(probabilities[label]) for label in order},
-    }
+    named = {"logits": logits, "probabilities": softmax(logits)}
+    return {name: {classes[label]: float(values[label]) for label in order} for name, values in named.items()}
 
 
 def top_classes(scores: dict[str, dict[str, float]], count: int) -> list[tuple[str, float]]:
@@ -49,27 +46,21 @@ def top_classes(scores: dict[str, dict[str, float]], count: int) -> list[tuple[s
 
 def print_result(result: dict, topk: int) -> None:
     """Print the fused top k with every stream's probabilities, and each stream's own top k."""
-    people = (
-        f", people in {result['frames_with_people']} of the {result['frames_looked_at']} looked at"
-        if result["frames_looked_at"]
-        else ""
-    )
+    looked_at = result["frames_looked_at"]
+    people = f", people in {result['frames_with_people']} of the {looked_at} looked at" if looked_at else ""
     print(f"\n{result['video']}: {result['frames']} frame{'s' * (result['frames'] != 1)}{people}")
     if result["damage"]:
         print(f"  {result['damage']}")
     streams = result["streams"]
     columns = {"fused": result["fused"], **streams} if len(streams) > 1 else streams
-    print_table(
-        ("probability, %", *columns),
-        [
-            (f"  {name}", *(f"{100 * column['probabilities'][name]:.1f}" for column in columns.values()))
-            for name, _ in top_classes(result["fused"], topk)
-        ],
-    )
+    rows = [
+        (f"  {name}", *(f"{100 * column['probabilities'][name]:.1f}" for column in columns.values()))
+        for name, _ in top_classes(result["fused"], topk)
+    ]
+    print_table(("probability, %", *columns), rows)
     for stream, scores in streams.items() if len(streams) > 1 else ():
-        print(
-            f"  {stream} alone: {', '.join(f'{name} {100 * value:.1f}' for name, value in top_classes(scores, topk))}"
-        )
+        top = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(scores, topk))
+        print(f"  {stream} alone: {top}")
     sys.stdout.flush()
 
 
@@ -78,19 +69,11 @@ def write_results(
 ) -> None:
     """Write everything as JSON: what the numbers are, the streams, and one object per video."""
     shares = np.ones(len(models)) if weights is None else np.array(weights)
-    content = {
-        "meaning": MEANING,
-        "classes": next(iter(models.values())).classes,
-        "streams": {
-            name: {
-                "checkpoint": str(model.path),
-                "arch": model.arch,
-                "image_size": model.image_size,
-                "weight": float(share / shares.sum()),
-            }
-            for (name, model), share in zip(models.items(), shares, strict=True)
-        },
-        "videos": results,
+    streams = {
+        name: {"checkpoint": str(model.path), "arch": model.arch, "image_size": model.image_size, "weight": weight}
+        for (name, model), weight in zip(models.items(), (shares / shares.sum()).tolist(), strict=True)
     }
+    classes = next(iter(models.values())).classes
+    content = {"meaning": MEANING, "classes": classes, "streams": streams, "videos": results}
     with atomic_write(path) as file:  # names of files may not be valid Unicode
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")

@@ -141,7 +141,7 @@ def test_atomic_write_keeps_the_old_file_on_any_error(tmp_path):
 
 def test_replaced_folder_comes_back_after_a_kill_between_the_renames(tmp_path, monkeypatch):
     target = tmp_path / "video"
-    with atomic.atomic_folder(target) as folder:
+    with atomic.atomic_folder(target, atomic.temporary_name(target)) as folder:
         (folder / "a").write_text("old")
     renames = []
     real = atomic.Path.rename
@@ -153,7 +153,7 @@ def test_replaced_folder_comes_back_after_a_kill_between_the_renames(tmp_path, m
         return real(self, to)
 
     monkeypatch.setattr(atomic.Path, "rename", killed_at_the_second)
-    with pytest.raises(KeyboardInterrupt), atomic.atomic_folder(target) as folder:
+    with pytest.raises(KeyboardInterrupt), atomic.atomic_folder(target, atomic.temporary_name(target)) as folder:
         (folder / "a").write_text("new")
     monkeypatch.undo()
     assert not target.exists()
