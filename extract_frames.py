@@ -140,10 +140,10 @@ def main(argv: list[str] | None = None) -> int:
                     raise error
                 if error:
                     broken[path] = error
-                    continue
-                total += result[0]
-                if result[1]:
-                    damaged[path] = result[1]
+                else:
+                    total += result[0]
+                    if result[1]:
+                        damaged[path] = result[1]
     finally:
         for *_, temporary in jobs:  # of processes that were ended
             shutil.rmtree(temporary, ignore_errors=True)

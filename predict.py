@@ -33,8 +33,7 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Classify videos with trained streams: decode, find people, test both streams, fuse.",
         epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
-        "at once, whatever its length; of the 200 or so that the streams look at, scaled to --short-side, the JPEGs "
-        "are. Exit status 1: some videos could not be classified.",
+        "at once. Exit status 1: some videos could not be classified.",
     )
     add, number = parser.add_argument, whole_number(1)
     add("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")

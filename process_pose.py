@@ -92,8 +92,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def recover_pose_folders(out: Path) -> None:
     """Recover what killed runs left in `out` and in its folders of classes."""
-    recover_folders(out)
-    for folder in out.iterdir() if out.is_dir() else ():
+    for folder in (out, *out.glob("[!.]*")):
         if folder.is_dir() and not (folder / FILE_NAME).exists():
             recover_folders(folder)
 
@@ -153,13 +152,12 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     check_settings(args.out / SETTINGS_NAME, estimator.settings | {"every": args.every, "max_people": args.max_people})
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
-        num_frames = 0
+        todo[video] = 0
         with contextlib.suppress(UserError):  # the pipeline meets it again, and reports it
-            num_frames = count_frames(video.frames)
-        if num_frames and finished_keypoints(video.poses, num_frames):
+            todo[video] = count_frames(video.frames)
+        if todo[video] and finished_keypoints(video.poses, todo[video]):
+            del todo[video]
             skipped.append(video)
-        else:
-            todo[video] = num_frames
     options = {"batch_size": args.batch_size, "every": args.every, "max_people": args.max_people}
     with worker_pool(args.workers) as pool, progress_bar(sum(todo.values())) as bar:
         results = process_videos(estimator, todo, pool, **options, readers=args.workers, on_frames=bar.update)

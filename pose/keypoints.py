@@ -71,12 +71,9 @@ def make_keypoints(keypoints, frame, num_frames, frame_size) -> Keypoints:
     for name, (value, shape, most) in numbers.items():
         if value.shape != shape or value.dtype.kind not in "iu" or not ((value > 0) & (value <= most)).all():
             raise ValueError(f"{name!r} must be of shape {shape}, whole numbers from 1 to {most}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
-        keypoints = keypoints.astype(np.float32)
-    if not np.isfinite(keypoints).all():
-        raise ValueError("'keypoints' holds numbers that are not finite")
-    if (keypoints[..., 2] < 0).any():
-        raise ValueError("'keypoints' holds negative scores")
+    keypoints = keypoints.astype(np.float32)
+    if not np.isfinite(keypoints).all() or (keypoints[..., 2] < 0).any():
+        raise ValueError("'keypoints' holds numbers that are not finite, or negative scores")
     if (np.abs(keypoints[keypoints[..., 2] > 0, :2] - 0.5) > 1).any():
         raise ValueError("'keypoints' lie far outside the frame; x and y must be in [0, 1], not in pixels")
     if frame.size and not 1 <= frame.min() <= frame.max() <= num_frames:

@@ -18,23 +18,16 @@ FEATURES = 128
 _VGG = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 256, FEATURES)
 
 
-def _convolutions(in_channels: int, layers: list[tuple[int, int]]) -> nn.Sequential:
-    """Convolutions of (out channels, kernel), with ReLUs between them."""
+def _layers(in_channels: int, layers: list[tuple[int, int] | str]) -> nn.Sequential:
+    """A convolution and a ReLU for each (out channels, kernel), a pooling for each "pool"."""
     modules = []
-    for out_channels, kernel in layers:
-        modules += [nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), nn.ReLU(inplace=True)]
-        in_channels = out_channels
-    return nn.Sequential(*modules[:-1])
-
-
-def _backbone() -> nn.Sequential:
-    modules, in_channels = [], 3
-    for layer in _VGG:
+    for layer in layers:
         if layer == "pool":
             modules.append(nn.MaxPool2d(2))
         else:
-            modules += [nn.Conv2d(in_channels, layer, 3, padding=1), nn.ReLU(inplace=True)]
-            in_channels = layer
+            out_channels, kernel = layer
+            modules += [nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), nn.ReLU(inplace=True)]
+            in_channels = out_channels
     return nn.Sequential(*modules)
 
 
@@ -47,13 +40,13 @@ class OpenPose(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.model0 = _backbone()
+        self.model0 = _layers(3, [layer if layer == "pool" else (layer, 3) for layer in _VGG])
         seen = FEATURES + NUM_PAFS + NUM_HEATMAPS
         for stage in range(1, STAGES + 1):
             for branch, channels in ((1, NUM_PAFS), (2, NUM_HEATMAPS)):
                 layers = [(128, 3)] * 3 + [(512, 1)] if stage == 1 else [(128, 7)] * 5 + [(128, 1)]
-                convolutions = _convolutions(FEATURES if stage == 1 else seen, [*layers, (channels, 1)])
-                self.add_module(f"model{stage}_{branch}", convolutions)
+                branch_layers = _layers(FEATURES if stage == 1 else seen, [*layers, (channels, 1)])
+                self.add_module(f"model{stage}_{branch}", branch_layers[:-1])  # no ReLU on the maps
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) as `preprocess` makes them to (PAFs (B, 38, H/8, W/8), heatmaps (B, 19, …))."""

@@ -1,8 +1,4 @@
-"""Pose estimation of many videos as a pipeline.
-
-Threads read and scale frames, the calling thread runs the network, worker processes group, draw and write.
-Between them are short queues, so that the slowest sets the speed.
-"""
+"""Pose estimation as a pipeline: threads read frames, the caller runs the network, processes group, draw and write."""
 
 import shutil
 from collections import deque

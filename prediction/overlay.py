@@ -126,11 +126,8 @@ def clean(name: str) -> str:
 
 def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """`text`, its end replaced by an ellipsis if it is wider than `width` pixels."""
-    shortened = text
-    while text and font.getlength(shortened) > width:
-        text = text[:-1]
-        shortened = text.rstrip() + "…"
-    return shortened
+    ends = (text[:end].rstrip() + "…" for end in range(len(text) - 1, -1, -1))
+    return next((short for short in (text, *ends) if font.getlength(short) <= width), "…")
 
 
 @lru_cache(maxsize=256)
