@@ -17,17 +17,12 @@ LABEL = re.compile(r"\.\w+(\s+\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """One line of a split list.
+    """One line of a split list."""
 
-    `name` is the key in score pickles and the name of the pose-flow folder: the file's stem without a
-    leading `v_`, or `Class/stem` if several classes have a video of that stem. `label` is the 0-based
-    position of the class in the class index, `path` the line's path (`Class/v_Class_g01_c01.avi`).
-    """
-
-    name: str
-    label: int
+    name: str  # key in score pickles: the stem without `v_`, or `Class/stem` if several classes have that stem
+    label: int  # 0-based position of the class in the class index
     class_name: str
-    path: str
+    path: str  # of the line: `Class/v_Class_g01_c01.avi`
 
 
 # ---- names ----
@@ -40,9 +35,7 @@ def normal(name: str) -> str:
 
 def stem(file_name: str) -> str:
     """Name of a video: its file name without folder, extension, and leading `v_`."""
-    name = file_name.rpartition("/")[2]
-    dot = name.rfind(".")
-    return normal(name[: dot if 0 < dot < len(name) - 1 else None].removeprefix("v_"))
+    return normal(PurePosixPath(file_name).stem.removeprefix("v_"))
 
 
 def without_prefix(name: str) -> str:
@@ -63,10 +56,7 @@ def group_of(video: Video) -> int | None:
 
 
 def split_line(line: str) -> tuple[str, str, str]:
-    """(class name, video name, path) of a list's line `CLASS/FILE`, with or without a class number behind.
-
-    The class name, the video name or both are "" where the line has none.
-    """
+    """(class name, video name, path), "" where there is none, of a line `CLASS/FILE`, perhaps with a number behind."""
     label = LABEL.search(line)
     path = (line[: label.start(1)] if label else line).rstrip("/")
     if "//" in path or "./" in path:
@@ -85,8 +75,7 @@ def unique_names(videos: Sequence[Video]) -> list[Video]:
 def listed_names(names: Iterable[str], videos: Sequence[Video]) -> dict[str, str | None]:
     """For each of `names` the name of the listed video that it means; None if there is none, or several.
 
-    Case may differ (UCF101 has both HandStandPushups and HandstandPushups), and `v_` and the class folder
-    may precede a name.
+    Case may differ (as in UCF101's HandStandPushups), and `v_` and the class folder may precede a name.
     """
     exact = {normal(video.name): video.name for video in videos}
     loose: dict[str, set[str]] = {}
@@ -117,8 +106,7 @@ def refuse_same(names: Mapping[str | Path, str]) -> None:
 def folder_names(video: Video) -> Iterator[str]:
     """Names, best first, under which the folder of a video may lie.
 
-    With and without `v_`; below the class folder; and in the class folder's spelling, for UCF101 has
-    `HandstandPushups/v_HandStandPushups_g01_c01.avi`.
+    With and without `v_`, below the class folder, in the class's spelling (`HandstandPushups/v_HandStandPushups_…`).
     """
     base = video.name.rsplit("/", 1)[-1]
     bases = [base]
@@ -131,10 +119,7 @@ def folder_names(video: Video) -> Iterator[str]:
 
 
 class VideoFolders:
-    """The folders below `root`, `VIDEO` or `CLASS/VIDEO`, found in whatever Unicode form they are stored.
-
-    Class folders are listed when a video asks for them. Raises `OSError` if `root` cannot be listed.
-    """
+    """The folders below `root`, `VIDEO` or `CLASS/VIDEO`, found in whatever Unicode form they are stored."""
 
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root)
@@ -168,10 +153,9 @@ def is_video(path: Path) -> bool:
 
 
 def frame_folders(paths: Sequence[Path], root: Path) -> dict[str, Path]:
-    """Videos in `root` and its class folders by the name of their folder of frames.
+    """Videos in `root` and its class folders by the name of their folder of frames: the stem, or `CLASS/STEM`.
 
-    That name is the file's stem, or `CLASS/STEM` where several folders have a video that goes by that stem.
-    Raises `UserError` if two videos would have the same folder.
+    The class is there if several have a video of that stem. Raises `UserError` if two would have one folder.
     """
     parents: dict[str, set[Path]] = {}
     for path in paths:
@@ -182,6 +166,7 @@ def frame_folders(paths: Sequence[Path], root: Path) -> dict[str, Path]:
         nested = path.parent != root and len(parents[stem(path.name)]) > 1
         videos[f"{path.parent.name}/{path.stem}" if nested else path.stem] = path
     for name in videos:
-        if "/" in name and name.split("/")[0] in videos:
-            raise UserError(f"{videos[name.split('/')[0]]}: called like the class of {videos[name]}; rename one")
+        parent, slash, _ = name.partition("/")
+        if slash and parent in videos:
+            raise UserError(f"{videos[parent]}: called like the class of {videos[name]}; rename one")
     return videos

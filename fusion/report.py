@@ -69,9 +69,6 @@ def mean_and_std(results: Sequence[SplitResult], name: str) -> tuple[list[float]
     return values.mean(0).tolist(), values.std(0, ddof=1).tolist()
 
 
-# ---- printing ----
-
-
 def print_split(result: SplitResult) -> None:
     """Table of one split: weight, Prec@1 and Prec@3 of each stream and fused; then why they may mean little."""
     print(f"\nsplit {result.split}: {len(result.videos)} videos, {len(result.classes)} classes")
@@ -119,9 +116,6 @@ def print_classes(results: Sequence[SplitResult]) -> None:
         rows.append((name, str(videos), *(values if videos else ["-"] * len(values))))
     print("\nPrec@1 of each class")
     print_table(("class", "videos", *accuracies, f"fused - {best}"), rows)
-
-
-# ---- writing ----
 
 
 def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]) -> list[Path]:
