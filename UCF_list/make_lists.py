@@ -5,6 +5,7 @@ python -m UCF_list.make_lists --classes Archery,Diving --split 05
 python -m UCF_list.make_lists --videos my_videos --out my_lists
 """
 
+import argparse
 import difflib
 import re
 import sys
@@ -133,34 +134,26 @@ def read_classes(text: str) -> list[str]:
     return names
 
 
-def make_own_lists(
-    videos: str | Path,
-    out: str | Path,
-    split: str = "01",
-    test_fraction: float = 0.3,
-    val_fraction: float = 0.15,
-    seed: int = 0,
-    groups_from: str | None = None,
-    groups_csv: Path | None = None,
-) -> list[Path]:
+def make_own_lists(args: argparse.Namespace) -> list[Path]:
     """Write the class index and the lists of a folder of class folders by the rule in `--help`; return the paths.
 
     Prints what the groups came to. Without validation videos there is no validation list, and one of an earlier
     call goes. Raises `UserError` and writes nothing if a class cannot be split or a name cannot stand in a list.
     """
-    if not 0 < test_fraction < 1:
-        raise UserError(f"--test-fraction {test_fraction}: must lie between 0 and 1, such as 0.3")
-    if not 0 <= val_fraction < 1:
-        raise UserError(f"--val-fraction {val_fraction}: must lie between 0 and 1, such as 0.15, or be 0")
-    if Path(out).resolve() == HERE:
+    out, split = args.out, args.split or "01"
+    if not 0 < args.test_fraction < 1:
+        raise UserError(f"--test-fraction {args.test_fraction}: must lie between 0 and 1, such as 0.3")
+    if not 0 <= args.val_fraction < 1:
+        raise UserError(f"--val-fraction {args.val_fraction}: must lie between 0 and 1, such as 0.15, or be 0")
+    if out.resolve() == HERE:
         raise UserError(f"--out {out}: holds UCF101's lists; give another folder")
-    out, found = Path(out), find_videos(Path(videos))
-    groups = find_groups(found, groups_from, groups_csv)
-    parts = split_videos(groups, test_fraction, val_fraction, seed)
+    found = find_videos(args.videos)
+    groups = find_groups(found, args.groups_from, args.groups_csv)
+    parts = split_videos(groups, args.test_fraction, args.val_fraction, args.seed)
     lone = sum(group == own_group(video) for video, group in groups.items())
     print(f"{len(found)} videos in {len(set(groups.values()))} groups")
     if lone:
-        where = f"are not in {groups_csv}" if groups_csv else "carry no group"
+        where = f"are not in {args.groups_csv}" if args.groups_csv else "carry no group"
         print(f"{lone} names {where}; each of these videos counts as a group of its own")
     classes = dict.fromkeys(video.class_name for video in found)
     train, val = ([f"{video.path} {video.label + 1}" for video in parts[part]] for part in ("train", "val"))
@@ -173,7 +166,7 @@ def make_own_lists(
     else:
         val_list.unlink(missing_ok=True)
     without = [name for name in classes if name not in {video.class_name for video in parts["val"]}]
-    if val_fraction and without:
+    if args.val_fraction and without:
         print(f"no validation videos of {len(without)} class(es), which have too few groups: {', '.join(without)}")
     return written
 
@@ -208,8 +201,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.videos:
         if args.out is None:
             parser.error("--videos needs --out FOLDER")
-        options = {name: getattr(args, name) for name in OWN_OPTIONS}
-        written = make_own_lists(args.videos, args.out, args.split or "01", **options)
+        written = make_own_lists(args)
     elif args.classes:
         if args.split in (None, *TEST_GROUPS, SUBSET_SPLIT):
             parser.error("--classes needs a --split of its own, such as 05; 01 to 04 are taken")

@@ -1,9 +1,9 @@
 """What a video is called, and where its folder lies: for lists, frames, poses, own videos and scores alike."""
 
-import contextlib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -23,9 +23,6 @@ class Video:
     label: int  # 0-based position of the class in the class index
     class_name: str
     path: str  # of the line: `Class/v_Class_g01_c01.avi`
-
-
-# ---- names ----
 
 
 def normal(name: str) -> str:
@@ -100,9 +97,6 @@ def refuse_same(names: Mapping[str | Path, str]) -> None:
         seen[name] = path
 
 
-# ---- folders and files ----
-
-
 def folder_names(video: Video) -> Iterator[str]:
     """Names, best first, under which the folder of a video may lie.
 
@@ -129,14 +123,13 @@ class VideoFolders:
     def on_disk(self, name: str) -> str | None:
         """`VIDEO` or `CLASS/VIDEO` as it is spelled on disk, None if it is not there."""
         top, _, rest = normal(name).partition("/")
-        if top not in self.top or not rest:
-            return self.top.get(top)
+        folder = self.top.get(top)
+        if folder is None or not rest:
+            return folder
         if top not in self._inside:
-            self._inside[top] = {}
-            with contextlib.suppress(OSError):  # not a folder
-                self._inside[top] = _names_in(self.root / self.top[top])
-        inside = self._inside[top]
-        return f"{self.top[top]}/{inside[rest]}" if rest in inside else None
+            self._inside[top] = _names_in(self.root / folder) if (self.root / folder).is_dir() else {}
+        inside = self._inside[top].get(rest)
+        return inside and f"{folder}/{inside}"
 
     def of(self, video: Video) -> Iterator[str]:
         """Names on disk of the folders that may be the video's, best first."""
@@ -157,13 +150,11 @@ def frame_folders(paths: Sequence[Path], root: Path) -> dict[str, Path]:
 
     The class is there if several have a video of that stem. Raises `UserError` if two would have one folder.
     """
-    parents: dict[str, set[Path]] = {}
-    for path in paths:
-        parents.setdefault(stem(path.name), set()).add(path.parent)
     refuse_same({path: f"{path.parent}/{stem(path.name)}" for path in paths})
+    folders_with = Counter(stem(path.name) for path in paths)
     videos = {}
     for path in paths:
-        nested = path.parent != root and len(parents[stem(path.name)]) > 1
+        nested = path.parent != root and folders_with[stem(path.name)] > 1
         videos[f"{path.parent.name}/{path.stem}" if nested else path.stem] = path
     for name in videos:
         parent, slash, _ = name.partition("/")

@@ -58,9 +58,12 @@ def total_matrices(results: Sequence[SplitResult]) -> dict[str, np.ndarray]:
     return {name: sum(result.matrices[name] for result in results) for name in results[0].matrices}
 
 
-def class_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Percent of each class's videos on the diagonal; 0 for a class without videos."""
-    return 100.0 * matrix.diagonal() / np.maximum(matrix.sum(1), 1)
+def class_results(results: Sequence[SplitResult]) -> list[tuple[str, int, dict[str, float]]]:
+    """Of each class over all splits: name, number of videos, and Prec@1 of each stream and fused (0 of no videos)."""
+    totals = total_matrices(results)
+    videos = totals["fused"].sum(1)
+    prec1 = pd.DataFrame({name: 100.0 * matrix.diagonal() / np.maximum(videos, 1) for name, matrix in totals.items()})
+    return list(zip(results[0].classes, videos.tolist(), prec1.to_dict("records"), strict=True))
 
 
 def mean_and_std(results: Sequence[SplitResult], name: str) -> tuple[list[float], list[float]]:
@@ -108,14 +111,12 @@ def print_classes(results: Sequence[SplitResult]) -> None:
     """Table of each class over all splits: videos, Prec@1 of the streams and fused, what fusing gains on the best."""
     totals = total_matrices(results)
     best = max((name for name in totals if name != "fused"), key=lambda name: np.trace(totals[name]))
-    accuracies = {name: class_accuracy(matrix) for name, matrix in totals.items()}
     rows = []
-    for i, (name, videos) in enumerate(zip(results[0].classes, totals["fused"].sum(1), strict=True)):
-        values = [f"{accuracy[i]:.1f}" for accuracy in accuracies.values()]
-        values.append(f"{accuracies['fused'][i] - accuracies[best][i]:+.1f}")
+    for name, videos, prec1 in class_results(results):
+        values = [*(f"{value:.1f}" for value in prec1.values()), f"{prec1['fused'] - prec1[best]:+.1f}"]
         rows.append((name, str(videos), *(values if videos else ["-"] * len(values))))
     print("\nPrec@1 of each class")
-    print_table(("class", "videos", *accuracies, f"fused - {best}"), rows)
+    print_table(("class", "videos", *totals, f"fused - {best}"), rows)
 
 
 def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]) -> list[Path]:
@@ -165,8 +166,6 @@ def write_summary(path: Path, results: Sequence[SplitResult]) -> None:
     def named(values: Sequence[float]) -> dict[str, float]:
         return dict(zip(("prec1", "prec3"), values, strict=True))
 
-    totals = total_matrices(results)
-    accuracies = {name: class_accuracy(matrix).tolist() for name, matrix in totals.items()}
     summary = {
         "splits": [
             {
@@ -181,13 +180,12 @@ def write_summary(path: Path, results: Sequence[SplitResult]) -> None:
             for result in results
         ],
         "classes": [
-            {"class": name, "videos": int(count), "prec1": {stream: accuracies[stream][i] for stream in accuracies}}
-            for i, (name, count) in enumerate(zip(results[0].classes, totals["fused"].sum(1), strict=True))
+            {"class": name, "videos": videos, "prec1": prec1} for name, videos, prec1 in class_results(results)
         ],
     }
     if len(results) > 1:
-        summary["mean"] = {name: named(mean_and_std(results, name)[0]) for name in totals}
-        summary["std"] = {name: named(mean_and_std(results, name)[1]) for name in totals}
+        for i, key in enumerate(("mean", "std")):
+            summary[key] = {name: named(mean_and_std(results, name)[i]) for name in results[0].precisions}
     with atomic_write(path, "w") as file:
         json.dump(summary, file, indent=2, ensure_ascii=False)
         file.write("\n")
