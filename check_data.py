@@ -8,6 +8,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from common.cli import ArgumentParser, UserError, print_table, run, whole_number
 from common.frames import FRAME_NAME, frame_numbers
 from common.images import BrokenImage
 from common.parallel import run_parallel
-from dataloader.frame_index import find_folders, folders_in, index_frames, looks_like_frames, looks_like_pose_flow
+from dataloader import frame_index
+from dataloader.frame_index import IndexedVideo, find_folders, folders_in, index_frames
 from dataloader.images import read_image
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH
@@ -44,15 +46,6 @@ class Finding(NamedTuple):
     problems: dict[str, str]
 
 
-class Job(NamedTuple):
-    """A folder to look into, and how."""
-
-    folder: str
-    num_frames: int  # 0: its images are not needed
-    keypoints: bool  # read keypoints.npz
-    full: bool  # decode all images
-
-
 def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
@@ -75,11 +68,11 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
-def inspect(job: Job) -> Finding:
-    """Look into one folder: sizes of all images, decoding of some or all, keypoints if there are any."""
-    num_frames, problems = job.num_frames, {}
-    if job.keypoints:
-        path = Path(job.folder, FILE_NAME)
+def inspect(video: IndexedVideo, pose: bool, full: bool) -> Finding:
+    """Look into one folder: at its images and, of `pose` flow, its keypoints, which must be there without images."""
+    num_frames, problems = video.num_frames, {}
+    path = Path(video.folder, FILE_NAME)
+    if pose and (not num_frames or path.exists()):
         try:
             frames = load_keypoints(path).num_frames
             num_frames = num_frames or frames
@@ -87,21 +80,21 @@ def inspect(job: Job) -> Finding:
                 problems["keypoints"] = f"{path}: is of {frames} frames, beside {num_frames} images"
         except UserError as error:
             problems["keypoints"] = str(error)
-    broken = list(broken_images(job))
+    broken = list(broken_images(video, full))
     if broken:
         problems["broken"] = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
     if 0 < num_frames < STACK_LENGTH:
-        problems["short"] = f"{num_frames} images in {job.folder}"
+        problems["short"] = f"{num_frames} images in {video.folder}"
     return Finding(num_frames, problems)
 
 
-def broken_images(job: Job) -> Iterator[str]:
+def broken_images(video: IndexedVideo, full: bool) -> Iterator[str]:
     """What is wrong with images: none may be empty; all, or the first, the middle and the last, are decoded."""
-    last = job.num_frames
+    last = video.num_frames
     for number in range(1, last + 1):
-        path = Path(job.folder, FRAME_NAME.format(number))
+        path = Path(video.folder, FRAME_NAME.format(number))
         try:
-            if job.full or number in (1, (last + 1) // 2, last) or path.stat().st_size == 0:
+            if full or number in (1, (last + 1) // 2, last) or path.stat().st_size == 0:
                 read_image(path)
         except BrokenImage as error:
             yield str(error)
@@ -124,9 +117,9 @@ def check_roots(roots: dict[str, Path]) -> None:
         if not root.is_dir() or not any(root.iterdir()):
             problem = "the folder is empty" if root.is_dir() else "no such folder"
             raise UserError(f"{root}: {problem}; give another with {option}, or skip it with --only")
-        if what == FRAMES and looks_like_pose_flow(root):
+        if what == FRAMES and frame_index.looks_like_pose_flow(root):
             raise UserError(f"{option} {root}: holds {FILE_NAME}, so it is pose flow; give it with --pose-flow")
-        if what == POSE_FLOW and looks_like_frames(root):
+        if what == POSE_FLOW and frame_index.looks_like_frames(root):
             raise UserError(f"{option} {root}: holds frames of extract_frames.py; give them with --frames")
 
 
@@ -134,20 +127,17 @@ def examine(root: Path, videos: list[Video], args, pose: bool) -> dict[str, Find
     """Findings below `root` by the video's name."""
     folders = {video: folder and root / folder for video, folder in find_folders(root, videos)}
     if pose and args.from_keypoints:
-        good = [(video, str(folder), 0) for video, folder in folders.items() if folder]
+        good = [IndexedVideo(video, str(folder), 0) for video, folder in folders.items() if folder]
         bad = [(v, f"video {v.name!r} has no folder below {root}") for v, folder in folders.items() if not folder]
     else:
         good, bad = index_frames(root, videos)
     findings = {video.name: Finding(0, {kind_of_problem(folders[video]): reason}) for video, reason in bad}
-    jobs = {}
-    for video, folder, frames in good:
-        keypoints = pose and (args.from_keypoints or Path(folder, FILE_NAME).exists())
-        jobs[Job(folder, frames, keypoints, args.full)] = video.name
-    with contextlib.closing(run_parallel(inspect, jobs, args.workers)) as results:
-        for job, finding, error in tqdm(results, str(root), len(jobs), disable=None, leave=False):
+    look = partial(inspect, pose=pose, full=args.full)
+    with contextlib.closing(run_parallel(look, good, args.workers)) as results:
+        for item, finding, error in tqdm(results, str(root), len(good), disable=None, leave=False):
             if error is not None:
                 raise error
-            findings[jobs[job]] = finding
+            findings[item.video.name] = finding
     return findings
 
 
