@@ -8,18 +8,9 @@ import numpy as np
 
 from common.cli import ArgumentParser, UserError, run
 from dataloader.split_train_test_video import read_split
-from fusion.matching import common_videos, load_table, match_names, stream_names, weights_from_validation
+from fusion import report
+from fusion.matching import load_table, match_names, stack_scores, stream_names, weights_from_validation
 from fusion.metrics import fuse
-from fusion.report import (
-    SplitResult,
-    print_classes,
-    print_mean_and_std,
-    print_split,
-    total_matrices,
-    write_confusion,
-    write_split,
-    write_summary,
-)
 
 STREAMS = ("spatial", "motion_pose")
 
@@ -29,41 +20,21 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Fuse score pickles: Prec@1 and Prec@3 of each stream and of the weighted mean of their scores, "
         "accuracy per class, confusion matrix.",
-        epilog="Several splits: average_fusion.py 'runs/{split}/spatial_video_preds.pickle' "
+        epilog="Weights auto are the most even ones whose Prec@1 on validation scores is within one standard error of "
+        "the best. Several splits: average_fusion.py 'runs/{split}/spatial_video_preds.pickle' "
         "'runs/{split}/motion_pose_video_preds.pickle' --split 01 02 03 puts each split's number in place of "
         "{split}, reports each split, and mean and standard deviation over them.",
     )
     add = parser.add_argument
-    add(
-        "pickles",
-        nargs="*",
-        metavar="PICKLE",
-        help="scores of one stream each, any number of them; default: "
-        "record/NAME/NAME_video_preds.pickle of spatial and motion_pose, with several splits "
-        "record/split{split}/NAME/NAME_video_preds.pickle",
-    )
-    add(
-        "--weights",
-        nargs="+",
-        metavar="W",
-        help="one number >= 0 per PICKLE (default: equal), or auto: the most even weights whose Prec@1 on validation "
-        "scores is within one standard error of the best",
-    )
-    add(
-        "--val-scores",
-        nargs="+",
-        metavar="PICKLE",
-        help="validation scores for --weights auto, in the order of the streams (default: the "
-        "PICKLEs with _video_val_preds in place of _video_preds, which training with "
-        "--val-groups writes)",
-    )
+    text = "scores of one stream each (default: record/NAME/NAME_video_preds.pickle of spatial and motion_pose, with "
+    text += "several splits record/split{split}/NAME/NAME_video_preds.pickle)"
+    add("pickles", nargs="*", metavar="PICKLE", help=text)
+    add("--weights", nargs="+", metavar="W", help="one number >= 0 per PICKLE, or auto (default: equal)")
+    text = "validation scores for --weights auto (default: the PICKLEs with _video_val_preds in place of _video_preds)"
+    add("--val-scores", nargs="+", metavar="PICKLE", help=text)
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", nargs="+", metavar="NN", default=["04"], help="test list, or several (default: 04)")
-    add(
-        "--val-list",
-        metavar="FILE",
-        help="list within --ucf-list that holds the videos of --val-scores, as in training",
-    )
+    add("--val-list", metavar="FILE", help="list within --ucf-list of the videos of --val-scores, as in training")
     add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
     add("--skip-missing", action="store_true", help="skip the videos that not every PICKLE has, and say which")
     add("--out", type=Path, metavar="DIR", default=Path("record/fusion"), help="where the results are written")
@@ -80,16 +51,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     several = len(results) > 1
     written = []
     for result in results:
-        print_split(result)
+        report.print_split(result)
         folder = args.out / f"split{result.split}" if several else args.out
-        written += write_split(folder, result, [root for root in (args.frames, args.pose_flow) if root])
+        written += report.write_split(folder, result, [root for root in (args.frames, args.pose_flow) if root])
     if several:
-        print_mean_and_std(results)
+        report.print_mean_and_std(results)
         title = f"Fusion, splits {', '.join(args.split)}"
-        written += write_confusion(args.out, total_matrices(results)["fused"], results[0].classes, title)
-    print_classes(results)
-    written.append(write_summary(args.out / "summary.json", results))
-    print("\nwritten: " + "\n         ".join(map(str, written)))
+        written += report.write_confusion(args.out, report.total_matrices(results)["fused"], results[0].classes, title)
+    report.print_classes(results)
+    report.write_summary(args.out / "summary.json", results)
+    print("\nwritten: " + "\n         ".join(map(str, [*written, args.out / "summary.json"])))
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -103,15 +74,12 @@ def check_arguments(args: argparse.Namespace) -> None:
     folder = "record/split{split}" if several else "record"
     args.pickles = args.pickles or [f"{folder}/{name}/{name}_video_preds.pickle" for name in STREAMS]
     auto = args.weights == ["auto"]
-    if args.val_list and not auto:
-        raise UserError("--val-list is for choosing weights; add --weights auto")
-    if args.val_scores and not auto:
-        raise UserError("--val-scores are for choosing weights; add --weights auto")
+    if not auto and (args.val_list or args.val_scores):
+        raise UserError("--val-list and --val-scores are for choosing weights; add --weights auto")
     if auto and not args.val_scores:
         args.val_scores = [path.replace("_video_preds", "_video_val_preds") for path in args.pickles]
-        unchanged = set(args.val_scores) & set(args.pickles)
-        if unchanged:
-            raise UserError(f"{min(unchanged)}: has no _video_preds in its name; give its --val-scores")
+        for path in set(args.val_scores) & set(args.pickles):
+            raise UserError(f"{path}: has no _video_preds in its name; give its --val-scores")
     if auto and len(args.val_scores) != len(args.pickles):
         raise UserError(f"--val-scores: {len(args.val_scores)} given for {len(args.pickles)} PICKLEs; give one each")
     fixed = [path for path in args.pickles + (args.val_scores or []) if "{split}" not in path]
@@ -131,7 +99,7 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise UserError(f"{root}: {'empty' if root.is_dir() else 'no such'} folder; see {option}")
 
 
-def fuse_split(args: argparse.Namespace, number: str) -> SplitResult:
+def fuse_split(args: argparse.Namespace, number: str) -> report.SplitResult:
     """Match the streams' scores to the test list of split `number`, choose weights if asked for, and fuse."""
     val_list = args.val_list and args.val_list.replace("{split}", number)
     split = read_split(args.ucf_list, number, args.class_index, val_list)
@@ -139,14 +107,13 @@ def fuse_split(args: argparse.Namespace, number: str) -> SplitResult:
     names = stream_names(args.pickles)
     paths = [path.replace("{split}", number) for path in args.pickles]
     tables = [match_names(load_table(path, split, args.class_index), split.test, path, test_list) for path in paths]
-    videos = common_videos(tables, split.test, paths, test_list, args.skip_missing)
-    scores = [np.stack([table[video.name] for video in videos]) for table in tables]
+    videos, scores = stack_scores(tables, split.test, paths, test_list, args.skip_missing)
     weights, validation = args.weights or [1.0] * len(paths), None
     if args.val_scores:
         val_paths = [path.replace("{split}", number) for path in args.val_scores]
         weights, validation = weights_from_validation(val_paths, split, args.class_index, args.skip_missing)
     fused, everywhere = fuse(scores, weights), set(videos)
-    return SplitResult(
+    return report.SplitResult(
         split=number,
         classes=split.classes,
         videos=videos,

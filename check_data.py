@@ -8,16 +8,18 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, UserError, print_table, run, whole_number
-from common.frames import FRAME_NAME, FRAME_PATTERN
+from common.frames import FRAME_NAME, frame_numbers
 from common.images import BrokenImage
 from common.parallel import run_parallel
-from dataloader.frame_index import find_folders, folders_in, index_frames, looks_like_frames, looks_like_pose_flow
+from dataloader import frame_index
+from dataloader.frame_index import IndexedVideo, find_folders, folders_in, index_frames
 from dataloader.images import read_image
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH
@@ -44,145 +46,98 @@ class Finding(NamedTuple):
     problems: dict[str, str]
 
 
-class Job(NamedTuple):
-    """A folder to look into, and how: `keypoints` reads keypoints.npz, `images` the images, `full` all of them."""
-
-    folder: str
-    num_frames: int
-    images: bool
-    keypoints: bool
-    full: bool
-
-
 def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
         description="Report what is missing, broken, short or unmatched in the images of the listed videos. "
         "Exit status 1: there are problems."
     )
-    parser.add_argument("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames")
-    parser.add_argument(
-        "--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"), help="pose-flow images and keypoints"
-    )
-    parser.add_argument("--only", choices=("frames", "pose-flow"), help="look at one of the two (default: both)")
-    parser.add_argument(
-        "--from-keypoints",
-        action="store_true",
-        help=f"pose images are not needed, {FILE_NAME} is, as for motion_pose_cnn_15.py with this flag",
-    )
-    parser.add_argument("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
-    parser.add_argument("--split", metavar="NN", default="04", help="number of the train and test list")
-    parser.add_argument("--val-list", metavar="FILE", help="list of validation videos in --ucf-list, if there is one")
-    parser.add_argument("--class-index", metavar="FILE", default="classInd15.txt", help="class index in --ucf-list")
-    parser.add_argument("--full", action="store_true", help="decode every image, not three of each video")
-    parser.add_argument("--all", action="store_true", help=f"name all videos, not {NAMED} per problem")
-    parser.add_argument(
-        "--workers",
-        type=whole_number(0),
-        metavar="N",
-        default=min(os.cpu_count() or 1, 8),
-        help="processes; 0: only this one",
-    )
+    add = parser.add_argument
+    add("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames")
+    add("--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"), help="pose-flow images and keypoints")
+    add("--only", choices=("frames", "pose-flow"), help="look at one of the two (default: both)")
+    add("--from-keypoints", action="store_true", help=f"the pose flow needs {FILE_NAME}, but no images")
+    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
+    add("--split", metavar="NN", default="04", help="number of the train and test list")
+    add("--val-list", metavar="FILE", help="list of validation videos in --ucf-list, if there is one")
+    add("--class-index", metavar="FILE", default="classInd15.txt", help="class index in --ucf-list")
+    add("--full", action="store_true", help="decode every image, not three of each video")
+    add("--all", action="store_true", help=f"name all videos, not {NAMED} per problem")
+    workers = min(os.cpu_count() or 1, 8)
+    add("--workers", type=whole_number(0), metavar="N", default=workers, help="processes; 0: only this one")
     return parser
 
 
-# ---- one folder ----
-
-
-def inspect(job: Job) -> Finding:
-    """Look into one folder: sizes of all images, decoding of some or all, keypoints if there are any."""
-    num_frames, problems = job.num_frames, {}
-    if job.keypoints:
-        path = Path(job.folder, FILE_NAME)
+def inspect(video: IndexedVideo, pose: bool, full: bool) -> Finding:
+    """Look into one folder: at its images and, of `pose` flow, its keypoints, which must be there without images."""
+    num_frames, problems = video.num_frames, {}
+    path = Path(video.folder, FILE_NAME)
+    if pose and (not num_frames or path.exists()):
         try:
             frames = load_keypoints(path).num_frames
-            if not job.images:
-                num_frames = frames
-            elif frames != num_frames:
+            num_frames = num_frames or frames
+            if frames != num_frames:
                 problems["keypoints"] = f"{path}: is of {frames} frames, beside {num_frames} images"
         except UserError as error:
             problems["keypoints"] = str(error)
-    if job.images:
-        broken = list(broken_images(job.folder, num_frames, job.full))
-        if broken:
-            problems["broken"] = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
+    broken = list(broken_images(video, full))
+    if broken:
+        problems["broken"] = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
     if 0 < num_frames < STACK_LENGTH:
-        problems["short"] = f"{num_frames} images in {job.folder}"
+        problems["short"] = f"{num_frames} images in {video.folder}"
     return Finding(num_frames, problems)
 
 
-def broken_images(folder: str, num_frames: int, full: bool) -> Iterator[str]:
-    """What is wrong with the images 1 … `num_frames`: empty files, then those of the decoded that are broken.
-
-    Decoded are all of them (`full`), or the first, the middle and the last.
-    """
-    paths = [Path(folder, FRAME_NAME.format(number)) for number in range(1, num_frames + 1)]
-    empty = set(filter(_is_empty, paths))
-    yield from (f"{path}: the file is empty" for path in sorted(empty))
-    for path in paths if full else dict.fromkeys((paths[0], paths[(num_frames - 1) // 2], paths[-1])):
-        if path not in empty:
-            try:
+def broken_images(video: IndexedVideo, full: bool) -> Iterator[str]:
+    """What is wrong with images: none may be empty; all, or the first, the middle and the last, are decoded."""
+    last = video.num_frames
+    for number in range(1, last + 1):
+        path = Path(video.folder, FRAME_NAME.format(number))
+        try:
+            if full or number in (1, (last + 1) // 2, last) or path.stat().st_size == 0:
                 read_image(path)
-            except BrokenImage as error:
-                yield str(error)
+        except BrokenImage as error:
+            yield str(error)
+        except OSError as error:
+            yield f"{path}: {error.strerror}"
 
 
-def _is_empty(path: Path) -> bool:
-    with contextlib.suppress(OSError):  # a link to nowhere: decoding will tell
-        return path.stat().st_size == 0
-    return False
-
-
-def why_unusable(folder: Path | None, reason: str) -> Finding:
-    """The kind of problem of a folder that the frame index refuses for that reason."""
-    if folder is None:
-        return Finding(0, {"missing": reason})
+def kind_of_problem(folder: Path | None) -> str:
+    """Why the frame index refuses a folder, one of `PROBLEMS`."""
     try:
-        has_images = any(FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder))
-    except OSError as error:
-        return Finding(0, {"broken": f"{folder}: {error.strerror}"})
-    return Finding(0, {"gaps" if has_images else "empty": reason})
+        return "missing" if folder is None else "gaps" if frame_numbers(folder) else "empty"
+    except UserError:
+        return "broken"
 
 
-# ---- all folders ----
-
-
-def check_roots(roots: dict[str, tuple[Path, str]]) -> None:
-    """Raise `UserError` if a root `(folder, option)` is no folder, is empty, or is the other one."""
-    for what, (root, option) in roots.items():
+def check_roots(roots: dict[str, Path]) -> None:
+    """Raise `UserError` if a root is no folder, is empty, or is the other one."""
+    for what, root in roots.items():
+        option = "--" + what.replace(" ", "-")
         if not root.is_dir() or not any(root.iterdir()):
-            raise UserError(
-                f"{root}: {'the folder is empty' if root.is_dir() else 'no such folder'}; "
-                f"give another with {option}, or skip it with --only"
-            )
-        if what == FRAMES and looks_like_pose_flow(root):
+            problem = "the folder is empty" if root.is_dir() else "no such folder"
+            raise UserError(f"{root}: {problem}; give another with {option}, or skip it with --only")
+        if what == FRAMES and frame_index.looks_like_pose_flow(root):
             raise UserError(f"{option} {root}: holds {FILE_NAME}, so it is pose flow; give it with --pose-flow")
-        if what == POSE_FLOW and looks_like_frames(root):
+        if what == POSE_FLOW and frame_index.looks_like_frames(root):
             raise UserError(f"{option} {root}: holds frames of extract_frames.py; give them with --frames")
 
 
 def examine(root: Path, videos: list[Video], args, pose: bool) -> dict[str, Finding]:
     """Findings below `root` by the video's name."""
-    folders = dict(find_folders(root, videos))
-    findings, jobs = {}, {}
+    folders = {video: folder and root / folder for video, folder in find_folders(root, videos)}
     if pose and args.from_keypoints:
-        for video, folder in folders.items():
-            if folder is None:
-                findings[video.name] = Finding(0, {"missing": f"video {video.name!r} has no folder below {root}"})
-            else:
-                jobs[Job(str(root / folder), 0, images=False, keypoints=True, full=False)] = video.name
+        good = [IndexedVideo(video, str(folder), 0) for video, folder in folders.items() if folder]
+        bad = [(v, f"video {v.name!r} has no folder below {root}") for v, folder in folders.items() if not folder]
     else:
         good, bad = index_frames(root, videos)
-        for video, reason in bad:
-            findings[video.name] = why_unusable(folders[video] and root / folders[video], reason)
-        for video, folder, frames in good:
-            keypoints = pose and Path(folder, FILE_NAME).exists()
-            jobs[Job(folder, frames, images=True, keypoints=keypoints, full=args.full)] = video.name
-    with contextlib.closing(run_parallel(inspect, jobs, args.workers)) as results:
-        for job, finding, error in tqdm(results, str(root), len(jobs), disable=None, leave=False):
+    findings = {video.name: Finding(0, {kind_of_problem(folders[video]): reason}) for video, reason in bad}
+    look = partial(inspect, pose=pose, full=args.full)
+    with contextlib.closing(run_parallel(look, good, args.workers)) as results:
+        for item, finding, error in tqdm(results, str(root), len(good), disable=None, leave=False):
             if error is not None:
                 raise error
-            findings[jobs[job]] = finding
+            findings[item.video.name] = finding
     return findings
 
 
@@ -190,14 +145,11 @@ def note_unmatched(frames: dict[str, Finding], poses: dict[str, Finding]) -> Non
     """Note in `poses` where the two differ in their number of images."""
     for name, pose in poses.items():
         here, there = frames[name].num_frames, pose.num_frames
-        if here != there:
-            pose.problems["unmatched"] = (
-                f"{here} frames, {there} pose images"
-                if here and there
-                else f"has {here} frames, but no pose images to train on"
-                if here
-                else f"has {there} pose images, but no frames to train on"
-            )
+        if here and there and here != there:
+            pose.problems["unmatched"] = f"{here} frames, {there} pose images"
+        elif here != there:
+            has, lacks = ("frames", "pose images") if here else ("pose images", "frames")
+            pose.problems["unmatched"] = f"has {here or there} {has}, but no {lacks} to train on"
 
 
 def count_unlisted(root: Path, listed: set[str]) -> int:
@@ -208,9 +160,6 @@ def count_unlisted(root: Path, listed: set[str]) -> int:
             inside = {f"{folder.name}/{video.name}" for video in folders_in(folder)}
             count += len(inside - listed) if inside else 1
     return count
-
-
-# ---- report ----
 
 
 def print_counts(found: dict[str, dict[str, Finding]], lists: dict[str, list[Video]]) -> None:
@@ -242,27 +191,25 @@ def main(argv: list[str] | None = None) -> int:
     split = read_split(args.ucf_list, args.split, args.class_index, args.val_list)
     lists = {"train": split.train, "test": split.test} | ({"val": split.val} if split.val else {})
     videos = [video for part in lists.values() for video in part]
-    roots = {FRAMES: (args.frames, "--frames"), POSE_FLOW: (args.pose_flow, "--pose-flow")}
+    roots = {FRAMES: args.frames, POSE_FLOW: args.pose_flow}
     if args.only:
-        roots = {what: roots[what] for what in roots if what == args.only.replace("-", " ")}
+        del roots[POSE_FLOW if args.only == "frames" else FRAMES]
     check_roots(roots)
-    found = {what: examine(root, videos, args, what == POSE_FLOW) for what, (root, _) in roots.items()}
+    found = {what: examine(root, videos, args, what == POSE_FLOW) for what, root in roots.items()}
     if not args.only:
         note_unmatched(found[FRAMES], found[POSE_FLOW])
     print_counts(found, lists)
     for what, findings in found.items():
         print_videos(what, findings, videos, None if args.all else NAMED)
     print()
-    for root, _ in roots.values():
+    for root in roots.values():
         unlisted = count_unlisted(root, {folder for _, folder in find_folders(root, videos) if folder})
         if unlisted:
             print(f"{root}: {unlisted} more folders, which these lists do not name")
     bad = {name for findings in found.values() for name, finding in findings.items() if finding.problems}
     images = sum(finding.num_frames for findings in found.values() for finding in findings.values())
-    print(
-        f"{len(videos)} videos, {images} images, {time.time() - started:.0f} s: "
-        + (f"{len(bad)} videos have problems" if bad else "no problems")
-    )
+    verdict = f"{len(bad)} videos have problems" if bad else "no problems"
+    print(f"{len(videos)} videos, {images} images, {time.time() - started:.0f} s: {verdict}")
     return 1 if bad else 0
 
 

@@ -5,6 +5,7 @@ python -m UCF_list.make_lists --classes Archery,Diving --split 05
 python -m UCF_list.make_lists --videos my_videos --out my_lists
 """
 
+import argparse
 import difflib
 import re
 import sys
@@ -35,59 +36,36 @@ def get_args_parser() -> ArgumentParser:
         description="Write class indices and split lists. Without arguments: the ten files of UCF101, whose split "
         "04 is split 01 limited to 15 classes.",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder for the lists; default: the one of this script, which --videos does not write to",
-    )
-    parser.add_argument(
-        "--split", help="number of the split to write: of --classes any but 01 to 04, of --videos 01 unless given"
-    )
-    subset = parser.add_argument_group("another subset of UCF101's classes")
-    subset.add_argument(
-        "--classes",
-        help="names with commas between them, or a file with one a line; writes "
-        "classInd_split<NN>.txt, trainlist<NN>.txt and testlist<NN>.txt",
-    )
-    subset.add_argument("--like", choices=sorted(TEST_GROUPS), default="01", help="split whose test groups to use")
+    add = parser.add_argument
+    add("--out", type=Path, help="folder for the lists; --videos needs it, the others default to this script's")
+    add("--split", help="number of the split to write: of --classes any but 01 to 04, of --videos 01 unless given")
+    add = parser.add_argument_group(
+        "another subset of UCF101's classes", "writes classInd_split<NN>.txt, trainlist<NN>.txt and testlist<NN>.txt"
+    ).add_argument
+    add("--classes", help="names with commas between them, or a file with one a line")
+    add("--like", choices=sorted(TEST_GROUPS), default="01", help="split whose test groups to use")
     own = parser.add_argument_group(
         "own videos",
-        "Each class is tested on about --test-fraction of its videos, at least one, and trained on the others, at "
-        "least one. Of these, about --val-fraction become validation videos, to choose the best epoch on: at least "
-        "one of each class that has three groups left to train on. Videos of one group stay together: names that "
-        "carry _gNN_, as UCF101's, are grouped by that number within their class; groups of --groups-from and "
-        "--groups-csv stay together across classes (a person, say, or a camera). A video without a group is one of "
-        "its own. Groups are held out in an order that a hash of --seed and the group's name gives, if that brings "
-        "their classes nearer to the fraction; so the same videos and seed give the same lists.",
+        "Writes classInd.txt and train-, val- and testlist<NN>.txt. Each class is tested on about --test-fraction of "
+        "its videos, at least one, and trained on the others, at least one. Of these, about --val-fraction become "
+        "validation videos, to choose the best epoch on: at least one of each class that has three groups left to "
+        "train on. Videos of one group stay together: names that carry _gNN_, as UCF101's, are grouped by that number "
+        "within their class; groups of --groups-from and --groups-csv stay together across classes (a person, say, or "
+        "a camera). A video without a group is one of its own. Groups are held out in an order that a hash of --seed "
+        "and the group's name gives, if that brings their classes nearer to the fraction; so the same videos and seed "
+        "give the same lists.",
     )
-    own.add_argument(
-        "--videos",
-        type=Path,
-        help="folder with one subfolder of videos per class; writes "
-        "classInd.txt, trainlist<NN>.txt, vallist<NN>.txt and testlist<NN>.txt to --out",
-    )
-    own.add_argument("--test-fraction", type=float, default=0.3, help="share of each class to test on")
-    own.add_argument(
-        "--val-fraction", type=float, default=0.15, help="share of the others to validate on; 0: no validation list"
-    )
-    own.add_argument("--seed", type=int, default=0, help="another seed, another choice of groups")
-    sources = own.add_mutually_exclusive_group()
-    sources.add_argument(
-        "--groups-from",
-        metavar="REGEX",
-        help="regular expression, searched in each file name "
-        "without its extension, whose first group (or the one named 'group') is the video's group",
-    )
-    sources.add_argument(
-        "--groups-csv",
-        type=Path,
-        metavar="FILE",
-        help="CSV file of lines VIDEO,GROUP, such as wave/clip7.mp4,anna; the class may be omitted where it is clear",
-    )
+    add = own.add_argument
+    add("--videos", type=Path, help="folder with one subfolder of videos per class")
+    add("--test-fraction", type=float, default=0.3, help="share of each class to test on")
+    add("--val-fraction", type=float, default=0.15, help="share of the others to validate on; 0: no validation list")
+    add("--seed", type=int, default=0, help="another seed, another choice of groups")
+    add = own.add_mutually_exclusive_group().add_argument
+    text = "regex searched in each file's stem, whose first group (or that named 'group') is the video's group"
+    add("--groups-from", metavar="REGEX", help=text)
+    text = "CSV file of lines VIDEO,GROUP, such as wave/clip7.mp4,anna; the class may be omitted where it is clear"
+    add("--groups-csv", type=Path, metavar="FILE", help=text)
     return parser
-
-
-# ---- UCF101 ----
 
 
 def clip_counts() -> dict[str, list[int]]:
@@ -98,9 +76,8 @@ def clip_counts() -> dict[str, list[int]]:
 
 
 def ucf101_lists(test_groups: range, chosen: list[str] | None = None) -> tuple[list[str], list[str]]:
-    """Lines of a training and a test list, ordered by class, group and clip.
+    """Lines of the training and test list of the `chosen` classes (None: all 101), by class, group and clip.
 
-    `test_groups`: groups to test on, the others are trained on; `chosen`: classes, None for all 101.
     Training lines end with the class's number in the 101.
     """
     train, test = [], []
@@ -118,7 +95,7 @@ def ucf101_lists(test_groups: range, chosen: list[str] | None = None) -> tuple[l
 
 
 def make_ucf101_lists(out: Path) -> list[Path]:
-    """Write the ten files of UCF101 to the folder `out` and return their paths."""
+    """Write the ten files of UCF101 to the folder `out`; return their paths."""
     written = [_write(out / "classInd.txt", _numbered(clip_counts()))]
     for split, groups in TEST_GROUPS.items():
         written += _write_lists(out, split, *ucf101_lists(groups))
@@ -126,10 +103,9 @@ def make_ucf101_lists(out: Path) -> list[Path]:
 
 
 def make_subset_lists(out: Path, chosen: list[str], split: str, like: str, index: str) -> list[Path]:
-    """Write class index `index` and the lists of the UCF101 classes `chosen`; return the paths.
+    """Write class index `index` and the lists of the classes `chosen`, with the test groups of the split `like`.
 
-    `like`: the official split whose test groups are used. Classes are numbered from 1 in UCF101's order.
-    Raises `UserError` for an unknown class or one that is given twice.
+    Returns the paths. Raises `UserError` for an unknown class or one that is given twice.
     """
     known = clip_counts()
     for name in chosen:
@@ -145,66 +121,52 @@ def make_subset_lists(out: Path, chosen: list[str], split: str, like: str, index
 
 def read_classes(text: str) -> list[str]:
     """Class names from `A,B,C`, or from a file with one a line, numbered or not."""
-    path = Path(text)
-    if path.is_file():
+    names = text.split(",")
+    if Path(text).is_file():
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
-            raise UserError(f"{path}: not a text file; expected one class name a line") from None
-        names = [re.sub(r"^\s*\d+\s+", "", line).strip() for line in lines]
-    else:
-        names = [name.strip() for name in text.split(",")]
-    names = [name for name in names if name]
+            raise UserError(f"{text}: not a text file; expected one class name a line") from None
+        names = [re.sub(r"^\s*\d+\s+", "", line) for line in lines]
+    names = [name.strip() for name in names if name.strip()]
     if not names:
         raise UserError(f"--classes {text!r}: no class names in it; give names with commas between them, or a file")
     return names
 
 
-# ---- own videos ----
+def make_own_lists(args: argparse.Namespace) -> list[Path]:
+    """Write the class index and the lists of a folder of class folders by the rule in `--help`; return the paths.
 
-
-def make_own_lists(
-    videos: str | Path,
-    out: str | Path,
-    split: str = "01",
-    test_fraction: float = 0.3,
-    val_fraction: float = 0.15,
-    seed: int = 0,
-    groups_from: str | None = None,
-    groups_csv: Path | None = None,
-) -> list[Path]:
-    """Write the class index and the lists of a folder of class folders; print what the groups came to.
-
-    The rule is in `--help`. Returns the paths; without validation videos there
-    is no validation list, and one of an earlier call goes. Raises `UserError` and writes nothing if a class
-    has no training or no test video, or if a name cannot be told from another or cannot stand in a list.
+    Prints what the groups came to. Without validation videos there is no validation list, and one of an earlier
+    call goes. Raises `UserError` and writes nothing if a class cannot be split or a name cannot stand in a list.
     """
-    if not 0 < test_fraction < 1:
-        raise UserError(f"--test-fraction {test_fraction}: must lie between 0 and 1, such as 0.3")
-    if not 0 <= val_fraction < 1:
-        raise UserError(f"--val-fraction {val_fraction}: must lie between 0 and 1, such as 0.15, or be 0")
-    if Path(out).resolve() == HERE:
+    out, split = args.out, args.split or "01"
+    if not 0 < args.test_fraction < 1:
+        raise UserError(f"--test-fraction {args.test_fraction}: must lie between 0 and 1, such as 0.3")
+    if not 0 <= args.val_fraction < 1:
+        raise UserError(f"--val-fraction {args.val_fraction}: must lie between 0 and 1, such as 0.15, or be 0")
+    if out.resolve() == HERE:
         raise UserError(f"--out {out}: holds UCF101's lists; give another folder")
-    out, found = Path(out), find_videos(Path(videos))
-    groups = find_groups(found, groups_from, groups_csv)
-    parts = split_videos(groups, test_fraction, val_fraction, seed)
+    found = find_videos(args.videos)
+    groups = find_groups(found, args.groups_from, args.groups_csv)
+    parts = split_videos(groups, args.test_fraction, args.val_fraction, args.seed)
     lone = sum(group == own_group(video) for video, group in groups.items())
     print(f"{len(found)} videos in {len(set(groups.values()))} groups")
     if lone:
-        where = f"are not in {groups_csv}" if groups_csv else "carry no group"
+        where = f"are not in {args.groups_csv}" if args.groups_csv else "carry no group"
         print(f"{lone} names {where}; each of these videos counts as a group of its own")
     classes = dict.fromkeys(video.class_name for video in found)
-    lines = {part: [f"{video.path} {video.label + 1}" for video in parts[part]] for part in ("train", "val")}
+    train, val = ([f"{video.path} {video.label + 1}" for video in parts[part]] for part in ("train", "val"))
     test = [video.path for video in parts["test"]]
-    written = [_write(out / "classInd.txt", _numbered(classes)), *_write_lists(out, split, lines["train"], test)]
+    written = [_write(out / "classInd.txt", _numbered(classes)), *_write_lists(out, split, train, test)]
     val_list = out / f"vallist{split}.txt"
-    if parts["val"]:
-        written.append(_write(val_list, lines["val"]))
+    if val:
+        written.append(_write(val_list, val))
         print(f"training with --val-list {val_list.name} chooses the best epoch on the validation videos")
     else:
         val_list.unlink(missing_ok=True)
     without = [name for name in classes if name not in {video.class_name for video in parts["val"]}]
-    if val_fraction and without:
+    if args.val_fraction and without:
         print(f"no validation videos of {len(without)} class(es), which have too few groups: {', '.join(without)}")
     return written
 
@@ -227,6 +189,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write the lists that the command line asks for and print their paths and lengths."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
+    out = args.out or HERE
     if args.split and not re.fullmatch(r"[0-9A-Za-z-]+", args.split):
         parser.error(f"--split {args.split!r}: expected a number such as 05")
     belongs = {"like": "classes"} | dict.fromkeys(OWN_OPTIONS, "videos")
@@ -238,18 +201,16 @@ def main(argv: list[str] | None = None) -> None:
     if args.videos:
         if args.out is None:
             parser.error("--videos needs --out FOLDER")
-        options = {name: getattr(args, name) for name in OWN_OPTIONS}
-        written = make_own_lists(args.videos, args.out, args.split or "01", **options)
+        written = make_own_lists(args)
     elif args.classes:
         if args.split in (None, *TEST_GROUPS, SUBSET_SPLIT):
             parser.error("--classes needs a --split of its own, such as 05; 01 to 04 are taken")
-        written = make_subset_lists(
-            args.out or HERE, read_classes(args.classes), args.split, args.like, f"classInd_split{args.split}.txt"
-        )
+        index = f"classInd_split{args.split}.txt"
+        written = make_subset_lists(out, read_classes(args.classes), args.split, args.like, index)
     elif args.split:
         parser.error("--split goes with --classes or --videos")
     else:
-        written = make_ucf101_lists(args.out or HERE)
+        written = make_ucf101_lists(out)
     for path in written:
         print(f"{path}: {path.read_bytes().count(10)} lines")
 

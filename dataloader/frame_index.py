@@ -35,14 +35,12 @@ def index_frames(
 ) -> tuple[list[IndexedVideo], list[tuple[Video, str]]]:
     """Find every video's folder below `root` and count its frames.
 
-    Returns the good videos, in order, and `(video, reason)` for each that is missing, empty or has gaps.
-    Counts are cached in `root/.frame_counts.json` and believed as long as a folder's modification time
-    stands; where `root` cannot be written, there is no cache. Raises `UserError` if `root` is no folder
-    or holds nothing.
+    Returns the good videos, in order, and `(video, reason)` for each that is missing, empty or has gaps. Counts are
+    cached in `root/.frame_counts.json`, if it can be written, as long as a folder's modification time stands.
+    Raises `UserError` if `root` is no folder or holds nothing.
     """
     root = Path(root)
-    found = find_folders(root, videos)
-    cache = _read_cache(root / CACHE_NAME)
+    found, cache = find_folders(root, videos), _read_cache(root / CACHE_NAME)
     with ThreadPool(8) as pool:
         counts = pool.map(lambda item: _count(str(root), item[1], cache), found, chunksize=256)
     good, bad, new = [], [], {}
@@ -60,10 +58,7 @@ def index_frames(
 
 
 def find_folders(root: str | os.PathLike, videos: Sequence[Video]) -> list[tuple[Video, str | None]]:
-    """Every video with the name of its folder below `root`, None if there is none.
-
-    Raises `UserError` if `root` is no folder or holds nothing.
-    """
+    """Every video with the name of its folder below `root`, or None; raises `UserError` if `root` holds nothing."""
     try:
         folders = VideoFolders(root)
     except OSError as error:
@@ -84,22 +79,21 @@ def check_usable(bad: list[tuple[Video, str]], listed: int) -> None:
 
 def looks_like_pose_flow(root: str | os.PathLike) -> bool:
     """Whether `root` holds what `process_pose.py` writes: `keypoints.npz` beside the images of its videos."""
-    return any((folder / FILE_NAME).is_file() for folder in _some_folders(root))
+    return any((folder / FILE_NAME).is_file() for folder in _sample_folders(root))
 
 
 def looks_like_frames(root: str | os.PathLike) -> bool:
     """Whether `root` holds frames that `extract_frames.py` wrote: their first images say so in a comment."""
-    for folder in _some_folders(root):
+    for folder in _sample_folders(root):
         with contextlib.suppress(OSError), Image.open(folder / FRAME_NAME.format(1)) as image:
             if image.info.get("comment", b"").startswith(b"Frames: "):
                 return True
     return False
 
 
-def _some_folders(root: str | os.PathLike, count: int = 64) -> Iterator[Path]:
-    """Folders of videos, `VIDEO` or `CLASS/VIDEO`, one of each of `count` folders below `root`."""
-    for folder in islice(folders_in(Path(root)), count):
-        yield next(folders_in(folder), folder)
+def _sample_folders(root: str | os.PathLike) -> Iterator[Path]:
+    """Folders of videos, `VIDEO` or `CLASS/VIDEO`, one of each of 64 folders below `root`."""
+    return (next(folders_in(folder), folder) for folder in islice(folders_in(Path(root)), 64))
 
 
 def folders_in(folder: Path) -> Iterator[Path]:

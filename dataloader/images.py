@@ -32,19 +32,15 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()  # a view: libjpeg writes H x W x 3
 
 
-def transform_images(
-    images: Iterable[np.ndarray], transform: Callable[[torch.Tensor], torch.Tensor], together: int = 16
-) -> torch.Tensor:
-    """Apply `transform` to images, uint8 (H, W, 3) of any sizes: uint8 (M, S, S, 3).
+def transform_images(images: Iterable[np.ndarray], transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Apply `transform`, (N, H, W, 3) to (N, S, S, 3), to images, uint8 (H, W, 3) of any sizes: uint8 (M, S, S, 3).
 
-    It maps images of one size, (N, H, W, 3), to (N, S, S, 3), and gets up to `together` of those that follow each
-    other: resizing them in one call is faster.
+    Up to 16 images of one size that follow each other go through it in one call, which is faster.
     """
     parts = []
     for _, same in itertools.groupby(images, key=lambda image: image.shape):
-        while group := list(itertools.islice(same, together)):
-            stacked = np.stack(group) if len(group) > 1 else group[0][None]
-            parts.append(transform(torch.from_numpy(stacked)))
+        while group := list(itertools.islice(same, 16)):
+            parts.append(transform(torch.from_numpy(np.stack(group))))
     return torch.cat(parts)
 
 
@@ -58,9 +54,8 @@ def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def random_crop(images: torch.Tensor, size: int, draws: Sequence[float], square: bool) -> torch.Tensor:
     """Crops of uint8 (..., size, size, 3) from images (..., H, W, 3) scaled to 256/224 of `size`.
 
-    `square` resizes both sides to that length, otherwise the short side with the aspect kept. `draws` are two
-    numbers in [0, 1): top and left of the crop as fractions of the margin there is, so that images of a sample
-    share them even if their sizes differ.
+    `square` scales both sides to that length, otherwise the short side with the aspect kept. `draws` are two numbers
+    in [0, 1): top and left of the crop as fractions of the margin, which images of different sizes can share.
     """
     target = round(size * SHORT_SIDE_RATIO)
     height, width = images.shape[-3:-1]
@@ -78,11 +73,9 @@ def to_input(
     `images` is uint8 (M, H, W, 3), `index` int64 (N, L): the images of each of N clips in time order.
     Values are scaled to [0, 1], then normalised with `mean` and `std` per RGB channel unless None.
     """
-    clips, length = index.shape
-    height, width = images.shape[1:3]
-    selected = images[index]  # (N, L, H, W, 3)
-    selected = selected.permute(0, 2, 3, 1, 4).reshape(clips, height, width, length * 3)
-    values = selected.permute(0, 3, 1, 2).float()  # keeps the memory order: channels last
+    length = index.shape[1]
+    stacked = images[index].permute(0, 2, 3, 1, 4).flatten(3)  # (N, H, W, L * 3)
+    values = stacked.permute(0, 3, 1, 2).float()  # keeps the memory order: channels last
     if mean is None or std is None:
         return values.mul_(1 / 255)
     scale = values.new_tensor([1 / (255 * s) for s in std] * length).view(1, -1, 1, 1)

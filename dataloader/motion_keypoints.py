@@ -25,8 +25,7 @@ MAX_ANGLE = np.deg2rad(10)
 def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]):
     """Load the `keypoints.npz` of every video below `root` into memory, 220 bytes for each person in a frame.
 
-    Returns the good videos, `(video, reason)` for the others, and the function that samples from the
-    loaded keypoints. Raises `UserError` if `root` is no folder.
+    Returns the good videos, `(video, reason)` for the others, and the function that samples from the keypoints.
     """
     keypoints, good, bad = {}, [], []
     for video, folder in find_folders(root, videos):
@@ -35,10 +34,9 @@ def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]):
             continue
         try:
             data = keypoints[video.name] = load_keypoints(Path(root, folder, FILE_NAME))
+            good.append(IndexedVideo(video, str(Path(root, folder)), data.num_frames))
         except UserError as error:
             bad.append((video, f"video {video.name!r}: {error}"))
-            continue
-        good.append(IndexedVideo(video, str(Path(root, folder)), data.num_frames))
     return good, bad, partial(keypoint_sample, keypoints=keypoints)
 
 
@@ -71,10 +69,9 @@ def _draw(data: Keypoints, frame: int, affine: np.ndarray | None = None, mirror:
 
 
 def affine_map(frame_size: tuple[int, int], scale: float, angle: float, shift: np.ndarray) -> np.ndarray:
-    """Affine map (2, 3) of relative coordinates: scaling and turning about the frame's centre, then a shift.
+    """Affine map (2, 3) of coordinates in [0, 1]: scale and turn about the frame's centre, then shift.
 
-    `frame_size` is (height, width) in pixels, so that a turn by `angle`, in radians and clockwise as seen, keeps
-    right angles right; `shift` (2,) is x and y in parts of the frame.
+    `frame_size` (height, width) keeps right angles right; `angle` is in radians, clockwise; `shift` (2,) is x and y.
     """
     aspect = frame_size[1] / frame_size[0]
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
@@ -83,10 +80,9 @@ def affine_map(frame_size: tuple[int, int], scale: float, angle: float, shift: n
 
 
 def move_people(people: np.ndarray, affine: np.ndarray, mirror: bool = False) -> np.ndarray:
-    """Move people, float32 (P, 18, 3): mirror them if asked to, then apply `affine` (2, 3) to x and y in [0, 1].
+    """Mirror people, float32 (P, 18, 3), if asked to, then apply `affine` (2, 3) to x and y in [0, 1].
 
-    Mirroring maps x to 1 - x and exchanges left and right parts, so that right stays right on the body. Only the
-    body moves; lines keep their width.
+    Mirroring maps x to 1 - x and exchanges left and right parts, so that right stays right on the body.
     """
     moved = people[:, list(MIRROR)] if mirror else people.copy()
     if mirror:

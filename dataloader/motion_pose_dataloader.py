@@ -20,11 +20,10 @@ def prepare_pose_flow(root: str | os.PathLike, videos: Sequence[Video]):
 
 
 def motion_sample(video: IndexedVideo, generator: np.random.Generator | None, image_size: int) -> Sample:
-    """Stacks of 10 pose-flow images of one video: `index` (clips, 10).
+    """Stacks of 10 pose-flow images of one video: `index` (clips, 10). Raises `BrokenImage`.
 
-    Training (a generator is given): one stack from a random start, its images resized to 256/224 of
-    `image_size` and cropped by one random draw; never flipped, for a mirrored pose would have its left
-    and right colours exchanged. Testing: the stacks from the 19 test starts. Raises `BrokenImage`.
+    Training (a generator is given): one stack from a random start, resized and cropped by one random draw; never
+    flipped, which would exchange left and right colours. Testing: the stacks from the 19 test starts.
     """
     read = partial(read_frame, video.folder)
     if generator is None:

@@ -1,9 +1,9 @@
 """What a video is called, and where its folder lies: for lists, frames, poses, own videos and scores alike."""
 
-import contextlib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -17,20 +17,12 @@ LABEL = re.compile(r"\.\w+(\s+\d+)$")
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """One line of a split list.
+    """One line of a split list."""
 
-    `name` is the key in score pickles and the name of the pose-flow folder: the file's stem without a
-    leading `v_`, or `Class/stem` if several classes have a video of that stem. `label` is the 0-based
-    position of the class in the class index, `path` the line's path (`Class/v_Class_g01_c01.avi`).
-    """
-
-    name: str
-    label: int
+    name: str  # key in score pickles: the stem without `v_`, or `Class/stem` if several classes have that stem
+    label: int  # 0-based position of the class in the class index
     class_name: str
-    path: str
-
-
-# ---- names ----
+    path: str  # of the line: `Class/v_Class_g01_c01.avi`
 
 
 def normal(name: str) -> str:
@@ -40,9 +32,7 @@ def normal(name: str) -> str:
 
 def stem(file_name: str) -> str:
     """Name of a video: its file name without folder, extension, and leading `v_`."""
-    name = file_name.rpartition("/")[2]
-    dot = name.rfind(".")
-    return normal(name[: dot if 0 < dot < len(name) - 1 else None].removeprefix("v_"))
+    return normal(PurePosixPath(file_name).stem.removeprefix("v_"))
 
 
 def without_prefix(name: str) -> str:
@@ -63,10 +53,7 @@ def group_of(video: Video) -> int | None:
 
 
 def split_line(line: str) -> tuple[str, str, str]:
-    """(class name, video name, path) of a list's line `CLASS/FILE`, with or without a class number behind.
-
-    The class name, the video name or both are "" where the line has none.
-    """
+    """(class name, video name, path), "" where there is none, of a line `CLASS/FILE`, perhaps with a number behind."""
     label = LABEL.search(line)
     path = (line[: label.start(1)] if label else line).rstrip("/")
     if "//" in path or "./" in path:
@@ -85,8 +72,7 @@ def unique_names(videos: Sequence[Video]) -> list[Video]:
 def listed_names(names: Iterable[str], videos: Sequence[Video]) -> dict[str, str | None]:
     """For each of `names` the name of the listed video that it means; None if there is none, or several.
 
-    Case may differ (UCF101 has both HandStandPushups and HandstandPushups), and `v_` and the class folder
-    may precede a name.
+    Case may differ (as in UCF101's HandStandPushups), and `v_` and the class folder may precede a name.
     """
     exact = {normal(video.name): video.name for video in videos}
     loose: dict[str, set[str]] = {}
@@ -111,14 +97,10 @@ def refuse_same(names: Mapping[str | Path, str]) -> None:
         seen[name] = path
 
 
-# ---- folders and files ----
-
-
 def folder_names(video: Video) -> Iterator[str]:
     """Names, best first, under which the folder of a video may lie.
 
-    With and without `v_`; below the class folder; and in the class folder's spelling, for UCF101 has
-    `HandstandPushups/v_HandStandPushups_g01_c01.avi`.
+    With and without `v_`, below the class folder, in the class's spelling (`HandstandPushups/v_HandStandPushups_…`).
     """
     base = video.name.rsplit("/", 1)[-1]
     bases = [base]
@@ -131,10 +113,7 @@ def folder_names(video: Video) -> Iterator[str]:
 
 
 class VideoFolders:
-    """The folders below `root`, `VIDEO` or `CLASS/VIDEO`, found in whatever Unicode form they are stored.
-
-    Class folders are listed when a video asks for them. Raises `OSError` if `root` cannot be listed.
-    """
+    """The folders below `root`, `VIDEO` or `CLASS/VIDEO`, found in whatever Unicode form they are stored."""
 
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root)
@@ -144,14 +123,13 @@ class VideoFolders:
     def on_disk(self, name: str) -> str | None:
         """`VIDEO` or `CLASS/VIDEO` as it is spelled on disk, None if it is not there."""
         top, _, rest = normal(name).partition("/")
-        if top not in self.top or not rest:
-            return self.top.get(top)
+        folder = self.top.get(top)
+        if folder is None or not rest:
+            return folder
         if top not in self._inside:
-            self._inside[top] = {}
-            with contextlib.suppress(OSError):  # not a folder
-                self._inside[top] = _names_in(self.root / self.top[top])
-        inside = self._inside[top]
-        return f"{self.top[top]}/{inside[rest]}" if rest in inside else None
+            self._inside[top] = _names_in(self.root / folder) if (self.root / folder).is_dir() else {}
+        inside = self._inside[top].get(rest)
+        return inside and f"{folder}/{inside}"
 
     def of(self, video: Video) -> Iterator[str]:
         """Names on disk of the folders that may be the video's, best first."""
@@ -168,20 +146,18 @@ def is_video(path: Path) -> bool:
 
 
 def frame_folders(paths: Sequence[Path], root: Path) -> dict[str, Path]:
-    """Videos in `root` and its class folders by the name of their folder of frames.
+    """Videos in `root` and its class folders by the name of their folder of frames: the stem, or `CLASS/STEM`.
 
-    That name is the file's stem, or `CLASS/STEM` where several folders have a video that goes by that stem.
-    Raises `UserError` if two videos would have the same folder.
+    The class is there if several have a video of that stem. Raises `UserError` if two would have one folder.
     """
-    parents: dict[str, set[Path]] = {}
-    for path in paths:
-        parents.setdefault(stem(path.name), set()).add(path.parent)
     refuse_same({path: f"{path.parent}/{stem(path.name)}" for path in paths})
+    folders_with = Counter(stem(path.name) for path in paths)
     videos = {}
     for path in paths:
-        nested = path.parent != root and len(parents[stem(path.name)]) > 1
+        nested = path.parent != root and folders_with[stem(path.name)] > 1
         videos[f"{path.parent.name}/{path.stem}" if nested else path.stem] = path
     for name in videos:
-        if "/" in name and name.split("/")[0] in videos:
-            raise UserError(f"{videos[name.split('/')[0]]}: called like the class of {videos[name]}; rename one")
+        parent, slash, _ = name.partition("/")
+        if slash and parent in videos:
+            raise UserError(f"{videos[parent]}: called like the class of {videos[name]}; rename one")
     return videos

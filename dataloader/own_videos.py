@@ -4,7 +4,7 @@ import csv
 import hashlib
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path, PurePath
 
 from common.cli import UserError
@@ -15,14 +15,13 @@ from dataloader.names import Video, group_of, is_video, listed_names, normal, re
 def find_videos(folder: Path) -> list[Video]:
     """Videos of the class folders in `folder`, ordered by class and file name; labels count the classes.
 
-    Hidden and other files are passed over. Raises `UserError` if there is no class folder, one without
-    videos, or a name that lists cannot hold.
+    Raises `UserError` if there is no class folder, one without videos, or a name that lists cannot hold.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; --videos takes a folder with one subfolder per class")
-    classes = sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), key=_order)
+    entries = folder.iterdir() if folder.is_dir() else ()
+    classes = sorted((path for path in entries if path.is_dir() and path.name[0] != "."), key=_order)
     if not classes:
-        raise UserError(f"{folder}: no class folders in it; --videos takes a folder with one subfolder per class")
+        problem = "no class folders in it" if folder.is_dir() else "no such folder"
+        raise UserError(f"{folder}: {problem}; --videos takes a folder with one subfolder per class")
     refuse_same({path.name: normal(path.name) for path in classes})
     videos = []
     for label, path in enumerate(classes):
@@ -30,7 +29,9 @@ def find_videos(folder: Path) -> list[Video]:
         if not files:
             raise UserError(f"class {path.name!r}: no videos in {path}; add some, or remove the folder")
         for entry in (path, *files):
-            _check_name(entry)
+            if re.search(r"[\r\n\udc80-\udcff]|^\s|\s$", entry.name) or not stem(entry.name):
+                reasons = "line break, space at an end, not UTF-8, or nothing but v_"
+                raise UserError(f"{str(entry)!r}: a list cannot hold this name ({reasons}); rename it")
         videos += [Video(stem(file.name), label, path.name, f"{path.name}/{file.name}") for file in files]
     refuse_same({video.path: f"{video.class_name}/{video.name}" for video in videos})
     return videos
@@ -40,20 +41,11 @@ def _order(path: Path) -> tuple[str, str]:
     return normal(path.name), path.name
 
 
-def _check_name(path: Path) -> None:
-    if re.search(r"[\r\n\udc80-\udcff]", path.name) or path.name != path.name.strip() or not stem(path.name):
-        reasons = "line break, space at an end, not UTF-8, or nothing but v_"
-        raise UserError(f"{str(path)!r}: a list cannot hold this name ({reasons}); rename it")
-
-
-# ---- groups: videos of one person or recording, which stay together ----
-
-
 def find_groups(videos: list[Video], pattern: str | None = None, table: Path | None = None) -> dict[Video, tuple]:
-    """Key of the group of each video.
+    """Key of the group of each video: of one person or recording, say, whose videos stay together.
 
-    That is `(class, number)` from `_gNN_` in its name; or `(group,)`, which holds across classes, from the
-    regular expression `pattern` or the CSV file `table`; or `own_group(video)` if it has none. Raises
+    That is `(group,)`, which holds across classes, from the CSV file `table` or the regular expression `pattern` if
+    one is given; else `(class, number)` from `_gNN_` in its name; or `own_group(video)` if it has none. Raises
     `UserError` if `pattern` or `table` cannot be read or give no video a group.
     """
     if table is not None:
@@ -61,8 +53,7 @@ def find_groups(videos: list[Video], pattern: str | None = None, table: Path | N
     elif pattern is not None:
         found = _groups_from_pattern(videos, pattern)
     else:
-        numbers = {video: group_of(video) for video in videos}
-        found = {video: (normal(video.class_name), number) for video, number in numbers.items() if number is not None}
+        found = {v: (normal(v.class_name), group_of(v)) for v in videos if group_of(v) is not None}
     return {video: found.get(video) or own_group(video) for video in videos}
 
 
@@ -87,7 +78,7 @@ def _groups_from_pattern(videos: list[Video], text: str) -> dict[Video, tuple]:
 
 
 def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
-    """Groups from lines `VIDEO,GROUP`, where VIDEO may lack its class and its extension if it is the only such one."""
+    """Groups from lines `VIDEO,GROUP`; VIDEO may lack its extension, and its class where it is clear."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [[cell.strip() for cell in row[:2]] for row in csv.reader(file) if row]
@@ -96,9 +87,8 @@ def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
     for row in rows:
         if len(row) < 2 or "" in row:
             raise UserError(f"--groups-csv {path}: expected lines VIDEO,GROUP, got {','.join(row)[:80]!r}")
-        suffix = PurePath(row[0]).suffix
-        if suffix.lower() in VIDEO_EXTENSIONS:
-            row[0] = row[0].removesuffix(suffix)
+        if PurePath(row[0]).suffix.lower() in VIDEO_EXTENSIONS:
+            row[0] = row[0].rpartition(".")[0]
     unique = unique_names(videos)
     video_of = {video.name: original for video, original in zip(unique, videos, strict=True)}
     listed = listed_names([name for name, _ in rows], unique)
@@ -112,32 +102,25 @@ def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
     return found
 
 
-# ---- splits ----
-
-
 def split_videos(groups: dict[Video, tuple], test_fraction: float, val_fraction: float, seed: int) -> dict:
     """The videos as `{"train": [...], "val": [...], "test": [...]}`, whole groups in each.
 
-    Every class is tested and trained on; it gives validation videos if three of its groups are left to train
-    on, or if that brings it nearer to `val_fraction`. Raises `UserError` if a class cannot have both.
+    Every class is tested and trained on (else raises `UserError`), and validated on if three of its groups are left
+    to train on or if that brings it nearer to `val_fraction`.
     """
     test = choose_groups(groups, test_fraction, seed)
     for class_name, its_groups in _groups_by_class(groups).items():
         if its_groups <= test or not its_groups & test:
-            why = (
-                f"its {sum(video.class_name == class_name for video in groups)} video(s) form one group"
-                if len(its_groups) == 1
-                else "no choice of groups was found that gives each class both; try another --seed"
-            )
+            why = "no choice of groups was found that gives each class both; try another --seed"
+            if len(its_groups) == 1:
+                why = f"its {sum(video.class_name == class_name for video in groups)} video(s) form one group"
             raise UserError(
                 f"class {class_name!r}: no {'training' if its_groups <= test else 'test'} video left, for {why}; "
                 "each class needs at least 2 groups, one to train and one to test on"
             )
-    val: set[tuple] = set()
-    if val_fraction:
-        rest = {video: group for video, group in groups.items() if group not in test}
-        giving = {name for name, its_groups in _groups_by_class(rest).items() if len(its_groups) >= 3}
-        val = choose_groups(rest, val_fraction, seed, giving)
+    rest = {video: group for video, group in groups.items() if group not in test}
+    giving = {name for name, its_groups in _groups_by_class(rest).items() if len(its_groups) >= 3}
+    val = choose_groups(rest, val_fraction, seed, giving) if val_fraction else ()
     parts = {"train": [], "val": [], "test": []}
     for video, group in groups.items():
         parts["test" if group in test else "val" if group in val else "train"].append(video)
@@ -147,16 +130,14 @@ def split_videos(groups: dict[Video, tuple], test_fraction: float, val_fraction:
 def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving: set[str] | None = None) -> set[tuple]:
     """Groups to hold out, so that the share of held-out videos of each class comes near to `fraction`.
 
-    In an order given by a hash of seed and group, each group changes sides where that lowers the sum over
-    classes of the squared distance to the fraction, until none does. A class without held-out or without
-    other videos counts as far off. With `giving`, only these classes need held-out videos, and every class
-    keeps others.
+    In an order given by a hash of seed and group, each group changes sides where that lowers the sum over classes
+    of the squared distance to the fraction, until none does. A class without held-out or without other videos
+    counts as far off. With `giving`, only these classes need held-out videos, and every class keeps others.
     """
-    total = Counter(video.class_name for video in groups)
-    members: dict[tuple, Counter] = {}
+    total, held_out = Counter(video.class_name for video in groups), defaultdict(int)
+    members: dict[tuple, Counter] = defaultdict(Counter)
     for video, group in groups.items():
-        members.setdefault(group, Counter())[video.class_name] += 1
-    held_out = Counter()
+        members[group][video.class_name] += 1
     order = sorted(members, key=lambda group: hashlib.sha256(repr((seed, *group)).encode()).digest())
 
     def cost(name: str, videos: int) -> float:
@@ -171,20 +152,16 @@ def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving
         changed = False
         for group in order:
             sign = -1 if group in chosen else 1
-            gain = sum(
-                cost(name, held_out[name]) - cost(name, held_out[name] + sign * videos)
-                for name, videos in members[group].items()
-            )
-            if gain > 1e-12:
+            moved = {name: held_out[name] + sign * videos for name, videos in members[group].items()}
+            if sum(cost(name, held_out[name]) - cost(name, videos) for name, videos in moved.items()) > 1e-12:
                 chosen ^= {group}
-                for name, videos in members[group].items():
-                    held_out[name] += sign * videos
+                held_out |= moved
                 changed = True
     return chosen
 
 
 def _groups_by_class(groups: dict[Video, tuple]) -> dict[str, set[tuple]]:
-    by_class: dict[str, set[tuple]] = {}
+    by_class = defaultdict(set)
     for video, group in groups.items():
-        by_class.setdefault(video.class_name, set()).add(group)
+        by_class[video.class_name].add(group)
     return by_class

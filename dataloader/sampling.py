@@ -28,14 +28,12 @@ def test_starts(num_frames: int, length: int = STACK_LENGTH, samples: int = TEST
 
 
 def segment_starts(num_frames: int, draws: np.ndarray, length: int = STACK_LENGTH) -> list[int]:
-    """One start from each of `len(draws)` equal segments of 1..S (TSN, arXiv 1608.00859).
+    """One start from each of K equal segments of 1..S (TSN, arXiv 1608.00859), by K uniform `draws` in [0, 1).
 
-    `draws` are uniform numbers in [0, 1), one per segment; segment k is the part of 1..S between the
-    fractions k/K and (k+1)/K. With a single draw this is a uniform start from 1..S.
+    Segment k lies between the fractions k/K and (k+1)/K of 1..S; with a single draw, the start is uniform in 1..S.
     """
     starts = num_starts(num_frames, length)
-    segments = len(draws)
-    return [min(1 + int((k + float(u)) * starts / segments), starts) for k, u in enumerate(draws)]
+    return [min(1 + int((k + float(u)) * starts / len(draws)), starts) for k, u in enumerate(draws)]
 
 
 def stack_indices(start: int, num_frames: int, length: int = STACK_LENGTH) -> list[int]:
@@ -46,8 +44,7 @@ def stack_indices(start: int, num_frames: int, length: int = STACK_LENGTH) -> li
 def clips_for_testing(num_frames: int, length: int) -> tuple[list[int], np.ndarray]:
     """The frames that the test looks at, each once and in order, and which of them make up its clips.
 
-    The clips are the `length` frames (1 for single images) from each of the 19 `test_starts`; the second value is
-    int64 (19, length), positions in the first one.
+    The second value is int64 (19, length), positions in the first one of the frames from each of `test_starts`.
     """
     clips = [stack_indices(start, num_frames, length) for start in test_starts(num_frames)]
     frames, index = np.unique(clips, return_inverse=True)
@@ -55,10 +52,6 @@ def clips_for_testing(num_frames: int, length: int) -> tuple[list[int], np.ndarr
 
 
 def random_state(seed: int, epoch: int, name: str = "") -> np.random.Generator:
-    """Random numbers that depend on (seed, epoch, video name) only.
-
-    No generator lives on from sample to sample, so that a resumed run, any number of workers and any
-    number of processes draw the same numbers for the same video in the same epoch.
-    """
+    """Random numbers that depend on (seed, epoch, video name) only, whatever was resumed and however many workers."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{name}".encode("utf-8", "surrogateescape"), digest_size=16)
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest.digest(), "little")))

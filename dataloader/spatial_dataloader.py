@@ -23,11 +23,10 @@ def prepare_frames(root: str | os.PathLike, videos: Sequence[Video]):
 
 
 def spatial_sample(video: IndexedVideo, generator: np.random.Generator | None, image_size: int) -> Sample:
-    """Frames of one video, each a clip of its own: `index` (clips, 1).
+    """Frames of one video, each a clip of its own: `index` (clips, 1). Raises `BrokenImage`.
 
-    Training (a generator is given): one frame from each of 3 segments (TSN, arXiv 1608.00859), with one
-    random crop and one random horizontal flip for all of them. Testing: the frames at the 19 test starts.
-    Raises `BrokenImage`.
+    Training (a generator is given): one frame from each of 3 segments (TSN, arXiv 1608.00859), with one random crop
+    and one random horizontal flip for all of them. Testing: the frames at the 19 test starts.
     """
     read = partial(read_frame, video.folder)
     if generator is None:
@@ -35,5 +34,5 @@ def spatial_sample(video: IndexedVideo, generator: np.random.Generator | None, i
     draws = generator.random(SEGMENTS + 3)
     frames = segment_starts(video.num_frames, draws[:SEGMENTS])
     crop = partial(random_crop, size=image_size, draws=draws[SEGMENTS:-1], square=False)
-    images = transform_images(map(read, frames), crop, together=1)  # of short side 256 they need no resizing
+    images = transform_images(map(read, frames), crop)
     return Sample(images.flip(2) if draws[-1] < 0.5 else images, torch.arange(SEGMENTS).view(-1, 1))

@@ -23,11 +23,7 @@ class Split:
 
 
 def read_class_index(path: str | os.PathLike) -> list[str]:
-    """Class names of a class index (lines `NUMBER NAME`), ordered by number.
-
-    Names may hold spaces. Raises `UserError` for an unreadable, empty or malformed file, and for a number
-    or a name that comes twice.
-    """
+    """Class names of a class index (lines `NUMBER NAME`), ordered by number; raises `UserError` for a malformed one."""
     numbered = {}
     for number, line in _read_lines(path):
         match = re.fullmatch(r"(\d{1,9})\s+(\S.*)", line)
@@ -46,9 +42,8 @@ def read_class_index(path: str | os.PathLike) -> list[str]:
 def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
     """Videos of one split list: lines `CLASS/FILE`, with or without a class number behind.
 
-    The label is that of the class folder in `classes`; the number, which counts UCF101's 101 classes
-    whatever the class index is, is not needed. Raises `UserError` for a line that names no class or an
-    unknown one, and for a video that comes twice.
+    The label is that of the class folder in `classes`; the number, which counts UCF101's 101 classes whatever the
+    class index is, is not needed. Raises `UserError` for a line that names no class or an unknown one.
     """
     labels = {normal(name): label for label, name in enumerate(classes)}
     videos = []
@@ -68,10 +63,9 @@ def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
 
 
 def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_list: str | None = None) -> Split:
-    """Read `<class_index>`, `trainlist<split>.txt` and `testlist<split>.txt` of the folder `ucf_list`.
+    """Read `<class_index>`, `trainlist<split>.txt`, `testlist<split>.txt` and `val_list` of the folder `ucf_list`.
 
-    `val_list` names a list of validation videos in that folder, in the form of the training list. Raises
-    `UserError` if a file is missing or malformed, or if a video is in two lists or twice in one.
+    Raises `UserError` if a file is missing or malformed, or if a video is in two lists or twice in one.
     """
     folder = Path(ucf_list)
     if not folder.is_dir():
@@ -79,8 +73,7 @@ def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_li
     if val_list and not (folder / val_list).is_file():
         raise UserError(f"{folder / val_list}: no such file; see --val-list")
     classes = read_class_index(folder / class_index)
-    names = [f"trainlist{split}.txt", f"testlist{split}.txt", *([val_list] if val_list else [])]
-    files = [folder / name for name in names]
+    files = [folder / name for name in (f"trainlist{split}.txt", f"testlist{split}.txt", val_list) if name]
     parts = [read_list(file, classes) for file in files]
     videos = unique_names([video for part in parts for video in part])
     _refuse_twice([video.name for video in videos], f"{' and '.join(map(str, files))}: video", "list it once")
@@ -96,10 +89,7 @@ def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: no such file; see --ucf-list, --split and --class-index") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a text file: {error}") from None
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.strip()
-        if line:
-            yield number, line
+    yield from ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def _refuse_twice(names: list[str], what: str, remedy: str) -> None:

@@ -18,20 +18,14 @@ from dataloader.sampling import clips_for_testing, random_state
 
 
 class Sample(NamedTuple):
-    """The images of one video that are needed, each once, and which of them make up each of its clips.
+    """The images of one video that are needed, each once, and which of them make up each of its clips."""
 
-    `images` uint8 (M, S, S, 3), `index` int64 (clips, L) into them, in time order.
-    """
-
-    images: torch.Tensor
-    index: torch.Tensor
+    images: torch.Tensor  # uint8 (M, S, S, 3)
+    index: torch.Tensor  # int64 (clips, L) into them, in time order
 
 
 def sample_for_testing(read: Callable[[int], np.ndarray], num_frames: int, length: int, image_size: int) -> Sample:
-    """The 19 test clips of a video, `length` images each, resized to `image_size` without cropping.
-
-    `read(number)` gives the image of a 1-based frame, uint8 (H, W, 3); it is called once for each that is needed.
-    """
+    """The 19 test clips of a video, `length` images each, resized whole; `read` gives frame 1, … as uint8 (H, W, 3)."""
     frames, index = clips_for_testing(num_frames, length)
     images = transform_images(map(read, frames), partial(resize, height=image_size, width=image_size))
     return Sample(images, torch.from_numpy(index))
@@ -73,10 +67,9 @@ class VideoDataset(Dataset):
 
 
 def collate(items: list[tuple[int, Sample | Broken]]) -> dict:
-    """Join samples: `images` (ΣM, S, S, 3), `index` (B * clips, L), `positions` (B,), and `broken`, a list.
+    """Join samples: `images` (ΣM, S, S, 3), `index` (B * clips, L), `positions` (B,) in the data set, and `broken`.
 
-    `positions` are those of the videos in the data set, without the broken ones; if all are broken, `images` is
-    None.
+    If all are broken, `images` is None.
     """
     good = [(position, sample) for position, sample in items if isinstance(sample, Sample)]
     batch = {
@@ -92,11 +85,9 @@ def collate(items: list[tuple[int, Sample | Broken]]) -> dict:
 
 
 class EpochBatches(Sampler):
-    """Batches of `(epoch, position)`, shuffled by (seed, epoch), one process's share of each.
+    """Batches of `(epoch, position)`, shuffled by (seed, epoch): every world-th video of each for process `rank`.
 
-    `batch_size` is that of all processes: process `rank` of `world` gets every world-th video of each batch. A
-    last batch with fewer videos than processes goes to all of them, whose averaged gradient is then that
-    of one process.
+    A last batch with fewer videos than processes goes to all of them, whose mean gradient is then that of one.
     """
 
     def __init__(self, videos: int, batch_size: int, seed: int, rank: int = 0, world: int = 1):
@@ -143,13 +134,8 @@ def end_workers() -> None:
 
 
 def _loader_options(workers: int, pin: bool) -> dict:
-    return {
-        "num_workers": workers,
-        "collate_fn": collate,
-        "pin_memory": pin,
-        "persistent_workers": workers > 0,
-        "worker_init_fn": _leave_signals_to_main,
-    }
+    options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
+    return options | {"collate_fn": collate, "worker_init_fn": _leave_signals_to_main}
 
 
 def _leave_signals_to_main(worker: int) -> None:

@@ -24,7 +24,7 @@ def stream_names(paths: Sequence[str]) -> list[str]:
 
 
 def load_table(path: str, split: Split, class_index: str) -> dict[str, np.ndarray]:
-    """Scores of a pickle; raises `UserError` if their number is not that of the classes."""
+    """Read a score pickle; raises `UserError` unless each video has one score per class."""
     table = load_scores(path)
     size = len(next(iter(table.values())))
     if size != len(split.classes):
@@ -36,30 +36,29 @@ def load_table(path: str, split: Split, class_index: str) -> dict[str, np.ndarra
 
 
 def match_names(table: dict[str, np.ndarray], videos: Sequence[Video], path: str, source: str) -> dict:
-    """The scores under the names that the list `source` uses (see `listed_names`).
-
-    Raises `UserError` for names that are not in the list, or twice in the pickle.
-    """
-    matched, unknown = {}, []
-    for key, name in listed_names(table, videos).items():
-        if name in matched:
-            raise UserError(f"{path}: {key!r} is there in two spellings; remove one")
-        if name is None:
-            unknown.append(key)
-        else:
-            matched[name] = table[key]
+    """The scores under the names of the list `source`; raises `UserError` for names that are not in it, or twice."""
+    names = listed_names(table, videos)
+    unknown = [key for key, name in names.items() if name is None]
     if unknown:
         raise UserError(
             f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({first_names(unknown)}); "
             "give the --split and --class-index that belong to it"
         )
+    matched = {}
+    for key, name in names.items():
+        if name in matched:
+            raise UserError(f"{path}: {key!r} is there in two spellings; remove one")
+        matched[name] = table[key]
     return matched
 
 
-def common_videos(
+def stack_scores(
     tables: Sequence[dict], videos: Sequence[Video], paths: Sequence[str], source: str, skip_missing: bool
-) -> list[Video]:
-    """The `videos` that every table has; without `skip_missing`, raises `UserError` unless these are all."""
+) -> tuple[list[Video], list[np.ndarray]]:
+    """The `videos` that every table has, and each table's scores (videos, classes).
+
+    Without `skip_missing`, raises `UserError` unless every table has all of the `videos`.
+    """
     for table, path in zip(tables, paths, strict=True):
         missing = [video.name for video in videos if video.name not in table]
         if missing and not skip_missing:
@@ -70,22 +69,19 @@ def common_videos(
     videos = [video for video in videos if all(video.name in table for table in tables)]
     if not videos:
         raise UserError(f"{', '.join(paths)}: no video of {source} is in all of them; fuse scores of one test list")
-    return videos
+    return videos, [np.stack([table[video.name] for video in videos]) for table in tables]
 
 
 def weights_from_validation(
     paths: Sequence[str], split: Split, class_index: str, skip_missing: bool
 ) -> tuple[tuple[float, ...], dict]:
-    """Weights chosen on validation scores, and a dict that tells how.
-
-    The dict holds their `prec1` there, the `best_prec1` of any weights, the number of `videos`, and the `paths`.
+    """Weights chosen on validation scores, and how: `prec1` there, `best_prec1` of any weights, `videos`, `paths`.
 
     Labels come from the validation list if the split has one, else from the training list. Raises `UserError`
     if a pickle is missing or holds a test video.
     """
     test_names = {normal(alias).casefold() for video in split.test for alias in folder_names(video)}
-    listed = split.val or split.train
-    source = "the validation list" if split.val else "the training list"
+    listed, source = (split.val, "the validation list") if split.val else (split.train, "the training list")
     listed_exactly = {normal(video.name) for video in listed}  # may differ from a test video's by case only
     tables = []
     for path in paths:
@@ -95,9 +91,8 @@ def weights_from_validation(
                 "(weights are never chosen on test scores)"
             )
         table = load_table(path, split, class_index)
-        shared = [
-            name for name in table if normal(name) not in listed_exactly and normal(name).casefold() in test_names
-        ]
+        unlisted = [name for name in table if normal(name) not in listed_exactly]
+        shared = [name for name in unlisted if normal(name).casefold() in test_names]
         if shared:
             raise UserError(
                 f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({first_names(shared)}); "
@@ -105,8 +100,7 @@ def weights_from_validation(
             )
         tables.append(match_names(table, listed, path, source))
     held_out = [video for video in listed if any(video.name in table for table in tables)]
-    videos = common_videos(tables, held_out, paths, "the validation set", skip_missing)
-    scores = [np.stack([table[video.name] for video in videos]) for table in tables]
+    videos, scores = stack_scores(tables, held_out, paths, "the validation set", skip_missing)
     weights, prec1, best = choose_weights(scores, np.array([video.label for video in videos]))
     return weights, {"prec1": prec1, "best_prec1": best, "videos": len(videos), "paths": list(paths)}
 
@@ -121,10 +115,8 @@ def choose_weights(streams: Sequence[np.ndarray], labels: np.ndarray) -> tuple[t
     """
     even = (1 / len(streams),) * len(streams)  # thirds and sevenths are not on the grid
     steps = 20 if len(streams) <= 3 else 10 if len(streams) <= 5 else 5
-    hits = {
-        weights: int((fuse(streams, weights).argmax(1) == labels).sum())
-        for weights in (even, *weight_grid(len(streams), steps))
-    }
+    candidates = (even, *weight_grid(len(streams), steps))
+    hits = {weights: int((fuse(streams, weights).argmax(1) == labels).sum()) for weights in candidates}
     best = max(hits.values())
     margin = max(1.0, (best * (1 - best / len(labels))) ** 0.5)
     close = [weights for weights in hits if hits[weights] >= best - margin]

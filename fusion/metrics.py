@@ -8,16 +8,14 @@ import numpy as np
 def precision(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 3)) -> list[float]:
     """Prec@k in percent for each k: how many videos have their class among the k highest scores.
 
-    `scores` (N, classes), `labels` (N,) integers. k is clipped to the number of classes; of equal scores the
-    lower class index ranks higher, and a NaN ranks last. Raises `ValueError` for no video or shapes that
-    disagree.
+    `scores` (N, classes), `labels` (N,). Of equal scores the lower class index ranks higher, and a NaN ranks last.
+    Raises `ValueError` for no video or shapes that disagree.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != scores.shape[:1] or not scores.size:
         raise ValueError(f"scores (N, classes) and labels (N,) needed, got {scores.shape} and {labels.shape}")
-    ranking = rank_classes(scores)
-    hits = ranking == labels[:, None]
-    return [100.0 * float(hits[:, : min(k, scores.shape[1])].any(1).mean()) for k in topk]
+    hits = rank_classes(scores) == labels[:, None]
+    return [100.0 * float(hits[:, :k].any(1).mean()) for k in topk]
 
 
 def rank_classes(scores: np.ndarray) -> np.ndarray:
@@ -27,11 +25,9 @@ def rank_classes(scores: np.ndarray) -> np.ndarray:
 
 def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Counts, int64 (classes, classes): row = true class, column = predicted class."""
-    predicted, labels = np.asarray(predicted, np.int64), np.asarray(labels, np.int64)
-    both = np.concatenate((predicted, labels))
-    if labels.shape != predicted.shape or (both < 0).any() or (both >= classes).any():
-        raise ValueError(f"predictions and labels must pair up and lie in 0..{classes - 1}")
-    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (labels, predicted), 1)
+    return matrix
 
 
 def fuse(streams: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:

@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator, NullFormatter
-from PIL import Image
 
 from common.atomic import atomic_write
 from common.cli import UserError
+from common.images import BrokenImage, read_image
 
 TRAIN_COLOR, TEST_COLOR = "#4c72b0", "#c44e52"
 # Fonts with Chinese, Japanese and Korean letters on Linux, macOS and Windows, tried after the default.
@@ -25,7 +25,7 @@ FONTS = ["DejaVu Sans", *(name for name in MORE_FONTS if name in fontManager.get
 
 
 class Mistake(NamedTuple):
-    """A misclassified video with its pictures (None where there is none), most telling first."""
+    """A misclassified video with its pictures, None where there is none."""
 
     name: str
     true: str
@@ -39,14 +39,10 @@ def plot_confusion(
 ) -> None:
     """Draw a confusion matrix as PNG: rows are true classes, columns predicted ones.
 
-    `matrix` (C, C) holds counts of videos. Cells show percent of their row, zeros are left empty; behind a
-    class name stands its number of videos. The picture grows with the number of classes up to some 6000
-    pixels a side. Raises `ValueError` if shapes disagree, `OSError` if the file cannot be written.
+    `matrix` (C, C) holds counts of videos. Cells show percent of their row, zeros are left empty; behind a class
+    name stands its number of videos. The picture grows with the number of classes up to some 6000 pixels a side.
     """
-    matrix, count = np.asarray(matrix), len(classes)
-    if matrix.shape != (count, count) or not count:
-        raise ValueError(f"a matrix of {count} x {count} expected, got {matrix.shape}")
-    videos = matrix.sum(1)
+    count, videos = len(classes), matrix.sum(1)
     percent = 100.0 * matrix / np.maximum(videos, 1)[:, None]
     cell = min(max(0.34, 7.5 / count), max(0.62, 1.8 / count), 60 / count)  # inches; 100 pixels per inch
     size = min(cell * 72 * 0.33, 11)  # points
@@ -66,13 +62,11 @@ def plot_confusion(
         color = "white" if percent[row, column] > 55 else "black"
         text = f"{percent[row, column]:.0f}" if percent[row, column] >= 0.5 else "<1"
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
-    heading = max(size, 9, side * 0.6)
-    axes.set_xlabel("predicted", fontsize=heading)
-    axes.set_ylabel("true (videos)", fontsize=heading)
     accuracy = 100 * np.trace(matrix) / max(videos.sum(), 1)
-    axes.set_title(
-        f"{printable(title, 200)}\nPrec@1 {accuracy:.2f} %, cells: percent of the true class's videos", fontsize=heading
-    )
+    note = f"Prec@1 {accuracy:.2f} %, cells: percent of the true class's videos"
+    axes.set(xlabel="predicted", ylabel="true (videos)", title=f"{printable(title, 200)}\n{note}")
+    for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+        text.set_fontsize(max(size, 9, side * 0.6))
     write_png(figure, path)
 
 
@@ -96,8 +90,7 @@ def plot_curves(train_csv: str | os.PathLike, test_csv: str | os.PathLike, path:
         accuracy.axhline(best["Prec@1"], color=TEST_COLOR, linewidth=0.8, linestyle=":")
         text = f"best {best['Prec@1']:.2f} in epoch {best['Epoch']:g}"
         accuracy.set_title(text, loc="right", fontsize=9, color=TEST_COLOR)
-    loss.set(ylabel="loss")
-    loss.set_ylim(bottom=0)
+    loss.set(ylabel="loss", ylim=(0, None))
     loss.legend(frameon=False)
     accuracy.set(ylabel="Prec@1 (%)", ylim=(0, 101))
     rates = train["lr"].where(train["lr"] > 0)
@@ -131,23 +124,18 @@ def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> 
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
     grid = figure.subfigures(rows, columns, squeeze=False)
     for part, mistake in zip(grid.flat, mistakes, strict=False):
-        lines = (
-            f"{printable(mistake.name, 48)}",
-            f"true: {printable(mistake.true)}",
-            f"predicted: {printable(mistake.predicted)} ({mistake.confidence:.0%})",
-        )
-        part.suptitle("\n".join(lines), fontsize=9, y=0.98, va="top")
-        tiles = part.subplots(
-            1,
-            across,
-            squeeze=False,
-            gridspec_kw={"left": 0.02, "right": 0.98, "bottom": 0.02, "top": 0.76, "wspace": 0.03},
-        )
+        predicted = f"predicted: {printable(mistake.predicted)} ({mistake.confidence:.0%})"
+        heading = f"{printable(mistake.name, 48)}\ntrue: {printable(mistake.true)}\n{predicted}"
+        part.suptitle(heading, fontsize=9, y=0.98, va="top")
+        tiles = part.subplots(1, across, squeeze=False)
+        part.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.76, wspace=0.03)
         for axes, image in zip(tiles.flat, mistake.images, strict=False):
-            pixels = _read_image(image)
-            axes.imshow(np.full((3, 4, 3), 225, np.uint8) if pixels is None else pixels, aspect="equal")
-            if pixels is None:
+            try:
+                pixels = read_image(image or "")
+            except BrokenImage:
+                pixels = np.full((3, 4, 3), 225, np.uint8)
                 axes.text(0.5, 0.5, "no picture", ha="center", va="center", transform=axes.transAxes, fontsize=8)
+            axes.imshow(pixels)
         for axes in tiles.flat:
             axes.axis("off")
     write_png(figure, path)
@@ -171,11 +159,7 @@ def read_columns(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFram
     Raises `UserError` if the file cannot be read, lacks a column, or holds something else than numbers.
     """
     try:
-        table = pd.read_csv(path)
-        missing = [column for column in columns if column not in table]
-        if missing:
-            raise UserError(f"{path}: no column {', '.join(missing)}; a record of a training run is needed")
-        table = table[list(columns)].astype(np.float64)
+        table = pd.read_csv(path, usecols=columns, dtype=np.float64)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except ValueError as error:  # bad UTF-8 and pandas' own errors included
@@ -187,13 +171,3 @@ def printable(name: str, length: int = 40) -> str:
     """`name` as matplotlib can draw it: short, without control characters, its `$` not taken for mathematics."""
     name = "".join(letter if letter.isprintable() else "?" for letter in name)
     return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
-
-
-def _read_image(path: Path | None) -> np.ndarray | None:
-    if path is None:
-        return None
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except Exception:  # Pillow's decoders raise nearly anything on broken files
-        return None

@@ -49,10 +49,8 @@ class SplitResult:
     @cached_property
     def matrices(self) -> dict[str, np.ndarray]:
         """Confusion matrices (classes, classes) of counts, of each stream and fused."""
-        return {
-            name: confusion_matrix(scores.argmax(1), self.labels, len(self.classes))
-            for name, scores in self.scores.items()
-        }
+        count = len(self.classes)
+        return {name: confusion_matrix(scores.argmax(1), self.labels, count) for name, scores in self.scores.items()}
 
 
 def total_matrices(results: Sequence[SplitResult]) -> dict[str, np.ndarray]:
@@ -60,9 +58,12 @@ def total_matrices(results: Sequence[SplitResult]) -> dict[str, np.ndarray]:
     return {name: sum(result.matrices[name] for result in results) for name in results[0].matrices}
 
 
-def class_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Percent of each class's videos on the diagonal; 0 for a class without videos."""
-    return 100.0 * matrix.diagonal() / np.maximum(matrix.sum(1), 1)
+def class_results(results: Sequence[SplitResult]) -> list[tuple[str, int, dict[str, float]]]:
+    """Of each class over all splits: name, number of videos, and Prec@1 of each stream and fused (0 of no videos)."""
+    totals = total_matrices(results)
+    videos = totals["fused"].sum(1)
+    prec1 = pd.DataFrame({name: 100.0 * matrix.diagonal() / np.maximum(videos, 1) for name, matrix in totals.items()})
+    return list(zip(results[0].classes, videos.tolist(), prec1.to_dict("records"), strict=True))
 
 
 def mean_and_std(results: Sequence[SplitResult], name: str) -> tuple[list[float], list[float]]:
@@ -71,11 +72,8 @@ def mean_and_std(results: Sequence[SplitResult], name: str) -> tuple[list[float]
     return values.mean(0).tolist(), values.std(0, ddof=1).tolist()
 
 
-# ---- printing ----
-
-
 def print_split(result: SplitResult) -> None:
-    """Table of one split: weight, Prec@1 and Prec@3 of each stream, and of the fusion; and what to mind."""
+    """Table of one split: weight, Prec@1 and Prec@3 of each stream and fused; then why they may mean little."""
     print(f"\nsplit {result.split}: {len(result.videos)} videos, {len(result.classes)} classes")
     if result.skipped:
         print(f"skipped: {len(result.skipped)} videos that not every stream has ({first_names(result.skipped)})")
@@ -87,27 +85,16 @@ def print_split(result: SplitResult) -> None:
         print(f"weights chosen: {chosen} ({where})")
     rows = [(name, weights.get(name, ""), f"{p1:.2f}", f"{p3:.2f}") for name, (p1, p3) in result.precisions.items()]
     print_table(("", "weight", "Prec@1", "Prec@3"), rows)
-    for note in find_notes(result):
-        print(f"note: {note}")
-
-
-def find_notes(result: SplitResult) -> list[str]:
-    """Why a split's results mean little: few videos, or a fusion that is worse than its best stream."""
-    counts = {"test": len(result.videos)}
-    if result.validation:
-        counts["validation"] = result.validation["videos"]
-    notes = [
-        f"{count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1"
-        for which, count in counts.items()
-        if count < FEW_VIDEOS
-    ]
+    counts = {"test": len(result.videos)} | ({"validation": result.validation["videos"]} if result.validation else {})
+    for which, count in counts.items():
+        if count < FEW_VIDEOS:
+            print(f"note: {count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1")
     prec1 = {name: values[0] for name, values in result.precisions.items()}
     fused = prec1.pop("fused")
     best = max(prec1, key=prec1.get)
     if fused < prec1[best]:
         remedy = "" if result.validation else "; --weights auto chooses weights on validation scores"
-        notes.append(f"the fusion ({fused:.2f}) is below {best} alone ({prec1[best]:.2f}){remedy}")
-    return notes
+        print(f"note: the fusion ({fused:.2f}) is below {best} alone ({prec1[best]:.2f}){remedy}")
 
 
 def print_mean_and_std(results: Sequence[SplitResult]) -> None:
@@ -124,30 +111,24 @@ def print_classes(results: Sequence[SplitResult]) -> None:
     """Table of each class over all splits: videos, Prec@1 of the streams and fused, what fusing gains on the best."""
     totals = total_matrices(results)
     best = max((name for name in totals if name != "fused"), key=lambda name: np.trace(totals[name]))
-    accuracies = {name: class_accuracy(matrix) for name, matrix in totals.items()}
     rows = []
-    for i, (name, videos) in enumerate(zip(results[0].classes, totals["fused"].sum(1), strict=True)):
-        values = [f"{accuracy[i]:.1f}" for accuracy in accuracies.values()]
-        values.append(f"{accuracies['fused'][i] - accuracies[best][i]:+.1f}")
+    for name, videos, prec1 in class_results(results):
+        values = [*(f"{value:.1f}" for value in prec1.values()), f"{prec1['fused'] - prec1[best]:+.1f}"]
         rows.append((name, str(videos), *(values if videos else ["-"] * len(values))))
     print("\nPrec@1 of each class")
-    print_table(("class", "videos", *accuracies, f"fused - {best}"), rows)
-
-
-# ---- writing ----
+    print_table(("class", "videos", *totals, f"fused - {best}"), rows)
 
 
 def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]) -> list[Path]:
     """Write fused scores, confusion matrix and, given folders of images, the mistakes; returns the paths."""
     scores, mistakes = folder / "fusion_video_preds.pickle", folder / "misclassified.png"
-    names = [video.name for video in result.videos]
-    save_scores(scores, dict(zip(names, result.scores["fused"], strict=True)))
+    save_scores(scores, {video.name: row for video, row in zip(result.videos, result.scores["fused"], strict=True)})
     title = f"Fusion of {', '.join(result.paths)}, split {result.split}"
     written = [scores, *write_confusion(folder, result.matrices["fused"], result.classes, title)]
-    if image_folders:
-        plot_misclassified(find_mistakes(result, image_folders), mistakes)
-        written.append(mistakes)
-    return written
+    if not image_folders:
+        return written
+    plot_misclassified(find_mistakes(result, image_folders), mistakes)
+    return [*written, mistakes]
 
 
 def write_confusion(folder: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> list[Path]:
@@ -169,26 +150,22 @@ def find_mistakes(result: SplitResult, image_folders: Sequence[Path]) -> list[Mi
     wrong = np.flatnonzero(predicted != result.labels)
     wrong = wrong[np.lexsort((-lead[wrong], -probability[wrong]))][:MAX_MISTAKES]
     videos = [result.videos[i] for i in wrong]
-    images: dict[str, list[Path | None]] = {video.name: [] for video in videos}
-    for root in image_folders:
-        found = {item.video.name: item for item in index_frames(root, videos)[0]}
-        for name in images:
-            item = found.get(name)
-            images[name].append(item and Path(item.folder, FRAME_NAME.format((item.num_frames + 1) // 2)))
+    middle = [
+        {video: Path(at, FRAME_NAME.format((frames + 1) // 2)) for video, at, frames in index_frames(root, videos)[0]}
+        for root in image_folders
+    ]
     return [
-        Mistake(video.name, video.class_name, result.classes[predicted[i]], float(probability[i]), images[video.name])
-        for i, video in zip(wrong, videos, strict=True)
+        Mistake(v.name, v.class_name, result.classes[predicted[i]], float(probability[i]), [at.get(v) for at in middle])
+        for i, v in zip(wrong, videos, strict=True)
     ]
 
 
-def write_summary(path: Path, results: Sequence[SplitResult]) -> Path:
+def write_summary(path: Path, results: Sequence[SplitResult]) -> None:
     """Write the results as JSON: of each split, of each class, and over several splits mean and std."""
 
     def named(values: Sequence[float]) -> dict[str, float]:
-        return {"prec1": values[0], "prec3": values[1]}
+        return dict(zip(("prec1", "prec3"), values, strict=True))
 
-    totals = total_matrices(results)
-    accuracies = {name: class_accuracy(matrix).tolist() for name, matrix in totals.items()}
     summary = {
         "splits": [
             {
@@ -203,15 +180,12 @@ def write_summary(path: Path, results: Sequence[SplitResult]) -> Path:
             for result in results
         ],
         "classes": [
-            {"class": name, "videos": int(count), "prec1": {stream: accuracies[stream][i] for stream in accuracies}}
-            for i, (name, count) in enumerate(zip(results[0].classes, totals["fused"].sum(1), strict=True))
+            {"class": name, "videos": videos, "prec1": prec1} for name, videos, prec1 in class_results(results)
         ],
     }
     if len(results) > 1:
-        over_splits = {name: mean_and_std(results, name) for name in totals}
-        summary["mean"] = {name: named(mean) for name, (mean, _) in over_splits.items()}
-        summary["std"] = {name: named(std) for name, (_, std) in over_splits.items()}
+        for i, key in enumerate(("mean", "std")):
+            summary[key] = {name: named(mean_and_std(results, name)[i]) for name in results[0].precisions}
     with atomic_write(path, "w") as file:
         json.dump(summary, file, indent=2, ensure_ascii=False)
         file.write("\n")
-    return path

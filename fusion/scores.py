@@ -17,11 +17,10 @@ DTYPE = re.compile(r"f[248]|[iu][1248]|b1|[SU]\d{1,4}")
 
 
 def load_scores(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read a score pickle: `{video name: float32 (classes,)}`, in the file's order.
+    """Read a score pickle of any protocol and numpy version: `{video name: float32 (classes,)}`, in its order.
 
-    Protocols 0–5, written with numpy 1 or 2. A leading `v_` of a name is dropped, a row vector (1, classes) is
-    taken as (classes,). Raises `UserError` if there is no such file, or if it holds anything else than finite
-    number vectors of one length per name.
+    A leading `v_` of a name is dropped, a row vector (1, classes) is taken as (classes,). Raises `UserError` if
+    there is no such file, or if it holds anything else than finite number vectors of one length per name.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,10 +45,7 @@ def load_scores(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def save_scores(path: str | os.PathLike, scores: Mapping[str, np.ndarray]) -> None:
-    """Write `{video name: (classes,) numbers}` as a plain pickle of float32 arrays, whole or not at all.
-
-    The order of `scores` is kept. Raises `UserError` if a vector is not finite.
-    """
+    """Write `{video name: (classes,) numbers}` as float32 arrays; raises `UserError` if one is not finite."""
     vectors = {str(name): _check_vector(path, name, np.asarray(row)) for name, row in scores.items()}
     with atomic_write(path) as file:
         pickle.dump(vectors, file, protocol=4)

@@ -15,7 +15,7 @@ from dataloader.own_videos import choose_groups, split_videos
 from dataloader.split_train_test_video import read_split
 from tests.helpers import ROOT, assert_error, run_script
 from tests.reference_data import reference_scores
-from UCF_list.make_lists import main, make_own_lists
+from UCF_list.make_lists import main
 
 SHA256 = {
     "classInd.txt": "18f147f3b964c42d878075f06dd62b5f5b6f92434c06a127334bed591da82172",
@@ -40,6 +40,13 @@ def touch(root, *names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+
+
+def make_own_lists(videos, out, **options):
+    """Run the command line on own videos; returns the paths of the lists."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    main(["--videos", str(videos), "--out", str(out), *flags])
+    return sorted(out.glob("*.txt"))
 
 
 def error_line(*args):
