@@ -189,7 +189,14 @@ def test_no_file_runs_anything(own_tiny, tmp_path):
     for vector in (evil, np.array([evil], object)):
         path.write_bytes(pickle.dumps({"A_g01_c01": np.ones(3, np.float32), "B_g01_c01": vector}))
         assert_error(call_main("average_fusion", path, "--ucf-list", own_tiny / "lists", "--out", tmp_path), str(path))
-    path = own_tiny / "pose_flow" / "TaiChi_g03_c01" / FILE_NAME
-    np.savez(path, keypoints=np.array([evil], object), frame=np.ones(1, np.int32), num_frames=1, frame_size=[9, 9])
-    assert_error(train_script("motion_pose", own_tiny, tmp_path / "record", "--from-keypoints", inline=True), FILE_NAME)
+    arrays = {
+        "keypoints": np.array([evil], object),
+        "frame": np.ones(1, np.int32),
+        "num_frames": 1,
+        "frame_size": [9, 9],
+    }
+    for folder in (own_tiny / "pose_flow").iterdir():
+        np.savez(folder / FILE_NAME, **arrays)
+    finished = train_script("motion_pose", own_tiny, tmp_path / "record", "--from-keypoints", inline=True)
+    assert_error(finished, FILE_NAME, "not a valid keypoints file")
     assert not canary.exists()

@@ -38,16 +38,16 @@ def statistics(state: dict) -> dict:
     return {name: tensor for name, tensor in state.items() if "running_" in name}
 
 
-@pytest.mark.parametrize(("stream", "seed"), [("spatial", 0), ("spatial", 1), ("motion_pose", 0)])
+@pytest.mark.parametrize(("stream", "seed"), [("spatial", 0), ("motion_pose", 1)])
 def test_six_videos_are_overfitted(stream, seed, six, tmp_path):
-    arguments = ("--epochs", 8, "--lr", 0.01, "--lr-patience", 99, "--seed", seed)
+    arguments = ("--epochs", 6, "--lr", 0.01, "--lr-patience", 99, "--seed", seed)
     checkpoint = train(stream, six, tmp_path, *arguments)
     table = pd.read_csv(tmp_path / f"{STREAMS[stream][2]}_train.csv")
     assert table["Loss"][0] == pytest.approx(math.log(3), rel=0.5)
     assert table["Loss"].iloc[-1] < table["Loss"][0] / 10
     assert table["Prec@1"].iloc[-1] == 100
     steps = {int(tensor) for name, tensor in checkpoint["state_dict"].items() if "num_batches" in name}
-    assert steps == {8}  # batch norm took part in training
+    assert steps == {6}  # batch norm took part in training
 
 
 @pytest.mark.parametrize("frozen", [False, True])
