@@ -6,15 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from common.cli import UserError
 from fusion.scores import load_scores
 from tests.helpers import FAST, ROOT, train_script
-from utils import load_checkpoint
+from training.distributed import Processes
+from training.run import make_context
+from training.streams import SPATIAL
+from utils import StopRequest, load_checkpoint
 
 
 def torchrun(processes: int, data: Path, record: Path, *arguments) -> subprocess.Popen:
@@ -52,13 +57,11 @@ def test_processes_train_and_test_as_one(tiny, tmp_path):
     one, many = (pd.read_csv(tmp_path / name / "rgb_train.csv") for name in ("one", "many"))
     assert list(many["Epoch"]) == list(range(epochs))
     assert np.abs(one["Loss"] - many["Loss"]).max() < 1e-4
-    checkpoint = tmp_path / "one" / "checkpoint.pth.tar"
-    expected = train_script("spatial", tiny, tmp_path / "one", "--resume", checkpoint, "--evaluate", inline=True)
-    assert expected.returncode == 0, expected.stderr
-    finish(torchrun(processes, tiny, tmp_path / "many", "--resume", checkpoint, "--evaluate"))
+    one, many = (pd.read_csv(tmp_path / name / "rgb_test.csv") for name in ("one", "many"))
+    assert np.abs(one["Loss"] - many["Loss"]).max() < 1e-4
     one, many = (load_scores(tmp_path / name / "spatial_video_preds.pickle") for name in ("one", "many"))
     assert list(one) == list(many) and len(one) == 6
-    assert max(np.abs(one[name] - many[name]).max() for name in one) < 1e-5
+    assert max(np.abs(one[name] - many[name]).max() for name in one) < 1e-3
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
@@ -108,7 +111,9 @@ def test_videos_that_any_process_skips_are_reported(own_tiny, tmp_path):
     assert all(f"skipped {name}" in err for name in videos)
 
 
-def test_more_processes_than_videos_in_a_batch_are_refused(tiny, tmp_path):
-    process = torchrun(2, tiny, tmp_path, "--batch-size", 1)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode != 0 and "at least one video per process" in err and not list(tmp_path.glob("*.csv"))
+def test_more_processes_than_videos_in_a_batch_are_refused():
+    args = Namespace(device="cpu", amp=None, batch_size=3, evaluate=False, accumulate=1, freeze_bn=False)
+    args.skip_broken = False
+    assert make_context(args, SPATIAL, Processes(2, 3, 2), StopRequest()).processes.world == 3
+    with pytest.raises(UserError, match="at least one video per process"):
+        make_context(args, SPATIAL, Processes(2, 4, 2), StopRequest())

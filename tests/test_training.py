@@ -56,6 +56,7 @@ def test_training_writes_records_checkpoints_and_scores(trained):
     assert Image.open(record / "curves.png").size[0] > 300
 
 
+@pytest.mark.parametrize("trained", ["motion_pose"], indirect=True)
 def test_resume_goes_on_with_the_next_epoch_bit_for_bit(trained, tmp_path):
     stream, data, record = trained
     assert train_script(stream, data, tmp_path, "--epochs", 2).returncode == 0
