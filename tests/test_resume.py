@@ -58,6 +58,7 @@ def whole(tiny, tmp_path_factory) -> Path:
     train(tiny, record, *CUT, "--epochs", 5)
     rates = pd.read_csv(record / "rgb_train.csv")["lr"]
     assert rates[0] == 0.5 and rates[4] < 0.1, rates
+    assert load_checkpoint(record / "checkpoint.pth.tar")["optimizer"]["param_groups"][0]["momentum"] == 0.9
     return record
 
 
