@@ -88,17 +88,6 @@ def test_a_killed_process_ends_all_and_one_process_resumes(tiny, tmp_path):
     assert list(pd.read_csv(tmp_path / "rgb_train.csv")["Epoch"]) == list(range(done + 1))
 
 
-def test_parts_of_a_batch_sum_up_to_the_same_step(tiny, tmp_path):
-    for parts in (1, 3):
-        arguments = ("--epochs", 2, "--freeze-bn", "--accumulate", parts, "--batch-size", 5)
-        finished = train_script("spatial", tiny, tmp_path / str(parts), *arguments, inline=True)
-        assert finished.returncode == 0, finished.stderr
-    one, three = (pd.read_csv(tmp_path / parts / "rgb_train.csv") for parts in "13")
-    assert np.allclose(one["Loss"], three["Loss"], atol=1e-4)
-    weights = [load_checkpoint(tmp_path / parts / "checkpoint.pth.tar")["state_dict"] for parts in "13"]
-    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(*(w.values() for w in weights), strict=True))
-
-
 def test_videos_that_any_process_skips_are_reported(own_tiny, tmp_path):
     videos = [f"{name}_g0{group}_c01" for name in ("Archery", "Diving", "TaiChi") for group in (2, 4)]
     for name in videos:  # with two processes the second one meets some of them
