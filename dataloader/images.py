@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from common import images
 from common.frames import FRAME_NAME
+from utils import memory_format
 
 # Training crops are cut from images of this ratio of short side to crop: 256 for crops of 224.
 SHORT_SIDE_RATIO = 256 / 224
@@ -68,7 +69,7 @@ def random_crop(images: torch.Tensor, size: int, draws: Sequence[float], square:
 def to_input(
     images: torch.Tensor, index: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> torch.Tensor:
-    """Network input, float32 (N, 3 * L, H, W) in channels-last memory, on the device of `images`.
+    """Network input, float32 (N, 3 * L, H, W) in the device's `memory_format`, on that of `images`.
 
     `images` is uint8 (M, H, W, 3), `index` int64 (N, L): the images of each of N clips in time order.
     Values are scaled to [0, 1], then normalised with `mean` and `std` per RGB channel unless None.
@@ -76,6 +77,7 @@ def to_input(
     length = index.shape[1]
     stacked = images[index].permute(0, 2, 3, 1, 4).flatten(3)  # (N, H, W, L * 3)
     values = stacked.permute(0, 3, 1, 2).float()  # keeps the memory order: channels last
+    values = values.contiguous(memory_format=memory_format(values.device))
     if mean is None or std is None:
         return values.mul_(1 / 255)
     scale = values.new_tensor([1 / (255 * s) for s in std] * length).view(1, -1, 1, 1)

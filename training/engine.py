@@ -17,7 +17,7 @@ from fusion.metrics import precision
 from network import Model, for_testing
 from training.distributed import Processes, gather, share_buffers, sum_over
 from training.streams import Stream
-from utils import StopRequest, memory_format
+from utils import StopRequest
 
 TEST_CLIPS = 38  # clips per forward pass of the test: two videos' 19 samples
 
@@ -48,8 +48,7 @@ class Context:
 
     def to_input(self, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """The network's input of the clips `rows`, see `dataloader.images.to_input`."""
-        values = to_input(images, rows, self.stream.mean, self.stream.std)
-        return values.contiguous(memory_format=memory_format(self.device))
+        return to_input(images, rows, self.stream.mean, self.stream.std)
 
 
 def train_one_epoch(
