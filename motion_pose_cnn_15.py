@@ -7,28 +7,30 @@ python motion_pose_cnn_15.py --resume record/motion_pose/model_best.pth.tar --ev
 
 import argparse
 
-from common.cli import ArgumentParser, run
+from common.cli import ArgumentParser, run, whole_number
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import MOTION_POSE
 
 
 def get_args_parser() -> ArgumentParser:
-    """The command line; its defaults are the method's."""
-    parser = training_parser("motion_pose", data="data/pose_flow", lr=1e-2, batch_size=64, epochs=50)
-    parser.add_argument(
+    """The command line; its defaults are those of the default recipe."""
+    parser = training_parser("motion_pose", data="data/pose_flow")
+    add, flag = parser.add_argument, argparse.BooleanOptionalAction
+    add("--segments", type=whole_number(1), metavar="N", help="stacks of a video in training, with consensus (TSN)")
+    add("--normalize", action=flag, help="take the mean and standard deviation of pose flow out of the images")
+    add(
         "--from-keypoints",
-        action=argparse.BooleanOptionalAction,
-        default=False,
+        action=flag,
         help="draw the pose images from the keypoints.npz files in --data, which are held in memory; augments by "
-        "moving the body, and mirrors it",
+        "moving the body, and mirrors it (default: where there are such files)",
     )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    return run_stream(parse_options(get_args_parser(), argv), MOTION_POSE)
+    return run_stream(parse_options(get_args_parser(), MOTION_POSE.name, argv), MOTION_POSE)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torchvision import models
 
 from common.cli import UserError
@@ -32,6 +33,11 @@ def build_network(arch: str, in_channels: int, classes: int) -> models.ResNet:
         network.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     return network
+
+
+def add_dropout(network: models.ResNet, probability: float) -> None:
+    """Drop features before the classifier in training (TSN, arXiv 1608.00859); the names of the weights stay."""
+    network.fc.register_forward_pre_hook(lambda module, inputs: F.dropout(inputs[0], probability, module.training))
 
 
 def cross_modality_filters(rgb: torch.Tensor, in_channels: int) -> torch.Tensor:

@@ -96,6 +96,13 @@ def positive(text: str) -> float:
     return float(text)
 
 
+def not_negative(text: str) -> float:
+    """An argparse type: 0, or a positive, finite number."""
+    if not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor a positive number")
+    return float(text)
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """An argparse type: one finite number, or three with commas between them."""
     with contextlib.suppress(ValueError):

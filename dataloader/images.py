@@ -66,6 +66,33 @@ def random_crop(images: torch.Tensor, size: int, draws: Sequence[float], square:
     return resize(images, *sides)[..., top : top + size, left : left + size, :]
 
 
+# TSN's crops: heights and widths as parts of the short side, at most one step apart, and top and left.
+CROP_SCALES = (1, 0.875, 0.75, 0.66)
+CROP_SIZES = [(a, b) for i, a in enumerate(CROP_SCALES) for b in CROP_SCALES[max(i - 1, 0) : i + 2]]
+CROP_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))
+
+
+def corner_crop(images: torch.Tensor, size: int, draws: Sequence[float]) -> torch.Tensor:
+    """Crops of 4 scales from a corner or the centre (TSN, arXiv 1608.00859), resized to uint8 (..., size, size, 3).
+
+    `draws` are two numbers in [0, 1): the scales of height and width, and the corner.
+    """
+    height, width = images.shape[-3:-1]
+    sides = [round(min(height, width) * scale) for scale in CROP_SIZES[int(draws[0] * len(CROP_SIZES))]]
+    v, u = CROP_CORNERS[int(draws[1] * len(CROP_CORNERS))]
+    top, left = int(v * (height - sides[0])), int(u * (width - sides[1]))
+    return resize(images[..., top : top + sides[0], left : left + sides[1], :], size, size)
+
+
+def jitter_colors(images: torch.Tensor, strength: float, draws: Sequence[float]) -> torch.Tensor:
+    """Brightness, contrast and saturation of uint8 (..., H, W, 3), each times 1 ± `strength`; 3 `draws` in [0, 1)."""
+    changed = images.movedim(-1, -3)
+    adjust = (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation)
+    for function, draw in zip(adjust, draws, strict=True):
+        changed = function(changed, 1 + strength * (2 * float(draw) - 1))
+    return changed.movedim(-3, -1)
+
+
 def to_input(
     images: torch.Tensor, index: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> torch.Tensor:

@@ -12,7 +12,7 @@ from common.cli import UserError
 from dataloader.frame_index import IndexedVideo, find_folders
 from dataloader.images import SHORT_SIDE_RATIO, resize, transform_images
 from dataloader.names import Video
-from dataloader.sampling import STACK_LENGTH, segment_starts, stack_indices
+from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, segment_starts, stack_indices
 from dataloader.video_dataset import Sample, sample_for_testing
 from pose.draw import draw_people
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
@@ -41,7 +41,12 @@ def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]):
 
 
 def keypoint_sample(
-    video: IndexedVideo, generator: np.random.Generator | None, image_size: int, keypoints: Mapping[str, Keypoints]
+    video: IndexedVideo,
+    generator: np.random.Generator | None,
+    image_size: int,
+    keypoints: Mapping[str, Keypoints],
+    clips: int = TEST_SAMPLES,
+    segments: int = 1,
 ) -> Sample:
     """Stacks of 10 drawn pose-flow images of one video, from its `keypoints` under its name: `index` (clips, 10).
 
@@ -51,16 +56,16 @@ def keypoint_sample(
     """
     data = keypoints[video.video.name]
     if generator is None:
-        return sample_for_testing(partial(_draw, data), data.num_frames, STACK_LENGTH, image_size)
-    draws = generator.random(6)
-    (start,) = segment_starts(data.num_frames, draws[:1])
-    frames = stack_indices(start, data.num_frames)
-    scale = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[3] - 1)
-    shift = (draws[1:3] - 0.5) * (SHORT_SIDE_RATIO - 1)
-    affine = affine_map(data.frame_size, scale, (2 * draws[4] - 1) * MAX_ANGLE, shift)
-    images = (_draw(data, frame, affine, mirror=bool(draws[5] < 0.5)) for frame in frames)
+        return sample_for_testing(partial(_draw, data), data.num_frames, STACK_LENGTH, image_size, clips)
+    draws = generator.random(segments + 5)
+    starts, draws = segment_starts(data.num_frames, draws[:segments]), draws[segments:]
+    frames = [frame for start in starts for frame in stack_indices(start, data.num_frames)]
+    scale = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[2] - 1)
+    shift = (draws[:2] - 0.5) * (SHORT_SIDE_RATIO - 1)
+    affine = affine_map(data.frame_size, scale, (2 * draws[3] - 1) * MAX_ANGLE, shift)
+    images = (_draw(data, frame, affine, mirror=bool(draws[4] < 0.5)) for frame in frames)
     resized = transform_images(images, partial(resize, height=image_size, width=image_size))
-    return Sample(resized, torch.arange(len(frames)).view(1, -1))
+    return Sample(resized, torch.arange(len(frames)).view(segments, -1))
 
 
 def _draw(data: Keypoints, frame: int, affine: np.ndarray | None = None, mirror: bool = False) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_frame, transform_images
 from dataloader.names import Video
-from dataloader.sampling import STACK_LENGTH, segment_starts, stack_indices
+from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, segment_starts, stack_indices
 from dataloader.video_dataset import Sample, sample_for_testing
 
 
@@ -19,17 +19,26 @@ def prepare_pose_flow(root: str | os.PathLike, videos: Sequence[Video]):
     return *index_frames(root, videos), motion_sample
 
 
-def motion_sample(video: IndexedVideo, generator: np.random.Generator | None, image_size: int) -> Sample:
-    """Stacks of 10 pose-flow images of one video: `index` (clips, 10). Raises `BrokenImage`.
+def motion_sample(
+    video: IndexedVideo,
+    generator: np.random.Generator | None,
+    image_size: int,
+    clips: int = TEST_SAMPLES,
+    segments: int = 1,
+) -> Sample:
+    """Stacks of 10 pose-flow images of one video: `index` (clips, 10).
 
-    Training (a generator is given): one stack from a random start, resized and cropped by one random draw; never
-    flipped, which would exchange left and right colours. Testing: the stacks from the 19 test starts.
+    Training (a generator is given): one stack from a random start in each of `segments` equal parts of the
+    video, the images resized to 256/224 of `image_size` and cropped by one random draw; never flipped, for a
+    mirrored pose would have its left and right colours exchanged. Testing: the stacks from the 19 test starts,
+    or from `clips`. Raises `BrokenImage`.
     """
     read = partial(read_frame, video.folder)
     if generator is None:
-        return sample_for_testing(read, video.num_frames, STACK_LENGTH, image_size)
-    draws = generator.random(3)
-    (start,) = segment_starts(video.num_frames, draws[:1])
-    frames = stack_indices(start, video.num_frames)
-    images = transform_images(map(read, frames), partial(random_crop, size=image_size, draws=draws[1:], square=True))
-    return Sample(images, torch.arange(len(frames)).view(1, -1))
+        return sample_for_testing(read, video.num_frames, STACK_LENGTH, image_size, clips)
+    draws = generator.random(segments + 2)
+    starts = segment_starts(video.num_frames, draws[:segments])
+    frames = [frame for start in starts for frame in stack_indices(start, video.num_frames)]
+    crop = partial(random_crop, size=image_size, draws=draws[segments:], square=True)
+    images = transform_images(map(read, frames), crop)
+    return Sample(images, torch.arange(len(frames)).view(segments, -1))

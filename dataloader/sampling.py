@@ -41,12 +41,13 @@ def stack_indices(start: int, num_frames: int, length: int = STACK_LENGTH) -> li
     return [min(start + k, num_frames) for k in range(length)]
 
 
-def clips_for_testing(num_frames: int, length: int) -> tuple[list[int], np.ndarray]:
+def clips_for_testing(num_frames: int, length: int, samples: int = TEST_SAMPLES) -> tuple[list[int], np.ndarray]:
     """The frames that the test looks at, each once and in order, and which of them make up its clips.
 
-    The second value is int64 (19, length), positions in the first one of the frames from each of `test_starts`.
+    The clips are the `length` frames (1 for single images) from each of the `test_starts`; the second value is
+    int64 (samples, length), positions in the first one.
     """
-    clips = [stack_indices(start, num_frames, length) for start in test_starts(num_frames)]
+    clips = [stack_indices(start, num_frames, length) for start in test_starts(num_frames, samples=samples)]
     frames, index = np.unique(clips, return_inverse=True)
     return frames.tolist(), index.reshape(-1, length)
 

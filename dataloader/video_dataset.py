@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from common.images import BrokenImage
 from dataloader.frame_index import IndexedVideo
 from dataloader.images import resize, transform_images
-from dataloader.sampling import clips_for_testing, random_state
+from dataloader.sampling import TEST_SAMPLES, clips_for_testing, random_state
 
 
 class Sample(NamedTuple):
@@ -24,9 +24,14 @@ class Sample(NamedTuple):
     index: torch.Tensor  # int64 (clips, L) into them, in time order
 
 
-def sample_for_testing(read: Callable[[int], np.ndarray], num_frames: int, length: int, image_size: int) -> Sample:
-    """The 19 test clips of a video, `length` images each, resized whole; `read` gives frame 1, … as uint8 (H, W, 3)."""
-    frames, index = clips_for_testing(num_frames, length)
+def sample_for_testing(
+    read: Callable[[int], np.ndarray], num_frames: int, length: int, image_size: int, clips: int = TEST_SAMPLES
+) -> Sample:
+    """The test clips of a video, `length` images each, resized to `image_size` without cropping.
+
+    `read(number)` gives the image of a 1-based frame, uint8 (H, W, 3); it is called once for each that is needed.
+    """
+    frames, index = clips_for_testing(num_frames, length, clips)
     images = transform_images(map(read, frames), partial(resize, height=image_size, width=image_size))
     return Sample(images, torch.from_numpy(index))
 

@@ -26,7 +26,7 @@ from pose.draw import encode_pose_image
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, people_of_frame
 from pose.pipeline import estimate, limit_people
-from training.streams import MOTION_POSE, SPATIAL, STREAMS, Stream
+from training.streams import MOTION_POSE, SPATIAL, STREAMS, Stream, trained_stream
 
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
@@ -157,7 +157,10 @@ def classify(
     encoded_poses = {number: encode_pose_image(poses.people[number], poses.frame_size) for number in drawn}
     images = {SPATIAL.name: frames, MOTION_POSE.name: encoded_poses}
     logits = {
-        name: score(model, STREAMS[name], images[name], num_frames, options.amp) for name, model in models.items()
+        name: score(
+            model, trained_stream(name, model.checkpoint.get("options", {})), images[name], num_frames, options.amp
+        )
+        for name, model in models.items()
     }
     return Prediction(logits, num_frames, poses, "".join(damage))
 

@@ -91,10 +91,15 @@ STREAMS = {
 }
 
 
+def original(arguments) -> tuple[str, ...]:
+    """`--recipe original`, whose epochs are short and plain, for runs that start anew and choose no other."""
+    return () if {"--recipe", "--resume"} & set(arguments) else ("--recipe", "original")
+
+
 def train_script(stream: str, data: Path, record: Path, *arguments, inline: bool = False, **options):
-    """Run a stream's script on a tiny data set, as a process of its own unless `inline`."""
+    """Run a stream's script on a tiny data set by the original recipe, as a process of its own unless `inline`."""
     script, folder, _ = STREAMS[stream]
-    paths = ("--data", data / folder, "--ucf-list", data / "lists", "--record", record)
+    paths = ("--data", data / folder, "--ucf-list", data / "lists", "--record", record, *original(arguments))
     if inline:
         return call_main(script.removesuffix(".py"), *paths, *FAST, *arguments)
     return run_script(script, *paths, *FAST, *arguments, **options)

@@ -15,7 +15,7 @@ import pytest
 
 from common.cli import UserError
 from fusion.scores import load_scores
-from tests.helpers import FAST, ROOT, train_script
+from tests.helpers import FAST, ROOT, original, train_script
 from training.distributed import Processes
 from training.run import make_context
 from training.streams import SPATIAL
@@ -25,7 +25,7 @@ from utils import StopRequest, load_checkpoint
 def torchrun(processes: int, data: Path, record: Path, *arguments) -> subprocess.Popen:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     places = ["--data", data / "frames", "--ucf-list", data / "lists", "--record", record]
-    command += [str(ROOT / "spatial_cnn_15.py"), *map(str, [*places, *FAST, *arguments])]
+    command += [str(ROOT / "spatial_cnn_15.py"), *map(str, [*places, *FAST, *original(arguments), *arguments])]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -50,7 +50,7 @@ def ranks_of(launcher: int) -> list[int]:
 
 def test_processes_train_and_test_as_one(tiny, tmp_path):
     processes, epochs = 2, 2
-    arguments = ("--epochs", epochs, "--batch-size", 3, "--freeze-bn", "--lr", "1e-3")  # shares of 2 and 1
+    arguments = ("--epochs", epochs, "--batch-size", 3, "--freeze-bn", "all", "--lr", "1e-3")  # shares of 2 and 1
     whole = train_script("spatial", tiny, tmp_path / "one", *arguments, inline=True)
     assert whole.returncode == 0, whole.stderr
     finish(torchrun(processes, tiny, tmp_path / "many", *arguments))
@@ -66,7 +66,7 @@ def test_processes_train_and_test_as_one(tiny, tmp_path):
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 def test_a_killed_process_ends_all_and_one_process_resumes(tiny, tmp_path):
-    arguments = ("--freeze-bn", "--batch-size", "3")
+    arguments = ("--freeze-bn", "all", "--batch-size", "3")
     process = torchrun(2, tiny, tmp_path, *arguments, "--epochs", 1000)
     checkpoint = tmp_path / "checkpoint.pth.tar"
     deadline = time.time() + 120
@@ -101,7 +101,7 @@ def test_videos_that_any_process_skips_are_reported(own_tiny, tmp_path):
 
 
 def test_more_processes_than_videos_in_a_batch_are_refused():
-    args = Namespace(device="cpu", amp=None, batch_size=3, evaluate=False, accumulate=1, freeze_bn=False)
+    args = Namespace(device="cpu", amp=None, batch_size=3, evaluate=False, accumulate=1, freeze_bn="none")
     args.skip_broken = False
     assert make_context(args, SPATIAL, Processes(2, 3, 2), StopRequest()).processes.world == 3
     with pytest.raises(UserError, match="at least one video per process"):

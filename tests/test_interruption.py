@@ -17,14 +17,14 @@ from torchvision.models import ResNet
 
 import utils
 from common import atomic, cli
-from tests.helpers import FAST, ROOT, STREAMS, assert_error, train_script
+from tests.helpers import FAST, ROOT, STREAMS, assert_error, original, train_script
 from utils import load_checkpoint, save_checkpoint, write_record
 
 
 def start(stream, data, record, *arguments) -> subprocess.Popen:
     script, folder, _ = STREAMS[stream]
     paths = ["--data", data / folder, "--ucf-list", data / "lists", "--record", record]
-    command = [sys.executable, str(ROOT / script), *map(str, [*paths, *FAST, *arguments])]
+    command = [sys.executable, str(ROOT / script), *map(str, [*paths, *FAST, *original(arguments), *arguments])]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **pipes)

@@ -57,7 +57,16 @@ def test_batch_norm_statistics_move_unless_frozen(frozen, six, tmp_path):
     for tensor in statistics(state).values():
         tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator))
     torch.save(state, tmp_path / "start.pth")
-    arguments = ("--epochs", 1, "--lr", 1e-3, "--weights", tmp_path / "start.pth", *["--freeze-bn"] * frozen)
+    arguments = (
+        "--epochs",
+        1,
+        "--lr",
+        1e-3,
+        "--weights",
+        tmp_path / "start.pth",
+        "--freeze-bn",
+        "all" if frozen else "none",
+    )
     trained = train("spatial", six, tmp_path / "record", *arguments)["state_dict"]
     for name, tensor in statistics(state).items():
         assert torch.equal(trained[name], tensor) == frozen, name

@@ -16,7 +16,7 @@ import torch
 
 from common.cli import UserError
 from network import Model, build_network
-from tests.helpers import FAST, ROOT, STREAMS, assert_error, train_script
+from tests.helpers import FAST, ROOT, STREAMS, assert_error, original, train_script
 from training import run
 from training.distributed import Processes
 from training.options import parse_options, restore_options
@@ -65,7 +65,7 @@ def whole(tiny, tmp_path_factory) -> Path:
 def test_the_same_command_resumes_bit_for_bit_wherever_it_was_stopped(tiny, whole, tmp_path):
     options = (*CUT, "--epochs", 5)
     command = [sys.executable, ROOT / "spatial_cnn_15.py", "--data", tiny / "frames", "--ucf-list", tiny / "lists"]
-    command += ["--record", tmp_path, *FAST, *options]
+    command += ["--record", tmp_path, *FAST, *original(options), *options]
     process = subprocess.Popen(
         [str(part) for part in command], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
     )
@@ -107,11 +107,11 @@ def test_other_options_are_applied_and_said(tiny, tmp_path):
 def test_options_given_and_restored():
     from spatial_cnn_15 import get_args_parser
 
-    args = parse_options(get_args_parser(), ["--lr", "0.1", "--epochs=15", "--no-freeze-bn"])
+    args = parse_options(get_args_parser(), "spatial", ["--lr", "0.1", "--epochs=15", "--freeze-bn", "none"])
     assert args.given == {"lr", "epochs", "freeze_bn"}
-    saved = {"lr": 0.2, "epochs": 15, "freeze_bn": True, "momentum": 0.7, "val_groups": [2, 3], "workers": 99}
-    assert restore_options(args, saved) == {"lr": (0.2, 0.1), "freeze_bn": (True, False)}
-    assert (args.lr, args.momentum, args.val_groups, args.freeze_bn) == (0.1, 0.7, (2, 3), False)
+    saved = {"lr": 0.2, "epochs": 15, "freeze_bn": "all", "momentum": 0.7, "val_groups": [2, 3], "workers": 99}
+    assert restore_options(args, saved) == {"lr": (0.2, 0.1), "freeze_bn": ("all", "none")}
+    assert (args.lr, args.momentum, args.val_groups, args.freeze_bn) == (0.1, 0.7, (2, 3), "none")
     assert args.workers != 99
 
 
@@ -273,8 +273,8 @@ def test_apple_devices_do_without_what_torch_gets_wrong_there(monkeypatch):
     assert memory_format(torch.device("mps")) == torch.contiguous_format
     assert memory_format(torch.device("cpu")) == memory_format(torch.device("cuda")) == torch.channels_last
     monkeypatch.setattr(run, "pick_device", lambda *args: torch.device("mps"))
-    args = Namespace(device="mps", amp=None, batch_size=4, evaluate=False, accumulate=1, freeze_bn=False)
-    args.skip_broken = False
+    args = Namespace(device="mps", amp=None, batch_size=4, evaluate=False, accumulate=1, freeze_bn="none")
+    args.skip_broken, args.label_smoothing = False, 0.0
     context = run.make_context(args, SPATIAL, Processes(), StopRequest())
     assert not context.amp and not context.non_blocking
     args.amp = True

@@ -2,17 +2,20 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.cli import UserError
 from dataloader.images import to_input
+from dataloader.sampling import random_state
 from fusion.metrics import precision
 from network import Model, for_testing
 from training.distributed import Processes, gather, share_buffers, sum_over
@@ -34,7 +37,10 @@ class Context:
     device: torch.device
     amp: bool = False
     accumulate: int = 1
-    freeze_bn: bool = False
+    freeze_bn: str = "none"  # or "partial", "all"
+    label_smoothing: float = 0.0
+    rate: Callable[[float], float] | None = None  # the learning rate at a (fractional) epoch; None: as it is
+    averaged: AveragedModel | None = None  # moving average of the weights
     skip_broken: bool = False
     processes: Processes = field(default_factory=Processes)
     stop: StopRequest = field(default_factory=StopRequest)
@@ -68,13 +74,14 @@ def train_one_epoch(
     broken image (unless skipped), `Stopped` after the batch in which a signal came.
     """
     model.train()
-    if context.freeze_bn:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for module in norms[{"none": len(norms), "partial": 1, "all": 0}[context.freeze_bn] :]:
+        module.eval()
     batches = loader.batch_sampler
     batches.epoch = epoch
     processes, device = context.processes, context.device
+    # What torch draws (dropout) depends on seed, epoch and process alone, so that resuming is exact.
+    torch.manual_seed(int(random_state(batches.seed, epoch, f"process {processes.rank}").integers(2**31)))
     all_labels = torch.tensor(loader.dataset.labels, device=device)
     totals = torch.zeros(4, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
     unchecked: list[tuple[int, torch.Tensor, torch.Tensor]] = []
@@ -90,6 +97,9 @@ def train_one_epoch(
         videos, stopping = sum_over(processes, [here, float(context.stop.signum > 0)])
         if stopping:
             raise Stopped
+        if context.rate:
+            for group in optimizer.param_groups:
+                group["lr"] = context.rate(epoch + (number + 0.5) / len(loader))
         if videos:
             # A batch smaller than the number of processes went to all of them.
             repeats = processes.world if batches.size(number) < processes.world else 1
@@ -98,6 +108,8 @@ def train_one_epoch(
             batch["labels"] = all_labels[batch["positions"].to(device)]
             batch["weight"] = processes.world / videos  # gradients are averaged over processes
             batch_totals = _train_step(model, batch, optimizer, scaler, context) / repeats
+            if context.averaged:
+                context.averaged.update_parameters(getattr(model, "module", model))
             totals += batch_totals
             unchecked.append((number, batch_totals[0] / max(here, 1) * repeats, batch["positions"]))
         if number % check_every == 0 or number + 1 == len(loader):
@@ -138,7 +150,7 @@ def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torc
             with torch.autocast(device.type, enabled=context.amp):
                 logits = model(context.to_input(images, rows))
             consensus = logits.float().view(len(targets), -1, logits.shape[1]).mean(1)
-            loss = F.cross_entropy(consensus, targets, reduction="sum")
+            loss = F.cross_entropy(consensus, targets, reduction="sum", label_smoothing=context.label_smoothing)
             scaler.scale(loss * share).backward()
         if len(part):
             with torch.no_grad():

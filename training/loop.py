@@ -2,6 +2,7 @@
 
 import time
 from argparse import Namespace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,10 +12,11 @@ from torch.utils.data import DataLoader
 from common.cli import UserError
 from fusion.plots import plot_curves
 from fusion.scores import save_scores
-from network import Model
+from network import Model, add_dropout
 from training.engine import Context, evaluate, train_one_epoch
 from training.record import BEST, CHECKPOINT, record_path, scores_path
-from training.resume import options_of, resume_training
+from training.resume import options_of, resume_averaging, resume_training
+from training.schedule import average_weights, rate_factor
 from utils import save_checkpoint, write_record
 
 
@@ -28,14 +30,24 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
     """
     stream, record, main = context.stream, args.record, context.processes.main
     selection = "val" if "val" in loaders else "test"
+    cuda = context.device.type == "cuda"
     optimizer = torch.optim.SGD(
-        model.network.parameters(), lr=args.lr, momentum=args.momentum, fused=context.device.type == "cuda"
+        model.network.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay, fused=cuda
     )
     scheduler = ReduceLROnPlateau(optimizer, "min", patience=args.lr_patience)
-    scaler = torch.amp.GradScaler(context.device.type, enabled=context.amp and context.device.type == "cuda")
+    if args.schedule != "plateau":
+        context.rate = lambda epoch: args.lr * rate_factor(args, epoch)
+    if args.dropout:
+        add_dropout(model.network, args.dropout)
+    tested_model = model
+    if args.ema:
+        context.averaged = average_weights(model.network, args.ema)
+        tested_model = replace(model, network=context.averaged.module)
+    scaler = torch.amp.GradScaler(context.device.type, enabled=context.amp and cuda)
     first, best = 0, -1.0
     if model.checkpoint:
         first, best = resume_training(model, changed, optimizer, scheduler, scaler)
+        resume_averaging(model, context.averaged)
         if not (record / BEST).exists() and best >= 0:
             best = -1.0
             if main:
@@ -47,26 +59,30 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
     trained = wrap(model.network, args, context)
     figures = {}
     for epoch in range(first, args.epochs):
-        begun, lr = time.time(), optimizer.param_groups[0]["lr"]
+        begun = time.time()
         train = figures["train"] = train_one_epoch(trained, loaders["train"], optimizer, scaler, context, epoch)
-        tested = figures[selection] = evaluate(model, loaders[selection], context, selection)
-        scores = tested.pop("scores")
-        scheduler.step(tested["loss"])
-        is_best = tested["prec1"] > best
-        best = max(best, tested["prec1"])
+        lr, is_best, tested = optimizer.param_groups[0]["lr"], False, None
+        if (epoch + 1) % args.test_every == 0 or epoch + 1 == args.epochs:
+            tested = figures[selection] = evaluate(tested_model, loaders[selection], context, selection)
+            scores = tested.pop("scores")
+            if args.schedule == "plateau":
+                scheduler.step(tested["loss"])
+            is_best = tested["prec1"] > best
+            best = max(best, tested["prec1"])
         if not main:
             continue
         train_csv, selection_csv = (record_path(record, stream, what) for what in ("train", selection))
         write_record(train_csv, _row(epoch, train) | {"lr": lr})
-        write_record(selection_csv, _row(epoch, tested))
-        plot_curves(train_csv, selection_csv, record / "curves.png")
+        if tested:
+            write_record(selection_csv, _row(epoch, tested))
+            plot_curves(train_csv, selection_csv, record / "curves.png")
         checkpoint = {
             "epoch": epoch + 1,
             "arch": model.arch,
             "classes": model.classes,
             "in_channels": model.in_channels,
             "image_size": model.image_size,
-            "state_dict": model.network.state_dict(),
+            "state_dict": tested_model.network.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
             "scaler": scaler.state_dict(),
@@ -74,16 +90,24 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
             "options": options_of(args),
             "training_videos": context.training_videos,
         }
+        if context.averaged:
+            checkpoint["training_state_dict"] = model.network.state_dict()
+            checkpoint["averaged_steps"] = int(context.averaged.n_averaged)
         if is_best:
             save_scores(scores_path(record, stream, selection), scores)
             save_checkpoint(record / BEST, checkpoint)
         save_checkpoint(record / CHECKPOINT, checkpoint)
+        result = ""
+        if tested:
+            result = (
+                f"{selection} loss {tested['loss']:.4f} Prec@1 {tested['prec1']:.2f} Prec@3 {tested['prec3']:.2f}, "
+            )
         print(
-            f"epoch {epoch}: train loss {train['loss']:.4f} Prec@1 {train['prec1']:.2f}, "
-            f"{selection} loss {tested['loss']:.4f} Prec@1 {tested['prec1']:.2f} Prec@3 {tested['prec3']:.2f}, "
+            f"epoch {epoch}: train loss {train['loss']:.4f} Prec@1 {train['prec1']:.2f}, {result}"
             f"lr {lr:g}, {time.time() - begun:.0f} s{' (best)' * is_best}",
             flush=True,
         )
+    model.network = tested_model.network
     return figures | {"best_prec1": best}
 
 

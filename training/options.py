@@ -6,18 +6,21 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import ArgumentParser, positive, whole_number
+from common.cli import ArgumentParser, not_negative, positive, whole_number
 from network import ARCHITECTURES
+from training.recipes import RECIPES
 
 # Options that make a run what it is: the checkpoint keeps them, and resuming takes them from there.
 METHOD = (
-    *("split", "class_index", "val_groups", "val_list", "arch", "image_size", "from_keypoints"),
-    *("epochs", "batch_size", "accumulate", "lr", "lr_patience", "momentum", "seed", "freeze_bn", "sync_bn"),
+    *("split", "class_index", "val_groups", "val_list", "arch", "image_size", "from_keypoints", "seed"),
+    *("epochs", "batch_size", "accumulate", "lr", "schedule", "warmup", "lr_patience", "lr_steps", "momentum"),
+    *("weight_decay", "dropout", "label_smoothing", "ema", "freeze_bn", "sync_bn", "test_every", "test_clips"),
+    *("segments", "normalize", "scale_jitter", "color_jitter", "recipe", "least_steps"),
 )
 
 
-def training_parser(stream: str, data: str, lr: float, batch_size: int, epochs: int) -> ArgumentParser:
-    """Parser of one stream's script; the defaults are those of the method."""
+def training_parser(stream: str, data: str) -> ArgumentParser:
+    """Parser of one stream's script; the defaults are those of its default recipe."""
     parser = ArgumentParser(
         description=f"Train or test the {stream} stream.",
         epilog="Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
@@ -61,38 +64,80 @@ def training_parser(stream: str, data: str, lr: float, batch_size: int, epochs: 
     )
     add("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
 
+    parser.set_defaults(**RECIPES[stream]["default"])
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add("--epochs", type=whole_number(0), metavar="N", default=epochs, help="epochs in all")
-    add("--start-epoch", type=whole_number(0), metavar="N", help="first epoch, if not the one after --resume's last")
     add(
-        "--batch-size",
-        type=whole_number(1),
-        metavar="N",
-        default=batch_size,
-        help="videos per optimiser step, over all processes",
+        "--recipe",
+        choices=("default", "original"),
+        default="default",
+        help="presets of the options: what was measured to be best (docs/recipe.md), or the method's authors'",
     )
+    add("--epochs", type=whole_number(0), metavar="N", help="epochs in all, unless --least-steps asks for more")
+    add(
+        "--least-steps",
+        type=whole_number(0),
+        metavar="N",
+        help="without --epochs: as many epochs as make N optimiser steps, where few videos have too few",
+    )
+    add("--start-epoch", type=whole_number(0), metavar="N", help="first epoch, if not the one after --resume's last")
+    add("--batch-size", type=whole_number(1), metavar="N", help="videos per optimiser step, over all processes")
     add(
         "--accumulate",
         type=whole_number(1),
         metavar="N",
         default=1,
         help="run each batch in N parts whose gradients are summed, for small memories; the same step with "
-        "--freeze-bn, otherwise batch norm sees the statistics of each part",
+        "--freeze-bn all, otherwise batch norm sees the statistics of each part",
     )
-    add("--lr", type=positive, metavar="X", default=lr, help="learning rate of SGD")
+    add("--lr", type=positive, metavar="X", help="learning rate of SGD")
+    add(
+        "--schedule",
+        choices=("cosine", "plateau", "step"),
+        help="of the learning rate: half a cosine to 0, a tenth when the validation loss stalls, or a tenth at "
+        "--lr-steps",
+    )
+    add("--warmup", type=not_negative, metavar="EPOCHS", help="linear rise of the rate at the start (not with plateau)")
     add(
         "--lr-patience",
         type=whole_number(0),
         metavar="N",
-        default=1,
-        help="epochs without a lower validation loss before the learning rate is cut to a tenth",
+        help="plateau: epochs without a lower validation loss before the rate is cut to a tenth",
     )
-    add("--momentum", type=float, metavar="X", default=0.9, help="SGD momentum")
+    add("--lr-steps", type=epoch_numbers, metavar="E,E", default=(), help="step: epochs at which the rate is cut")
+    add("--momentum", type=not_negative, metavar="X", default=0.9, help="SGD momentum")
+    add("--weight-decay", type=not_negative, metavar="X", help="L2 penalty on all weights")
+    add("--dropout", type=not_negative, metavar="P", help="before the classifier (TSN, arXiv 1608.00859)")
+    add("--label-smoothing", type=not_negative, metavar="X", help="of the cross-entropy (arXiv 1512.00567)")
+    add(
+        "--ema",
+        type=not_negative,
+        metavar="DECAY",
+        help="test an exponential moving average of the weights, such as 0.99 (0: the weights themselves)",
+    )
     add("--seed", type=whole_number(0), metavar="N", default=0, help="seed of weights, order and augmentation")
+    add(
+        "--freeze-bn",
+        nargs="?",
+        choices=("none", "partial", "all"),
+        const="partial",
+        help="keep batch norm's running statistics: of all layers but the first, as TSN does (partial, or without a "
+        "value), or of all",
+    )
     flag = argparse.BooleanOptionalAction
-    add("--freeze-bn", action=flag, default=False, help="keep batch norm's running statistics as they are")
     add("--sync-bn", action=flag, default=False, help="batch-norm statistics over all processes (CUDA)")
+    add(
+        "--test-every",
+        type=whole_number(1),
+        metavar="N",
+        help="test after every N-th epoch, and after the last (default: 20 tests in a run)",
+    )
+    add(
+        "--test-clips",
+        type=whole_number(1),
+        metavar="N",
+        help="samples of a video in the tests between epochs; the final test always takes 19",
+    )
 
     group = parser.add_argument_group("machine")
     add = group.add_argument
@@ -117,11 +162,18 @@ def training_parser(stream: str, data: str, lr: float, batch_size: int, epochs: 
     return parser
 
 
-def parse_options(parser: ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line; `given` of the result is the set of options that stood on it."""
-    absent = object()
-    marked = parser.parse_args(argv, argparse.Namespace(**{action.dest: absent for action in parser._actions}))
-    given = {name for name, value in vars(marked).items() if value is not absent}
+def parse_options(parser: ArgumentParser, stream: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line of `stream`'s script; `given` of the result is the set of options that stood on it.
+
+    With `--resume` a `--recipe` counts as all the options it sets, for those are what the user asks for.
+    """
+    absent, names = object(), {action.dest for action in parser._actions}
+    marked = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, absent)))
+    given = {name for name in names if getattr(marked, name, absent) is not absent}
+    if "recipe" in given:
+        presets = RECIPES[stream][marked.recipe]
+        parser.set_defaults(**presets)
+        given |= presets.keys() if "resume" in given else set()
     return argparse.Namespace(**vars(parser.parse_args(argv)), given=given)
 
 
@@ -139,6 +191,13 @@ def restore_options(args: argparse.Namespace, saved: dict) -> dict[str, tuple]:
             elif getattr(args, name) != value:
                 changed[name] = value, getattr(args, name)
     return changed
+
+
+def epoch_numbers(text: str) -> tuple[int, ...]:
+    """An argparse type: epochs between commas, such as 10,13."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of epochs such as 10,13")
+    return tuple(sorted({int(number) for number in text.split(",")}))
 
 
 def group_numbers(text: str) -> tuple[int, ...]:

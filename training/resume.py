@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 
 from common.cli import UserError
 from dataloader.split_train_test_video import Split, Video
-from network import Model
+from network import Model, load_strictly
 from training.options import METHOD, restore_options
+from training.recipes import RECIPES
 
 
 def options_of(args: Namespace) -> dict:
@@ -25,12 +27,17 @@ def fingerprint(videos: Sequence[Video]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def restore_run(args: Namespace, model: Model) -> dict[str, tuple]:
+def restore_run(args: Namespace, model: Model, stream: str) -> dict[str, tuple]:
     """Bring the options of a checkpoint's run back into `args`; returns those given that differ, as (old, new).
 
-    Raises `UserError` if a given `--arch` is not the network's.
+    What a checkpoint from before there were recipes does not tell was as in the original one. Raises `UserError`
+    if a given `--arch` is not the network's.
     """
     saved = {"arch": model.arch} | model.checkpoint.get("options", {})
+    if "recipe" not in saved:
+        saved = RECIPES[stream]["original"] | {"recipe": "original"} | saved
+    if isinstance(saved.get("freeze_bn"), bool):  # this code's, before batch norm could be frozen in part
+        saved["freeze_bn"] = "all" if saved["freeze_bn"] else "none"
     if "options" not in model.checkpoint:  # the original's, and those of this code's first versions
         saved |= {
             n: model.checkpoint[n] for n in ("image_size", "seed", "split", "val_groups") if n in model.checkpoint
@@ -108,7 +115,14 @@ def resume_training(
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path}: its training state does not fit this network: {error!r}") from None
     for group in optimizer.param_groups:
-        group.update({name: new for name, (_, new) in changed.items() if name in ("lr", "momentum")})
+        group.update({name: new for name, (_, new) in changed.items() if name in ("lr", "momentum", "weight_decay")})
     if "lr_patience" in changed:
         scheduler.patience = changed["lr_patience"][1]
     return epoch, best
+
+
+def resume_averaging(model: Model, averaged: AveragedModel | None) -> None:
+    """Take up the moving average of the weights: a checkpoint's network is the averaged one, which is tested."""
+    if averaged is not None and "training_state_dict" in model.checkpoint:
+        averaged.n_averaged.fill_(model.checkpoint["averaged_steps"])
+        load_strictly(model.network, model.checkpoint["training_state_dict"], model.path)

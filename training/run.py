@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from common.cli import UserError
 from dataloader.frame_index import check_usable
 from dataloader.names import Video, group_of
+from dataloader.sampling import TEST_SAMPLES
 from dataloader.split_train_test_video import Split, read_split
 from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, testing_loader, training_loader
 from fusion.scores import save_scores
@@ -24,6 +25,8 @@ from training.record import BEST, CHECKPOINT, check_record, open_record, scores_
 from training.resume import check_same_videos, fingerprint, restore_run
 from training.streams import Stream
 from utils import StopRequest, catch_stop_signals, environment, memory_format, pick_device, seed_everything, write_json
+
+TESTS = 20  # in a run, unless --test-every tells
 
 
 def run_stream(args: Namespace, stream: Stream) -> int:
@@ -51,19 +54,20 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
         check_record(args, stream)
     # What the checkpoint knows of its run, unless the command line says otherwise.
     model = read_model(args.resume, stream.in_channels) if args.resume else None
-    changed = restore_run(args, model) if model else {}
+    changed = restore_run(args, model, stream.name) if model else {}
     if changed and processes.main:
         print("in place of the checkpoint's: " + ", ".join(f"{name} {new}" for name, (_, new) in changed.items()))
 
     split = hold_out(read_split(args.ucf_list, args.split, args.class_index, args.val_list), args.val_groups)
     if model:
         check_same_videos(args, model, split)
-    context = make_context(args, stream, processes, stop)
+    context = make_context(args, stream.normalized(args.normalize), processes, stop)
 
     # With a validation set the test list is not even looked for on disk before the end.
     selection = {"val": split.val} if split.val else {"test": split.test}
     wanted = selection | ({"test": split.test} if args.evaluate else {"train": split.train})
-    loaders = {what: make_loader(args, videos, what, context) for what, videos in wanted.items()}
+    clips = TEST_SAMPLES if args.evaluate else args.test_clips
+    loaders = {what: make_loader(args, videos, what, context, clips) for what, videos in wanted.items()}
 
     model = model or new_model(args, stream, split.classes, processes)
     model.classes, model.image_size = split.classes, args.image_size
@@ -72,14 +76,18 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
         figures = {what: score(args, model, loader, context, what) for what, loader in loaders.items()}
     else:
         context.training_videos = fingerprint(split.train)
+        settle_epochs(args, len(loaders["train"]), processes)
         with open_record(args, stream) if processes.main else contextlib.nullcontext():
             figures = fit(args, model, loaders, context, changed)
             wait_for_main(processes)  # which may still be writing its best model
-            if split.val:
-                if (args.record / BEST).exists():
-                    best = read_model(args.record / BEST, stream.in_channels)
-                    model.network.load_state_dict(best.network.state_dict())
-                figures["test"] = score(args, model, make_loader(args, split.test, "test", context), context, "test")
+            # The best model's scores of all 19 samples, and of the test list where it did not choose.
+            final = selection if args.test_clips < TEST_SAMPLES else {}
+            final |= {"test": split.test} if split.val else {}
+            if final and (args.record / BEST).exists():
+                best = read_model(args.record / BEST, stream.in_channels)
+                model.network.load_state_dict(best.network.state_dict())
+            for what, videos in final.items():
+                figures[what] = score(args, model, make_loader(args, videos, what, context), context, what)
 
     skipped = {name: reason for part in gather(processes, context.skipped) for name, reason in part.items()}
     if processes.main:
@@ -87,6 +95,16 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
             print(f"skipped {name}: {reason}", file=sys.stderr)
         write_summary(args, model, context, {"figures": figures, "skipped": skipped, "started": started})
     return 0
+
+
+def settle_epochs(args: Namespace, steps: int, processes: Processes) -> None:
+    """Set `args.epochs` of a new run to what `--least-steps` asks for at `steps` an epoch, and `args.test_every`."""
+    if not args.resume and "epochs" not in args.given and args.epochs * steps < args.least_steps:
+        args.epochs = -(-args.least_steps // steps)
+        if processes.main:
+            print(f"{args.epochs} epochs of {steps} steps, for --least-steps {args.least_steps}")
+    if args.test_every is None:
+        args.test_every = max(round(args.epochs / TESTS), 1)
 
 
 def hold_out(split: Split, groups: tuple[int, ...]) -> Split:
@@ -121,21 +139,27 @@ def make_context(args: Namespace, stream: Stream, processes: Processes, stop: St
         amp=amp,
         accumulate=args.accumulate,
         freeze_bn=args.freeze_bn,
+        label_smoothing=args.label_smoothing,
         skip_broken=args.skip_broken,
         processes=processes,
         stop=stop,
     )
 
 
-def make_loader(args: Namespace, videos: list[Video], what: str, context: Context) -> DataLoader:
-    """Loader of the videos of the `what` list; raises `UserError` if some are missing (unless skipped)."""
+def make_loader(
+    args: Namespace, videos: list[Video], what: str, context: Context, clips: int = TEST_SAMPLES
+) -> DataLoader:
+    """Loader of the videos of the `what` list, tested with `clips` samples each.
+
+    Raises `UserError` if some are missing (unless skipped).
+    """
     good, bad, sample = context.stream.prepare(args, videos)
     if not args.skip_broken:
         check_usable(bad, len(videos))
     if not good:
         raise UserError(f"none of the {len(videos)} {what} videos is below {args.data}; prepare them, or change --data")
     context.skipped.update((video.name, reason) for video, reason in bad)
-    dataset = VideoDataset(good, partial(sample, image_size=args.image_size), args.seed)
+    dataset = VideoDataset(good, partial(sample, image_size=args.image_size, clips=clips), args.seed)
     rank, world, pin = context.processes.rank, context.processes.world, context.device.type == "cuda"
     if what == "train":
         batches = EpochBatches(len(dataset), args.batch_size, args.seed, rank, world)

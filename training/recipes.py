@@ -1,0 +1,45 @@
+"""Presets of the training options, `--recipe`: the authors' method to the letter, and what this project measured.
+
+`docs/recipe.md` has the measurements that the default follows from. Any option on the command line goes before its
+preset.
+"""
+
+_ORIGINAL = {
+    "schedule": "plateau",
+    "lr_patience": 1,
+    "warmup": 0.0,
+    "weight_decay": 0.0,
+    "dropout": 0.0,
+    "label_smoothing": 0.0,
+    "ema": 0.0,
+    "freeze_bn": "none",
+    "least_steps": 0,
+    "test_every": 1,
+    "test_clips": 19,
+}
+_DEFAULT = {
+    "schedule": "cosine",
+    "lr_patience": 1,
+    "warmup": 1.0,
+    "weight_decay": 5e-4,
+    "dropout": 0.2,
+    "label_smoothing": 0.1,
+    "ema": 0.98,
+    "freeze_bn": "none",
+    "least_steps": 800,
+    "test_every": None,
+    "test_clips": 5,
+}
+RECIPES = {
+    "spatial": {
+        "default": _DEFAULT | {"lr": 2e-3, "batch_size": 25, "epochs": 15, "scale_jitter": True, "color_jitter": 0.3},
+        "original": _ORIGINAL
+        | {"lr": 5e-4, "batch_size": 25, "epochs": 15, "scale_jitter": False, "color_jitter": 0.0},
+    },
+    "motion_pose": {
+        "default": _DEFAULT
+        | {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 3, "normalize": True, "from_keypoints": None},
+        "original": _ORIGINAL
+        | {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1, "normalize": False, "from_keypoints": False},
+    },
+}

@@ -1,0 +1,41 @@
+"""The learning rate over a run, and the average of its weights."""
+
+import math
+from argparse import Namespace
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+
+def rate_factor(args: Namespace, epoch: float) -> float:
+    """What the learning rate is multiplied with at `epoch`, a whole number of epochs and the part of the next.
+
+    cosine: from 1 to 0 along half a cosine (SGDR without restarts, arXiv 1608.03983). step: a tenth from each of
+    `lr_steps` on (TSN, arXiv 1608.00859). Both start with a linear rise over `warmup` epochs (arXiv 1706.02677).
+    plateau: 1, for `ReduceLROnPlateau` keeps its own account.
+    """
+    if args.schedule == "plateau":
+        return 1.0
+    if epoch < args.warmup:
+        return epoch / args.warmup
+    if args.schedule == "step":
+        return 0.1 ** sum(epoch >= start for start in args.lr_steps)
+    progress = (epoch - args.warmup) / max(args.epochs - args.warmup, 1e-9)
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def average_weights(network: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of `network`'s weights and batch-norm statistics; `update_parameters` adds to it.
+
+    Until there have been enough updates its memory is shorter, (1 + n) / (10 + n), so that the random weights of the
+    start do not stay in it.
+    """
+
+    def average(averaged: torch.Tensor, current: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
+        if not averaged.is_floating_point():  # batch norm's count of batches
+            return current.clone()
+        keep = torch.clamp((1 + updates) / (10 + updates), max=decay)
+        return averaged * keep + current * (1 - keep)
+
+    return AveragedModel(network, avg_fn=average, use_buffers=True)
