@@ -1,4 +1,4 @@
-"""Image files as arrays: the one reader of frames and pose images."""
+"""Image files as arrays: the one reader of frames and pose images, and the one rule for their size."""
 
 import io
 import os
@@ -9,6 +9,12 @@ import numpy as np
 from PIL import Image
 
 from common.cli import UserError
+
+
+def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """A picture's two sides in pixels scaled so that the short one is `short_side`, to the nearest pixel."""
+    scale = short_side / min(size)
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
 class BrokenImage(UserError):

@@ -13,6 +13,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from common.cli import UserError
+from common.images import scaled_size
 
 
 def decode_frames(
@@ -108,12 +109,10 @@ def _upright(rgb: np.ndarray, matrix, aspect: float) -> np.ndarray:
 
 def resize_short_side(rgb: np.ndarray, short_side: int = 256) -> np.ndarray:
     """Scale a uint8 picture (H, W, 3) to that short side, the long one in proportion, to the nearest pixel."""
-    height, width = rgb.shape[:2]
-    scale = short_side / min(height, width)
-    size = (_round(width * scale), _round(height * scale))
-    if size == (width, height):
+    height, width = scaled_size(rgb.shape[:2], short_side)
+    if (height, width) == rgb.shape[:2]:
         return rgb
-    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
+    return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int = 95, comment: str = "") -> bytes:

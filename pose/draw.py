@@ -7,9 +7,15 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw
 
+from common.images import scaled_size
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 
-# Extents in pixels of the frame. A disc covers 11 pixels. A stroke of OpenCV's nominal thickness 3, in which
+# Strokes are those of a frame of this short side, whatever the frame's own: a stroke's width in the pose-flow image
+# must not tell at what size a video was extracted.
+SHORT_SIDE = 256
+MAX_LONG_SIDE = 4096  # a frame that is longer is not enlarged
+
+# Extents in pixels of such a frame. A disc covers 11 pixels. A stroke of OpenCV's nominal thickness 3, in which
 # the method's images are drawn, covers 5: see how `tests/test_pose_draw.py` compares with such images.
 DISC_RADIUS_SQUARED = 29.5
 LINE_RADIUS_SQUARED = 6.0
@@ -26,16 +32,18 @@ _DISC = _round_stamp(MARGIN, DISC_RADIUS_SQUARED)
 _CAP = _round_stamp(LINE_WIDTH // 2, LINE_RADIUS_SQUARED)
 
 
-def draw_people(people: np.ndarray, frame_size: tuple[int, int], size: int = 224) -> np.ndarray:
+def draw_people(
+    people: np.ndarray, frame_size: tuple[int, int], size: int = 224, short_side: int = SHORT_SIDE
+) -> np.ndarray:
     """Draw people on black, as a pose-flow image: uint8 (size, size, 3), RGB.
 
     `people` is (P, 18, 3): x and y in [0, 1] of the frame and a score, 0 where a part was not found.
     `frame_size` is (height, width) of the frame in pixels. Person by person, discs are drawn at the parts and
-    then lines along the limbs, without smoothing and at the frame's size; the picture is then resized
-    bilinearly without antialiasing.
+    then lines along the limbs, without smoothing and on a canvas of the frame's shape and that `short_side`; the
+    picture is then resized bilinearly without antialiasing.
     """
     people = np.asarray(people, np.float32)
-    height, width = (int(length) for length in frame_size)
+    height, width = canvas_size(frame_size, short_side)
     found = (people[..., 2] > 0) & np.isfinite(people[..., :2]).all(axis=2)
     image = np.zeros((size, size, 3), np.uint8)
     if not found.any():
@@ -68,6 +76,17 @@ def draw_people(people: np.ndarray, frame_size: tuple[int, int], size: int = 224
         box = (right - left, bottom - top), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
         image[top:bottom, left:right] = np.asarray(canvas.transform(*box))
     return image
+
+
+def canvas_size(frame_size: tuple[int, int], short_side: int = SHORT_SIDE) -> tuple[int, int]:
+    """(height, width) of the canvas for a frame of that (height, width): that of the frame extracted at `short_side`.
+
+    A very long frame stays smaller, so that its canvas fits into memory.
+    """
+    short, long = sorted(int(length) for length in frame_size)
+    if long * short_side / short > max(long, MAX_LONG_SIDE):
+        short_side = max(short, int(MAX_LONG_SIDE * short / long))
+    return scaled_size((int(frame_size[0]), int(frame_size[1])), short_side)
 
 
 def save_pose_image(file: str | os.PathLike | BinaryIO, image: np.ndarray) -> None:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -143,8 +145,9 @@ def test_a_mirrored_body_is_a_mirrored_picture_with_exchanged_colours():
     people = np.zeros((1, 18, 3), np.float32)
     for part, x, y in ((9, 80, 60), (10, 80, 120), (4, 140, 120), (14, 180, 40)):
         people[0, part] = x / 224, y / 224, 1
-    mirrored = draw_people(move_people(people, affine_map((224, 224), 1, 0, np.zeros(2)), mirror=True), (224, 224))
-    picture, expected = draw_people(people, (224, 224)), np.zeros((224, 224, 3), np.uint8)
+    draw = partial(draw_people, frame_size=(224, 224), short_side=224)  # without resizing
+    mirrored = draw(move_people(people, affine_map((224, 224), 1, 0, np.zeros(2)), mirror=True))
+    picture, expected = draw(people), np.zeros((224, 224, 3), np.uint8)
     exchanged = {COLORS[right]: COLORS[left] for right, left in ((9, 12), (10, 13), (4, 7), (14, 15))}
     exchanged[LIMB_COLORS[DRAWN_LIMBS.index((9, 10))]] = LIMB_COLORS[DRAWN_LIMBS.index((12, 13))]
     for right, left in exchanged.items():

@@ -1,4 +1,5 @@
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.cli import UserError
+from common.video import resize_short_side
 from pose.draw import draw_people, save_pose_image
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS, LIMB_PAFS, LIMBS, MIRROR, NUM_PAFS, NUM_PARTS, PART_NAMES
@@ -57,13 +59,13 @@ def test_right_and_left_have_their_colours():
 def test_drawing_agrees_with_reference_pictures(name):
     real = real_pose(name)
     picture = real.drawing
-    drawn = draw_people(real.people, real.frame_size).astype(float)
+    drawn = draw_people(real.people, real.frame_size, short_side=min(real.frame_size)).astype(float)
     assert np.abs(drawn - picture).mean() < 0.08 * picture.mean()
     assert np.abs(drawn[:, :, ::-1] - picture).mean() > 0.3 * picture.mean()
 
 
 def test_a_disc_is_eleven_pixels_across():
-    image = draw_people(single(3, 0.5, 0.5), (224, 224))
+    image = draw_people(single(3, 0.5, 0.5), (224, 224), short_side=224)
     mask = (image == COLORS[3]).all(axis=2)
     assert mask.sum() == (image.any(axis=2)).sum()
     rows, columns = np.nonzero(mask)
@@ -76,15 +78,15 @@ def test_limbs_lie_over_discs_and_later_people_over_earlier():
     people = np.zeros((1, NUM_PARTS, 3), np.float32)
     people[0, 9] = 0.2, 0.5, 1
     people[0, 10] = 0.8, 0.5, 1
-    image = draw_people(people, (224, 224))
+    image = draw_people(people, (224, 224), short_side=224)
     color = LIMB_COLORS[DRAWN_LIMBS.index((9, 10))]
     line = (image == color).all(axis=2)
     assert line[110:115, 60:160].all()  # 5 rows
     assert not image[[109, 115], 60:160].any()
     assert line[112, 45] and line[112, 179]  # through the discs to their centres
-    both = draw_people(np.concatenate([people, single(0, 0.5, 0.5)]), (224, 224))
+    both = draw_people(np.concatenate([people, single(0, 0.5, 0.5)]), (224, 224), short_side=224)
     assert tuple(both[112, 112]) == COLORS[0]
-    other = draw_people(np.concatenate([single(0, 0.5, 0.5), people]), (224, 224))
+    other = draw_people(np.concatenate([single(0, 0.5, 0.5), people]), (224, 224), short_side=224)
     assert tuple(other[112, 112]) == color
 
 
@@ -93,15 +95,36 @@ def test_the_whole_canvas_resized_gives_the_same_picture():
     people = random_people(rng, 2)
     people[..., :2] = 0.3 + 0.3 * people[..., :2]
     height, width = 120, 160
-    native = draw_people(people, (160, 160), size=160)
+    native = draw_people(people, (160, 160), size=160, short_side=160)
     y, x = (np.arange(112) + 0.5) * 160 / 112 - 0.5, (np.arange(112) + 0.5) * 160 / 112 - 0.5
     y0, x0 = np.floor(y).astype(int).clip(0), np.floor(x).astype(int).clip(0)
     wy, wx = (y - y0)[:, None, None], (x - x0)[None, :, None]
     value = native.astype(float)
     rows = value[y0] * (1 - wy) + value[(y0 + 1).clip(0, 159)] * wy
     whole = rows[:, x0] * (1 - wx) + rows[:, (x0 + 1).clip(0, 159)] * wx
-    assert np.abs(draw_people(people, (160, 160), size=112) - whole).max() <= 1
+    assert np.abs(draw_people(people, (160, 160), size=112, short_side=160) - whole).max() <= 1
     assert draw_people(people, (height, width)).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("size", [(1080, 1440), (1080, 1920), (1920, 1080), (1080, 1080)])
+def test_strokes_do_not_depend_on_the_size_of_the_frames(size):
+    people, frame = random_people(np.random.default_rng(2), 2), np.zeros((*size, 3), np.uint8)
+    expected = draw_people(people, resize_short_side(frame, 256).shape[:2])
+    for short_side in (64, 240, 480, 1080):
+        picture = draw_people(people, resize_short_side(frame, short_side).shape[:2])
+        # The long side is a whole number of pixels, so a part may be drawn at the neighbouring one.
+        assert np.abs(picture.astype(float) - expected).mean() < 0.15 * expected.mean()
+        assert picture.any(axis=2).sum() == pytest.approx(expected.any(axis=2).sum(), rel=0.02)
+
+
+def test_frames_of_the_canonical_size_are_drawn_as_they_are():
+    """A checksum of the pictures drawn before strokes had a size of their own."""
+    people = random_people(np.random.default_rng(3), 3)
+    people[..., :2] = people[..., :2].round(3)  # exact on every machine
+    for size, crc in (((256, 341), 908845918), ((455, 256), 409096192), ((256, 256), 1076678519)):
+        picture = draw_people(people, size)
+        assert zlib.crc32(picture.tobytes()) == crc
+        assert np.array_equal(picture, draw_people(people, size, short_side=min(size)))
 
 
 def test_nobody_and_absent_parts_give_black():
