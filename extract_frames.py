@@ -16,9 +16,17 @@ from tqdm import tqdm
 
 from common.atomic import atomic_folder, recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, run, shard, whole_number
+from common.frame_settings import (
+    FrameSettings,
+    add_frame_arguments,
+    check_frame_settings,
+    keep_frame_settings,
+    settings_from_arguments,
+)
 from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS, frame_numbers
 from common.parallel import cores, in_shard, run_parallel
 from common.video import decode_frames, encode_jpeg, resize_short_side
+from dataloader.frame_index import frame_settings
 from dataloader.names import frame_folders, is_video
 
 NOTE = re.compile(r"Frames: (.*?)(?:; (.*))?\n(?:Count: (\d+)\n)?")  # in the first frame: settings, damage, count
@@ -31,12 +39,10 @@ def get_args_parser() -> ArgumentParser:
         "classes have a video of the same name. Run again, it does what is missing. Exit status 1: some videos "
         "are broken and were skipped."
     )
-    add, number = parser.add_argument, whole_number(1)
+    add = parser.add_argument
     add("videos", type=Path, help="folder of videos or of class folders of videos, or one video")
     add("frames", type=Path, help="folder for the folders of frames")
-    add("--every", type=number, default=1, metavar="N", help="keep frames 1, 1+N, 1+2N, …")
-    add("--short-side", type=number, default=256, metavar="PIXELS", help="scale to this short side, the other to match")
-    add("--quality", type=whole_number(1, 100), default=95, metavar="1-100", help="JPEG quality")
+    add_frame_arguments(parser, FrameSettings())
     add("--workers", type=whole_number(0), default=cores(), metavar="N", help="processes; 0: only this one")
     add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a last run without it does the rest")
     return parser
@@ -58,12 +64,7 @@ def find_videos(root: Path) -> dict[str, Path]:
     return frame_folders(paths, root)
 
 
-def settings_of(args) -> str:
-    """What frames depend on, as the note in the comment of each video's first frame says it."""
-    return f"every {args.every}, short side {args.short_side}, quality {args.quality}"
-
-
-def noted_damage(folder: Path, settings: str) -> str | None:
+def noted_damage(folder: Path, settings: FrameSettings) -> str | None:
     """Damage of its video that a finished folder of frames tells of ("": none); None: it is to be made.
 
     It is made again if frame numbers have a gap or do not reach the count noted in the first frame. Raises `UserError`
@@ -79,7 +80,7 @@ def noted_damage(folder: Path, settings: str) -> str | None:
         head = file.read(400).decode("latin-1")
     note = NOTE.search(head)
     made_with, damage, count = note.groups("") if note else ("", "", "")
-    if made_with not in ("", settings):
+    if made_with not in ("", str(settings)):
         raise UserError(f"{folder} was made with {made_with}; remove it or choose another folder")
     numbers = frame_numbers(folder) - (set() if head else {1})
     missing = set(range(1, max(numbers | {int(count or 1)}) + 1)) - numbers
@@ -91,22 +92,23 @@ def noted_damage(folder: Path, settings: str) -> str | None:
     return None
 
 
-def extract(job: tuple[Path, Path, Path], settings, threads: int = 1) -> tuple[int, str]:
+def extract(job: tuple[Path, Path, Path], settings: FrameSettings, threads: int = 1) -> tuple[int, str]:
     """Write the frames of a video to a folder; number of frames and damage, if any.
 
-    `job`: the video, the folder, and its name until it is complete. `settings`: `every`, `short_side` and `quality`.
+    `job`: the video, the folder, and its name until it is complete.
     """
     source, folder, temporary = job
     damage: list[str] = []
     try:
         with atomic_folder(folder, temporary):
-            for count, rgb in enumerate(decode_frames(source, settings.every, threads, damage), 1):
+            pictures = decode_frames(source, settings.every, threads, damage, settings.fps)
+            for count, rgb in enumerate(pictures, 1):
                 rgb = resize_short_side(rgb, settings.short_side)
                 if count == 1:  # written last, with the note
                     first = rgb
                 else:
                     (temporary / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
-            note = f"Frames: {'; '.join([settings_of(settings), *damage])}\nCount: {count}\n"
+            note = f"Frames: {'; '.join([str(settings), *damage])}\nCount: {count}\n"
             (temporary / FRAME_NAME.format(1)).write_bytes(encode_jpeg(first, settings.quality, note))
     except OSError as error:
         error.filename = str(folder)
@@ -119,20 +121,24 @@ def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     videos = {name: path for name, path in find_videos(args.videos).items() if in_shard(name, args.shard)}
     folders = {name: args.frames / name for name in videos}
+    settings = settings_from_arguments(args)
+    check_frame_settings(args.frames, frame_settings(args.frames), settings)
     for parent in {folder.parent for folder in folders.values()}:
         recover_folders(parent)
     broken, damaged, jobs = {}, {}, []
     for name, folder in folders.items():
         try:
-            damage = noted_damage(folder, settings_of(args))
+            damage = noted_damage(folder, settings)
             if damage is None:
                 jobs.append((videos[name], folder, temporary_name(folder)))
-            elif damage:
+                continue
+            keep_frame_settings(args.frames, settings)
+            if damage:
                 damaged[videos[name]] = damage
         except UserError as error:
             broken[videos[name]] = error
     total, start = 0, time.perf_counter()
-    work = functools.partial(extract, settings=args, threads=max(1, args.workers // max(1, len(jobs))))
+    work = functools.partial(extract, settings=settings, threads=max(1, args.workers // max(1, len(jobs))))
     try:
         with contextlib.closing(run_parallel(work, jobs, args.workers)) as results:
             for (path, *_), result, error in tqdm(results, "videos", len(jobs), disable=None):
@@ -141,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
                 if error:
                     broken[path] = error
                 else:
+                    keep_frame_settings(args.frames, settings)
                     total += result[0]
                     if result[1]:
                         damaged[path] = result[1]

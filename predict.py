@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import ArgumentParser, UserError, run, whole_number
+from common.frame_settings import add_frame_arguments, settings_from_arguments
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
 from fusion.metrics import fuse
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
-from prediction.classify import Options, check_same_classes, classify, load_for_testing
+from prediction.classify import Options, check_same_classes, classify, common_settings, load_for_testing
 from prediction.overlay import write_overlay
 from prediction.results import describe, print_result, top_classes, write_results
 from training.streams import MOTION_POSE, SPATIAL
@@ -50,10 +51,8 @@ def get_args_parser() -> ArgumentParser:
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
     text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
     add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
-    add = parser.add_argument_group("frames, as extract_frames.py made them for training").add_argument
-    add("--every", type=number, metavar="N", default=1, help="take frames 1, 1+N, 1+2N, …")
-    add("--short-side", type=number, metavar="PIXELS", default=256, help="size of frames")
-    add("--quality", type=whole_number(1, 100), metavar="1-100", default=95, help="JPEG quality")
+    text = "frames; what is not given is as the checkpoints were trained, else every 1, short side 256, quality 95"
+    add_frame_arguments(parser.add_argument_group(text))
     add = parser.add_argument_group("people").add_argument
     text = "take people from this file, or from DIR/VIDEO/keypoints.npz, instead of estimating them"
     add("--keypoints", type=Path, metavar="FILE.npz|DIR", help=text)
@@ -75,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     classes = next(iter(models.values())).classes
     estimator = estimator_from_arguments(args) if args.model and (args.motion or args.overlay) else None
     amp = args.amp and device.type == "cuda"
-    options = Options(args.every, args.short_side, args.quality, args.max_people, bool(args.overlay), amp)
+    settings = settings_from_arguments(args, common_settings(models.values(), args))
+    options = Options(settings, args.max_people, bool(args.overlay), amp)
     results = []
     for path, overlay in zip(args.videos, overlay_paths(args.overlay, args.videos), strict=True):
         result = {"video": str(path), "name": stem(path.name)}
@@ -91,14 +91,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"warning: {path}: nobody found in the {len(people)} frames looked at{black}", file=sys.stderr)
             if overlay:
                 top = top_classes(result["fused"], BARS)
-                with contextlib.closing(decode_frames(path, args.every)) as frames:
-                    write_overlay(overlay, frames, people, top, frame_rate(path) / args.every)
+                with contextlib.closing(decode_frames(path, settings.every, fps=settings.fps)) as frames:
+                    write_overlay(overlay, frames, people, top, settings.rate(frame_rate(path)))
                 result["overlay"] = str(overlay)
                 print(f"  overlay: {overlay}", flush=True)
         except UserError as error:
             result["error"] = " ".join(str(error).split())
     if args.json:
-        write_results(args.json, results, models, args.weights)
+        write_results(args.json, results, models, args.weights, settings)
     failed = [result for result in results if "error" in result]
     for result in failed:
         print(f"failed: {result['video']}: {result['error']}", file=sys.stderr)

@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from common.atomic import atomic_write, recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, run, shard, whole_number
+from common.frame_settings import check_frame_settings, keep_frame_settings
 from common.frames import count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
+from dataloader.frame_index import frame_settings
 from dataloader.names import Video, VideoFolders, folder_names, normal, pose_name, split_line, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
@@ -149,6 +151,9 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
 def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Estimate and draw every video whose pose folder is not complete."""
     estimator = estimator_from_arguments(args)
+    frames = frame_settings(args.frames)
+    if frames:  # training looks for it beside the pose flow
+        check_frame_settings(args.out, frame_settings(args.out), frames)
     check_settings(args.out / SETTINGS_NAME, estimator.settings | {"every": args.every, "max_people": args.max_people})
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
@@ -167,6 +172,8 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
                     failed.append(str(error))
                 else:
                     done.append(video)
+    if frames and done + skipped:
+        keep_frame_settings(args.out, frames)
     return done, skipped, failed
 
 

@@ -1,6 +1,7 @@
 """Pictures of a video file, and their form on disk."""
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -15,14 +16,17 @@ from PIL import Image
 from common.cli import UserError
 from common.images import scaled_size
 
+MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the clock, as where recordings were joined
+
 
 def decode_frames(
-    path: str | os.PathLike, every: int = 1, threads: int = 1, damage: list[str] | None = None
+    path: str | os.PathLike, every: int = 1, threads: int = 1, damage: list[str] | None = None, fps: float | None = None
 ) -> Iterator[np.ndarray]:
     """Yield frames 1, 1 + every, … of a video's best video stream, uint8 RGB (H, W, 3), upright.
 
-    Each decoded frame comes once, whatever its time stamp. The file's rotation or mirroring is applied, and pixels
-    that are not square are made so by enlarging one side. `threads`: of the decoder.
+    Each decoded frame comes once, whatever its time stamp; with `fps` they are resampled by time stamps instead: for
+    0, 1/fps, 2/fps, … seconds after the first frame the one that is nearest in time. The file's rotation or mirroring
+    is applied, and pixels that are not square are made so by enlarging one side. `threads`: of the decoder.
 
     Packets that do not decode are skipped; if there are any, or if the video ends well before its header says, a
     line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if nothing can be
@@ -37,6 +41,7 @@ def decode_frames(
             declared, is_avi = stream.frames, container.format.name == "avi"
             seconds = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
             aspect = float(stream.sample_aspect_ratio or 1)
+            clock = _Clock(fps, stream.average_rate or stream.guessed_rate) if fps else None
             reformatter = VideoReformatter()  # one for all frames: setting it up takes longer than its work
             for packet in container.demux(stream):
                 packets += packet.size > 0
@@ -50,9 +55,8 @@ def decode_frames(
                 bad += packet.is_corrupt or any(frame.is_corrupt for frame in decoded)
                 for frame in decoded:
                     frames += 1
-                    if (frames - 1) % every == 0:
-                        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                        yield _upright(rgb, frame.side_data.get("DISPLAYMATRIX"), aspect)
+                    chosen = clock.pick(frame) if clock else [frame] * ((frames - 1) % every == 0)
+                    yield from (_to_rgb(picture, reformatter, aspect) for picture in chosen)
     except av.FFmpegError as error:
         if frames == 0:
             raise UserError(f"cannot be read: {error.strerror}") from None
@@ -61,6 +65,8 @@ def decode_frames(
         raise UserError(f"cannot be decoded: {error}") from None
     if frames == 0:
         raise UserError("no frame of it can be decoded")
+    if clock:
+        yield from (_to_rgb(picture, reformatter, aspect) for picture in clock.rest())
     # AVI headers are right about the length; where the header gives none, time tells that a file was cut.
     expected = max(packets, declared)
     if bad or (is_avi and packets < declared - max(2, declared // 20)):
@@ -89,6 +95,38 @@ def _video_stream(container, threads: int):
     stream.thread_type = "AUTO" if threads > 1 else "NONE"
     stream.codec_context.thread_count = threads
     return stream
+
+
+class _Clock:
+    """Chooses frames, given one by one, that are nearest to 0, 1/fps, 2/fps, … seconds after the first."""
+
+    def __init__(self, fps: float, rate: Fraction | None):
+        self.fps, self.step = Fraction(str(fps)), 1 / Fraction(rate or 25)
+        self.frame, self.stamp, self.time, self.count = None, None, Fraction(0), 0
+
+    def pick(self, frame) -> list:
+        """Frames that are chosen now that `frame` follows: none, or the one before it, perhaps several times."""
+        stamp, chosen = None if frame.pts is None else frame.pts * frame.time_base, []
+        if self.frame is not None:
+            passed = stamp - self.stamp if None not in (stamp, self.stamp) else self.step
+            self.step = passed = passed if 0 < passed <= MAX_PAUSE else self.step
+            chosen = self._until(self.time + passed / 2)
+            self.time += passed
+        self.frame, self.stamp = frame, stamp
+        return chosen
+
+    def rest(self) -> list:
+        """The last frame, as often as it is chosen."""
+        return self._until(self.time + self.step / 2)
+
+    def _until(self, end: Fraction) -> list:
+        first, self.count = self.count, max(math.ceil(end * self.fps), self.count)
+        return [self.frame] * (self.count - first)
+
+
+def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: float) -> np.ndarray:
+    rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    return _upright(rgb, frame.side_data.get("DISPLAYMATRIX"), aspect)
 
 
 def _upright(rgb: np.ndarray, matrix, aspect: float) -> np.ndarray:

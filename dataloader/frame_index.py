@@ -1,4 +1,4 @@
-"""Where the frames of each listed video lie and how many there are, counted on disk and cached."""
+"""Where the frames of each listed video lie, how many there are (counted on disk and cached), how they were made."""
 
 import contextlib
 import json
@@ -14,6 +14,7 @@ from PIL import Image
 
 from common.atomic import atomic_write
 from common.cli import UserError
+from common.frame_settings import FrameSettings, parse_settings, read_frame_settings
 from common.frames import FRAME_NAME, count_frames
 from dataloader.names import Video, VideoFolders
 from pose.keypoints import FILE_NAME
@@ -84,11 +85,24 @@ def looks_like_pose_flow(root: str | os.PathLike) -> bool:
 
 def looks_like_frames(root: str | os.PathLike) -> bool:
     """Whether `root` holds frames that `extract_frames.py` wrote: their first images say so in a comment."""
+    return any(note.startswith("Frames: ") for note in _notes(root))
+
+
+def frame_settings(root: str | os.PathLike) -> FrameSettings | None:
+    """How the frames, or those of the pose flow, in `root` were made: by its record, else by a first frame's comment.
+
+    None if neither tells. Raises `UserError` if the record is damaged.
+    """
+    noted = (parse_settings(note.removeprefix("Frames: ").splitlines()[0].split(";")[0]) for note in _notes(root))
+    return read_frame_settings(Path(root)) or next(filter(None, noted), None)
+
+
+def _notes(root: str | os.PathLike) -> Iterator[str]:
+    """Comments, as `extract_frames.py` writes them, in the first images of folders of videos."""
     for folder in _sample_folders(root):
         with contextlib.suppress(OSError), Image.open(folder / FRAME_NAME.format(1)) as image:
-            if image.info.get("comment", b"").startswith(b"Frames: "):
-                return True
-    return False
+            if comment := image.info.get("comment"):
+                yield comment.decode("latin-1")
 
 
 def _sample_folders(root: str | os.PathLike) -> Iterator[Path]:

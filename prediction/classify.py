@@ -1,6 +1,7 @@
 """One video through trained streams, by the same code and images as the steps from videos to score pickles."""
 
 import os
+from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from common.cli import UserError
+from common.frame_settings import FrameSettings, settings_from_arguments
 from common.images import decode_image
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.images import to_input
@@ -26,6 +28,7 @@ from pose.draw import encode_pose_image
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, people_of_frame
 from pose.pipeline import estimate, limit_people
+from training.resume import trained_frames
 from training.streams import MOTION_POSE, SPATIAL, STREAMS, Stream, trained_stream
 
 BATCH = 8  # frames that go through a pose network together
@@ -35,11 +38,9 @@ BAR = {"unit": " frames", "leave": False, "disable": None}
 
 @dataclass(frozen=True)
 class Options:
-    """How videos are read, searched for people and tested; the first four as in the scripts that prepare data."""
+    """How videos are read, searched for people and tested; the first two as in the scripts that prepare data."""
 
-    every: int = 1
-    short_side: int = 256
-    quality: int = 95
+    frames: FrameSettings = FrameSettings()
     max_people: int | None = None
     every_pose: bool = False  # find the people of all frames, not only of those that the motion stream looks at
     amp: bool = False  # mixed precision of the streams
@@ -100,6 +101,21 @@ def check_same_classes(models: Iterable[Model]) -> None:
                 )
 
 
+def common_settings(models: Iterable[Model], args: Namespace) -> FrameSettings | None:
+    """How the frames that the streams were trained on were made; None if no checkpoint tells.
+
+    Raises `UserError` if two streams' differ in what `args`, of `add_frame_arguments`, leaves open.
+    """
+    known = [(model.path, trained_frames(model.checkpoint, model.path)) for model in models]
+    known = [(path, settings) for path, settings in known if settings]
+    for path, settings in known[1:]:
+        first, other = (settings_from_arguments(args, made) for made in (known[0][1], settings))
+        if first != other:
+            made = f"{known[0][0]} was trained on frames made with {first}, {path} with {other}"
+            raise UserError(f"{made}; choose with --every, --fps, --short-side, --quality")
+    return known[0][1] if known else None
+
+
 @torch.inference_mode()
 def score(model: Model, stream: Stream, jpegs: Mapping[int, bytes], num_frames: int, amp: bool = False) -> np.ndarray:
     """Mean logits, float32 (classes,), over the test positions of a video of `num_frames` frames.
@@ -134,7 +150,7 @@ def classify(
     keypoints.
     """
     damage: list[str] = []
-    num_frames = sum(1 for _ in decode_frames(path, options.every, THREADS, damage))
+    num_frames = sum(1 for _ in decode_frames(path, options.frames.every, THREADS, damage, options.frames.fps))
     needed = {name: clips_for_testing(num_frames, STREAMS[name].length)[0] for name in models}
     seen, drawn = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE))
     posed = range(1, num_frames + 1) if options.every_pose else drawn
@@ -167,10 +183,11 @@ def classify(
 
 def _encoded_frames(path: Path, options: Options, numbers: set[int]) -> Iterator[tuple[int, bytes]]:
     """The frames `numbers` of a video, counted from 1 and in order, as JPEG files."""
-    with closing(decode_frames(path, options.every, THREADS)) as pictures:
+    settings = options.frames
+    with closing(decode_frames(path, settings.every, THREADS, fps=settings.fps)) as pictures:
         for number, rgb in enumerate(islice(pictures, max(numbers, default=0)), 1):
             if number in numbers:
-                yield number, encode_jpeg(resize_short_side(rgb, options.short_side), options.quality)
+                yield number, encode_jpeg(resize_short_side(rgb, settings.short_side), settings.quality)
 
 
 def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, bar: tqdm) -> Poses:
@@ -193,5 +210,5 @@ def _look_up(keypoints: Keypoints, numbers: Iterable[int], num_frames: int) -> P
     """People of the frames `numbers` from a video's keypoints."""
     if keypoints.num_frames != num_frames:
         counts = f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}"
-        raise UserError(f"{counts}; give its own keypoints, and --every as they were made with")
+        raise UserError(f"{counts}; give its own keypoints, and --every or --fps as they were made with")
     return Poses({number: people_of_frame(keypoints, number) for number in numbers}, keypoints.frame_size)

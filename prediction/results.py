@@ -9,6 +9,7 @@ import numpy as np
 
 from common.atomic import atomic_write
 from common.cli import print_table
+from common.frame_settings import FrameSettings
 from fusion.metrics import fuse, rank_classes, softmax
 from network import Model
 from prediction.classify import Prediction
@@ -65,15 +66,20 @@ def print_result(result: dict, topk: int) -> None:
 
 
 def write_results(
-    path: Path, results: Sequence[dict], models: Mapping[str, Model], weights: Sequence[float] | None
+    path: Path,
+    results: Sequence[dict],
+    models: Mapping[str, Model],
+    weights: Sequence[float] | None,
+    settings: FrameSettings,
 ) -> None:
-    """Write everything as JSON: what the numbers are, the streams, and one object per video."""
+    """Write everything as JSON: what the numbers are, the streams, how frames were made, and an object per video."""
     shares = np.ones(len(models)) if weights is None else np.array(weights)
     streams = {
         name: {"checkpoint": str(model.path), "arch": model.arch, "image_size": model.image_size, "weight": weight}
         for (name, model), weight in zip(models.items(), (shares / shares.sum()).tolist(), strict=True)
     }
     classes = next(iter(models.values())).classes
-    content = {"meaning": MEANING, "classes": classes, "streams": streams, "videos": results}
+    content = {"meaning": MEANING, "classes": classes, "streams": streams, "frames": settings._asdict()}
+    content["videos"] = results
     with atomic_write(path) as file:  # names of files may not be valid Unicode
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")

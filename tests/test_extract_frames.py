@@ -1,5 +1,7 @@
 import errno
 import io
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -19,9 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.cli import UserError, shard
-from common.frames import list_frames
+from common.frame_settings import RECORD, FrameSettings
+from common.frames import find_frame_folders, list_frames
 from common.parallel import in_shard
 from common.video import decode_frames, encode_jpeg, resize_short_side
+from dataloader.frame_index import frame_settings
 from extract_frames import find_videos, main
 from tests.helpers import ROOT, assert_error, call_main
 
@@ -237,10 +241,66 @@ def test_real_videos(shared, tmp_path):
     assert extract(shared / "videos", tmp_path, workers=2) == 0
     assert len(list_frames(tmp_path / "exercise")) == 393
     assert len(list_frames(tmp_path / "v_ApplyEyeMakeup_g01_c01")) in (163, 164)
-    for folder in tmp_path.iterdir():
-        for path in list_frames(folder)[::50]:
+    for folder in find_frame_folders(tmp_path):
+        for path in list_frames(tmp_path / folder)[::50]:
             with Image.open(path) as image:
                 assert image.size == (341, 256)
+
+
+# ---- frames a second ----
+
+
+def chosen(path, fps):
+    """Indices of the pictures, as `picture` shows them, that are made of a video of `lossless`."""
+    return [round((int(rgb[..., 2].mean()) - 20) / 2) for rgb in decode_frames(path, fps=fps)]
+
+
+def timed(path, times):
+    """A lossless video of pictures that tell their index, shown at `times` in 1/1000 s."""
+    return make_video(path, "ffv1", [picture(i / 3) for i in range(len(times))], "bgr0", list(times))
+
+
+def nearest(times, fps, end):
+    """For 0, 1/fps, … the index of the nearest of `times`, before `end` (all in 1/1000 s)."""
+    slots = itertools.takewhile(lambda slot: slot < end, (1000 * k / fps for k in itertools.count()))
+    return [min(range(len(times)), key=lambda i: (abs(times[i] - times[0] - slot), -i)) for slot in slots]
+
+
+@pytest.mark.parametrize("rate", [25, 30000 / 1001, 30])
+def test_frames_at_the_own_rate_are_all_frames_once(tmp_path, rate):
+    """Though this container rounds time stamps to 1/1000 s."""
+    path = timed(tmp_path / "a.mkv", [round(1000 * i / rate) for i in range(60)])
+    assert chosen(path, round(rate, 3)) == list(range(60))
+
+
+@pytest.mark.parametrize("rate, fps", [(60, 25), (60, 30), (50, 20), (25, 10), (15, 25), (24, 7.5)])
+def test_frames_are_the_nearest_in_time(tmp_path, rate, fps):
+    times = [700 + round(1000 * i / rate) for i in range(rate)]
+    found = chosen(timed(tmp_path / "a.mkv", times), fps)
+    assert found == nearest(times, fps, end=1000 * (1 - 0.5 / rate))[: len(found)]
+    assert abs(len(found) - fps) <= 1
+
+
+def test_a_pause_repeats_frames_and_a_jump_of_the_clock_does_not(tmp_path):
+    times = [0, 40, 80, 480, 520]
+    assert chosen(timed(tmp_path / "a.mkv", times), 25) == nearest(times, 25, end=539)
+    jump = [0, 40, 80, 10_000_000, 10_000_040]
+    assert set(chosen(timed(tmp_path / "b.mkv", jump), 25)) == set(range(5))
+    assert len(list(decode_frames(tmp_path / "b.mkv", fps=25))) < 50_000
+
+
+def test_fps_makes_its_frames_and_is_noted(tmp_path):
+    timed(tmp_path / "v/a.mkv", [round(1000 * i / 60) for i in range(60)])
+    assert extract(tmp_path / "v", tmp_path / "f", "--fps", 20, "--short-side", 48) == 0
+    assert len(list_frames(tmp_path / "f/a")) == 20
+    record = {"every": 1, "fps": 20, "short_side": 48, "quality": 95}
+    assert json.loads((tmp_path / "f" / RECORD).read_text()) == record
+    before = tree(tmp_path / "f")
+    assert extract(tmp_path / "v", tmp_path / "f", "--fps", "20.0", "--short-side", 48) == 0
+    assert tree(tmp_path / "f") == before
+    (tmp_path / "f" / RECORD).unlink()
+    assert frame_settings(tmp_path / "f") == FrameSettings(1, 20, 48, 95)
+    assert_error(call_main("extract_frames", tmp_path / "v", tmp_path / "f", "--fps", 20, "--every", 2), "not allowed")
 
 
 # ---- names ----
@@ -310,7 +370,7 @@ def test_hostile_names(tmp_path):
         (tmp_path / "v/a class").mkdir(parents=True, exist_ok=True)
         shutil.copy(source, tmp_path / "v/a class" / f"{name}.avi")
     assert extract(tmp_path / "v", tmp_path / "f") == 0
-    assert sorted(os.listdir(tmp_path / "f")) == sorted(names)
+    assert find_frame_folders(tmp_path / "f") == sorted(names)
     assert all(len(list_frames(tmp_path / "f" / name)) == 2 for name in names)
 
 
@@ -344,9 +404,19 @@ def test_frames_of_other_settings_are_not_taken_for_finished(tmp_path, capsys):
     make_video(tmp_path / "v/a.avi", pictures=[picture(0)] * 3)
     assert extract(tmp_path / "v", tmp_path / "f") == 0
     before = tree(tmp_path / "f")
-    assert extract(tmp_path / "v", tmp_path / "f", "--every", 2) == 1
-    assert "was made with every 1, short side 256, quality 95" in capsys.readouterr().err
-    assert tree(tmp_path / "f") == before
+    made = "made with every 1, short side 256, quality 95"
+    assert_error(
+        call_main("extract_frames", tmp_path / "v", tmp_path / "f", "--every", 2), made, "it is every 2, short"
+    )
+    (tmp_path / "f" / RECORD).unlink()  # as before there were records: the frames' own notes tell
+    assert_error(call_main("extract_frames", tmp_path / "v", tmp_path / "f", "--fps", 25), made, "it is fps 25")
+    note = encode_jpeg(picture(0), comment="Frames: every 2, short side 256, quality 95\nCount: 3\n")
+    (tmp_path / "f/a/frame000001.jpg").write_bytes(note)
+    (tmp_path / "f" / RECORD).write_text(before[RECORD].decode())
+    assert extract(tmp_path / "v", tmp_path / "f") == 1
+    assert "was made with every 2, short side 256, quality 95" in capsys.readouterr().err
+    (tmp_path / "f" / RECORD).write_text("{")
+    assert_error(call_main("extract_frames", tmp_path / "v", tmp_path / "f"), RECORD, "cannot be read")
 
 
 def test_frames_from_elsewhere_and_other_things_stay(tmp_path, capsys):
@@ -362,7 +432,7 @@ def test_frames_from_elsewhere_and_other_things_stay(tmp_path, capsys):
     assert capsys.readouterr().err.count("is in the way") == 2
     after = tree(tmp_path / "f")
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {f"d/frame00000{i}.jpg" for i in (1, 2, 3)}
+    assert set(after) - set(before) == {RECORD, *(f"d/frame00000{i}.jpg" for i in (1, 2, 3))}
 
 
 @pytest.mark.parametrize("lost", [(3,), (5,), (1,), (2, 3, 5), (4, 5)])
@@ -393,7 +463,7 @@ def test_frames_whose_note_tells_no_count(tmp_path, capsys):
     capsys.readouterr()
     assert extract(tmp_path / "v", tmp_path / "f") == 0
     assert "0 extracted" in capsys.readouterr().out and len(list_frames(tmp_path / "f/a")) == 4
-    assert extract(tmp_path / "v", tmp_path / "f", "--quality", 90) == 1
+    assert frame_settings(tmp_path / "f") == FrameSettings(1, None, 256, 95)
     (tmp_path / "f/a/frame000003.jpg").unlink()
     assert extract(tmp_path / "v", tmp_path / "f") == 0
     assert tree(tmp_path / "f") == before
@@ -433,7 +503,7 @@ def test_broken_videos_are_reported_and_the_others_done(tmp_path):
         text=True,
     )
     assert result.returncode == 1
-    assert os.listdir(tmp_path / "f") == ["fine"]
+    assert find_frame_folders(tmp_path / "f") == ["fine"]
     skipped = [line for line in result.stderr.splitlines() if line.startswith("skipped: ")]
     assert [line.split(": ")[1].rsplit("/")[-1] for line in skipped] == [
         "cut.mp4",
@@ -577,7 +647,7 @@ def test_signals_leave_nothing_half(tmp_path, long_videos, sig, status, workers)
         for path in left:
             os.utime(path, (0, 0))
         assert extract(long_videos, tmp_path / "f", "--short-side", 480) == 0
-        assert sorted(os.listdir(tmp_path / "f")) == ["a", "b", "c"]
+        assert sorted(os.listdir(tmp_path / "f")) == ["a", "b", "c", RECORD]
 
 
 def _running(group):

@@ -46,6 +46,7 @@ class Context:
     stop: StopRequest = field(default_factory=StopRequest)
     skipped: dict[str, str] = field(default_factory=dict)  # videos and why
     training_videos: str = ""  # fingerprint of the training list
+    frames: dict | None = None  # how the frames were made, a `FrameSettings` in plain values
 
     @property
     def non_blocking(self) -> bool:

@@ -89,6 +89,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
             "best_prec1": best,
             "options": options_of(args),
             "training_videos": context.training_videos,
+            "frames": context.frames,
         }
         if context.averaged:
             checkpoint["training_state_dict"] = model.network.state_dict()

@@ -1,6 +1,8 @@
 """What a checkpoint holds of a run, and training on from it."""
 
 import hashlib
+import os
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +11,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from common.cli import UserError
+from common.frame_settings import FrameSettings
+from dataloader.frame_index import frame_settings
 from dataloader.split_train_test_video import Split, Video
 from network import Model, load_strictly
 from training.options import METHOD, restore_options
@@ -84,6 +88,30 @@ def check_same_videos(args: Namespace, model: Model, split: Split) -> None:
             f"{saved.get('split')}, validation set {held_out}), so a test could score training videos; give its own "
             f"--split, {insist}"
         )
+
+
+def frames_of(args: Namespace, model: Model | None) -> dict | None:
+    """How the frames of `args.data` were made, in plain values, or those of the checkpoint if the data do not tell.
+
+    None if neither tells. Says so on stderr if the two differ, for then the network sees another tempo or size.
+    """
+    trained = trained_frames(model.checkpoint, model.path) if model else None
+    found = frame_settings(args.data) if args.data.is_dir() else None
+    if trained and found not in (None, trained):
+        print(f"{args.data}: its frames were made with {found}, those of {args.resume} with {trained}", file=sys.stderr)
+    settings = found or trained
+    return settings and settings._asdict()
+
+
+def trained_frames(checkpoint: Mapping, path: str | os.PathLike) -> FrameSettings | None:
+    """How the frames that a network was trained on were made; None if its checkpoint, an older one, does not tell.
+
+    Raises `UserError` if what it tells is damaged.
+    """
+    try:
+        return FrameSettings(**checkpoint["frames"]) if checkpoint.get("frames") else None
+    except TypeError:
+        raise UserError(f"{path}: what it tells of its frames is damaged: {checkpoint['frames']!r}") from None
 
 
 def resume_training(

@@ -1,0 +1,74 @@
+"""How frames were made travels with the data into the checkpoint, and `predict.py` follows it."""
+
+import json
+
+import pytest
+import torch
+
+from common.frame_settings import RECORD, FrameSettings, keep_frame_settings, parse_settings
+from tests.helpers import assert_error, call_main, make_tiny, train_script
+from tests.test_extract_frames import timed
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint of frames made with 20 fps, one of frames that tell nothing, and a video of 60 fps."""
+    root = make_tiny(tmp_path_factory.mktemp("settings"))
+    assert train_script("spatial", root, root / "old", "--epochs", 1, inline=True).returncode == 0
+    keep_frame_settings(root / "frames", FrameSettings(1, 20, 40, 80))
+    assert train_script("spatial", root, root / "new", "--epochs", 1, inline=True).returncode == 0
+    timed(root / "a.mkv", [round(1000 * i / 60) for i in range(60)])
+    return root
+
+
+def predict(root, record, *options):
+    finished = call_main(
+        *("predict", root / "a.mkv", "--spatial", root / record / "checkpoint.pth.tar", "--device", "cpu"),
+        *("--json", root / "out.json", *options),
+    )
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads((root / "out.json").read_text())
+    return result["frames"], result["videos"][0]["frames"], result["videos"][0]["fused"]["logits"]
+
+
+def test_the_checkpoint_keeps_the_record_and_old_data_have_none(trained):
+    load = lambda record: torch.load(trained / record / "checkpoint.pth.tar", weights_only=True)  # noqa: E731
+    assert load("new")["frames"] == {"every": 1, "fps": 20, "short_side": 40, "quality": 80}
+    assert load("old")["frames"] is None
+
+
+def test_predict_follows_the_checkpoint_and_options_win(trained):
+    by_hand = predict(trained, "old", "--fps", 20, "--short-side", 40, "--quality", 80)
+    assert predict(trained, "new") == by_hand and by_hand[1] == 20
+    assert predict(trained, "old")[:2] == ({"every": 1, "fps": None, "short_side": 256, "quality": 95}, 60)
+    settings, count, _ = predict(trained, "new", "--every", 2, "--quality", 90)
+    assert settings == {"every": 2, "fps": None, "short_side": 40, "quality": 90} and count == 30
+
+
+def test_streams_of_other_frames_are_not_fused_unless_told(trained):
+    checkpoint = torch.load(trained / "new/checkpoint.pth.tar", weights_only=True)
+    state = checkpoint["state_dict"]
+    state["conv1.weight"] = state["conv1.weight"].repeat(1, 10, 1, 1)
+    torch.save(checkpoint | {"frames": {"every": 3}, "state_dict": state}, trained / "motion.pth.tar")
+    options = ("--spatial", trained / "new/checkpoint.pth.tar", "--motion", trained / "motion.pth.tar")
+    options = ("predict", trained / "a.mkv", *options, "--keypoints", trained, "--device", "cpu")
+    assert_error(call_main(*options), "fps 20, short side 40, quality 80", "every 3, short side 256", "choose with")
+    agreed = call_main(*options, "--fps", 20, "--short-side", 40, "--quality", 80)
+    assert agreed.returncode == 1 and "no keypoints" in agreed.stderr  # it went on to look for people
+    torch.save(checkpoint | {"frames": {"speed": 3}}, trained / "bad.pth.tar")
+    assert_error(
+        call_main("predict", trained / "a.mkv", "--spatial", trained / "bad.pth.tar"), "bad.pth.tar", "damaged"
+    )
+
+
+def test_testing_on_other_frames_is_said(trained):
+    (trained / "frames" / RECORD).write_text(json.dumps({"every": 2}))
+    options = ("--resume", trained / "new/checkpoint.pth.tar", "--evaluate")
+    finished = train_script("spatial", trained, trained / "test", *options, inline=True)
+    assert finished.returncode == 0 and "every 2" in finished.stderr and "fps 20" in finished.stderr
+
+
+@pytest.mark.parametrize("settings", [FrameSettings(), FrameSettings(3), FrameSettings(1, 29.97, 128, 90)])
+def test_the_note_in_a_frame_reads_back(settings):
+    assert parse_settings(str(settings)) == settings
+    assert parse_settings(f"x{settings}") is None
