@@ -5,13 +5,14 @@ import contextlib
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.atomic import atomic_write, recover_folders, temporary_name
-from common.cli import ArgumentParser, UserError, run, shard, whole_number
-from common.frame_settings import check_frame_settings, keep_frame_settings
+from common.cli import ArgumentParser, UserError, not_negative, run, shard, whole_number
+from common.frame_settings import FrameSettings, check_frame_settings, keep_frame_settings
 from common.frames import count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
 from dataloader.frame_index import frame_settings
@@ -22,6 +23,7 @@ from pose.keypoints import FILE_NAME, load_keypoints
 from pose.pipeline import PoseJob, process_videos
 
 SETTINGS_NAME = "pose_settings.json"
+NOT_CLEANED = dict.fromkeys(("min_score", "max_people", "smooth"))
 Outcome = tuple[list[PoseJob], list[PoseJob], list[str]]
 
 
@@ -47,11 +49,17 @@ def get_args_parser() -> ArgumentParser:
         default=1,
         help="estimate frames 1, 1+N, … and the last, interpolate others",
     )
-    add("--max-people", type=number, metavar="N", help="keep the N people of the largest sums of scores in each frame")
+    text = "drop people whose found parts score less than X on average"
+    add("--min-score", type=not_negative, metavar="X", help=text)
+    text = "draw the N main people in each frame: by size x score, summed over the frames in which they are followed"
+    add("--max-people", type=number, metavar="N", help=text)
+    text = "fill gaps of up to 5 frames, drop people seen in fewer than 3, smooth jitter (One Euro filter)"
+    add("--smooth", action="store_true", help=text + "; the people as found are kept in keypoints_raw.npz")
     add("--batch-size", type=number, metavar="N", default=8, help="frames that a torch network takes at once")
     text = "processes that group and draw, and threads that read; 0: no processes"
     add("--workers", type=whole_number(0), metavar="N", default=min(8, cores()), help=text)
-    add("--preview", type=Path, metavar="FILE.png", help="write a contact sheet of 12 frames beside their poses")
+    text = "frames beside their poses: a contact sheet of 12 (.png), or a clip of 2 seconds of up to 5 videos (.mp4)"
+    add("--preview", type=Path, nargs="+", metavar="FILE", help=text)
     add_estimator_arguments(parser)
     return parser
 
@@ -72,9 +80,13 @@ def main(argv: list[str] | None = None) -> int:
     finished = sorted(done + skipped, key=lambda video: video.name)
     print_report(len(done), len(skipped), finished, failures)
     if args.preview and finished:
-        from pose.preview import write_preview
+        from pose.preview import write_clip, write_preview
 
-        write_preview(args.preview, finished)
+        for path in args.preview:
+            if path.suffix.lower() == ".png":
+                write_preview(path, finished)
+            else:
+                write_clip(path, finished, (frame_settings(args.frames) or FrameSettings()).rate())
     return 1 if failures else 0
 
 
@@ -84,8 +96,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError("--frames DIR is missing, the folders of frames" + " for --preview" * args.from_keypoints)
     if args.redraw and not args.from_keypoints:
         raise UserError("--redraw goes with --from-keypoints; to estimate anew, remove the pose folders")
-    if args.preview and args.preview.suffix.lower() != ".png":
-        raise UserError(f"--preview {args.preview}: the contact sheet is a PNG; give a name that ends in .png")
+    for path in args.preview or ():
+        if path.suffix.lower() not in (".png", ".mp4"):
+            raise UserError(f"--preview {path}: give a name that ends in .png (contact sheet) or .mp4 (clip)")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out}: it is not a folder")
     if args.frames is not None and args.frames.resolve() == args.out.resolve():
@@ -151,10 +164,10 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
 def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Estimate and draw every video whose pose folder is not complete."""
     estimator = estimator_from_arguments(args)
-    frames = frame_settings(args.frames)
+    frames, cleaning = frame_settings(args.frames), cleaning_of(args)
     if frames:  # training looks for it beside the pose flow
         check_frame_settings(args.out, frame_settings(args.out), frames)
-    check_settings(args.out / SETTINGS_NAME, estimator.settings | {"every": args.every, "max_people": args.max_people})
+    check_settings(args.out / SETTINGS_NAME, estimator.settings | {"every": args.every} | (cleaning or NOT_CLEANED))
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
         todo[video] = 0
@@ -163,7 +176,7 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
         if todo[video] and finished_keypoints(video.poses, todo[video]):
             del todo[video]
             skipped.append(video)
-    options = {"batch_size": args.batch_size, "every": args.every, "max_people": args.max_people}
+    options = {"batch_size": args.batch_size, "every": args.every, "cleaning": cleaning}
     with worker_pool(args.workers) as pool, progress_bar(sum(todo.values())) as bar:
         results = process_videos(estimator, todo, pool, **options, readers=args.workers, on_frames=bar.update)
         with contextlib.closing(results):
@@ -178,10 +191,14 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
 
 
 def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
-    """Draw the images of every pose folder that lacks some, or of all with --redraw."""
+    """Draw the images of every pose folder that lacks some, or of all with --redraw or options that clean people."""
+    cleaning = cleaning_of(args)
+    if cleaning and (args.out / SETTINGS_NAME).exists():  # so that a later run of the network cleans alike
+        made = json.loads((args.out / SETTINGS_NAME).read_text(encoding="utf-8"))
+        write_settings(args.out / SETTINGS_NAME, made | cleaning)
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
-        if not args.redraw and finished_keypoints(video.poses):
+        if not args.redraw and not cleaning and finished_keypoints(video.poses):
             skipped.append(video)
             continue
         try:
@@ -189,7 +206,7 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
             todo[job] = video, load_keypoints(video.poses / FILE_NAME).num_frames
         except UserError as error:
             failed.append(str(error))
-    results = run_parallel(redraw, todo, args.workers)
+    results = run_parallel(partial(redraw, cleaning=cleaning), todo, args.workers)
     try:
         with progress_bar(sum(num_frames for _, num_frames in todo.values())) as bar, contextlib.closing(results):
             for job, _, error in results:
@@ -207,11 +224,20 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     return done, skipped, failed
 
 
+def cleaning_of(args: argparse.Namespace) -> dict | None:
+    """How people are to be cleaned, for `clean_people`; None if not at all."""
+    rate = None
+    if args.smooth:
+        made = frame_settings(args.frames or args.out) or FrameSettings()
+        rate = float(made.rate())
+    cleaning = {"min_score": args.min_score or None, "max_people": args.max_people, "smooth": rate}
+    return cleaning if any(cleaning.values()) else None
+
+
 def check_settings(path: Path, settings: dict) -> None:
     """Keep what the people in a folder depend on beside them, so that no run mixes two networks' people."""
     if not path.exists():
-        with atomic_write(path, "w") as file:
-            file.write(json.dumps(settings, indent=1) + "\n")
+        write_settings(path, settings)
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -220,6 +246,12 @@ def check_settings(path: Path, settings: dict) -> None:
         if before.get(key) != value:
             made = f"its poses were made with {key} = {before.get(key)}, now it is {value}"
             raise UserError(f"{path.parent}: {made}; choose another --out, or the same settings")
+
+
+def write_settings(path: Path, settings: dict) -> None:
+    """Write `pose_settings.json`."""
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(settings, indent=1) + "\n")
 
 
 # ---- what is shown ----

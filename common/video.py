@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
+from common.atomic import atomic_write
 from common.cli import UserError
 from common.images import scaled_size
 
@@ -164,3 +165,24 @@ def encode_jpeg(rgb: np.ndarray, quality: int = 95, comment: str = "") -> bytes:
 
 def _round(value: float) -> int:
     return max(1, int(value + 0.5))
+
+
+def write_mp4(path: str | os.PathLike, pictures: Iterable[Image.Image], rate: Fraction) -> None:
+    """Encode RGB pictures, all of the first one's size with even sides, at `rate` a second as a silent MP4.
+
+    In H.264, or MPEG-4 where FFmpeg lacks x264. Raises `UserError` if the encoder fails.
+    """
+    codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
+    if codec not in av.codecs_available:
+        codec, options = "mpeg4", {"qmin": "3", "qmax": "3"}
+    try:
+        # FFmpeg gets the file's name, not the file: so it can tell if the disk is full.
+        with atomic_write(path) as file, av.open(str(Path(file.name).absolute()), "w", format="mp4") as container:
+            stream = container.add_stream(codec, rate=rate, options=options)
+            for number, picture in enumerate(pictures):
+                if number == 0:
+                    stream.width, stream.height, stream.pix_fmt = *picture.size, "yuv420p"
+                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            container.mux(stream.encode(None))
+    except av.FFmpegError as error:
+        raise UserError(f"{path}: the video cannot be written ({error.strerror})") from None

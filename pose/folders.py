@@ -10,7 +10,10 @@ from common.atomic import atomic_folder
 from common.cli import UserError
 from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames
 from pose.draw import encode_pose_image
-from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
+from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame, save_keypoints
+from pose.smoothing import clean_people
+
+RAW_NAME = "keypoints_raw.npz"  # beside the keypoints.npz of people that were cleaned
 
 
 def finished_keypoints(folder: Path, num_frames: int | None = None) -> Keypoints | None:
@@ -33,13 +36,25 @@ def draw_frames(folder: Path, first: int, people: list[np.ndarray], frame_size: 
             raise
 
 
-def redraw(job: tuple[Path, Path]) -> None:
-    """Draw a pose folder's images anew from its keypoints; `job`: the folder, and its temporary name."""
+def redraw(job: tuple[Path, Path], cleaning: dict | None = None) -> None:
+    """Draw a pose folder's images anew from its keypoints; `job`: the folder, and its temporary name.
+
+    With `cleaning` (see `clean_people`) of its raw people, who are kept in `RAW_NAME`: so cleaning twice, or with
+    other options, is the same as cleaning once.
+    """
     folder, temporary = job
-    keypoints = load_keypoints(folder / FILE_NAME)
+    raw = folder / RAW_NAME if cleaning and (folder / RAW_NAME).exists() else folder / FILE_NAME
+    keypoints = load_keypoints(raw)
+    if cleaning:
+        keypoints = clean_people(keypoints, cleaning)
     people = [people_of_frame(keypoints, number) for number in range(1, keypoints.num_frames + 1)]
     with atomic_folder(folder, temporary):
         draw_frames(temporary, 1, people, keypoints.frame_size)
+        if cleaning:
+            shutil.copy2(raw, temporary / RAW_NAME)
+            save_keypoints(temporary / FILE_NAME, *vars(keypoints).values())
         for file in folder.iterdir():
+            if cleaning and file.name in (FILE_NAME, RAW_NAME):
+                continue
             if file.is_file() and not FRAME_PATTERN.fullmatch(file.name):
                 shutil.copy2(file, temporary / file.name)

@@ -16,9 +16,10 @@ from common.cli import UserError
 from common.frames import FRAME_NAME, list_frames
 from common.images import read_image
 from pose.estimators import Estimator
-from pose.folders import draw_frames
+from pose.folders import RAW_NAME, draw_frames
 from pose.interpolation import interpolate_people
-from pose.keypoints import FILE_NAME, save_keypoints
+from pose.keypoints import FILE_NAME, Keypoints, people_of_frame, save_keypoints
+from pose.smoothing import clean_people
 
 AHEAD = 4  # batches between two stages
 DRAW_CHUNK = 64
@@ -112,15 +113,15 @@ def process_videos(
     *,
     batch_size: int = 8,
     every: int = 1,
-    max_people: int | None = None,
+    cleaning: dict | None = None,
     readers: int = 2,
     on_frames: Callable[[int], object] = lambda count: None,
 ) -> Iterator[tuple[PoseJob, UserError | None]]:
     """Write the pose folder of each video, whole or not at all; yield `(video, None)` as each is done.
 
     Batches are cut at the same frames in every run, so that a video's result depends on nothing but its frames.
-    Every `every`-th frame and the last one are estimated, those between interpolated; `max_people`: see
-    `limit_people`. `on_frames` is told how many more frames are done. Videos that cannot be read come last, each
+    Every `every`-th frame and the last one are estimated, those between interpolated; `cleaning`: see
+    `clean_people`. `on_frames` is told how many more frames are done. Videos that cannot be read come last, each
     with its `UserError`; errors in writing are raised. Wrap it in `contextlib.closing`.
     """
     failed: dict[PoseJob, UserError] = {}
@@ -153,13 +154,13 @@ def process_videos(
                     frame_size = frame_size or size
                     _check_size(Path(video.frames, FRAME_NAME.format(numbers[0])), size, frame_size)
                     on_frames(numbers[-1] - max(people, default=0))
-                    people.update(zip(numbers, (limit_people(p, max_people) for p in found), strict=True))
+                    people.update(zip(numbers, found, strict=True))
                     yield from _finish(drawing, AHEAD)
             except UserError as error:
                 failed[video] = error
                 on_frames(num_frames - max(people, default=0))
             else:
-                drawing.append(_start_drawing(video, fill_in(people, frame_size), frame_size, pool))
+                drawing.append(_start_drawing(video, fill_in(people, frame_size), frame_size, pool, cleaning))
         yield from _finish(drawing, 0)
         yield from failed.items()
     finally:
@@ -170,11 +171,19 @@ def process_videos(
             shutil.rmtree(drawn.folder, ignore_errors=True)
 
 
-def _start_drawing(video: PoseJob, people: list[np.ndarray], frame_size: tuple[int, int], pool: Executor) -> _Drawing:
+def _start_drawing(
+    video: PoseJob, people: list[np.ndarray], frame_size: tuple[int, int], pool: Executor, cleaning: dict | None
+) -> _Drawing:
     folder = temporary_name(video.poses)
     folder.mkdir(parents=True)
     frame = np.repeat(np.arange(1, len(people) + 1, dtype=np.int32), [len(persons) for persons in people])
-    jobs = [pool.submit(save_keypoints, folder / FILE_NAME, np.concatenate(people), frame, len(people), frame_size)]
+    data = Keypoints(np.concatenate(people), frame, len(people), frame_size)
+    jobs = []
+    if cleaning:
+        jobs.append(pool.submit(save_keypoints, folder / RAW_NAME, *vars(data).values()))
+        data = clean_people(data, cleaning)
+        people = [people_of_frame(data, number) for number in range(1, len(people) + 1)]
+    jobs.append(pool.submit(save_keypoints, folder / FILE_NAME, *vars(data).values()))
     for start in range(0, len(people), DRAW_CHUNK):
         jobs.append(pool.submit(draw_frames, folder, start + 1, people[start : start + DRAW_CHUNK], frame_size))
     return _Drawing(video, folder, jobs)

@@ -1,6 +1,7 @@
-"""A contact sheet: frames beside their poses, for a quick look."""
+"""Frames beside their poses, for a quick look: a contact sheet, or a clip."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import matplotlib
@@ -9,10 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 from common.atomic import atomic_write
 from common.frames import FRAME_NAME
 from common.images import read_image
+from common.video import write_mp4
 from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
 from pose.pipeline import PoseJob
 
 COLUMNS, HEIGHT, MAX_WIDTH, GAP, LABEL = 3, 180, 320, 10, 20  # all but the first in pixels
+CLIP_SIDE = 320
 
 
 def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]]:
@@ -26,6 +29,11 @@ def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]
         shares[max(range(len(shares)), key=lambda video: num_frames[video] / shares[video])] += 1
     numbered = [(video, share, i) for video, share in enumerate(shares) for i in range(share)]
     return [(video, int((i + 0.5) * num_frames[video] / share) + 1) for video, share, i in numbered]
+
+
+def label_font() -> ImageFont.FreeTypeFont:
+    """The font of the labels."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
 
 
 def write_preview(path: Path, videos: Sequence[PoseJob], count: int = 12) -> None:
@@ -47,7 +55,7 @@ def write_preview(path: Path, videos: Sequence[PoseJob], count: int = 12) -> Non
     rows = -(-len(cells) // columns)
     sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, rows * (HEIGHT + LABEL + GAP) + GAP), (245, 245, 245))
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
+    font = label_font()
     for k, ((label, pair), size) in enumerate(zip(cells, sizes, strict=True)):
         left = GAP + k % columns * (cell_width + GAP)
         top = GAP + k // columns * (HEIGHT + LABEL + GAP)
@@ -58,3 +66,32 @@ def write_preview(path: Path, videos: Sequence[PoseJob], count: int = 12) -> Non
             sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), (x, top + LABEL))
     with atomic_write(path) as file:
         sheet.save(file, format="PNG")
+
+
+def write_clip(path: Path, videos: Sequence[PoseJob], rate: Fraction, count: int = 5, seconds: int = 2) -> None:
+    """Write an MP4 of the middle `seconds` of up to `count` finished videos, each frame beside its pose-flow image.
+
+    `rate`: the frames per second of the videos' frames. Raises `UserError` as `write_mp4` does.
+    """
+    chosen = [videos[(2 * i + 1) * len(videos) // (2 * count)] for i in range(count)] if len(videos) > count else videos
+    size, side = (2 * CLIP_SIDE, CLIP_SIDE + LABEL), CLIP_SIDE
+    font = label_font()
+
+    def pictures() -> Iterator[Image.Image]:
+        for video in chosen:
+            num_frames = load_keypoints(video.poses / FILE_NAME).num_frames
+            length = min(num_frames, max(round(seconds * rate), 1))
+            first = (num_frames - length) // 2 + 1
+            for number in range(first, first + length):
+                canvas = Image.new("RGB", size, (24, 24, 24))
+                ImageDraw.Draw(canvas).text((4, 2), f"{video.name}  {number}", fill=(230, 230, 230), font=font)
+                images = [read_image(folder / FRAME_NAME.format(number)) for folder in (video.frames, video.poses)]
+                height, width = images[0].shape[:2]
+                scale = side / max(height, width)
+                shown = max(round(width * scale), 1), max(round(height * scale), 1)  # the pose in the frame's shape
+                for x, image in zip((0, side), images, strict=True):
+                    picture = Image.fromarray(image).resize(shown, Image.Resampling.BILINEAR)
+                    canvas.paste(picture, (x + (side - shown[0]) // 2, LABEL + (side - shown[1]) // 2))
+                yield canvas
+
+    write_mp4(path, pictures(), rate)

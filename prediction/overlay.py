@@ -2,20 +2,18 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
-import av
 import matplotlib
 import numpy as np
 from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from common.atomic import atomic_write
-from common.cli import UserError
+from common.video import write_mp4
 from fusion.plots import MORE_FONTS
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 
@@ -38,24 +36,15 @@ def write_overlay(
     `people` maps the number of a frame, from 1, to its people (P, 18, 3); `top` are class names with their
     probabilities, best first; `rate` is in frames per second. Raises `UserError` if the encoder fails.
     """
-    codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
-    if codec not in av.codecs_available:
-        codec, options = "mpeg4", {"qmin": "3", "qmax": "3"}
-    try:
-        # FFmpeg gets the file's name, not the file: so it can tell if the disk is full.
-        with atomic_write(path) as file, av.open(str(Path(file.name).absolute()), "w", format="mp4") as container:
-            stream = container.add_stream(codec, rate=rate, options=options)
-            for number, frame in enumerate(frames, 1):
-                if number == 1:
-                    size = picture_size(*frame.shape[:2])
-                    panel = draw_panel(top, max(size[0], MIN_WIDTH))
-                canvas = compose(frame, people.get(number, ()), panel, size)
-                if number == 1:
-                    stream.width, stream.height, stream.pix_fmt = *canvas.size, "yuv420p"
-                container.mux(stream.encode(av.VideoFrame.from_image(canvas)))
-            container.mux(stream.encode(None))
-    except av.FFmpegError as error:
-        raise UserError(f"{path}: the overlay cannot be written ({error.strerror})") from None
+
+    def pictures() -> Iterator[Image.Image]:
+        for number, frame in enumerate(frames, 1):
+            if number == 1:
+                size = picture_size(*frame.shape[:2])
+                panel = draw_panel(top, max(size[0], MIN_WIDTH))
+            yield compose(frame, people.get(number, ()), panel, size)
+
+    write_mp4(path, pictures(), rate)
 
 
 def picture_size(height: int, width: int) -> tuple[int, int]:

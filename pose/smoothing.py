@@ -1,0 +1,97 @@
+"""Keypoints of a video cleaned in time: short gaps filled, brief finds dropped, jitter smoothed."""
+
+import numpy as np
+
+from pose.keypoints import Keypoints
+from pose.tracking import MAX_GAP, drop_weak_people, follow_people, keep_main_people, main_tracks
+
+MIN_SEEN = 3  # frames in which a person must be found at all
+MIN_PARTS = 4  # of a person in a filled frame, as in grouping
+MIN_CUTOFF = 1.5  # Hz: the lower, the less a still body trembles
+BETA = 15.0  # Hz per (short side / s): the higher, the less a fast part lags behind
+SPEED_CUTOFF = 1.0  # Hz
+
+
+def smooth_people(keypoints: Keypoints, rate: float = 25) -> Keypoints:
+    """The people of a video without gaps, brief finds and jitter; `rate` is in frames per second.
+
+    People are followed (`follow_people`); those found in fewer than 3 frames go (in all frames of a shorter video
+    they stay); a part that is missing for up to 5 frames is put on a straight line between its neighbours in time,
+    and so are people; then every part's path goes through `one_euro`. The main person comes last in each frame, so
+    that it is drawn on top.
+    """
+    tracks = follow_people(keypoints)
+    paths = []
+    for track in main_tracks(keypoints, tracks)[::-1].tolist():
+        index = np.flatnonzero(tracks == track)
+        if len(index) < min(MIN_SEEN, keypoints.num_frames):
+            continue
+        first, last = keypoints.frame[index[[0, -1]]].tolist()
+        path = np.zeros((last - first + 1, *keypoints.keypoints.shape[1:]), np.float32)
+        path[keypoints.frame[index] - first] = keypoints.keypoints[index]
+        path = one_euro(fill_gaps(path), rate, keypoints.frame_size)
+        there = (path[..., 2] > 0).sum(axis=1) >= MIN_PARTS
+        there[keypoints.frame[index] - first] = True
+        paths.append((path[there], np.flatnonzero(there) + first))
+    people, frame = (np.concatenate(parts) for parts in zip(*paths, strict=True)) if paths else ((), ())
+    people = np.reshape(people, (-1, *keypoints.keypoints.shape[1:])).astype(np.float32)
+    order = np.argsort(frame, kind="stable")
+    frame = np.asarray(frame, np.int32)[order]
+    return Keypoints(people[order], frame, keypoints.num_frames, keypoints.frame_size)
+
+
+def fill_gaps(path: np.ndarray, max_gap: int = MAX_GAP) -> np.ndarray:
+    """A person's path (T, 18, 3) in which a part, where missing for up to `max_gap` frames, moves straight on."""
+    filled, times = path.copy(), np.arange(len(path))
+    for part in range(path.shape[1]):
+        seen = np.flatnonzero(path[:, part, 2] > 0)
+        if len(seen) < 2:
+            continue
+        after = np.searchsorted(seen, times).clip(1, len(seen) - 1)
+        gap = seen[after] - seen[after - 1] - 1
+        inside = (times > seen[after - 1]) & (times < seen[after]) & (gap <= max_gap)
+        for value in range(3):
+            filled[inside, part, value] = np.interp(times[inside], seen, path[seen, part, value])
+    return filled
+
+
+def one_euro(path: np.ndarray, rate: float, frame_size: tuple[int, int]) -> np.ndarray:
+    """A person's path (T, 18, 3) through the One Euro filter (Casiez et al., CHI 2012), part by part.
+
+    A causal low-pass of first order whose cutoff grows with the part's speed, in short sides of the frame per second:
+    a still part is smoothed much, a fast one hardly, so it lags little. After a frame without the part it starts anew.
+    """
+    scale = np.array(frame_size[::-1]) / min(frame_size)
+    smoothed = path.copy()
+    position, speed = path[0, :, :2].astype(float), np.zeros((path.shape[1], 2))
+    for before, now, out in zip(path[:-1], path[1:], smoothed[1:], strict=True):
+        goes_on = ((before[:, 2] > 0) & (now[:, 2] > 0))[:, None]
+        raw = now[:, :2].astype(float)
+        share = _share(SPEED_CUTOFF, rate)
+        speed = np.where(goes_on, speed + share * ((raw - position) * rate - speed), 0)
+        cutoff = MIN_CUTOFF + BETA * np.linalg.norm(speed * scale, axis=1, keepdims=True)
+        position = np.where(goes_on, position + _share(cutoff, rate) * (raw - position), raw)
+        out[:, :2] = position
+    return smoothed
+
+
+def _share(cutoff, rate: float):
+    """Share of a new value in the output of a low-pass of first order."""
+    return 1 / (1 + rate / (2 * np.pi * cutoff))
+
+
+# ---- options of the scripts ----
+
+
+def clean_people(keypoints: Keypoints, cleaning: dict) -> Keypoints:
+    """The people that the options `min_score`, `max_people` and `smooth` (a rate in frames per second) leave.
+
+    Weak people go first, then paths are smoothed, then the main people chosen; None in place of a value leaves it out.
+    """
+    if cleaning["min_score"]:
+        keypoints = drop_weak_people(keypoints, cleaning["min_score"])
+    if cleaning["smooth"] and len(keypoints.frame):
+        keypoints = smooth_people(keypoints, cleaning["smooth"])
+    if cleaning["max_people"] and len(keypoints.frame):
+        keypoints = keep_main_people(keypoints, cleaning["max_people"])
+    return keypoints

@@ -1,0 +1,128 @@
+"""People followed, cleaned and redrawn; the clip beside the frames."""
+
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+
+from benchmarks.pose import standing_people
+from pose.folders import RAW_NAME
+from pose.keypoints import FILE_NAME, load_keypoints, make_keypoints, people_of_frame, save_keypoints
+from pose.smoothing import fill_gaps, one_euro, smooth_people
+from pose.tracking import follow_people, keep_main_people, main_tracks
+from tests.helpers import call_main, write_images
+
+SIZE = (256, 341)
+
+
+def crowd(frames=40, seed=0, jitter=0.004):
+    """A large person walking right and a small one walking left, with the true track of each, in shuffled order."""
+    rng, people, frame, true = np.random.default_rng(seed), [], [], []
+    base = standing_people(1)[0]
+    for number in range(1, frames + 1):
+        large, small = base.copy(), base.copy()
+        large[:, 0] += 0.005 * number - 0.2
+        small[:, :2] = (small[:, :2] - 0.5) * 0.3 + (0.8 - 0.004 * number, 0.3)
+        for track in rng.permutation(2):
+            person = (large, small)[track].copy()
+            person[:, :2] += rng.normal(0, jitter, (18, 2))
+            people.append(person)
+            frame.append(number)
+            true.append(track)
+    return make_keypoints(np.array(people, np.float32), np.array(frame, np.int32), frames, SIZE), np.array(true)
+
+
+def without(keypoints, lost):
+    kept = ~lost
+    return make_keypoints(keypoints.keypoints[kept], keypoints.frame[kept], keypoints.num_frames, SIZE)
+
+
+def counts(keypoints):
+    return np.bincount(keypoints.frame, minlength=keypoints.num_frames + 1)[1:]
+
+
+def test_people_are_followed_through_gaps_and_the_large_one_is_the_main_one():
+    keypoints, true = crowd()
+    lost = (true == 0) & np.isin(keypoints.frame, (10, 11, 12, 13, 14))
+    tracks = follow_people(without(keypoints, lost))
+    first = tracks[true[~lost] == 0]
+    assert len(set(first)) == 1 and len(set(tracks)) == 2 and tracks.dtype == np.int32
+    assert main_tracks(without(keypoints, lost), tracks)[0] == first[0]
+    lost |= (true == 0) & (keypoints.frame == 15)  # one frame more than a track outlives
+    assert len(set(follow_people(without(keypoints, lost)))) == 3
+    kept = keep_main_people(keypoints, 1)
+    assert np.array_equal(kept.keypoints, keypoints.keypoints[true == 0])
+
+
+def test_smoothing_fills_gaps_drops_brief_finds_and_calms_jitter():
+    still, true = crowd(jitter=0)
+    noisy, same = crowd(jitter=0.004)
+    assert np.array_equal(true, same)
+    ghost = np.array(standing_people(1) * (1, 0.2, 1), np.float32)
+    lost = (true == 1) & np.isin(noisy.frame, (20, 21))
+    people = np.concatenate([noisy.keypoints[~lost], ghost])
+    broken = make_keypoints(people, np.append(noisy.frame[~lost], 30).astype(np.int32), 40, SIZE)
+    assert sorted(set(counts(broken))) == [1, 2, 3]
+    smooth = smooth_people(broken)
+    assert set(counts(smooth)) == {2}
+    large = np.array([people_of_frame(smooth, number)[-1] for number in range(1, 41)])  # drawn last
+    error = lambda path: np.abs(path - still.keypoints[true == 0])[10:, :, :2].mean()  # noqa: E731
+    assert error(large) < error(noisy.keypoints[true == 0])  # though it lags behind a walk
+    accelerations = [np.abs(np.diff(path[..., :2], 2, axis=0)).mean() for path in (large, noisy.keypoints[true == 0])]
+    assert accelerations[0] < 0.6 * accelerations[1]
+
+
+def test_one_euro_is_causal_and_keeps_what_stands_still():
+    path = np.random.default_rng(0).random((30, 18, 3)).astype(np.float32)
+    whole, part = one_euro(path, 25, SIZE), one_euro(path[:20], 25, SIZE)
+    assert np.array_equal(whole[:20], part) and np.array_equal(whole[..., 2], path[..., 2])
+    still = np.repeat(path[:1], 10, axis=0)
+    assert np.array_equal(one_euro(still, 25, SIZE), still)
+
+
+def test_a_part_moves_straight_through_a_short_gap_only():
+    path = np.ones((20, 18, 3), np.float32)
+    path[:, :, 0] = np.linspace(0, 1, 20)[:, None]
+    holes = path.copy()
+    holes[3:8, 4] = 0
+    holes[3:9, 5] = 0
+    filled = fill_gaps(holes)
+    assert np.allclose(filled[:, 4], path[:, 4], atol=1e-6) and not filled[3:9, 5].any()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    keypoints, _ = crowd()
+    for name in ("a", "b"):
+        write_images(tmp_path / "frames" / name, 40, 0, (60, 45), 0)
+        (tmp_path / "poses" / name).mkdir(parents=True)
+        save_keypoints(tmp_path / "poses" / name / FILE_NAME, *vars(keypoints).values())
+    return SimpleNamespace(root=tmp_path, keypoints=keypoints)
+
+
+def redraw(folders, *options):
+    run = call_main("process_pose", "--out", folders.root / "poses", "--from-keypoints", "--workers", 0, *options)
+    assert run.returncode == 0, run.stderr
+    return {path.name: path.read_bytes() for path in (folders.root / "poses/a").iterdir()}
+
+
+def test_cleaning_kept_keypoints_twice_is_cleaning_them_once(folders):
+    plain = redraw(folders)
+    once = redraw(folders, "--smooth", "--max-people", 1)
+    assert once != plain and once[RAW_NAME] == plain[FILE_NAME]
+    assert counts(load_keypoints(folders.root / "poses/a" / FILE_NAME)).tolist() == [1] * 40
+    assert redraw(folders, "--smooth", "--max-people", 1) == once
+    assert redraw(folders, "--min-score", 0.01) == plain | {RAW_NAME: plain[FILE_NAME]}  # from the raw people again
+
+
+def test_a_clip_shows_frames_beside_their_poses(folders):
+    clip = folders.root / "preview.mp4"
+    redraw(folders, "--frames", folders.root / "frames", "--preview", clip, folders.root / "preview.png")
+    assert (folders.root / "preview.png").exists()
+    with av.open(str(clip)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 25
+    assert len(pictures) == 80
+    left, right = np.split(pictures[0][40:320].astype(int), 2, axis=1)
+    assert left.mean() > 60 and right.std() > 10 and right.mean() < 40
