@@ -14,6 +14,14 @@ from pose.smoothing import clean_people
 from pose.tracking import follow_people
 
 
+def get_args_parser() -> ArgumentParser:
+    """Options of this script."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("keypoints", type=Path, help="pose folders, VIDEO/keypoints.npz")
+    parser.add_argument("--rate", type=positive, default=25.0, help="frames per second")
+    return parser
+
+
 def count_flicker(keypoints: Keypoints) -> int:
     """Frames whose number of people differs from that of both neighbours."""
     counts = np.bincount(keypoints.frame, minlength=keypoints.num_frames + 1)[1:]
@@ -35,10 +43,7 @@ def accelerations(keypoints: Keypoints) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure each kind of cleaning over all videos and print a Markdown table."""
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("keypoints", type=Path, help="pose folders, VIDEO/keypoints.npz")
-    parser.add_argument("--rate", type=positive, default=25.0, help="frames per second")
-    args = parser.parse_args(argv)
+    args = get_args_parser().parse_args(argv)
     videos = [load_keypoints(path) for path in sorted(args.keypoints.glob(f"*/{FILE_NAME}"))]
     if not videos:
         raise UserError(f"{args.keypoints}: no pose folders in it")
