@@ -14,7 +14,7 @@ from training.streams import MOTION_POSE
 
 
 def get_args_parser() -> ArgumentParser:
-    """The command line; its defaults are those of the default recipe."""
+    """The command line; its defaults are those of the original recipe."""
     parser = training_parser("motion_pose", data="data/pose_flow")
     add, flag = parser.add_argument, argparse.BooleanOptionalAction
     add("--segments", type=whole_number(1), metavar="N", help="stacks of a video in training, with consensus (TSN)")
@@ -23,7 +23,7 @@ def get_args_parser() -> ArgumentParser:
         "--from-keypoints",
         action=flag,
         help="draw the pose images from the keypoints.npz files in --data, which are held in memory; augments by "
-        "moving the body, and mirrors it (default: where there are such files)",
+        "moving the body, and mirrors it (modern recipe: where there are such files)",
     )
     return parser
 

@@ -20,7 +20,7 @@ METHOD = (
 
 
 def training_parser(stream: str, data: str) -> ArgumentParser:
-    """Parser of one stream's script; the defaults are those of its default recipe."""
+    """Parser of one stream's script; the defaults are those of the original recipe."""
     parser = ArgumentParser(
         description=f"Train or test the {stream} stream.",
         epilog="Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
@@ -64,14 +64,14 @@ def training_parser(stream: str, data: str) -> ArgumentParser:
     )
     add("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
 
-    parser.set_defaults(**RECIPES[stream]["default"])
+    parser.set_defaults(**RECIPES[stream]["original"])
     group = parser.add_argument_group("training")
     add = group.add_argument
     add(
         "--recipe",
-        choices=("default", "original"),
-        default="default",
-        help="presets of the options: what was measured to be best (docs/recipe.md), or the method's authors'",
+        choices=("original", "modern"),
+        default="original",
+        help="presets of the options: the method's authors', or cosine schedule, regularisation and averaged weights",
     )
     add("--epochs", type=whole_number(0), metavar="N", help="epochs in all, unless --least-steps asks for more")
     add(
@@ -130,7 +130,7 @@ def training_parser(stream: str, data: str) -> ArgumentParser:
         "--test-every",
         type=whole_number(1),
         metavar="N",
-        help="test after every N-th epoch, and after the last (default: 20 tests in a run)",
+        help="test after every N-th epoch, and after the last (modern recipe: 20 tests in a run)",
     )
     add(
         "--test-clips",
