@@ -100,7 +100,10 @@ def frame_settings(root: str | os.PathLike) -> FrameSettings | None:
 def _notes(root: str | os.PathLike) -> Iterator[str]:
     """Comments, as `extract_frames.py` writes them, in the first images of folders of videos."""
     for folder in _sample_folders(root):
-        with contextlib.suppress(OSError), Image.open(folder / FRAME_NAME.format(1)) as image:
+        with (
+            contextlib.suppress(OSError, Image.DecompressionBombError),
+            Image.open(folder / FRAME_NAME.format(1)) as image,
+        ):
             if comment := image.info.get("comment"):
                 yield comment.decode("latin-1")
 
