@@ -22,7 +22,8 @@ from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import EpochBatches, VideoDataset, testing_loader, training_loader
 from network import Model, build_network
 from training.engine import Context, evaluate, train_one_epoch
-from training.streams import MOTION_POSE, SPATIAL
+from training.recipes import RECIPES
+from training.streams import MOTION_POSE, SPATIAL, trained_stream
 from utils import memory_format
 
 
@@ -60,9 +61,15 @@ def prepare(root: Path, stream: str, setup: Setup):
     """(stream, videos to train on, one batch of them, videos to test, sampling function) of videos in `root`."""
     what = SPATIAL if stream == "spatial" else MOTION_POSE
     data = root / ("frames" if stream == "spatial" else "pose_flow")
-    good, bad, sample = what.prepare(Namespace(data=data, from_keypoints=stream == "keypoints"), setup.listed)
+    method = RECIPES[what.name]["original"] | {"from_keypoints": stream == "keypoints"}
+    good, bad, sample = what.prepare(Namespace(data=data, **method), setup.listed)
     assert not bad, bad
-    return what, list(itertools.islice(itertools.cycle(good), setup.batch(stream))), good, sample
+    return (
+        trained_stream(what.name, method),
+        list(itertools.islice(itertools.cycle(good), setup.batch(stream))),
+        good,
+        sample,
+    )
 
 
 def ours(root: Path, stream: str, setup: Setup) -> Pipeline:

@@ -95,6 +95,6 @@ def test_a_fine_pattern_becomes_grey_when_frames_are_extracted():
 def test_limbs_keep_their_pure_colours_in_a_smaller_drawing():
     people = np.zeros((1, 18, 3), np.float32)
     people[0, 12:14] = [(0.2, 0.3, 1), (0.7, 0.8, 1)]
-    colours = {tuple(pixel) for pixel in draw_people(people, (672, 672), 224).reshape(-1, 3).tolist()}
+    colours = {tuple(pixel) for pixel in draw_people(people, (672, 672), 224, 672).reshape(-1, 3).tolist()}
     # Three pixels become one, the one in the middle: nothing between limb, discs and background.
     assert colours == {(0, 0, 0), (255, 0, 0), (255, 0, 85), (255, 85, 0)}
