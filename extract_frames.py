@@ -6,7 +6,6 @@ python extract_frames.py UCF-101 data/jpegs_256
 import contextlib
 import functools
 import os
-import re
 import shutil
 import sys
 import time
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from common.atomic import atomic_folder, recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, run, shard, whole_number
 from common.frame_settings import (
+    NOTE,
     FrameSettings,
     add_frame_arguments,
     check_frame_settings,
@@ -28,8 +28,6 @@ from common.parallel import cores, in_shard, run_parallel
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.frame_index import frame_settings
 from dataloader.names import frame_folders, is_video
-
-NOTE = re.compile(r"Frames: (.*?)(?:; (.*))?\n(?:Count: (\d+)\n)?")  # in the first frame: settings, damage, count
 
 
 def get_args_parser() -> ArgumentParser:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import shutil
 import sys
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
             if path.suffix.lower() == ".png":
                 write_preview(path, finished)
             else:
-                write_clip(path, finished, (frame_settings(args.frames) or FrameSettings()).rate())
+                write_clip(path, finished, frame_rate(args))
     return 1 if failures else 0
 
 
@@ -226,12 +227,14 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
 
 def cleaning_of(args: argparse.Namespace) -> dict | None:
     """How people are to be cleaned, for `clean_people`; None if not at all."""
-    rate = None
-    if args.smooth:
-        made = frame_settings(args.frames or args.out) or FrameSettings()
-        rate = float(made.rate())
+    rate = float(frame_rate(args)) if args.smooth else None
     cleaning = {"min_score": args.min_score or None, "max_people": args.max_people, "smooth": rate}
     return cleaning if any(cleaning.values()) else None
+
+
+def frame_rate(args: argparse.Namespace) -> Fraction:
+    """Frames per second of the frames, or of those that the pose folders were made from."""
+    return (frame_settings(args.frames or args.out) or FrameSettings()).rate()
 
 
 def check_settings(path: Path, settings: dict) -> None:

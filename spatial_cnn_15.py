@@ -19,7 +19,6 @@ def get_args_parser() -> ArgumentParser:
     add, flag = parser.add_argument, argparse.BooleanOptionalAction
     add("--scale-jitter", action=flag, help="corner and centre crops of 4 scales (TSN) in place of random crops")
     add("--color-jitter", type=not_negative, metavar="X", help="random brightness, contrast and saturation, 1 ± X")
-    parser.set_defaults(normalize=True)  # with ImageNet's mean and standard deviation
     return parser
 
 

@@ -11,6 +11,8 @@ from common.atomic import atomic_write
 from common.cli import UserError, positive, whole_number
 
 RECORD = "frame_settings.json"
+# In the comment of a video's first frame: settings, damage, count.
+NOTE = re.compile(r"Frames: (.*?)(?:; (.*))?\n(?:Count: (\d+)\n)?")
 DESCRIPTION = re.compile(r"(?:every (\d+)|fps ([\d.]+)), short side (\d+), quality (\d+)")
 
 

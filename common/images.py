@@ -14,7 +14,12 @@ from common.cli import UserError
 def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
     """A picture's two sides in pixels scaled so that the short one is `short_side`, to the nearest pixel."""
     scale = short_side / min(size)
-    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+    return nearest_pixel(size[0] * scale), nearest_pixel(size[1] * scale)
+
+
+def nearest_pixel(length: float) -> int:
+    """A length in whole pixels, at least 1; halves are rounded up."""
+    return max(1, int(length + 0.5))
 
 
 class BrokenImage(UserError):

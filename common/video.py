@@ -15,7 +15,7 @@ from PIL import Image
 
 from common.atomic import atomic_write
 from common.cli import UserError
-from common.images import scaled_size
+from common.images import nearest_pixel, scaled_size
 
 MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the clock, as where recordings were joined
 
@@ -134,7 +134,7 @@ def _upright(rgb: np.ndarray, matrix, aspect: float) -> np.ndarray:
     """The picture with square pixels (theirs are `aspect` wide), turned as the display matrix says."""
     height, width = rgb.shape[:2]
     if aspect != 1 and 0.25 <= aspect <= 4:
-        size = (_round(width * aspect), height) if aspect > 1 else (width, _round(height / aspect))
+        size = (nearest_pixel(width * aspect), height) if aspect > 1 else (width, nearest_pixel(height / aspect))
         rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
     if matrix is not None:
         # (x, y) goes to (a x + c y, b x + d y); other angles than quarter turns to the nearest of those
@@ -161,10 +161,6 @@ def encode_jpeg(rgb: np.ndarray, quality: int = 95, comment: str = "") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling="4:2:0", comment=comment.encode())
     return buffer.getvalue()
-
-
-def _round(value: float) -> int:
-    return max(1, int(value + 0.5))
 
 
 def write_mp4(path: str | os.PathLike, pictures: Iterable[Image.Image], rate: Fraction) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from common.atomic import atomic_write
 from common.cli import UserError
-from common.frame_settings import FrameSettings, parse_settings, read_frame_settings
+from common.frame_settings import NOTE, FrameSettings, parse_settings, read_frame_settings
 from common.frames import FRAME_NAME, count_frames
 from dataloader.names import Video, VideoFolders
 from pose.keypoints import FILE_NAME
@@ -93,7 +93,7 @@ def frame_settings(root: str | os.PathLike) -> FrameSettings | None:
 
     None if neither tells. Raises `UserError` if the record is damaged.
     """
-    noted = (parse_settings(note.removeprefix("Frames: ").splitlines()[0].split(";")[0]) for note in _notes(root))
+    noted = (parse_settings(note[1]) for note in map(NOTE.match, _notes(root)) if note)
     return read_frame_settings(Path(root)) or next(filter(None, noted), None)
 
 

@@ -12,7 +12,7 @@ from common.cli import UserError
 from dataloader.frame_index import IndexedVideo, find_folders
 from dataloader.images import SHORT_SIDE_RATIO, resize, transform_images
 from dataloader.names import Video
-from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, segment_starts, stack_indices
+from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
 from dataloader.video_dataset import Sample, sample_for_testing
 from pose.draw import draw_people
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
@@ -58,8 +58,7 @@ def keypoint_sample(
     if generator is None:
         return sample_for_testing(partial(_draw, data), data.num_frames, STACK_LENGTH, image_size, clips)
     draws = generator.random(segments + 5)
-    starts, draws = segment_starts(data.num_frames, draws[:segments]), draws[segments:]
-    frames = [frame for start in starts for frame in stack_indices(start, data.num_frames)]
+    frames, draws = stacks_for_training(data.num_frames, draws[:segments]), draws[segments:]
     scale = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[2] - 1)
     shift = (draws[:2] - 0.5) * (SHORT_SIDE_RATIO - 1)
     affine = affine_map(data.frame_size, scale, (2 * draws[3] - 1) * MAX_ANGLE, shift)

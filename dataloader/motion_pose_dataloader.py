@@ -10,7 +10,7 @@ import torch
 from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_frame, transform_images
 from dataloader.names import Video
-from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, segment_starts, stack_indices
+from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
 from dataloader.video_dataset import Sample, sample_for_testing
 
 
@@ -37,8 +37,7 @@ def motion_sample(
     if generator is None:
         return sample_for_testing(read, video.num_frames, STACK_LENGTH, image_size, clips)
     draws = generator.random(segments + 2)
-    starts = segment_starts(video.num_frames, draws[:segments])
-    frames = [frame for start in starts for frame in stack_indices(start, video.num_frames)]
+    frames = stacks_for_training(video.num_frames, draws[:segments])
     crop = partial(random_crop, size=image_size, draws=draws[segments:], square=True)
     images = transform_images(map(read, frames), crop)
     return Sample(images, torch.arange(len(frames)).view(segments, -1))

@@ -41,6 +41,11 @@ def stack_indices(start: int, num_frames: int, length: int = STACK_LENGTH) -> li
     return [min(start + k, num_frames) for k in range(length)]
 
 
+def stacks_for_training(num_frames: int, draws: np.ndarray) -> list[int]:
+    """Frames of the stacks from each of the `segment_starts` of K `draws`: K * 10 of them, stack after stack."""
+    return [frame for start in segment_starts(num_frames, draws) for frame in stack_indices(start, num_frames)]
+
+
 def clips_for_testing(num_frames: int, length: int, samples: int = TEST_SAMPLES) -> tuple[list[int], np.ndarray]:
     """The frames that the test looks at, each once and in order, and which of them make up its clips.
 

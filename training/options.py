@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.cli import ArgumentParser, not_negative, positive, whole_number
@@ -36,7 +36,7 @@ def training_parser(stream: str, data: str) -> ArgumentParser:
     text = "scheduler and model selection use them, and the test list is scored once, at the end"
     selection.add_argument(
         "--val-groups",
-        type=group_numbers,
+        type=numbers_of("group numbers such as 23,24,25"),
         metavar="N,N",
         default=(),
         help=f"hold these groups of the training list out as the validation set: {text}",
@@ -104,7 +104,8 @@ def training_parser(stream: str, data: str) -> ArgumentParser:
         metavar="N",
         help="plateau: epochs without a lower validation loss before the rate is cut to a tenth",
     )
-    add("--lr-steps", type=epoch_numbers, metavar="E,E", default=(), help="step: epochs at which the rate is cut")
+    epochs = numbers_of("epochs such as 10,13")
+    add("--lr-steps", type=epochs, metavar="E,E", default=(), help="step: epochs at which the rate is cut")
     add("--momentum", type=not_negative, metavar="X", default=0.9, help="SGD momentum")
     add("--weight-decay", type=not_negative, metavar="X", help="L2 penalty on all weights")
     add("--dropout", type=not_negative, metavar="P", help="before the classifier (TSN, arXiv 1608.00859)")
@@ -193,15 +194,12 @@ def restore_options(args: argparse.Namespace, saved: dict) -> dict[str, tuple]:
     return changed
 
 
-def epoch_numbers(text: str) -> tuple[int, ...]:
-    """An argparse type: epochs between commas, such as 10,13."""
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of epochs such as 10,13")
-    return tuple(sorted({int(number) for number in text.split(",")}))
+def numbers_of(what: str) -> Callable[[str], tuple[int, ...]]:
+    """An argparse type: whole numbers between commas; `what` they are, and an example, is for the message."""
 
+    def parse(text: str) -> tuple[int, ...]:
+        if not re.fullmatch(r"\d+(,\d+)*", text):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of {what}")
+        return tuple(sorted({int(number) for number in text.split(",")}))
 
-def group_numbers(text: str) -> tuple[int, ...]:
-    """An argparse type: group numbers between commas, such as 23,24,25."""
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of group numbers such as 23,24,25")
-    return tuple(sorted({int(number) for number in text.split(",")}))
+    return parse

@@ -16,29 +16,28 @@ _ORIGINAL = {
     "test_every": 1,
     "test_clips": 19,
 }
+# What the modern recipe changes.
 _MODERN = {
     "schedule": "cosine",
-    "lr_patience": 1,
     "warmup": 1.0,
     "weight_decay": 5e-4,
     "dropout": 0.2,
     "label_smoothing": 0.1,
     "ema": 0.98,
-    "freeze_bn": "none",
     "least_steps": 800,
     "test_every": None,
     "test_clips": 5,
 }
+_SPATIAL = {"lr": 5e-4, "batch_size": 25, "epochs": 15, "scale_jitter": False, "color_jitter": 0.0}
+_SPATIAL |= {"normalize": True}  # with ImageNet's mean and standard deviation
+_MOTION_POSE = {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1, "normalize": False, "from_keypoints": False}
 RECIPES = {
     "spatial": {
-        "modern": _MODERN | {"lr": 2e-3, "batch_size": 25, "epochs": 15, "scale_jitter": True, "color_jitter": 0.3},
-        "original": _ORIGINAL
-        | {"lr": 5e-4, "batch_size": 25, "epochs": 15, "scale_jitter": False, "color_jitter": 0.0},
+        "original": _ORIGINAL | _SPATIAL,
+        "modern": _ORIGINAL | _SPATIAL | _MODERN | {"lr": 2e-3, "scale_jitter": True, "color_jitter": 0.3},
     },
     "motion_pose": {
-        "modern": _MODERN
-        | {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 3, "normalize": True, "from_keypoints": None},
-        "original": _ORIGINAL
-        | {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1, "normalize": False, "from_keypoints": False},
+        "original": _ORIGINAL | _MOTION_POSE,
+        "modern": _ORIGINAL | _MOTION_POSE | _MODERN | {"segments": 3, "normalize": True, "from_keypoints": None},
     },
 }

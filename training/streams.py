@@ -12,6 +12,7 @@ from dataloader.motion_pose_dataloader import prepare_pose_flow
 from dataloader.sampling import STACK_LENGTH
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
 from pose.keypoints import FILE_NAME
+from training.recipes import RECIPES
 
 
 @dataclass(frozen=True)
@@ -73,5 +74,5 @@ STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE)}
 
 
 def trained_stream(name: str, options: dict) -> Stream:
-    """The stream as a checkpoint with these options was trained: pose flow was not always normalised."""
-    return STREAMS[name].normalized(name != MOTION_POSE.name or options.get("normalize", False))
+    """The stream as a checkpoint with these options was trained; what they do not tell is the original recipe's."""
+    return STREAMS[name].normalized((RECIPES[name]["original"] | options)["normalize"])
