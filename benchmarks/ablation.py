@@ -1,0 +1,176 @@
+"""What each part of the training recipe is worth: alone on top of the cosine schedule, and all at once.
+
+DATA holds `demo/seed0 … seed2` and `ut`, made as docs/recipe.md says. Runs that were stopped go on and finished ones
+are kept; the tables show what is there, as mean ± standard deviation over seeds. Validation sets choose.
+
+python -m benchmarks.ablation parts DATA RESULTS      # short runs of each part, Prec@1 on the validation sets
+python -m benchmarks.ablation recipes DATA RESULTS    # whole runs of both recipes, Prec@1 on the test lists
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from common.cli import ArgumentParser, print_table, run, whole_number
+from dataloader.split_train_test_video import read_split
+from fusion.metrics import fuse, precision
+from fusion.scores import load_scores
+
+STREAMS = {"spatial": ("spatial_cnn_15.py", "frames"), "motion_pose": ("motion_pose_cnn_15.py", "pose_flow")}
+# Small images and batches from random weights: what a processor trains in minutes.
+COMMON = "--weights none --image-size 64 --batch-size 8 --workers 0"
+SETS = {  # folder, lists in it, class index, split, validation groups, epochs of a short and of a whole run
+    "demo": ("demo/seed{seed}", "UCF_list", "classInd15.txt", "04", "35,36", 5, 12),
+    "UT 01": ("ut", "list", "classInd.txt", "01", "7,8,9,10", 40, 100),
+    "UT 02": ("ut", "list", "classInd.txt", "02", "17,18,19,20", 40, 100),
+}
+SEEDS = (0, 1, 2)
+# The best rates of the original recipe with batches of 8; with its own, for 25 and 64, it learns less.
+ORIGINAL = {"spatial": "--recipe original --lr 2e-3", "motion_pose": "--recipe original --lr 3e-3"}
+COSINE = "--recipe original --schedule cosine --warmup 1 --lr 5e-3"
+PARTS = {
+    "weight decay": "--weight-decay 5e-4",
+    "dropout": "--dropout 0.2",
+    "label smoothing": "--label-smoothing 0.1",
+    "averaged weights": "--ema 0.98",
+}
+OWN_PARTS = {
+    "spatial": {"scale jitter": "--scale-jitter", "colour jitter": "--color-jitter 0.3"},
+    "motion_pose": {"3 stacks": "--segments 3", "normalised": "--normalize", "moving bodies": "--from-keypoints"},
+}
+
+
+def short_runs(stream: str) -> dict[str, str]:
+    """Name → options of the variants of a stream whose parts are compared."""
+    parts = PARTS | OWN_PARTS[stream]
+    alone = {name: f"{COSINE} {options}" for name, options in parts.items()}
+    return {"original": ORIGINAL[stream], "cosine": COSINE} | alone | {"all": " ".join([COSINE, *parts.values()])}
+
+
+def whole_runs(stream: str) -> dict[str, str]:
+    """Name → options of the recipes that are compared."""
+    return {"original": ORIGINAL[stream], "modern": "--recipe modern --lr 1e-2"}
+
+
+def train(args, kind: str, stream: str, name: str, options: str, data: str, seed: int) -> None:
+    """Train one variant in a process of its own, from its last checkpoint if it has one."""
+    record = record_of(args.results, kind, stream, name, data, seed)
+    if (record / "summary.json").exists():
+        return
+    folder, lists, index, split, groups, short, whole = SETS[data]
+    script, images = STREAMS[stream]
+    root, epochs = args.data / folder.format(seed=seed), short if kind == "parts" else whole
+    command = [sys.executable, script, "--data", root / images, "--ucf-list", root / lists, "--class-index", index]
+    command += ["--split", split, "--val-groups", groups, "--epochs", epochs, "--test-every", max(epochs // 10, 1)]
+    if args.amp:
+        command.append("--amp")
+    command += ["--test-clips", 5, "--seed", seed, "--record", record, *shlex.split(f"{COMMON} {options}")]
+    if (record / "checkpoint.pth.tar").exists():
+        command += ["--resume", record / "checkpoint.pth.tar"]
+    record.mkdir(parents=True, exist_ok=True)
+    with (record / "log.txt").open("a") as log:
+        code = subprocess.run(list(map(str, command)), stdout=log, stderr=log, env=one_thread()).returncode
+    print(
+        f"{kind} {stream} {name}, {data}, seed {seed}: " + ("done" if code == 0 else f"status {code}, see {log.name}")
+    )
+
+
+def one_thread() -> dict:
+    """The environment of a run that shares the processor with others: one thread each."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def record_of(results: Path, kind: str, stream: str, name: str, data: str, seed: int) -> Path:
+    """The folder of one run."""
+    return results / kind / stream / name.replace(" ", "_") / f"{data.replace(' ', '')}_seed{seed}"
+
+
+def figure(args, kind: str, names: dict[str, str], data: str, seed: int) -> float | None:
+    """Prec@1 of the named variants (stream → name), fused if there are two; None while one is missing."""
+    folder, lists, index, split, groups, *_ = SETS[data]
+    what = "_val" if kind == "parts" else ""
+    paths = [
+        record_of(args.results, kind, stream, name, data, seed) / f"{stream}_video{what}_preds.pickle"
+        for stream, name in names.items()
+    ]
+    if not all((path.parent / "summary.json").exists() for path in paths):
+        return None
+    listed = read_split(args.data / folder.format(seed=seed) / lists, split, index)
+    labels = {video.name: video.label for video in (listed.train if what else listed.test)}
+    tables = [load_scores(path) for path in paths]
+    scores = fuse([np.stack([table[name] for name in tables[0]]) for table in tables])
+    return precision(scores, np.array([labels[name] for name in tables[0]]))[0]
+
+
+def print_results(args, kind: str, variants: dict[str, dict[str, str]]) -> None:
+    """One table a stream and one of their fusion: a row a variant, a column a data set."""
+    names = list(dict.fromkeys(name for runs in variants.values() for name in runs))
+    pairs = {stream: {name: {stream: name} for name in runs} for stream, runs in variants.items()}
+    other = "cosine"  # what the other stream is in a fusion with a part that only one stream has
+    pairs["fused"] = {name: {s: name if name in runs else other for s, runs in variants.items()} for name in names}
+    for title, rows in pairs.items():
+        table = []
+        for name, chosen in rows.items():
+            values = {data: [figure(args, kind, chosen, data, seed) for seed in SEEDS] for data in SETS}
+            values = {data: [value for value in found if value is not None] for data, found in values.items()}
+            cells = [
+                f"{np.mean(v):.1f} ± {np.std(v):.1f}" + "*" * (len(v) < len(SEEDS)) if v else ""
+                for v in values.values()
+            ]
+            means = [np.mean(v) for v in values.values() if v]
+            table.append([name, *cells, f"{np.mean(means):.1f}" if len(means) == len(SETS) else ""])
+        print_table([title, *SETS, "mean"], table)
+        print()
+
+
+def seconds(args, kind: str, variants: dict[str, dict[str, str]]) -> None:
+    """Print how long the runs of each variant took."""
+    for stream, runs in variants.items():
+        for name, data in product(runs, SETS):
+            found = [record_of(args.results, kind, stream, name, data, seed) / "summary.json" for seed in SEEDS]
+            times = [json.loads(path.read_text())["seconds"] for path in found if path.exists()]
+            if times:
+                print(f"{stream} {name}, {data}: {np.mean(times):.0f} s")
+
+
+def get_args_parser() -> ArgumentParser:
+    """Options of this script."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("parts", "recipes"), help="parts alone in short runs, or whole recipes")
+    parser.add_argument("data", type=Path, help="folder of demo/ and ut/")
+    parser.add_argument("results", type=Path, help="where the runs are kept")
+    parser.add_argument(
+        "--jobs", type=whole_number(0), default=2, help="runs at once, a thread each; 0: show what is there"
+    )
+    parser.add_argument("--amp", action="store_true", help="in bfloat16, on processors that have it")
+    return parser
+
+
+def main() -> None:
+    """Train what is missing, seed by seed, and print the tables."""
+    args = get_args_parser().parse_args()
+    variants = {stream: (short_runs if args.what == "parts" else whole_runs)(stream) for stream in STREAMS}
+    if args.jobs:
+        runs = [
+            (args, args.what, stream, name, options, data, seed)
+            for seed, data, stream in product(SEEDS, SETS, STREAMS)
+            for name, options in variants[stream].items()
+        ]
+        pool = ThreadPoolExecutor(args.jobs)
+        try:
+            list(pool.map(lambda run_of_one: train(*run_of_one), runs))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    print_results(args, args.what, variants)
+    seconds(args, args.what, variants)
+
+
+if __name__ == "__main__":
+    run(main)
