@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import json
 import shutil
 import sys
 from fractions import Fraction
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.atomic import atomic_write, recover_folders, temporary_name
+from common.atomic import recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, not_negative, run, shard, whole_number
 from common.frame_settings import FrameSettings, check_frame_settings, keep_frame_settings
 from common.frames import count_frames, find_frame_folders
@@ -22,8 +21,8 @@ from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
 from pose.pipeline import PoseJob, process_videos
+from pose.settings import check_settings, keep_settings, kept_settings, write_settings
 
-SETTINGS_NAME = "pose_settings.json"
 NOT_CLEANED = dict.fromkeys(("min_score", "max_people", "smooth"))
 Outcome = tuple[list[PoseJob], list[PoseJob], list[str]]
 
@@ -168,7 +167,8 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     frames, cleaning = frame_settings(args.frames), cleaning_of(args)
     if frames:  # training looks for it beside the pose flow
         check_frame_settings(args.out, frame_settings(args.out), frames)
-    check_settings(args.out / SETTINGS_NAME, estimator.settings | {"every": args.every} | (cleaning or NOT_CLEANED))
+    settings = estimator.settings | {"every": args.every} | (cleaning or NOT_CLEANED)
+    check_settings(args.out, settings)
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
         todo[video] = 0
@@ -184,8 +184,10 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
             for video, error in results:
                 if error:
                     failed.append(str(error))
-                else:
-                    done.append(video)
+                    continue
+                if not done:  # the first poses: a run that makes none shall not bind others
+                    keep_settings(args.out, settings)
+                done.append(video)
     if frames and done + skipped:
         keep_frame_settings(args.out, frames)
     return done, skipped, failed
@@ -194,9 +196,8 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
 def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Draw the images of every pose folder that lacks some, or of all with --redraw or options that clean people."""
     cleaning = cleaning_of(args)
-    if cleaning and (args.out / SETTINGS_NAME).exists():  # so that a later run of the network cleans alike
-        made = json.loads((args.out / SETTINGS_NAME).read_text(encoding="utf-8"))
-        write_settings(args.out / SETTINGS_NAME, made | cleaning)
+    if cleaning and (made := kept_settings(args.out)):  # so that a later run of the network cleans alike
+        write_settings(args.out, made | cleaning)
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
         if not args.redraw and not cleaning and finished_keypoints(video.poses):
@@ -235,26 +236,6 @@ def cleaning_of(args: argparse.Namespace) -> dict | None:
 def frame_rate(args: argparse.Namespace) -> Fraction:
     """Frames per second of the frames, or of those that the pose folders were made from."""
     return (frame_settings(args.frames or args.out) or FrameSettings()).rate()
-
-
-def check_settings(path: Path, settings: dict) -> None:
-    """Keep what the people in a folder depend on beside them, so that no run mixes two networks' people."""
-    if not path.exists():
-        write_settings(path, settings)
-    try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it if --out holds poses of these settings") from None
-    for key, value in settings.items():
-        if before.get(key) != value:
-            made = f"its poses were made with {key} = {before.get(key)}, now it is {value}"
-            raise UserError(f"{path.parent}: {made}; choose another --out, or the same settings")
-
-
-def write_settings(path: Path, settings: dict) -> None:
-    """Write `pose_settings.json`."""
-    with atomic_write(path, "w") as file:
-        file.write(json.dumps(settings, indent=1) + "\n")
 
 
 # ---- what is shown ----

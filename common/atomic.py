@@ -34,7 +34,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        if isinstance(error, OSError) and error.errno and error.filename is None:
             error.filename = str(path)  # "no space left" should say where
         raise
 
@@ -72,6 +72,11 @@ def recover_folders(parent: str | os.PathLike) -> None:
             if not target.exists():
                 old.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+    remove_leftovers(parent)
+
+
+def remove_leftovers(parent: str | os.PathLike) -> None:
+    """Remove what killed runs left in `parent` under temporary names, if it is a day old."""
     for leftover in Path(parent).glob(".tmp-*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime > DAY:

@@ -6,7 +6,6 @@ draw start fast.
 
 import argparse
 import contextlib
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import UserError, image_size, numbers
+from common.cli import UserError, image_size, numbers, whole_number
+from common.download import file_hash
+from pose.coco import BOX_SCORE, COCO_PARTS, group_keypointrcnn, group_rtmpose
 from pose.paf import group_people
-from pose.skeleton import NUM_PARTS
 
-MODELS = ("openpose", "keypointrcnn", "onnx")
-
-# COCO's 17 keypoints, in its order, as parts of the skeleton; the neck is not among them.
-COCO_PARTS = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
-NECK, SHOULDERS = 1, (2, 5)
-BOX_SCORE = 0.7
-KEYPOINT_LOGIT = 2.0
-MIN_PARTS = 4
+MODELS = ("rtmpose", "openpose", "keypointrcnn", "onnx")
+RTMPOSE_MODES = ("lightweight", "balanced", "performance", "rtmo")
+RCNN_SIDE, TORCHVISION_SIDE = 320, 800
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,14 @@ class Estimator:
 def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose an estimator; `estimator_from_arguments` reads them."""
     add = parser.add_argument_group("pose estimation").add_argument
-    text = "openpose: VGG-19 with PAFs; keypointrcnn: torchvision's; onnx: any with OpenPose's 19 heatmaps and 38 PAFs"
-    add("--model", choices=MODELS, default="openpose", help=text)
-    text = "its weights: .pth or .safetensors, or the .onnx file; those of keypointrcnn are downloaded if not given"
+    text = "rtmpose: by rtmlib; openpose: VGG-19 with PAFs, for non-commercial use; keypointrcnn: torchvision's; "
+    add("--model", choices=MODELS, default="rtmpose", help=text + "onnx: any with OpenPose's 19 heatmaps and 38 PAFs")
+    text = "weights of openpose or keypointrcnn, .pth or .safetensors, which are else downloaded, or the .onnx file"
     add("--pose-weights", type=Path, metavar="FILE", help=text)
+    text = "of rtmpose: its networks, small to large, or RTMO-m, whose time does not grow with the number of people"
+    add("--rtmpose-mode", choices=RTMPOSE_MODES, default="balanced", help=text)
+    text = "of keypointrcnn: short side that it scales frames to; torchvision's own is 800"
+    add("--rcnn-side", type=whole_number(64, 2048), default=RCNN_SIDE, metavar="PIXELS", help=text)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs")
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision of torch networks on cuda")
     add = parser.add_argument_group("onnx networks").add_argument
@@ -80,37 +79,56 @@ def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
     """The estimator that the options of `add_estimator_arguments` describe; raises `UserError`."""
     onnx_options = {name: getattr(args, f"onnx_{name}") for name in ("layout", "order", "channels", "mean", "std")}
     onnx_options["input_size"] = args.input_size
-    return make_estimator(args.model, args.pose_weights, args.device, args.amp, **onnx_options)
+    own = {"rtmpose_mode": args.rtmpose_mode, "rcnn_side": args.rcnn_side}
+    return make_estimator(args.model, args.pose_weights, args.device, args.amp, **own, **onnx_options)
 
 
 def make_estimator(
-    model: str, weights: str | Path | None = None, device: str = "auto", amp: bool = True, **onnx_options
+    model: str,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    amp: bool = True,
+    *,
+    rtmpose_mode: str = "balanced",
+    rcnn_side: int = RCNN_SIDE,
+    **onnx_options,
 ) -> Estimator:
-    """Make an estimator of one of `MODELS`; without `weights`, torchvision downloads those of keypointrcnn.
+    """Make an estimator of one of `MODELS`; without `weights`, those of all but `onnx` are downloaded.
 
     `amp` allows float16 on cuda. `onnx_options` are those of `pose.onnx_network.load_network`.
-    Raises `UserError` if weights, device or onnxruntime are missing, or if the weights do not fit.
+    Raises `UserError` if weights, device or a library are missing, or if the weights do not fit.
     """
-    if weights is None and model != "keypointrcnn":
-        raise UserError(f"--model {model} needs its weights: give --pose-weights FILE, or --model keypointrcnn")
+    if weights is None and model == "onnx":
+        raise UserError("--model onnx needs its weights: give --pose-weights FILE, or --model rtmpose")
     if weights is not None and not Path(weights).is_file():
         raise UserError(f"{weights}: no such file; give existing weights with --pose-weights FILE")
-    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights else "torchvision's default"
-    settings = {"model": model, "weights": digest}
+    if str(weights).endswith(".onnx") and model != "onnx":
+        raise UserError(f"{weights}: this is an ONNX network, and the model is {model}; give --model onnx with it")
+    if weights is not None and model == "rtmpose":
+        hint = "it has weights of its own; say whose these are with --model openpose, or keypointrcnn"
+        raise UserError(f"--pose-weights {weights}: not for --model rtmpose, {hint}")
+    if onnx_options.get("input_size") and model != "onnx":
+        raise UserError("--input-size is an option of --model onnx alone")
+    if model == "rtmpose":
+        from pose.rtmpose import load_rtmpose
+
+        prepare, infer, described = load_rtmpose(rtmpose_mode, device)
+        return Estimator(prepare, infer, group_rtmpose, {"model": model} | described)
+    settings = {"model": model, "weights": file_hash(Path(weights)) if weights else "torchvision's default"}
     if model == "onnx":
         from pose.onnx_network import load_network
 
         prepare, infer, described = load_network(weights, device, **onnx_options)
         return Estimator(prepare, infer, group_maps, settings | described)
-    if onnx_options.get("input_size"):
-        raise UserError("--input-size is an option of --model onnx alone")
-    return _torch_estimator(model, weights, device, amp, settings)
+    return _torch_estimator(model, weights, device, amp, rcnn_side, settings)
 
 
-def _torch_estimator(model: str, weights: str | Path | None, device: str, amp: bool, settings: dict) -> Estimator:
+def _torch_estimator(
+    model: str, weights: str | Path | None, device: str, amp: bool, side: int, settings: dict
+) -> Estimator:
     import torch
 
-    from pose.openpose import load_openpose
+    from pose.openpose import SHA256, load_openpose
     from utils import pick_device
 
     device = pick_device(device)
@@ -118,15 +136,21 @@ def _torch_estimator(model: str, weights: str | Path | None, device: str, amp: b
         # The same frames give the same people, whatever ran before.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-    network = (load_openpose(weights) if model == "openpose" else _load_keypointrcnn(weights)).to(device)
+    if model == "openpose":
+        network, forward, group = load_openpose(weights), _openpose_forward, group_maps
+        settings = settings if weights else settings | {"weights": SHA256}
+    else:
+        network, forward, group = _load_keypointrcnn(weights, side), _keypointrcnn_forward, group_keypointrcnn
+        # None as in the settings of poses made before there was a choice.
+        settings = settings | {"rcnn_side": None if side == TORCHVISION_SIDE else side}
+    network = network.to(device)
     cast = partial(torch.autocast, "cuda", torch.float16) if amp and device.type == "cuda" else contextlib.nullcontext
-    forward = _openpose_forward if model == "openpose" else _keypointrcnn_forward
 
     def infer(frames):
         with torch.inference_mode(), cast():
             return forward(network, torch.from_numpy(np.stack(frames)).to(device))
 
-    return Estimator(np.ascontiguousarray, infer, group_maps if model == "openpose" else group_coco, settings)
+    return Estimator(np.ascontiguousarray, infer, group, settings)
 
 
 def _openpose_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
@@ -144,7 +168,7 @@ def _keypointrcnn_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
     return [tuple(found[name].float().cpu().numpy() for name in names) for found in network(images)]
 
 
-def _load_keypointrcnn(path: str | Path | None):
+def _load_keypointrcnn(path: str | Path | None, side: int):
     from torchvision.models.detection import KeypointRCNN, KeypointRCNN_ResNet50_FPN_Weights
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
@@ -153,10 +177,10 @@ def _load_keypointrcnn(path: str | Path | None):
 
     if path is None:
         url = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT.url
-        path = download(url, "get that file elsewhere and give it with --pose-weights FILE")
+        path = download(url, "get that file elsewhere and give it with --pose-weights FILE, or use --model rtmpose")
     state = read_state_dict(path)
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
-    network = KeypointRCNN(backbone, num_classes=2, num_keypoints=len(COCO_PARTS), box_score_thresh=BOX_SCORE)
+    network = KeypointRCNN(backbone, 2, side, num_keypoints=len(COCO_PARTS), box_score_thresh=BOX_SCORE)
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     load_strictly(network, state, path)
     for module in backbone.modules():
@@ -179,24 +203,3 @@ def group_maps(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.n
     if len(raw) > 2:
         people[..., :2] = np.minimum(people[..., :2] / raw[2][::-1].astype(np.float32), 1)
     return people
-
-
-def group_coco(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
-    """People from Keypoint R-CNN's box scores (P,), keypoints (P, 17, 3) in pixels, and their logits (P, 17).
-
-    A person needs a box score of 0.7 and 4 parts. A part's logit is the height of its peak before the softmax over
-    its position; above 2, the usual threshold for drawing, it is found, with the score sigmoid(logit - 2). The neck
-    is the middle of the shoulders if both were found, with the lower of their scores.
-    """
-    boxes, keypoints, logits = raw
-    keep = boxes >= BOX_SCORE
-    keypoints, logits = keypoints[keep], logits[keep]
-    people = np.zeros((len(keypoints), NUM_PARTS, 3), np.float32)
-    height, width = frame_size
-    people[:, COCO_PARTS, :2] = (keypoints[..., :2] / (width, height)).clip(0, 1)
-    people[:, COCO_PARTS, 2] = 1 / (1 + np.exp((KEYPOINT_LOGIT - logits).clip(-50, 50)))
-    people[:, COCO_PARTS] *= (logits > KEYPOINT_LOGIT)[..., None]
-    right, left = (people[:, shoulder] for shoulder in SHOULDERS)
-    neck = np.concatenate(((right[:, :2] + left[:, :2]) / 2, np.minimum(right, left)[:, 2:]), axis=1)
-    people[:, NECK] = neck * (neck[:, 2:] > 0)
-    return people[np.count_nonzero(people[..., 2], axis=1) >= MIN_PARTS]

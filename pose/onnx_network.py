@@ -64,22 +64,30 @@ def load_network(
     return prepare, lambda inputs: [select(run(values)) for values in inputs], settings
 
 
-def _open(path: str | os.PathLike, device: str):
+def find_provider(device: str) -> tuple[str, str]:
+    """The device that `auto` stands for, and onnxruntime's provider; raises `UserError` if there is none."""
     try:
-        import onnxruntime
+        from onnxruntime import get_available_providers
     except ImportError:
-        raise UserError("--model onnx needs onnxruntime, which is not installed: pip install onnxruntime") from None
-    available = onnxruntime.get_available_providers()
+        raise UserError("this model needs onnxruntime, which is not installed: pip install onnxruntime") from None
+    available = get_available_providers()
     name = device if device != "auto" else "cuda" if PROVIDERS["cuda"] in available else "cpu"
     if PROVIDERS[name] not in available:
         raise UserError(f"--device {name}: this onnxruntime has no {PROVIDERS[name]}; use another, or --device cpu")
+    return name, PROVIDERS[name]
+
+
+def _open(path: str | os.PathLike, device: str):
+    _, provider = find_provider(device)
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.use_deterministic_compute = True
     # Waiting threads that spin would take the cores from those that read and draw.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        providers = list(dict.fromkeys([PROVIDERS[name], PROVIDERS["cpu"]]))
+        providers = list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
         return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise UserError(f"{path}: onnxruntime cannot load it: {str(error)[:200]}") from None

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from common.download import download
 from network import load_strictly, read_state_dict
 from pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
@@ -16,6 +17,14 @@ SHORT_SIDE = 368
 STAGES = 6
 FEATURES = 128
 _VGG = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 256, FEATURES)
+_CAFFE_VGG = (
+    *("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv3_4"),
+    *("conv4_1", "conv4_2", "conv4_3_CPM", "conv4_4_CPM"),
+)
+URL = "https://huggingface.co/lllyasviel/Annotators/resolve/main/body_pose_model.pth"
+SHA256 = "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746"
+NOTICE = "these weights are CMU's (OpenPose): for academic or non-profit, non-commercial research only"
+REMEDY = "get that file elsewhere and give it with --pose-weights FILE, or use --model rtmpose"
 
 
 def _layers(in_channels: int, layers: list[tuple[int, int] | str]) -> nn.Sequential:
@@ -59,12 +68,28 @@ class OpenPose(nn.Module):
         return pafs, heatmaps
 
 
-def load_openpose(path: str | os.PathLike) -> OpenPose:
-    """The network in evaluation mode with the weights of a .pth or .safetensors file; raises `UserError`."""
+def caffe_names(network: OpenPose) -> dict[str, str]:
+    """The names of `network`'s convolutions by those in the Caffe model: {"conv1_1": "model0.0", …}."""
+    first = [f"conv5_{number}_CPM_L{branch}" for branch in (1, 2) for number in range(1, 6)]
+    stages = [(stage, branch) for stage in range(2, STAGES + 1) for branch in (1, 2)]
+    later = [f"Mconv{number}_stage{stage}_L{branch}" for stage, branch in stages for number in range(1, 8)]
+    names = (name for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+    return dict(zip((*_CAFFE_VGG, *first, *later), names, strict=True))
+
+
+def load_openpose(path: str | os.PathLike | None = None) -> OpenPose:
+    """The network in evaluation mode with the weights of a .pth or .safetensors file; raises `UserError`.
+
+    They are named as the network's modules or as the layers of the Caffe model. Without a file, they are downloaded.
+    """
+    path = path or download(URL, REMEDY, SHA256, NOTICE)
     state = {name.removeprefix("module."): tensor for name, tensor in read_state_dict(path).items()}
     with torch.device("meta"):
         network = OpenPose()
     network.to_empty(device="cpu")
+    known = caffe_names(network)
+    split = ((name.rpartition("."), tensor) for name, tensor in state.items())
+    state = {known.get(layer, layer) + dot + kind: tensor for (layer, dot, kind), tensor in split}
     load_strictly(network, state, path)
     return network.eval().requires_grad_(False)
 

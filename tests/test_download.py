@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from common import download as module
+from common.atomic import DAY
 from common.cli import UserError
 from common.download import download
 from network import imagenet_state_dict, read_state_dict
@@ -29,15 +31,16 @@ GOOD = f"net-{hashlib.sha256(DATA).hexdigest()[:8]}.pth"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `DATA` under two names, cuts it off under a third, and takes its time under a fourth."""
+    """Serves `DATA` under some names, cuts it off under others, and takes its time before or after the first half."""
 
     def do_GET(self):  # noqa: N802
         self.server.asked.append(self.path)
-        if self.path in (f"/{GOOD}", "/net-01234567.pth", f"/cut/{GOOD}"):
+        if self.path in (f"/{GOOD}", "/net-01234567.pth", f"/cut/{GOOD}", f"/stuck/{GOOD}", "/body.pth"):
             self.send_response(200)
             self.send_header("Content-Length", str(len(DATA)))
             self.end_headers()
-            self.wfile.write(DATA[: 100 if "cut" in self.path else None])
+            self.wfile.write(DATA[: 100 if "cut" in self.path or "stuck" in self.path else None])
+            time.sleep(2 if "stuck" in self.path else 0)
         elif self.path == f"/slow/{GOOD}":
             time.sleep(2)
         else:
@@ -73,8 +76,9 @@ def test_a_file_is_downloaded_once(server, tmp_path):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("net-01234567.pth", "invalid hash value"),
-        (f"cut/{GOOD}", "invalid hash value|IncompleteRead"),
+        ("net-01234567.pth", "its SHA-256 is [0-9a-f]{64}, not 01234567"),
+        (f"cut/{GOOD}", "it ends after 100 of|IncompleteRead"),
+        (f"stuck/{GOOD}", r"\(timed out\)"),
         ("net-89abcdef.pth", "404"),
         (f"slow/{GOOD}", "timed out"),
     ],
@@ -87,7 +91,38 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, tmp_path, 
     assert message.startswith(f"{url_of(server, name)}: cannot be downloaded (")
     assert message.endswith("; give it with --weights FILE") and "\n" not in message
     assert not list((tmp_path / "hub/checkpoints").iterdir())
-    assert socket.getdefaulttimeout() is None
+
+
+def test_a_full_disk_leaves_nothing(server, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("common.atomic.os.fsync", full)
+    with pytest.raises(UserError, match=rf"No space left on device: '.*{GOOD}'\); give it") as caught:
+        download(url_of(server, GOOD), "give it")
+    assert "\n" not in str(caught.value) and not list((tmp_path / "hub/checkpoints").iterdir())
+
+
+def test_half_a_file_of_an_earlier_run_is_downloaded_again(server, tmp_path):
+    cache = tmp_path / "hub/checkpoints"
+    cache.mkdir(parents=True)
+    (cache / GOOD).write_bytes(DATA[:100])
+    for name, age in ((".tmp-killed", 2 * DAY), (".tmp-at-work", 0)):
+        (cache / name).write_bytes(DATA[:100])
+        os.utime(cache / name, (time.time() - age,) * 2)
+    assert download(url_of(server, GOOD), "give it").read_bytes() == DATA
+    assert sorted(path.name for path in cache.iterdir()) == [".tmp-at-work", GOOD]
+
+
+def test_a_notice_is_said_once_and_a_hash_may_be_given(server, capsys):
+    whole = hashlib.sha256(DATA).hexdigest()
+    for said in (1, 0):
+        path = download(url_of(server, "body.pth"), "give it", whole, "not for sale")
+        assert capsys.readouterr().err.count("not for sale") == said and path.read_bytes() == DATA
+    path.unlink()
+    with pytest.raises(UserError, match="its SHA-256 is"):
+        download(url_of(server, "body.pth"), "give it", whole[::-1], "not for sale")
+    assert not capsys.readouterr().err
 
 
 def test_no_server(tmp_path, monkeypatch):

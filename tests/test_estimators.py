@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from common.cli import UserError
-from pose.estimators import COCO_PARTS, group_coco, group_maps, make_estimator
+from pose.coco import COCO_PARTS, group_keypointrcnn
+from pose.estimators import group_maps, make_estimator
 from pose.onnx_network import resize_bilinear
 from tests.helpers import ROOT
 from tests.pose_fixtures import MAP_SIZE, expected_person, person_maps, save_network
@@ -75,6 +76,9 @@ def test_onnx_networks_that_do_not_fit(tmp_path):
         make_estimator("onnx", tmp_path / "missing.onnx")
     with pytest.raises(UserError, match="--pose-weights FILE"):
         make_estimator("onnx")
+    for model in ("rtmpose", "openpose", "keypointrcnn"):
+        with pytest.raises(UserError, match="good.onnx: this is an ONNX network.*--model onnx"):
+            make_estimator(model, good)
 
 
 def test_onnx_network_with_other_maps(tmp_path):
@@ -162,7 +166,7 @@ def test_coco_keypoints_become_the_skeleton():
     assert COCO_PARTS == (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
     keypoints, logits = coco(range(18))
     logits[0, COCO_PARTS.index(2)] = 4
-    [person] = group_coco((np.array([0.99]), keypoints, logits), (100, 50))
+    [person] = group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50))
     for part in COCO_PARTS:
         np.testing.assert_allclose(person[part, :2], [part / 50, 2 * part / 100])
         np.testing.assert_allclose(person[part, 2], 1 / (1 + np.exp(2 - (4 if part == 2 else 9))), rtol=1e-6)
@@ -173,22 +177,22 @@ def test_coco_keypoints_become_the_skeleton():
 @pytest.mark.parametrize("missing", [2, 5])
 def test_no_neck_without_both_shoulders(missing):
     keypoints, logits = coco(set(range(18)) - {missing})
-    [person] = group_coco((np.array([0.99]), keypoints, logits), (100, 50))
+    [person] = group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50))
     assert (person[[1, missing]] == 0).all()
     assert np.count_nonzero(person[:, 2]) == 16
 
 
 def test_doubtful_boxes_parts_and_people_are_left_out():
     keypoints, logits = coco(range(18))
-    assert group_coco((np.array([0.69]), keypoints, logits), (100, 50)).shape == (0, 18, 3)
+    assert group_keypointrcnn((np.array([0.69]), keypoints, logits), (100, 50)).shape == (0, 18, 3)
     keypoints, logits = coco(range(18), logit=1.99)
-    assert group_coco((np.array([0.99]), keypoints, logits), (100, 50)).shape == (0, 18, 3)
+    assert group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50)).shape == (0, 18, 3)
     keypoints, logits = coco({0, 14, 15})
-    assert group_coco((np.array([0.99]), keypoints, logits), (100, 50)).shape == (0, 18, 3)
+    assert group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50)).shape == (0, 18, 3)
     keypoints, logits = coco({0, 14, 15, 16})
-    assert group_coco((np.array([0.99]), keypoints, logits), (100, 50)).shape == (1, 18, 3)
+    assert group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50)).shape == (1, 18, 3)
     empty = np.zeros(0), np.zeros((0, 17, 3)), np.zeros((0, 17))
-    assert group_coco(empty, (100, 50)).shape == (0, 18, 3)
+    assert group_keypointrcnn(empty, (100, 50)).shape == (0, 18, 3)
 
 
 def test_keypointrcnn_is_torchvisions(tmp_path):
@@ -196,7 +200,7 @@ def test_keypointrcnn_is_torchvisions(tmp_path):
 
     torch.manual_seed(0)
     reference = keypointrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, min_size=64, max_size=96, box_detections_per_img=2
+        weights=None, weights_backbone=None, min_size=64, box_detections_per_img=2
     ).eval()
     state = reference.state_dict()
     # Random networks are never sure.
@@ -209,10 +213,9 @@ def test_keypointrcnn_is_torchvisions(tmp_path):
     reference.load_state_dict(state)
     with torch.inference_mode():
         [wanted] = reference([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
-    estimator = make_estimator("keypointrcnn", tmp_path / "keypointrcnn.pth", "cpu")
+    estimator = make_estimator("keypointrcnn", tmp_path / "keypointrcnn.pth", "cpu", rcnn_side=64)
     network = estimator.infer.__closure__
     network = next(cell.cell_contents for cell in network if isinstance(cell.cell_contents, torch.nn.Module))
-    network.transform.min_size, network.transform.max_size = (64,), 96
     network.roi_heads.detections_per_img = 2
     [(boxes, keypoints, logits)] = estimator.infer([image])
     keep = wanted["scores"].numpy() >= 0.7
@@ -221,6 +224,9 @@ def test_keypointrcnn_is_torchvisions(tmp_path):
     np.testing.assert_allclose(keypoints, wanted["keypoints"].numpy()[keep], atol=1e-2)
     np.testing.assert_allclose(logits, wanted["keypoints_scores"].numpy()[keep], atol=1e-3)
     assert estimator([image])[0].shape[1:] == (18, 3)
+    sides = {"rcnn_side": 800}, {}  # poses that were made before there was a choice tell nothing of it
+    settings = [make_estimator("keypointrcnn", tmp_path / "keypointrcnn.pth", "cpu", **side).settings for side in sides]
+    assert [made.get("rcnn_side") for made in (*settings, estimator.settings)] == [None, 320, 64]
 
 
 def test_wrong_torch_weights(tmp_path):
@@ -235,9 +241,10 @@ def test_failed_download_names_the_option(tmp_path, monkeypatch):
         raise OSError("no network here")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    with pytest.raises(UserError, match=r"https://.*keypointrcnn.*no network here.*--pose-weights FILE"):
-        make_estimator("keypointrcnn", None, "cpu")
+    monkeypatch.setattr("common.download.urlopen", refuse)
+    for model, name in (("keypointrcnn", "keypointrcnn"), ("openpose", "body_pose_model.pth")):
+        with pytest.raises(UserError, match=rf"https://.*{name}.*no network here.*--pose-weights FILE.*rtmpose"):
+            make_estimator(model, None, "cpu")
 
 
 # ---- real images ----

@@ -1,3 +1,5 @@
+import hashlib
+import io
 import pickle
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from torch.nn import functional as F
 
 from benchmarks.pose import standing_people, synthetic_maps
 from common.cli import UserError
-from pose.estimators import group_maps
+from pose.estimators import group_maps, make_estimator
 from pose.openpose import OpenPose, load_openpose, preprocess
 from tests.reference_data import state_dict_shapes
 
@@ -82,6 +84,47 @@ def test_output_equals_a_direct_computation(weights, tmp_path):
     assert pafs.dtype == torch.float32 and pafs.std() > 0.01
     assert torch.allclose(pafs, expected_pafs, atol=1e-4)
     assert torch.allclose(heatmaps, expected_heatmaps, atol=1e-4)
+
+
+def test_caffe_names_load_as_well(weights, tmp_path):
+    vgg = "1_1 1_2 2_1 2_2 3_1 3_2 3_3 3_4 4_1 4_2 4_3_CPM 4_4_CPM".split()
+    names = {f"conv{name}": f"model0.{i}" for name, i in zip(vgg, VGG_LAYERS, strict=True)}
+    for branch in (1, 2):
+        names |= {f"conv5_{k + 1}_CPM_L{branch}": f"model1_{branch}.{2 * k}" for k in range(5)}
+        for stage in range(2, 7):
+            names |= {f"Mconv{k + 1}_stage{stage}_L{branch}": f"model{stage}_{branch}.{2 * k}" for k in range(7)}
+    caffe = {f"{name}.{kind}": weights[f"{own}.{kind}"] for name, own in names.items() for kind in ("weight", "bias")}
+    assert len(caffe) == len(weights) and caffe["Mconv7_stage6_L1.bias"].shape == (38,)
+    torch.save(caffe, tmp_path / "body_pose_model.pth")
+    loaded = load_openpose(tmp_path / "body_pose_model.pth").state_dict()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in weights.items())
+    caffe["Mconv1_stage2_L1.weight"] = caffe["Mconv1_stage2_L1.weight"][:, :150]  # as in a network of hands
+    torch.save(caffe, tmp_path / "hand_pose_model.pth")
+    with pytest.raises(
+        UserError, match=r"hand_pose_model.pth: does not fit the network: model2_1\.0\.weight has shape"
+    ):
+        load_openpose(tmp_path / "hand_pose_model.pth")
+
+
+def test_weights_come_by_themselves_and_their_licence_is_said(shapes, tmp_path, monkeypatch, capsys):
+    file = io.BytesIO()
+    torch.save(small(shapes), file)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("pose.openpose.SHA256", hashlib.sha256(file.getvalue()).hexdigest())
+
+    class Answer(io.BytesIO):
+        headers = {}
+
+    def urlopen(request, timeout):
+        assert request.full_url == "https://huggingface.co/lllyasviel/Annotators/resolve/main/body_pose_model.pth"
+        return Answer(file.getvalue())
+
+    monkeypatch.setattr("common.download.urlopen", urlopen)
+    for said in (1, 0):
+        estimator = make_estimator("openpose", None, "cpu")
+        assert capsys.readouterr().err.count("non-commercial") == said
+    path = tmp_path / "hub/checkpoints/body_pose_model.pth"
+    assert make_estimator("openpose", path, "cpu").settings == estimator.settings  # the same weights
 
 
 def test_the_prefix_of_parallel_wrappers_is_dropped(shapes, tmp_path):

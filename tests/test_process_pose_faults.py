@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from pose.keypoints import load_keypoints, save_keypoints
+from pose.pipeline import PoseJob
+from pose.settings import write_settings
 from tests.helpers import ROOT, assert_error, call_main, run_script
 from tests.pose_fixtures import BOTH, GREEN, RED, command, make_data, save_frames, save_network, tree
 
@@ -84,7 +86,7 @@ def test_sigterm_ends_the_run_with_a_hint_and_leaves_nothing_half_done(data, tmp
     assert process.returncode == 143
     assert "stopped; the same command resumes here" in text
     assert "Traceback" not in text
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pose_settings.json"]
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_sigterm_while_redrawing_leaves_folders_as_they_were_or_done(data, tmp_path):
@@ -211,8 +213,36 @@ def test_poses_of_other_settings_are_not_mixed(data, tmp_path):
     save_network(tmp_path / "net.onnx")
     finished = call_main("process_pose", *command(data, tmp_path / "poses"), "--pose-weights", tmp_path / "net.onnx")
     assert_error(finished, "weights")
-    (tmp_path / "poses/pose_settings.json").write_text("{")
-    assert_error(call_main("process_pose", *command(data, tmp_path / "poses")), "pose_settings.json")
+    for text in ("{", "[1]", "3", '"x"'):
+        (tmp_path / "poses/pose_settings.json").write_text(text)
+        assert_error(
+            call_main("process_pose", *command(data, tmp_path / "poses")), "pose_settings.json: cannot be read"
+        )
+        redraw = ("--out", tmp_path / "poses", "--from-keypoints", "--max-people", 1)
+        assert_error(call_main("process_pose", *redraw), "pose_settings.json: cannot be read")
+
+
+def test_a_run_without_a_pose_binds_no_other(data, tmp_path):
+    (tmp_path / "frames/v_a").mkdir(parents=True)
+    (tmp_path / "frames/v_a/frame000001.jpg").write_bytes(b"")
+    arguments = (*command(data, tmp_path / "out"), "--frames", tmp_path / "frames", "--workers", 0)
+    assert call_main("process_pose", *arguments).returncode == 1
+    save_frames(tmp_path / "frames/v_b", [RED])
+    assert call_main("process_pose", *arguments, "--every", 2).returncode == 1  # one of two
+    assert_error(call_main("process_pose", *arguments), "every = 2, now it is 1")
+
+
+def test_two_runs_at_once_do_not_mix_their_poses(data, tmp_path, monkeypatch):
+    """The other one's first poses come after this one has looked for its settings."""
+    other = {"model": "onnx", "weights": "other"}
+    monkeypatch.setattr("process_pose.process_videos", lambda *_, **__: late(tmp_path / "out", other))
+    finished = call_main("process_pose", *command(data, tmp_path / "out"), "--workers", 0)
+    assert finished.returncode == 2 and "weights = other" in finished.stderr.splitlines()[-1]
+
+
+def late(out, settings):
+    write_settings(out, settings)
+    yield PoseJob("a", out, out / "a"), None
 
 
 def test_a_full_disk_is_named_and_nothing_half_done_stays(data, tmp_path, monkeypatch):
@@ -224,4 +254,4 @@ def test_a_full_disk_is_named_and_nothing_half_done_stays(data, tmp_path, monkey
     assert finished.returncode == 2
     last = finished.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "frame000001.jpg: No space left on device" in last
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["pose_settings.json"]
+    assert not list((tmp_path / "out").iterdir())
