@@ -11,6 +11,7 @@ DEMO ?= demo/seed$(SEED)
 $(VENV)/installed: requirements.txt
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r requirements.txt
+	$(VENV)/bin/pip install --quiet --no-deps 'rtmlib>=0.0.16' # it asks for opencv-python, which needs libGL
 	touch $@
 
 $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed

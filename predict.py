@@ -1,7 +1,7 @@
 """Say what people do in videos: frames, poses, both streams and their fusion in one go.
 
     python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \
-        --motion record/motion_pose/model_best.pth.tar --model openpose --pose-weights pose_model.pth
+        --motion record/motion_pose/model_best.pth.tar
 """
 
 import argparse
@@ -18,7 +18,7 @@ from common.frame_settings import add_frame_arguments, settings_from_arguments
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
 from fusion.metrics import fuse
-from pose.estimators import add_estimator_arguments, estimator_from_arguments
+from pose.estimators import MODELS, add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
 from prediction.classify import Options, check_same_classes, classify, common_settings, load_for_testing
 from prediction.overlay import write_overlay
@@ -44,7 +44,7 @@ def get_args_parser() -> ArgumentParser:
     add("--overlay", type=Path, metavar="FILE.mp4", help=text)
     add = parser.add_argument_group("streams, one or both").add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
-    text = "written by motion_pose_cnn_15.py; needs people, from --model or --keypoints"
+    text = "written by motion_pose_cnn_15.py; finds people by --model (default: rtmpose), or takes --keypoints"
     add("--motion", type=Path, metavar="CHECKPOINT", help=text)
     text = "of the spatial and of the motion stream in the fusion (default: equal)"
     add("--weights", nargs=2, type=float, metavar="W", help=text)
@@ -119,12 +119,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     except ValueError:
         weights = " ".join(f"{weight:g}" for weight in args.weights)
         raise UserError(f"--weights {weights}: give two numbers >= 0, not both 0") from None
-    if args.pose_weights and not args.model:
-        args.model = "openpose"  # process_pose.py's default
-    if args.keypoints and args.model:
+    if args.keypoints and (args.model or args.pose_weights):
         raise UserError("--keypoints take the place of --model and --pose-weights; leave out one or the other")
-    if args.motion and not args.keypoints and not args.model:
-        raise UserError("--motion needs people; give --model and --pose-weights to find them, or --keypoints")
+    if args.pose_weights or (args.motion and not args.keypoints):
+        args.model = args.model or MODELS[0]
     if args.keypoints and not args.keypoints.exists():
         raise UserError(f"--keypoints {args.keypoints}: no such file or folder")
     one_file = args.keypoints and (args.keypoints.is_file() or (args.keypoints / FILE_NAME).is_file())

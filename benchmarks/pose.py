@@ -1,5 +1,10 @@
-"""Time pose estimation and drawing: grouping, drawing, the network. Prints a table."""
+"""Time pose estimation and drawing: grouping, drawing, the network. Prints a table.
 
+python -m benchmarks.pose --models rtmpose openpose keypointrcnn   # whole estimators, with their weights
+
+"""
+
+import argparse
 import os
 import statistics
 import time
@@ -10,7 +15,10 @@ import numpy as np
 import torch
 
 from common.cli import ArgumentParser, UserError, run
+from common.images import read_image
+from common.video import resize_short_side
 from pose.draw import draw_people, save_pose_image
+from pose.estimators import MODELS, add_estimator_arguments, estimator_from_arguments
 from pose.openpose import OpenPose, preprocess
 from pose.paf import group_people
 from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
@@ -51,7 +59,10 @@ def get_args_parser() -> ArgumentParser:
     parser.add_argument("--network-repeat", type=int, default=3, help="measurements of the network's rows")
     parser.add_argument("--side", type=int, default=368, help="of the network's square input, in pixels")
     parser.add_argument("--threads", type=int, default=1, help="processor threads")
-    parser.add_argument("--device", default="cpu", help="of the network: auto, cpu, cuda, mps")
+    text = "estimators to time instead, with weights that are downloaded, or --pose-weights"
+    parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help=text)
+    add_estimator_arguments(parser)
+    parser.set_defaults(device="cpu")
     parser.add_argument("--expected", type=Path, default=EXPECTED, help="folder of real maps, NAME.npz")
     return parser
 
@@ -126,6 +137,9 @@ def main(argv: list[str] | None = None) -> None:
         median, least = measure(function, repeat, device.type)
         print(f"| {name} | {median / per:.2f} | {least / per:.2f} |", flush=True)
 
+    if args.models:
+        time_estimators(args, row)
+        return
     maps = read_maps(args.expected)
     empty = [np.zeros((*MAP_SIZE, channels), np.float32) for channels in (NUM_HEATMAPS, NUM_PAFS)]
     row("group_people, empty maps", lambda: group_people(*empty))
@@ -151,6 +165,18 @@ def main(argv: list[str] | None = None) -> None:
                     row(
                         f"{name}, float16, per image", lambda images=images: network(images), args.network_repeat, batch
                     )
+
+
+def time_estimators(args: argparse.Namespace, row: Callable) -> None:
+    """A row for each of `args.models`: a frame of short side 256 with people, if the folder of real maps has any."""
+    pictures = sorted(args.expected.glob("*.jpg"))
+    noise = np.random.default_rng(0).integers(0, 256, (*FRAME_SIZE, 3), dtype=np.uint8)
+    frame = resize_short_side(read_image(pictures[0])) if pictures else noise
+    for model in args.models:
+        args.model = model
+        estimator = estimator_from_arguments(args)
+        name = f"{model}, {frame.shape[1]}x{frame.shape[0]}, {len(estimator([frame])[0])} found"
+        row(name, lambda estimator=estimator: estimator([frame]), args.network_repeat)
 
 
 if __name__ == "__main__":

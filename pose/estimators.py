@@ -52,7 +52,7 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose an estimator; `estimator_from_arguments` reads them."""
     add = parser.add_argument_group("pose estimation").add_argument
     text = "rtmpose: by rtmlib; openpose: VGG-19 with PAFs, for non-commercial use; keypointrcnn: torchvision's; "
-    add("--model", choices=MODELS, default="rtmpose", help=text + "onnx: any with OpenPose's 19 heatmaps and 38 PAFs")
+    add("--model", choices=MODELS, default=MODELS[0], help=text + "onnx: any with OpenPose's 19 heatmaps and 38 PAFs")
     text = "weights of openpose or keypointrcnn, .pth or .safetensors, which are else downloaded, or the .onnx file"
     add("--pose-weights", type=Path, metavar="FILE", help=text)
     text = "of rtmpose: its networks, small to large, or RTMO-m, whose time does not grow with the number of people"

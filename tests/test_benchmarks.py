@@ -67,6 +67,10 @@ def test_pose(tmp_path):
         "OpenPose",
     ):
         assert re.search(rf"^\| [^|]*{what}[^|]* \| [0-9.]+ \| [0-9.]+ \|$", finished.stdout, re.M), finished.stdout
+    pytest.importorskip("onnx")
+    weights = ("--pose-weights", save_network(tmp_path / "net.onnx", dynamic=False))
+    finished = call_main("benchmarks.pose", *small, "--models", "onnx", *weights)
+    assert re.search(r"^\| onnx, 341x256, \d found \| [0-9.]+ \| [0-9.]+ \|$", finished.stdout, re.M), finished.stdout
 
 
 def test_user_mistakes():

@@ -243,6 +243,15 @@ def test_keypoints_file_and_nested_folders(data, tmp_path):
         assert distance(result["videos"][0]["streams"]["motion_pose"], data, "motion_pose", "kurz - hoch") < 1e-3
 
 
+def test_people_come_without_any_option(data, tmp_path, estimating, monkeypatch):
+    models = []
+    monkeypatch.setattr(predict, "estimator_from_arguments", lambda args: models.append(args.model) or fake_estimator())
+    result = run_json(data, tmp_path, *paths(data, 1), "--motion", data / "motion.pth.tar")
+    assert distance(result["videos"][0]["streams"]["motion_pose"], data, "motion_pose", VIDEOS[1][0]) < 1e-3
+    run_json(data, tmp_path, *paths(data, 1), "--spatial", data / "spatial.pth.tar")
+    assert models == ["rtmpose"]
+
+
 def test_max_people(data, tmp_path, estimating, monkeypatch):
     motion = (*paths(data, 1), "--motion", data / "motion.pth.tar", "--model", "openpose")
     both = run_json(data, tmp_path, *motion)["videos"][0]["fused"]
@@ -400,7 +409,6 @@ def test_scores_that_are_not_finite(data, tmp_path):
     ("arguments", "words"),
     [
         ("", ["--spatial", "--motion"]),
-        ("--motion M", ["--motion", "--model", "--keypoints"]),
         ("--motion S --keypoints FLOW", ["spatial.pth.tar", "3 input channels", "this stream has 30"]),
         ("--spatial M", ["motion.pth.tar", "30 input channels", "this stream has 3;"]),
         (
@@ -417,8 +425,10 @@ def test_scores_that_are_not_finite(data, tmp_path):
         ("--spatial S --motion M --keypoints FLOW --weights nan 1", ["--weights nan 1"]),
         ("--spatial S --keypoints NONE", ["none.pth.tar", "--keypoints"]),
         ("--motion M --keypoints FLOW --model onnx", ["--keypoints", "--model"]),
-        ("--motion M --model openpose", ["--pose-weights"]),
+        ("--motion M --model onnx", ["--pose-weights"]),
         ("--motion M --pose-weights NONE", ["none.pth.tar"]),
+        ("--motion M --pose-weights S", ["spatial.pth.tar", "--model openpose"]),
+        ("--spatial S --pose-weights S --keypoints FLOW", ["--keypoints", "--pose-weights"]),
         ("--spatial S VIDEO2 --keypoints FILE", ["keypoints.npz", "2 videos"]),
         ("--spatial S --overlay x.avi", ["x.avi", ".mp4"]),
         ("--spatial S --json VIDEO", ["one.mkv", "one of the videos"]),
