@@ -18,11 +18,13 @@ from common.frame_settings import add_frame_arguments, settings_from_arguments
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
 from fusion.metrics import fuse
-from pose.estimators import MODELS, add_estimator_arguments, estimator_from_arguments
+from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
+from pose.smoothing import add_cleaning_arguments, cleaning_from_arguments
 from prediction.classify import Options, check_same_classes, classify, common_settings, load_for_testing
 from prediction.overlay import write_overlay
 from prediction.results import describe, print_result, top_classes, write_results
+from training.resume import trained_poses
 from training.streams import MOTION_POSE, SPATIAL
 from utils import pick_device
 
@@ -56,9 +58,11 @@ def get_args_parser() -> ArgumentParser:
     add = parser.add_argument_group("people").add_argument
     text = "take people from this file, or from DIR/VIDEO/keypoints.npz, instead of estimating them"
     add("--keypoints", type=Path, metavar="FILE.npz|DIR", help=text)
-    add("--max-people", type=number, metavar="N", help="keep the N people of the largest sums of scores in each frame")
+    text = (
+        "people; what is not given is as for the motion checkpoint's training, but with --keypoints, which are cleaned"
+    )
+    add_cleaning_arguments(parser.add_argument_group(text))
     add_estimator_arguments(parser)
-    parser.set_defaults(model=None)
     return parser
 
 
@@ -72,10 +76,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = {stream.name: load_for_testing(path, stream, class_index, device) for stream, path in chosen}
     check_same_classes(models.values())
     classes = next(iter(models.values())).classes
-    estimator = estimator_from_arguments(args) if args.model and (args.motion or args.overlay) else None
+    motion = models.get(MOTION_POSE.name)
+    poses = (trained_poses(motion.checkpoint, motion.path) if motion and not args.keypoints else None) or {}
+    estimator = make_estimator(args, poses)
     amp = args.amp and device.type == "cuda"
     settings = settings_from_arguments(args, common_settings(models.values(), args))
-    options = Options(settings, args.max_people, bool(args.overlay), amp)
+    cleaning = cleaning_from_arguments(args, float(settings.rate()), poses)
+    options = Options(settings, cleaning, poses.get("every") or 1, bool(args.overlay), amp)
     results = []
     for path, overlay in zip(args.videos, overlay_paths(args.overlay, args.videos), strict=True):
         result = {"video": str(path), "name": stem(path.name)}
@@ -105,6 +112,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def make_estimator(args: argparse.Namespace, trained: dict) -> Estimator | None:
+    """What finds people: what found those that the motion stream was `trained` on, but for the options given.
+
+    None if nobody is to be looked for. Says so if the two differ.
+    """
+    asked = args.model or args.pose_weights
+    if args.keypoints or not (args.motion or (args.overlay and asked)):
+        return None
+    estimator = estimator_from_arguments(args, trained)
+    for name, value in estimator.settings.items() if "model" in trained else ():
+        if trained.get(name) != value:
+            made = f"was trained on people found with {name} = {trained.get(name)}, now it is {value}"
+            print(f"warning: {args.motion} {made}", file=sys.stderr)
+            break
+    return estimator
+
+
 # ---- arguments ----
 
 
@@ -121,8 +145,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--weights {weights}: give two numbers >= 0, not both 0") from None
     if args.keypoints and (args.model or args.pose_weights):
         raise UserError("--keypoints take the place of --model and --pose-weights; leave out one or the other")
-    if args.pose_weights or (args.motion and not args.keypoints):
-        args.model = args.model or MODELS[0]
     if args.keypoints and not args.keypoints.exists():
         raise UserError(f"--keypoints {args.keypoints}: no such file or folder")
     one_file = args.keypoints and (args.keypoints.is_file() or (args.keypoints / FILE_NAME).is_file())

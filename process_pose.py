@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.atomic import recover_folders, temporary_name
-from common.cli import ArgumentParser, UserError, not_negative, run, shard, whole_number
+from common.cli import ArgumentParser, UserError, run, shard, whole_number
 from common.frame_settings import FrameSettings, check_frame_settings, keep_frame_settings
 from common.frames import count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
@@ -22,8 +22,8 @@ from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
 from pose.pipeline import PoseJob, process_videos
 from pose.settings import check_settings, keep_settings, kept_settings, write_settings
+from pose.smoothing import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
 
-NOT_CLEANED = dict.fromkeys(("min_score", "max_people", "smooth"))
 Outcome = tuple[list[PoseJob], list[PoseJob], list[str]]
 
 
@@ -49,17 +49,13 @@ def get_args_parser() -> ArgumentParser:
         default=1,
         help="estimate frames 1, 1+N, … and the last, interpolate others",
     )
-    text = "drop people whose found parts score less than X on average"
-    add("--min-score", type=not_negative, metavar="X", help=text)
-    text = "draw the N main people in each frame: by size x score, summed over the frames in which they are followed"
-    add("--max-people", type=number, metavar="N", help=text)
-    text = "fill gaps of up to 5 frames, drop people seen in fewer than 3, smooth jitter (One Euro filter)"
-    add("--smooth", action="store_true", help=text + "; the people as found are kept in keypoints_raw.npz")
     add("--batch-size", type=number, metavar="N", default=8, help="frames that a torch network takes at once")
     text = "processes that group and draw, and threads that read; 0: no processes"
     add("--workers", type=whole_number(0), metavar="N", default=min(8, cores()), help=text)
     text = "frames beside their poses: a contact sheet of 12 (.png), or a clip of 2 seconds of up to 5 videos (.mp4)"
     add("--preview", type=Path, nargs="+", metavar="FILE", help=text)
+    text = "people that are drawn (those found are kept in keypoints_raw.npz)"
+    add_cleaning_arguments(parser.add_argument_group(text))
     add_estimator_arguments(parser)
     return parser
 
@@ -69,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     check_arguments(args)
     recover_pose_folders(args.out)
+    made = frame_settings(args.frames) if args.frames else None
+    if made:  # training looks for it beside the pose flow
+        check_frame_settings(args.out, frame_settings(args.out), made)
     videos, failures = select_videos(args)
     work = redraw_videos if args.from_keypoints else estimate_videos
     try:
@@ -77,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped; the same command resumes here", file=sys.stderr)
         raise
     failures += failed
+    if made and (done or skipped):
+        keep_frame_settings(args.out, made)
     finished = sorted(done + skipped, key=lambda video: video.name)
     print_report(len(done), len(skipped), finished, failures)
     if args.preview and finished:
@@ -164,9 +165,7 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
 def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Estimate and draw every video whose pose folder is not complete."""
     estimator = estimator_from_arguments(args)
-    frames, cleaning = frame_settings(args.frames), cleaning_of(args)
-    if frames:  # training looks for it beside the pose flow
-        check_frame_settings(args.out, frame_settings(args.out), frames)
+    cleaning = cleaning_from_arguments(args, float(frame_rate(args)))
     settings = estimator.settings | {"every": args.every} | (cleaning or NOT_CLEANED)
     check_settings(args.out, settings)
     todo, skipped, done, failed = {}, [], [], []
@@ -188,16 +187,14 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
                 if not done:  # the first poses: a run that makes none shall not bind others
                     keep_settings(args.out, settings)
                 done.append(video)
-    if frames and done + skipped:
-        keep_frame_settings(args.out, frames)
     return done, skipped, failed
 
 
 def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Draw the images of every pose folder that lacks some, or of all with --redraw or options that clean people."""
-    cleaning = cleaning_of(args)
-    if cleaning and (made := kept_settings(args.out)):  # so that a later run of the network cleans alike
-        write_settings(args.out, made | cleaning)
+    cleaning = cleaning_from_arguments(args, float(frame_rate(args)))
+    if cleaning:  # so that a later run of the network, and predict.py, clean alike
+        write_settings(args.out, (kept_settings(args.out) or {}) | cleaning)
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
         if not args.redraw and not cleaning and finished_keypoints(video.poses):
@@ -224,13 +221,6 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
         for _, temporary in todo:  # of processes that were ended
             shutil.rmtree(temporary, ignore_errors=True)
     return done, skipped, failed
-
-
-def cleaning_of(args: argparse.Namespace) -> dict | None:
-    """How people are to be cleaned, for `clean_people`; None if not at all."""
-    rate = float(frame_rate(args)) if args.smooth else None
-    cleaning = {"min_score": args.min_score or None, "max_people": args.max_people, "smooth": rate}
-    return cleaning if any(cleaning.values()) else None
 
 
 def frame_rate(args: argparse.Namespace) -> Fraction:

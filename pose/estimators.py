@@ -6,7 +6,7 @@ draw start fast.
 
 import argparse
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from pose.coco import BOX_SCORE, COCO_PARTS, group_keypointrcnn, group_rtmpose
 from pose.paf import group_people
 
 MODELS = ("rtmpose", "openpose", "keypointrcnn", "onnx")
-RTMPOSE_MODES = ("lightweight", "balanced", "performance", "rtmo")
+RTMPOSE_MODES, RTMPOSE_MODE = ("lightweight", "balanced", "performance", "rtmo"), "balanced"
 RCNN_SIDE, TORCHVISION_SIDE = 320, 800
 
 
@@ -52,13 +52,17 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose an estimator; `estimator_from_arguments` reads them."""
     add = parser.add_argument_group("pose estimation").add_argument
     text = "rtmpose: by rtmlib; openpose: VGG-19 with PAFs, for non-commercial use; keypointrcnn: torchvision's; "
-    add("--model", choices=MODELS, default=MODELS[0], help=text + "onnx: any with OpenPose's 19 heatmaps and 38 PAFs")
+    add(
+        "--model",
+        choices=MODELS,
+        help=text + f"onnx: any with OpenPose's 19 heatmaps and 38 PAFs (default: {MODELS[0]})",
+    )
     text = "weights of openpose or keypointrcnn, .pth or .safetensors, which are else downloaded, or the .onnx file"
     add("--pose-weights", type=Path, metavar="FILE", help=text)
     text = "of rtmpose: its networks, small to large, or RTMO-m, whose time does not grow with the number of people"
-    add("--rtmpose-mode", choices=RTMPOSE_MODES, default="balanced", help=text)
+    add("--rtmpose-mode", choices=RTMPOSE_MODES, help=text + f" (default: {RTMPOSE_MODE})")
     text = "of keypointrcnn: short side that it scales frames to; torchvision's own is 800"
-    add("--rcnn-side", type=whole_number(64, 2048), default=RCNN_SIDE, metavar="PIXELS", help=text)
+    add("--rcnn-side", type=whole_number(64, 2048), metavar="PIXELS", help=text + f" (default: {RCNN_SIDE})")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs")
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision of torch networks on cuda")
     add = parser.add_argument_group("onnx networks").add_argument
@@ -75,12 +79,19 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     add("--onnx-std", type=numbers, metavar="S[,S,S]", default=(127.5,), help=text)
 
 
-def estimator_from_arguments(args: argparse.Namespace) -> Estimator:
-    """The estimator that the options of `add_estimator_arguments` describe; raises `UserError`."""
+def estimator_from_arguments(args: argparse.Namespace, like: Mapping | None = None) -> Estimator:
+    """The estimator that the options of `add_estimator_arguments` describe; raises `UserError`.
+
+    What they leave open is as in `like`, the settings of the estimator that found others' people.
+    """
+    like = like or {}
+    model = args.model or (like.get("model") if like.get("model") in MODELS else MODELS[0])
+    side = (like.get("rcnn_side") or TORCHVISION_SIDE) if like.get("model") == "keypointrcnn" else RCNN_SIDE
+    own = {"rtmpose_mode": args.rtmpose_mode or like.get("rtmpose_mode") or RTMPOSE_MODE}
+    own["rcnn_side"] = args.rcnn_side or side
     onnx_options = {name: getattr(args, f"onnx_{name}") for name in ("layout", "order", "channels", "mean", "std")}
     onnx_options["input_size"] = args.input_size
-    own = {"rtmpose_mode": args.rtmpose_mode, "rcnn_side": args.rcnn_side}
-    return make_estimator(args.model, args.pose_weights, args.device, args.amp, **own, **onnx_options)
+    return make_estimator(model, args.pose_weights, args.device, args.amp, **own, **onnx_options)
 
 
 def make_estimator(
@@ -89,7 +100,7 @@ def make_estimator(
     device: str = "auto",
     amp: bool = True,
     *,
-    rtmpose_mode: str = "balanced",
+    rtmpose_mode: str = RTMPOSE_MODE,
     rcnn_side: int = RCNN_SIDE,
     **onnx_options,
 ) -> Estimator:

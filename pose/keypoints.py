@@ -1,6 +1,7 @@
 """The keypoints of a video on disk: `keypoints.npz`, checked as it is read."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,13 @@ def people_of_frame(keypoints: Keypoints, frame: int) -> np.ndarray:
     """People of one frame (counted from 1): float32 (P, 18, 3), P = 0 if there is nobody."""
     start, end = np.searchsorted(keypoints.frame, (frame, frame + 1))
     return keypoints.keypoints[start:end]
+
+
+def join_frames(people: Mapping[int, np.ndarray], num_frames: int, frame_size: tuple[int, int]) -> Keypoints:
+    """The people (P, 18, 3) of some frames, by their numbers from 1, as those of one video."""
+    numbers = sorted(people)
+    frame = np.repeat(np.array(numbers, np.int32), [len(people[number]) for number in numbers])
+    return Keypoints(np.concatenate([people[number] for number in numbers]), frame, num_frames, frame_size)
 
 
 def save_keypoints(

@@ -18,7 +18,7 @@ from common.images import read_image
 from pose.estimators import Estimator
 from pose.folders import RAW_NAME, draw_frames
 from pose.interpolation import interpolate_people
-from pose.keypoints import FILE_NAME, Keypoints, people_of_frame, save_keypoints
+from pose.keypoints import FILE_NAME, join_frames, people_of_frame, save_keypoints
 from pose.smoothing import clean_people
 
 AHEAD = 4  # batches between two stages
@@ -176,8 +176,7 @@ def _start_drawing(
 ) -> _Drawing:
     folder = temporary_name(video.poses)
     folder.mkdir(parents=True)
-    frame = np.repeat(np.arange(1, len(people) + 1, dtype=np.int32), [len(persons) for persons in people])
-    data = Keypoints(np.concatenate(people), frame, len(people), frame_size)
+    data = join_frames(dict(enumerate(people, 1)), len(people), frame_size)
     jobs = []
     if cleaning:
         jobs.append(pool.submit(save_keypoints, folder / RAW_NAME, *vars(data).values()))
@@ -213,8 +212,3 @@ def fill_in(people: dict[int, np.ndarray], frame_size: tuple[int, int]) -> list[
         ]
         result.append(people[second])
     return result
-
-
-def limit_people(people: np.ndarray, max_people: int | None) -> np.ndarray:
-    """The `max_people` people (None: all) with the largest sums of scores, in the order they were in."""
-    return people[np.sort(np.argsort(-people[..., 2].sum(axis=1), kind="stable")[:max_people])]

@@ -1,7 +1,11 @@
 """Keypoints of a video cleaned in time: short gaps filled, brief finds dropped, jitter smoothed."""
 
+import argparse
+from collections.abc import Mapping
+
 import numpy as np
 
+from common.cli import not_negative, whole_number
 from pose.keypoints import Keypoints
 from pose.tracking import MAX_GAP, drop_weak_people, follow_people, keep_main_people, main_tracks
 
@@ -10,6 +14,7 @@ MIN_PARTS = 4  # of a person in a filled frame, as in grouping
 MIN_CUTOFF = 1.5  # Hz: the lower, the less a still body trembles
 BETA = 15.0  # Hz per (short side / s): the higher, the less a fast part lags behind
 SPEED_CUTOFF = 1.0  # Hz
+NOT_CLEANED = dict.fromkeys(("min_score", "max_people", "smooth"))
 
 
 def smooth_people(keypoints: Keypoints, rate: float = 25) -> Keypoints:
@@ -81,6 +86,28 @@ def _share(cutoff, rate: float):
 
 
 # ---- options of the scripts ----
+
+
+def add_cleaning_arguments(parser) -> None:
+    """Add the options that `cleaning_from_arguments` reads to a parser or one of its groups."""
+    add = parser.add_argument
+    text = "drop people whose found parts score less than X on average"
+    add("--min-score", type=not_negative, metavar="X", help=text)
+    text = "keep the N main people in each frame: by size x score, summed over the frames in which they are followed"
+    add("--max-people", type=whole_number(1), metavar="N", help=text)
+    text = "fill gaps of up to 5 frames, drop people seen in fewer than 3, smooth jitter (One Euro filter)"
+    add("--smooth", action=argparse.BooleanOptionalAction, help=text)
+
+
+def cleaning_from_arguments(args: argparse.Namespace, rate: float, others: Mapping = NOT_CLEANED) -> dict | None:
+    """How people are to be cleaned, for `clean_people`, in frames that come at `rate` a second; None if not at all.
+
+    What the options leave open is as in `others`.
+    """
+    given = {name: getattr(args, name) for name in NOT_CLEANED}
+    cleaning = {name: (others.get(name) if value is None else value) or None for name, value in given.items()}
+    cleaning["smooth"] = rate if cleaning["smooth"] else None
+    return cleaning if any(cleaning.values()) else None
 
 
 def clean_people(keypoints: Keypoints, cleaning: dict) -> Keypoints:

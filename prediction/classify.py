@@ -26,8 +26,9 @@ from dataloader.video_dataset import sample_for_testing
 from network import Model, for_testing, read_model
 from pose.draw import encode_pose_image
 from pose.estimators import Estimator
-from pose.keypoints import Keypoints, people_of_frame
-from pose.pipeline import estimate, limit_people
+from pose.keypoints import Keypoints, join_frames, people_of_frame
+from pose.pipeline import estimate, fill_in, key_frames
+from pose.smoothing import clean_people
 from training.resume import trained_frames
 from training.streams import MOTION_POSE, SPATIAL, STREAMS, Stream, trained_stream
 
@@ -38,10 +39,11 @@ BAR = {"unit": " frames", "leave": False, "disable": None}
 
 @dataclass(frozen=True)
 class Options:
-    """How videos are read, searched for people and tested; the first two as in the scripts that prepare data."""
+    """How videos are read, searched for people and tested; all but the last two as in the scripts that prepare data."""
 
     frames: FrameSettings = FrameSettings()
-    max_people: int | None = None
+    cleaning: dict | None = None  # of the people, see `clean_people`
+    estimate_every: int = 1  # which frames' people are found, others' are interpolated
     every_pose: bool = False  # find the people of all frames, not only of those that the motion stream looks at
     amp: bool = False  # mixed precision of the streams
 
@@ -153,7 +155,11 @@ def classify(
     num_frames = sum(1 for _ in decode_frames(path, options.frames.every, THREADS, damage, options.frames.fps))
     needed = {name: clips_for_testing(num_frames, STREAMS[name].length)[0] for name in models}
     seen, drawn = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE))
-    posed = range(1, num_frames + 1) if options.every_pose else drawn
+    # People are followed over the whole video, unless only their own scores count.
+    followed = options.cleaning and (options.cleaning["max_people"] or options.cleaning["smooth"])
+    every = options.estimate_every if isinstance(source, Estimator) else 1
+    whole = options.every_pose or (drawn and (followed or every > 1))
+    posed = key_frames(num_frames, every) if whole else drawn
     frames: dict[int, bytes] = {}
 
     def keep_seen(encoded: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
@@ -165,11 +171,14 @@ def classify(
     if isinstance(source, Estimator):
         encoded = keep_seen(_encoded_frames(path, options, {*seen, *posed}))
         poses = _find_people(encoded, source, tqdm(total=len(posed), desc=stem(path.name), **BAR))
+        if every > 1 and poses.people:
+            poses.people = dict(enumerate(fill_in(poses.people, poses.frame_size), 1))
     else:
         frames.update(_encoded_frames(path, options, set(seen)))
         poses = _look_up(source, posed, num_frames) if source else Poses()
-    for number, people in poses.people.items():
-        poses.people[number] = limit_people(people, options.max_people)
+    if options.cleaning and poses.people:
+        cleaned = clean_people(join_frames(poses.people, num_frames, poses.frame_size), options.cleaning)
+        poses.people = {number: people_of_frame(cleaned, number) for number in poses.people}
     encoded_poses = {number: encode_pose_image(poses.people[number], poses.frame_size) for number in drawn}
     images = {SPATIAL.name: frames, MOTION_POSE.name: encoded_poses}
     logits = {

@@ -11,6 +11,7 @@ from torchvision.models import ResNet
 
 from benchmarks import data, pipelines, throughput
 from tests.helpers import ROOT, assert_error, call_main
+from tests.pose_fixtures import save_network
 
 
 @pytest.fixture(autouse=True)

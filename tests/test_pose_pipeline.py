@@ -6,7 +6,7 @@ import numpy as np
 from common.cli import UserError
 from pose.estimators import Estimator
 from pose.interpolation import interpolate_people
-from pose.pipeline import estimate, limit_people
+from pose.pipeline import estimate
 
 
 def _label(values, frame_size):
@@ -90,10 +90,3 @@ def test_interpolation_keeps_what_one_frame_has_for_half_of_the_time():
     # Too far apart to be one person: one in each half, not a third one between them.
     far = interpolate_people(person(0.0)[None], person(0.7)[None], 0.4, (100, 100))
     np.testing.assert_array_equal(far, person(0.0)[None])
-
-
-def test_limit_people_keeps_the_best_in_their_order():
-    people = np.stack([person(0.1, parts=range(parts)) for parts in (5, 12, 4, 9)])
-    np.testing.assert_array_equal(limit_people(people, 2), people[[1, 3]])
-    np.testing.assert_array_equal(limit_people(people, None), people)
-    np.testing.assert_array_equal(limit_people(people, 5), people)

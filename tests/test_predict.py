@@ -152,7 +152,7 @@ def data(tmp_path_factory) -> Path:
 def estimating(monkeypatch) -> list:
     """Make predict.py find `people_of` frames; the list receives the frames looked at."""
     seen = []
-    monkeypatch.setattr(predict, "estimator_from_arguments", lambda args: fake_estimator(seen))
+    monkeypatch.setattr(predict, "estimator_from_arguments", lambda *args: fake_estimator(seen))
     return seen
 
 
@@ -244,12 +244,12 @@ def test_keypoints_file_and_nested_folders(data, tmp_path):
 
 
 def test_people_come_without_any_option(data, tmp_path, estimating, monkeypatch):
-    models = []
-    monkeypatch.setattr(predict, "estimator_from_arguments", lambda args: models.append(args.model) or fake_estimator())
+    estimators = []
+    monkeypatch.setattr(predict, "estimator_from_arguments", lambda *args: estimators.append(args) or fake_estimator())
     result = run_json(data, tmp_path, *paths(data, 1), "--motion", data / "motion.pth.tar")
     assert distance(result["videos"][0]["streams"]["motion_pose"], data, "motion_pose", VIDEOS[1][0]) < 1e-3
     run_json(data, tmp_path, *paths(data, 1), "--spatial", data / "spatial.pth.tar")
-    assert models == ["rtmpose"]
+    assert [(args.model, trained) for args, trained in estimators] == [(None, {})]
 
 
 def test_max_people(data, tmp_path, estimating, monkeypatch):

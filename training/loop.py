@@ -90,6 +90,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
             "options": options_of(args),
             "training_videos": context.training_videos,
             "frames": context.frames,
+            "poses": context.poses,
         }
         if context.averaged:
             checkpoint["training_state_dict"] = model.network.state_dict()

@@ -15,6 +15,7 @@ from common.frame_settings import FrameSettings
 from dataloader.frame_index import frame_settings
 from dataloader.split_train_test_video import Split, Video
 from network import Model, load_strictly
+from pose.settings import kept_settings
 from training.options import METHOD, restore_options
 from training.recipes import RECIPES
 
@@ -90,17 +91,20 @@ def check_same_videos(args: Namespace, model: Model, split: Split) -> None:
         )
 
 
-def frames_of(args: Namespace, model: Model | None) -> dict | None:
-    """How the frames of `args.data` were made, in plain values, or those of the checkpoint if the data do not tell.
+def made_of(args: Namespace, model: Model | None, say: bool) -> tuple[dict | None, dict | None]:
+    """How the frames of `args.data` were made, and how their people were found and cleaned, in plain values.
 
-    None if neither tells. Says so on stderr if the two differ, for then the network sees another tempo or size.
+    What the data do not tell is as in the checkpoint, None if that does not tell either. With `say`, a line on stderr
+    if the two differ, for then the network sees another tempo, size, or other people.
     """
-    trained = trained_frames(model.checkpoint, model.path) if model else None
-    found = frame_settings(args.data) if args.data.is_dir() else None
-    if trained and found not in (None, trained):
-        print(f"{args.data}: its frames were made with {found}, those of {args.resume} with {trained}", file=sys.stderr)
-    settings = found or trained
-    return settings and settings._asdict()
+    checkpoint, path = (model.checkpoint, model.path) if model else ({}, None)
+    trained = trained_frames(checkpoint, path), trained_poses(checkpoint, path)
+    found = (frame_settings(args.data), kept_settings(args.data)) if args.data.is_dir() else (None, None)
+    for what, here, there in zip(("frames were made", "people were found"), found, trained, strict=True):
+        if say and here and there and here != there:
+            print(f"{args.data}: its {what} with {here}, those of {args.resume} with {there}", file=sys.stderr)
+    frames, poses = (here or there for here, there in zip(found, trained, strict=True))
+    return frames and frames._asdict(), poses
 
 
 def trained_frames(checkpoint: Mapping, path: str | os.PathLike) -> FrameSettings | None:
@@ -112,6 +116,17 @@ def trained_frames(checkpoint: Mapping, path: str | os.PathLike) -> FrameSetting
         return FrameSettings(**checkpoint["frames"]) if checkpoint.get("frames") else None
     except TypeError:
         raise UserError(f"{path}: what it tells of its frames is damaged: {checkpoint['frames']!r}") from None
+
+
+def trained_poses(checkpoint: Mapping, path: str | os.PathLike) -> dict | None:
+    """How the people that a network was trained on were found and cleaned; None if its checkpoint does not tell.
+
+    Raises `UserError` if what it tells is damaged.
+    """
+    poses = checkpoint.get("poses")
+    if poses is not None and not isinstance(poses, dict):
+        raise UserError(f"{path}: what it tells of its poses is damaged: {poses!r}")
+    return poses
 
 
 def resume_training(

@@ -22,7 +22,7 @@ from training.distributed import Processes, gather, join_processes, wait_for_mai
 from training.engine import Context, Stopped, evaluate
 from training.loop import fit
 from training.record import BEST, CHECKPOINT, check_record, open_record, scores_path
-from training.resume import check_same_videos, fingerprint, frames_of, restore_run
+from training.resume import check_same_videos, fingerprint, made_of, restore_run
 from training.streams import Stream
 from utils import StopRequest, catch_stop_signals, environment, memory_format, pick_device, seed_everything, write_json
 
@@ -63,7 +63,7 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
         check_same_videos(args, model, split)
     context = make_context(args, stream.normalized(args.normalize), processes, stop)
 
-    context.frames = frames_of(args, model)
+    context.frames, context.poses = made_of(args, model, processes.main)
     # With a validation set the test list is not even looked for on disk before the end.
     selection = {"val": split.val} if split.val else {"test": split.test}
     wanted = selection | ({"test": split.test} if args.evaluate else {"train": split.train})
