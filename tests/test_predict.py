@@ -368,7 +368,7 @@ def test_printed_classes(data, tmp_path):
 
 def test_warning_if_nobody_is_found(data, tmp_path, monkeypatch):
     empty = Estimator(np.ascontiguousarray, lambda frames: [(frame,) for frame in frames], nobody, {})
-    monkeypatch.setattr(predict, "estimator_from_arguments", lambda args: empty)
+    monkeypatch.setattr(predict, "estimator_from_arguments", lambda *args: empty)
     result = run_json(data, tmp_path, *paths(data, 1), *streams(data), "--model", "openpose")
     assert result["videos"][0]["frames_with_people"] == 0
     error = result["finished"].stderr

@@ -1,0 +1,190 @@
+"""How people were found and cleaned goes from the pose folder into the checkpoint, and `predict.py` follows it."""
+
+import json
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+
+import predict
+import process_pose
+from common.frame_settings import RECORD, FrameSettings, keep_frame_settings, read_frame_settings
+from fusion.scores import load_scores
+from pose.estimators import estimator_from_arguments
+from pose.folders import RAW_NAME
+from pose.keypoints import load_keypoints
+from pose.settings import SETTINGS_NAME, kept_settings, write_settings
+from spatial_cnn_15 import get_args_parser
+from tests.helpers import assert_error, call_main, make_tiny, train_script
+from tests.test_predict import CLASSES, FRAMES, fake_estimator, write_checkpoint, write_video
+from training.distributed import Processes
+from training.options import parse_options
+from training.resume import made_of
+from training.run import _run
+from training.streams import SPATIAL
+from utils import StopRequest
+
+CLEAN = ("--smooth", "--max-people", 1, "--every", 2)
+NAMES = {"v_one.avi": 40, "v_two.avi": 13}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Videos, pose flow of cleaned people, a checkpoint that knows of it, and the scores of the script for testing."""
+    root = tmp_path_factory.mktemp("trained")
+    for name, count in NAMES.items():
+        write_video(root / "videos/Diving" / name, count, (64, 48), rate=25)
+    lists = root / "lists"
+    lists.mkdir()
+    lists.joinpath("index.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(CLASSES, 1)))
+    lists.joinpath("testlist04.txt").write_text("".join(f"Diving/{name}\n" for name in NAMES))
+    lists.joinpath("trainlist04.txt").write_text("Diving/other.avi\n")
+    write_checkpoint(root / "motion.pth.tar", 30, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process_pose, "estimator_from_arguments", lambda args: fake_estimator())
+        run = ("--frames", root / "frames", "--out", root / "flow", "--workers", 0, *CLEAN)
+        for step in (
+            ("extract_frames", root / "videos", root / "frames", *FRAMES, "--fps", 25, "--workers", 0),
+            ("process_pose", *run),
+        ):
+            finished = call_main(*step)
+            assert finished.returncode == 0, finished.stderr
+    checkpoint = torch.load(root / "motion.pth.tar", weights_only=True)
+    frames, poses = made_of(Namespace(data=root / "flow"), None, True)
+    torch.save(checkpoint | {"frames": frames, "poses": poses}, root / "motion.pth.tar")
+    options = ("--data", root / "flow", "--ucf-list", lists, "--class-index", "index.txt", "--workers", 0)
+    resume = ("--resume", root / "motion.pth.tar", "--evaluate", "--record", root / "record", "--device", "cpu")
+    finished = call_main("motion_pose_cnn_15", *options, *resume)
+    assert finished.returncode == 0 and not finished.stderr, finished.stderr
+    return root
+
+
+def scores(root, monkeypatch, *options):
+    seen, file = [], root / "result.json"
+    monkeypatch.setattr(predict, "estimator_from_arguments", lambda *args: fake_estimator(seen))
+    videos = (root / "videos/Diving" / name for name in NAMES)
+    arguments = ("--motion", root / "motion.pth.tar", "--device", "cpu", "--json", file, *options)
+    finished = call_main("predict", *videos, *arguments)
+    assert finished.returncode == 0, finished.stderr
+    videos = json.loads(file.read_text())["videos"]
+    return [[video["fused"]["logits"][name] for name in CLASSES] for video in videos], seen, finished.stderr
+
+
+def test_predict_finds_and_cleans_people_as_for_training(trained, monkeypatch):
+    wanted = load_scores(trained / "record/motion_pose_video_preds.pickle")
+    wanted = [wanted[name[2:-4]] for name in NAMES]
+    found, seen, _ = scores(trained, monkeypatch)
+    assert np.abs(np.array(found) - wanted).max() < 1e-3
+    assert len(seen) == 21 + 7  # every second frame and the last one, though the test looks at fewer than all
+    for options in (("--no-smooth",), ("--max-people", 2), ("--min-score", 0.7)):
+        other, *_ = scores(trained, monkeypatch, *options)
+        assert np.abs(np.array(other) - wanted).max() > 1e-3
+    given, *_ = scores(trained, monkeypatch, "--keypoints", trained / "flow")  # which are cleaned already
+    assert np.abs(np.array(given) - wanted).max() < 1e-3
+
+
+def test_another_network_than_in_training_is_said(trained, monkeypatch):
+    checkpoint = torch.load(trained / "motion.pth.tar", weights_only=True)
+    assert checkpoint["poses"] == {"model": "fake", "every": 2, "min_score": None, "max_people": 1, "smooth": 25}
+    assert "warning" not in scores(trained, monkeypatch)[2]
+    torch.save(checkpoint | {"poses": {"model": "onnx"}}, trained / "motion.pth.tar")
+    try:
+        warned = scores(trained, monkeypatch)[2]
+        assert "motion.pth.tar was trained on people found with model = onnx, now it is fake" in warned
+        torch.save(checkpoint | {"poses": [1]}, trained / "motion.pth.tar")
+        bad = call_main("predict", trained / "videos/Diving/v_one.avi", "--motion", trained / "motion.pth.tar")
+        assert_error(bad, "motion.pth.tar", "damaged")
+    finally:
+        torch.save(checkpoint, trained / "motion.pth.tar")
+
+
+def test_options_that_are_open_are_as_in_training(monkeypatch):
+    made = []
+    monkeypatch.setattr("pose.estimators.make_estimator", lambda model, *args, **options: made.append((model, options)))
+    parser = predict.get_args_parser()
+    for like in (
+        None,
+        {"model": "keypointrcnn"},
+        {"model": "keypointrcnn", "rcnn_side": 400},
+        {"rtmpose_mode": "rtmo"},
+    ):
+        estimator_from_arguments(parser.parse_args(["a.mp4"]), like)
+        estimator_from_arguments(parser.parse_args(["a.mp4", "--model", "openpose", "--rcnn-side", "500"]), like)
+    found = [(model, options["rcnn_side"], options["rtmpose_mode"]) for model, options in made[::2]]
+    # Before there was a choice, frames were scaled to 800.
+    assert found[0] == ("rtmpose", 320, "balanced") and found[1][:2] == ("keypointrcnn", 800)
+    assert found[2][:2] == ("keypointrcnn", 400) and found[3] == ("rtmpose", 320, "rtmo")
+    assert {(model, options["rcnn_side"]) for model, options in made[1::2]} == {("openpose", 500)}
+
+
+def test_training_keeps_how_people_were_found(tmp_path):
+    tiny = make_tiny(tmp_path)
+    settings = {"model": "onnx", "weights": "1a", "every": 1, "min_score": 0.2, "max_people": None, "smooth": 25.0}
+    write_settings(tiny / "pose_flow", settings)
+    assert train_script("motion_pose", tiny, tmp_path / "a", "--epochs", 1, inline=True).returncode == 0
+    checkpoint = tmp_path / "a/checkpoint.pth.tar"
+    assert torch.load(checkpoint, weights_only=True)["poses"] == settings
+    assert torch.load(checkpoint, weights_only=True)["frames"] is None
+    write_settings(tiny / "pose_flow", settings | {"model": "openpose"})
+    options = ("--resume", checkpoint, "--evaluate")
+    finished = train_script("motion_pose", tiny, tmp_path / "test", *options, inline=True)
+    assert finished.returncode == 0 and finished.stderr.count("its people were found with") == 1
+    (tiny / "pose_flow" / SETTINGS_NAME).unlink()
+    options = ("--resume", checkpoint, "--epochs", 2)
+    assert train_script("motion_pose", tiny, tmp_path / "b", *options, inline=True).returncode == 0
+    assert torch.load(tmp_path / "b/checkpoint.pth.tar", weights_only=True)["poses"] == settings
+
+
+def test_only_the_main_process_says_that_data_differ(tmp_path, monkeypatch):
+    said = []
+
+    def note(args, model, say):
+        said.append(say)
+        raise InterruptedError
+
+    monkeypatch.setattr("training.run.made_of", note)
+    tiny = make_tiny(tmp_path)
+    options = ["--data", tiny / "frames", "--ucf-list", tiny / "lists", "--record", tmp_path / "r", "--device", "cpu"]
+    for rank in (0, 1):
+        args = parse_options(get_args_parser(), SPATIAL.name, [*map(str, options), "--weights", "none"])
+        with pytest.raises(InterruptedError):
+            _run(args, SPATIAL, Processes(rank, 2, rank), StopRequest())
+    assert said == [True, False]
+
+
+def test_a_line_is_said_only_where_asked(tmp_path, capsys):
+    keep_frame_settings(tmp_path, FrameSettings(2))
+    model = Namespace(checkpoint={"frames": {"every": 3}}, path="a.pth.tar")
+    for say in (False, True):
+        frames, poses = made_of(Namespace(data=tmp_path, resume="a.pth.tar"), model, say)
+        assert frames["every"] == 2 and poses is None
+        assert capsys.readouterr().err.count("every 3") == say
+
+
+# ---- what process_pose.py carries along ----
+
+
+def test_frame_settings_go_with_redrawn_poses(trained, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "keypoints.npz").write_bytes((trained / "flow" / name / RAW_NAME).read_bytes())
+    redraw = ("process_pose", "--out", tmp_path, "--from-keypoints", "--workers", 0)
+    assert call_main(*redraw).returncode == 0 and not (tmp_path / RECORD).exists()
+    assert call_main(*redraw, "--frames", trained / "frames").returncode == 0
+    made = read_frame_settings(trained / "frames")
+    assert made and read_frame_settings(tmp_path) == made == read_frame_settings(trained / "flow")
+    (tmp_path / RECORD).write_text(json.dumps({"every": 5}))
+    assert_error(call_main(*redraw, "--frames", trained / "frames"), "every 5", "fps 25", "choose another folder")
+
+
+def test_cleaning_kept_keypoints_is_kept_as_well(trained, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/keypoints.npz").write_bytes((trained / "flow/one" / RAW_NAME).read_bytes())
+    redraw = ("process_pose", "--out", tmp_path, "--from-keypoints", "--workers", 0)
+    assert call_main(*redraw, "--max-people", 1).returncode == 0
+    assert kept_settings(tmp_path) == {"min_score": None, "max_people": 1, "smooth": None}
+    assert call_main(*redraw, "--smooth", "--max-people", 1).returncode == 0
+    assert kept_settings(tmp_path)["smooth"] == 25
+    again = load_keypoints(tmp_path / "one/keypoints.npz")
+    assert np.array_equal(again.keypoints, load_keypoints(trained / "flow/one/keypoints.npz").keypoints)
