@@ -58,9 +58,7 @@ def get_args_parser() -> ArgumentParser:
     add = parser.add_argument_group("people").add_argument
     text = "take people from this file, or from DIR/VIDEO/keypoints.npz, instead of estimating them"
     add("--keypoints", type=Path, metavar="FILE.npz|DIR", help=text)
-    text = (
-        "people; what is not given is as for the motion checkpoint's training, but with --keypoints, which are cleaned"
-    )
+    text = "cleaning of people (where not given, as for the motion checkpoint; --keypoints are taken as they are)"
     add_cleaning_arguments(parser.add_argument_group(text))
     add_estimator_arguments(parser)
     return parser

@@ -54,7 +54,7 @@ def get_args_parser() -> ArgumentParser:
     add("--workers", type=whole_number(0), metavar="N", default=min(8, cores()), help=text)
     text = "frames beside their poses: a contact sheet of 12 (.png), or a clip of 2 seconds of up to 5 videos (.mp4)"
     add("--preview", type=Path, nargs="+", metavar="FILE", help=text)
-    text = "people that are drawn (those found are kept in keypoints_raw.npz)"
+    text = "cleaning of people (those found are kept in keypoints_raw.npz)"
     add_cleaning_arguments(parser.add_argument_group(text))
     add_estimator_arguments(parser)
     return parser
