@@ -124,7 +124,7 @@ def trained_poses(checkpoint: Mapping, path: str | os.PathLike) -> dict | None:
     Raises `UserError` if what it tells is damaged.
     """
     poses = checkpoint.get("poses")
-    if poses is not None and not isinstance(poses, dict):
+    if poses is not None and not (isinstance(poses, dict) and isinstance(poses.get("every") or 1, int)):
         raise UserError(f"{path}: what it tells of its poses is damaged: {poses!r}")
     return poses
 
