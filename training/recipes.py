@@ -40,4 +40,10 @@ RECIPES = {
         "original": _ORIGINAL | _MOTION_POSE,
         "modern": _ORIGINAL | _MOTION_POSE | _MODERN | {"segments": 3, "normalize": True, "from_keypoints": None},
     },
+    # From random weights, for few videos; it never had another recipe.
+    "skeleton": {
+        "modern": _ORIGINAL
+        | _MODERN
+        | {"lr": 0.05, "batch_size": 16, "epochs": 24, "test_clips": 1, "ema": 0.99, "dropout": 0.3}
+    },
 }
