@@ -185,8 +185,8 @@ def _fold(parent: nn.Module, conv: str, norm: str) -> None:
 class Model:
     """A network with what describes it: its architecture, the side of its input in pixels, and its classes.
 
-    `image_size` is None where the input is no image. `classes` are None where a checkpoint does not name them. `checkpoint` is what `read_model` read, empty for
-    a network that starts anew; `path` is the file.
+    `image_size` is None where the input is no image, `classes` where a checkpoint does not name them. `checkpoint` is
+    what `read_model` read, empty for a network that starts anew; `path` is the file.
     """
 
     network: nn.Module

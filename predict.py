@@ -1,4 +1,4 @@
-"""Say what people do in videos: frames, poses, both streams and their fusion in one go.
+"""Say what people do in videos: frames, poses, the streams and their fusion in one go.
 
     python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \
         --motion record/motion_pose/model_best.pth.tar --model openpose --pose-weights pose_model.pth
@@ -23,7 +23,7 @@ from pose.keypoints import FILE_NAME, load_keypoints
 from prediction.classify import Options, check_same_classes, classify, common_settings, load_for_testing
 from prediction.overlay import write_overlay
 from prediction.results import describe, print_result, top_classes, write_results
-from training.streams import MOTION_POSE, SPATIAL
+from training.streams import MOTION_POSE, SKELETON, SPATIAL, Stream
 from utils import pick_device
 
 BARS = 3  # classes in an overlay
@@ -32,7 +32,7 @@ BARS = 3  # classes in an overlay
 def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
-        description="Classify videos with trained streams: decode, find people, test both streams, fuse.",
+        description="Classify videos with trained streams: decode, find people, test the streams, fuse.",
         epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
         "at once. Exit status 1: some videos could not be classified.",
     )
@@ -42,12 +42,14 @@ def get_args_parser() -> ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
     text = "write a silent video with skeletons, on every frame, and the 3 best classes; of several: FILE-NAME.mp4"
     add("--overlay", type=Path, metavar="FILE.mp4", help=text)
-    add = parser.add_argument_group("streams, one or both").add_argument
+    add = parser.add_argument_group("streams, one or several").add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
     text = "written by motion_pose_cnn_15.py; needs people, from --model or --keypoints"
     add("--motion", type=Path, metavar="CHECKPOINT", help=text)
-    text = "of the spatial and of the motion stream in the fusion (default: equal)"
-    add("--weights", nargs=2, type=float, metavar="W", help=text)
+    text = "written by skeleton_gcn_15.py; needs the people of all frames"
+    add("--skeleton", type=Path, metavar="CHECKPOINT", help=text)
+    text = "of the spatial, motion and skeleton stream in the fusion, one for each that is given (default: equal)"
+    add("--weights", nargs="+", type=float, metavar="W", help=text)
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
     text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
     add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
@@ -68,11 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_arguments(args)
     device = pick_device(args.device)
     class_index = args.ucf_list / args.class_index
-    chosen = [(stream, path) for stream, path in ((SPATIAL, args.spatial), (MOTION_POSE, args.motion)) if path]
-    models = {stream.name: load_for_testing(path, stream, class_index, device) for stream, path in chosen}
+    models = {
+        stream.name: load_for_testing(path, stream, class_index, device) for stream, path in checkpoints(args).items()
+    }
     check_same_classes(models.values())
     classes = next(iter(models.values())).classes
-    estimator = estimator_from_arguments(args) if args.model and (args.motion or args.overlay) else None
+    estimator = (
+        estimator_from_arguments(args) if args.model and (args.motion or args.skeleton or args.overlay) else None
+    )
     amp = args.amp and device.type == "cuda"
     settings = settings_from_arguments(args, common_settings(models.values(), args))
     options = Options(settings, args.max_people, bool(args.overlay), amp)
@@ -88,7 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_result(result, args.topk)
             if people and not result["frames_with_people"]:
                 black = "; the motion stream saw black images" * bool(args.motion)
-                print(f"warning: {path}: nobody found in the {len(people)} frames looked at{black}", file=sys.stderr)
+                prior = "; the skeleton stream knows only its prior" * bool(args.skeleton)
+                print(
+                    f"warning: {path}: nobody found in the {len(people)} frames looked at{black}{prior}",
+                    file=sys.stderr,
+                )
             if overlay:
                 top = top_classes(result["fused"], BARS)
                 with contextlib.closing(decode_frames(path, settings.every, fps=settings.fps)) as frames:
@@ -108,23 +117,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 # ---- arguments ----
 
 
+def checkpoints(args: argparse.Namespace) -> dict[Stream, Path]:
+    """The streams that are given, in the order of --weights, and their checkpoints."""
+    streams = {SPATIAL: args.spatial, MOTION_POSE: args.motion, SKELETON: args.skeleton}
+    return {stream: path for stream, path in streams.items() if path}
+
+
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that do not go together; afterwards no `args.model` means not to estimate."""
-    if not args.spatial and not args.motion:
-        raise UserError("no stream to classify with; give --spatial CHECKPOINT, --motion CHECKPOINT, or both")
-    if args.weights and not (args.spatial and args.motion):
-        raise UserError("--weights are for fusing both streams; give --spatial and --motion, or leave it out")
+    streams = len(checkpoints(args))
+    if not streams:
+        raise UserError("no stream to classify with; give --spatial, --motion or --skeleton CHECKPOINT, or several")
+    if args.weights and streams == 1:
+        raise UserError("--weights are for fusing several streams; give more of them, or leave it out")
     try:
-        fuse([np.zeros(1)] * 2, args.weights)
+        fuse([np.zeros(1)] * streams, args.weights)
     except ValueError:
         weights = " ".join(f"{weight:g}" for weight in args.weights)
-        raise UserError(f"--weights {weights}: give two numbers >= 0, not both 0") from None
+        raise UserError(f"--weights {weights}: give {streams} numbers >= 0, one a stream, not all 0") from None
     if args.pose_weights and not args.model:
         args.model = "openpose"  # process_pose.py's default
     if args.keypoints and args.model:
         raise UserError("--keypoints take the place of --model and --pose-weights; leave out one or the other")
-    if args.motion and not args.keypoints and not args.model:
-        raise UserError("--motion needs people; give --model and --pose-weights to find them, or --keypoints")
+    if (args.motion or args.skeleton) and not args.keypoints and not args.model:
+        option = "--motion" if args.motion else "--skeleton"
+        raise UserError(f"{option} needs people; give --model and --pose-weights to find them, or --keypoints")
     if args.keypoints and not args.keypoints.exists():
         raise UserError(f"--keypoints {args.keypoints}: no such file or folder")
     one_file = args.keypoints and (args.keypoints.is_file() or (args.keypoints / FILE_NAME).is_file())

@@ -61,15 +61,14 @@ def skeleton_sample(
 ) -> Sample:
     """Clips of one video from the paths of its people: `images` are float32 (clips, people, 48, 18, 3).
 
-    A clip has one frame of each of 48 equal segments. Testing: `clips` of them, of evenly spread frames of the
-    segments. Training (a generator is given): a single one, of random frames of the segments of 0.7 to 1 of the video;
-    people are stretched and turned, shifted, mirrored half of the time with left and right parts exchanged, and up to
-    0.15 of the parts and of the moments are dropped.
+    A clip has one frame of each of 48 equal segments. Testing: those of `skeleton_clips`. Training (a generator is
+    given): a single one, of random frames of the segments of 0.7 to 1 of the video; people are stretched and turned,
+    shifted, mirrored half of the time with left and right parts exchanged, and up to 0.15 of the parts and of the
+    moments are dropped.
     """
     path = paths[video.video.name]
     if generator is None:
-        offsets = (np.arange(clips)[:, None] + 0.5) / clips
-        return Sample(torch.from_numpy(take_moments(path, offsets)), torch.arange(clips).view(-1, 1))
+        return skeleton_clips(path, clips)
     share = generator.uniform(LEAST_PART, 1)
     start = generator.uniform(0, 1 - share)
     clip = take_moments(path, generator.random((1, MOMENTS)), start, share)[0]
@@ -83,6 +82,12 @@ def skeleton_sample(
     clip[:, generator.random(MOMENTS) < generator.uniform(0, DROPPED), :, 2] = 0
     clip *= clip[..., 2:] > 0
     return Sample(torch.from_numpy(clip[None]), torch.zeros(1, 1, dtype=torch.int64))
+
+
+def skeleton_clips(path: np.ndarray, clips: int = TEST_CLIPS) -> Sample:
+    """The test clips of a video from its `normalized_paths`: evenly spread frames of each of the 48 segments."""
+    offsets = (np.arange(clips)[:, None] + 0.5) / clips
+    return Sample(torch.from_numpy(take_moments(path, offsets)), torch.arange(clips).view(-1, 1))
 
 
 def take_moments(path: np.ndarray, offsets: np.ndarray, start: float = 0, share: float = 1) -> np.ndarray:

@@ -87,9 +87,8 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
                 best = read_model(args.record / BEST, stream.in_channels, stream.family)
                 model.network.load_state_dict(best.network.state_dict())
             for what, videos in final.items():
-                figures[what] = score(
-                    args, model, make_loader(args, videos, what, context, stream.test_clips), context, what
-                )
+                loader = make_loader(args, videos, what, context, stream.test_clips)
+                figures[what] = score(args, model, loader, context, what)
 
     skipped = {name: reason for part in gather(processes, context.skipped) for name, reason in part.items()}
     if processes.main:
