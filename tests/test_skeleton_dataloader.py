@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dataloader import skeleton_dataloader as skeletons
 from dataloader.frame_index import IndexedVideo
@@ -22,6 +23,7 @@ from dataloader.skeleton_dataloader import (
 )
 from fusion.scores import load_scores
 from pose.keypoints import FILE_NAME, load_keypoints, make_keypoints, save_keypoints
+from pose.preview import write_chosen_preview
 from pose.skeleton import DRAWN_LIMBS
 from pose.tracking import main_paths
 from tests.helpers import CLASSES, assert_error, train_script
@@ -196,3 +198,28 @@ def test_all_videos_are_prepared_alike(tiny):
     good, bad, draw = prepare_skeletons(tiny / "skeletons", videos)
     assert len(good) == 3 and not bad
     assert all(torch.equal(draw(video, None).images, draw(video, None).images) for video in good)
+
+
+# ---- what can be looked at ----
+
+
+def test_the_preview_shows_the_chosen_in_colour_and_others_in_grey(tmp_path):
+    people = np.stack([person(x, 0.25) * (1, 1, score) for x, score in ((0.2, 1), (0.5, 0.3), (0.8, 1))])
+    data = make_keypoints(np.tile(people, (9, 1, 1)), np.repeat(np.arange(1, 10), 3), 9, (100, 200))
+    write_chosen_preview(tmp_path / "a.png", [("a", data)], main=2, count=1)
+    sheet = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    width = 320  # of a picture of 100x200 on the sheet
+    picture, alone = (sheet[30:190, left : left + width] for left in (10, 10 + width + 5))
+    colour = [np.ptp(image, axis=2) > 30 for image in (picture, alone)]
+    light = [image.max(2) > 30 for image in (picture, alone)]
+    middle = slice(int(0.36 * width), int(0.64 * width))
+    assert not colour[0][:, middle].any() and light[0][:, middle].any() and not light[1][:, middle].any()
+    assert colour[0][:, : middle.start].any() and colour[1][:, middle.stop :].any()
+
+
+def test_the_script_writes_the_preview_and_trains_nothing(tiny, tmp_path):
+    finished = train_script("skeleton", tiny, tmp_path / "r", "--preview", tmp_path / "p.png", inline=True)
+    assert finished.returncode == 0 and Image.open(tmp_path / "p.png").width > 300, finished.stderr
+    assert not (tmp_path / "r").exists()
+    finished = train_script("skeleton", tiny, tmp_path / "r", "--preview", tmp_path / "p.jpg", inline=True)
+    assert_error(finished, "p.jpg", ".png")
