@@ -2,8 +2,9 @@
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -51,19 +52,20 @@ def cross_modality_filters(rgb: torch.Tensor, in_channels: int) -> torch.Tensor:
 def load_starting_weights(network: models.ResNet, arch: str, weights: str) -> None:
     """Start `network` from ImageNet, all layers but the classifier, which stays random.
 
-    `weights` is `imagenet` (downloaded once by torchvision), `none`, or a file with the state dict of an
-    ImageNet ResNet (.pth, .safetensors). RGB networks take the first convolution as it is, others through
+    `weights` is `imagenet` (downloaded once by torchvision), `none`, or a file with the state dict of a network of
+    this `arch` (.pth, .safetensors). RGB networks take the first convolution as it is, others through
     `cross_modality_filters`. Raises `UserError` if the download fails or the file does not fit.
     """
     if weights == "none":
         return
+    if weights == "imagenet" and arch not in ARCHITECTURES:
+        raise UserError(f"--weights imagenet: there are none of {arch}; give none, or a checkpoint of this stream")
     source = f"ImageNet weights of {arch}" if weights == "imagenet" else weights
     state = imagenet_state_dict(arch) if weights == "imagenet" else read_state_dict(weights)
     state = {name: tensor for name, tensor in torchvision_names(state).items() if not name.startswith("fc.")}
-    channels = network.conv1.in_channels
     first = state.get("conv1.weight")
-    if first is not None and first.ndim == 4 and first.shape[1] == 3 != channels:
-        state["conv1.weight"] = cross_modality_filters(first, channels)
+    if first is not None and first.ndim == 4 and first.shape[1] == 3 != network.conv1.in_channels:
+        state["conv1.weight"] = cross_modality_filters(first, network.conv1.in_channels)
     fresh = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fc.")}
     load_strictly(network, state | fresh, source)
 
@@ -143,8 +145,23 @@ def describe_state_dict(state: Mapping[str, torch.Tensor], source: str | os.Path
     return arch, first.shape[1], last.shape[0]
 
 
-def for_testing(network: models.ResNet, device: torch.device = CPU) -> models.ResNet:
-    """A copy on `device` in evaluation mode, with batch norm folded into the convolutions.
+class Family(NamedTuple):
+    """Networks of one kind: their names, how one is built, and what tells one from its state dict.
+
+    `build(arch, in_channels, classes)` makes a random one, with the classifier `fc`; `describe(state, source)` returns
+    (arch, in_channels, classes) or raises `UserError`.
+    """
+
+    architectures: tuple[str, ...]
+    build: Callable[[str, int, int], nn.Module]
+    describe: Callable[[Mapping[str, torch.Tensor], str | os.PathLike], tuple[str, int, int]]
+
+
+RESNETS = Family(ARCHITECTURES, build_network, describe_state_dict)
+
+
+def for_testing(network: nn.Module, device: torch.device = CPU) -> nn.Module:
+    """A copy on `device` in evaluation mode, with batch norm folded into a ResNet's convolutions.
 
     Folding changes float rounding only: logits agree within 1e-4 or so.
     """
@@ -168,34 +185,35 @@ def _fold(parent: nn.Module, conv: str, norm: str) -> None:
 class Model:
     """A network with what describes it: its architecture, the side of its input in pixels, and its classes.
 
-    `classes` are None where a checkpoint does not name them. `checkpoint` is what `read_model` read, empty for
-    a network that starts anew; `path` is the file.
+    `image_size` is None where the input is no image, `classes` where a checkpoint does not name them. `checkpoint` is
+    what `read_model` read, empty for a network that starts anew; `path` is the file.
     """
 
-    network: models.ResNet
+    network: nn.Module
     arch: str
-    image_size: int
+    image_size: int | None
     classes: list[str] | None
     checkpoint: dict = field(default_factory=dict)
     path: str | os.PathLike | None = None
 
-    @property
-    def in_channels(self) -> int:
-        """Input channels of the network."""
-        return self.network.conv1.in_channels
 
-
-def read_model(path: str | os.PathLike, in_channels: int) -> Model:
+def read_model(path: str | os.PathLike, in_channels: int, family: Family = RESNETS) -> Model:
     """The network of a checkpoint, written by this code or the original's, on the CPU.
 
-    Raises `UserError` if the file is no checkpoint, or if its network does not take `in_channels`.
+    Raises `UserError` if the file is no checkpoint, or if its network is not of `family` or does not take
+    `in_channels`.
     """
     checkpoint = load_checkpoint(path)
     state = checkpoint.get("state_dict")
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
     state = torchvision_names(state)
-    arch, channels, count = describe_state_dict(state, path)
+    if checkpoint.get("arch", family.architectures[0]) not in family.architectures:
+        raise UserError(
+            f"{path}: its network is a {checkpoint['arch']}, this stream's are {', '.join(family.architectures)}; give "
+            "a checkpoint of this stream"
+        )
+    arch, channels, count = family.describe(state, path)
     if channels != in_channels:
         raise UserError(
             f"{path}: its network takes {channels} input channels, this stream has {in_channels}; give a checkpoint "
@@ -204,6 +222,7 @@ def read_model(path: str | os.PathLike, in_channels: int) -> Model:
     classes = checkpoint.get("classes")
     if classes is not None and len(classes) != count:
         raise UserError(f"{path}: names {len(classes)} classes, but its network has {count}; it is damaged")
-    network = build_network(arch, channels, count)
+    network = family.build(arch, channels, count)
     load_strictly(network, state, path)
-    return Model(network, arch, checkpoint.get("image_size") or 224, classes, checkpoint, path)
+    size = (checkpoint.get("image_size") or 224) if family is RESNETS else None
+    return Model(network, arch, size, classes, checkpoint, path)

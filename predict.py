@@ -1,4 +1,4 @@
-"""Say what people do in videos: frames, poses, both streams and their fusion in one go.
+"""Say what people do in videos: frames, poses, the streams and their fusion in one go.
 
     python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \
         --motion record/motion_pose/model_best.pth.tar
@@ -14,18 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import ArgumentParser, UserError, run, whole_number
-from common.frame_settings import add_frame_arguments, settings_from_arguments
+from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
 from fusion.metrics import fuse
+from network import Model
 from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
 from pose.smoothing import add_cleaning_arguments, cleaning_from_arguments
-from prediction.classify import Options, check_same_classes, classify, common_settings, load_for_testing
+from prediction.classify import Options, Prediction, check_same_classes, classify, common_settings, load_for_testing
 from prediction.overlay import write_overlay
+from prediction.parts import part_relevance, shown_frames, write_parts
 from prediction.results import describe, print_result, top_classes, write_results
 from training.resume import trained_poses
-from training.streams import MOTION_POSE, SPATIAL
+from training.streams import MOTION_POSE, SKELETON, SPATIAL, Stream
 from utils import pick_device
 
 BARS = 3  # classes in an overlay
@@ -34,7 +36,7 @@ BARS = 3  # classes in an overlay
 def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
-        description="Classify videos with trained streams: decode, find people, test both streams, fuse.",
+        description="Classify videos with trained streams: decode, find people, test the streams, fuse.",
         epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
         "at once. Exit status 1: some videos could not be classified.",
     )
@@ -44,12 +46,18 @@ def get_args_parser() -> ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
     text = "write a silent video with skeletons, on every frame, and the 3 best classes; of several: FILE-NAME.mp4"
     add("--overlay", type=Path, metavar="FILE.mp4", help=text)
-    add = parser.add_argument_group("streams, one or both").add_argument
+    text = (
+        "write a picture of which parts spoke for the best class of the skeleton stream, and when; of several videos: "
+    )
+    add("--parts", type=Path, metavar="FILE.png", help=text + "FILE-NAME.png")
+    add = parser.add_argument_group("streams, one or several").add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
     text = "written by motion_pose_cnn_15.py; finds people by --model (default: rtmpose), or takes --keypoints"
     add("--motion", type=Path, metavar="CHECKPOINT", help=text)
-    text = "of the spatial and of the motion stream in the fusion (default: equal)"
-    add("--weights", nargs=2, type=float, metavar="W", help=text)
+    text = "written by skeleton_gcn_15.py; needs the people of all frames"
+    add("--skeleton", type=Path, metavar="CHECKPOINT", help=text)
+    text = "of the spatial, motion and skeleton stream in the fusion, one for each that is given (default: equal)"
+    add("--weights", nargs="+", type=float, metavar="W", help=text)
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
     text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
     add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
@@ -70,19 +78,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_arguments(args)
     device = pick_device(args.device)
     class_index = args.ucf_list / args.class_index
-    chosen = [(stream, path) for stream, path in ((SPATIAL, args.spatial), (MOTION_POSE, args.motion)) if path]
-    models = {stream.name: load_for_testing(path, stream, class_index, device) for stream, path in chosen}
+    models = {
+        stream.name: load_for_testing(path, stream, class_index, device) for stream, path in checkpoints(args).items()
+    }
     check_same_classes(models.values())
     classes = next(iter(models.values())).classes
-    motion = models.get(MOTION_POSE.name)
-    poses = (trained_poses(motion.checkpoint, motion.path) if motion and not args.keypoints else None) or {}
+    looking = [models[stream.name] for stream in (MOTION_POSE, SKELETON) if stream.name in models]
+    known = [trained_poses(model.checkpoint, model.path) for model in looking if not args.keypoints]
+    poses = next(filter(None, known), {})
     estimator = make_estimator(args, poses)
     amp = args.amp and device.type == "cuda"
     settings = settings_from_arguments(args, common_settings(models.values(), args))
     cleaning = cleaning_from_arguments(args, float(settings.rate()), poses)
     options = Options(settings, cleaning, poses.get("every") or 1, bool(args.overlay), amp)
     results = []
-    for path, overlay in zip(args.videos, overlay_paths(args.overlay, args.videos), strict=True):
+    files = (output_paths(file, args.videos) for file in (args.overlay, args.parts))
+    for path, overlay, parts in zip(args.videos, *files, strict=True):
         result = {"video": str(path), "name": stem(path.name)}
         results.append(result)
         try:
@@ -93,13 +104,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_result(result, args.topk)
             if people and not result["frames_with_people"]:
                 black = "; the motion stream saw black images" * bool(args.motion)
-                print(f"warning: {path}: nobody found in the {len(people)} frames looked at{black}", file=sys.stderr)
+                prior = "; the skeleton stream knows only its prior" * bool(args.skeleton)
+                print(
+                    f"warning: {path}: nobody found in the {len(people)} frames looked at{black}{prior}",
+                    file=sys.stderr,
+                )
             if overlay:
                 top = top_classes(result["fused"], BARS)
                 with contextlib.closing(decode_frames(path, settings.every, fps=settings.fps)) as frames:
                     write_overlay(overlay, frames, people, top, settings.rate(frame_rate(path)))
                 result["overlay"] = str(overlay)
                 print(f"  overlay: {overlay}", flush=True)
+            if parts:
+                write_parts_picture(parts, path, models[SKELETON.name], prediction, settings)
+                result["parts"] = str(parts)
+                print(f"  parts: {parts}", flush=True)
         except UserError as error:
             result["error"] = " ".join(str(error).split())
     if args.json:
@@ -111,36 +130,54 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_estimator(args: argparse.Namespace, trained: dict) -> Estimator | None:
-    """What finds people: what found those that the motion stream was `trained` on, but for the options given.
+    """What finds people: what found those that the streams were `trained` on, but for the options given.
 
     None if nobody is to be looked for. Says so if the two differ.
     """
     asked = args.model or args.pose_weights
-    if args.keypoints or not (args.motion or (args.overlay and asked)):
+    if args.keypoints or not (args.motion or args.skeleton or (args.overlay and asked)):
         return None
     estimator = estimator_from_arguments(args, trained)
     for name, value in estimator.settings.items() if "model" in trained else ():
         if trained.get(name) != value:
             made = f"was trained on people found with {name} = {trained.get(name)}, now it is {value}"
-            print(f"warning: {args.motion} {made}", file=sys.stderr)
+            print(f"warning: {args.motion or args.skeleton} {made}", file=sys.stderr)
             break
     return estimator
+
+
+def write_parts_picture(file: Path, video: Path, model: Model, prediction: Prediction, settings: FrameSettings) -> None:
+    """Write which parts spoke for the skeleton stream's best class, see `prediction.parts`."""
+    label = int(prediction.logits[SKELETON.name].argmax())
+    keypoints = prediction.poses.keypoints(prediction.num_frames)
+    shown = shown_frames(prediction.num_frames)
+    with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
+        pictures = {number: rgb for number, rgb in enumerate(frames, 1) if number in shown}
+    relevance = part_relevance(model, keypoints, label)
+    write_parts(file, pictures, keypoints, relevance, f"{video.name}: {model.classes[label]}")
 
 
 # ---- arguments ----
 
 
+def checkpoints(args: argparse.Namespace) -> dict[Stream, Path]:
+    """The streams that are given, in the order of --weights, and their checkpoints."""
+    streams = {SPATIAL: args.spatial, MOTION_POSE: args.motion, SKELETON: args.skeleton}
+    return {stream: path for stream, path in streams.items() if path}
+
+
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that do not go together; afterwards no `args.model` means not to estimate."""
-    if not args.spatial and not args.motion:
-        raise UserError("no stream to classify with; give --spatial CHECKPOINT, --motion CHECKPOINT, or both")
-    if args.weights and not (args.spatial and args.motion):
-        raise UserError("--weights are for fusing both streams; give --spatial and --motion, or leave it out")
+    streams = len(checkpoints(args))
+    if not streams:
+        raise UserError("no stream to classify with; give --spatial, --motion or --skeleton CHECKPOINT, or several")
+    if args.weights and streams == 1:
+        raise UserError("--weights are for fusing several streams; give more of them, or leave it out")
     try:
-        fuse([np.zeros(1)] * 2, args.weights)
+        fuse([np.zeros(1)] * streams, args.weights)
     except ValueError:
         weights = " ".join(f"{weight:g}" for weight in args.weights)
-        raise UserError(f"--weights {weights}: give two numbers >= 0, not both 0") from None
+        raise UserError(f"--weights {weights}: give {streams} numbers >= 0, one a stream, not all 0") from None
     if args.keypoints and (args.model or args.pose_weights):
         raise UserError("--keypoints take the place of --model and --pose-weights; leave out one or the other")
     if args.keypoints and not args.keypoints.exists():
@@ -152,15 +189,18 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.overlay and args.overlay.suffix.lower() != ".mp4":
         raise UserError(f"--overlay {args.overlay}: the overlay is an MP4 video; give a name that ends in .mp4")
     sources = {path.resolve() for path in args.videos}
-    for path in (*overlay_paths(args.overlay, args.videos), args.json):
+    if args.parts and (args.parts.suffix.lower() != ".png" or not args.skeleton):
+        raise UserError(f"--parts {args.parts}: a PNG of the skeleton stream; give a .png, and --skeleton CHECKPOINT")
+    outputs = (*output_paths(args.overlay, args.videos), *output_paths(args.parts, args.videos), args.json)
+    for path in outputs:
         if path and path.resolve() in sources:
             raise UserError(f"{path}: is one of the videos to classify; choose another name to write to")
         if path and path.is_dir():
             raise UserError(f"{path}: is a folder; give the name of a file to write")
 
 
-def overlay_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None]:
-    """Where each video's overlay goes: `file`, or `FILE-NAME.mp4` of several videos, numbered if names repeat."""
+def output_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None]:
+    """Where each video's output goes: `file`, or `FILE-NAME.mp4` of several videos, numbered if names repeat."""
     if file is None or len(videos) == 1:
         return [file] * len(videos)
     paths = []

@@ -27,6 +27,14 @@ def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]):
 
     Returns the good videos, `(video, reason)` for the others, and the function that samples from the keypoints.
     """
+    keypoints, good, bad = load_all_keypoints(root, videos)
+    return good, bad, partial(keypoint_sample, keypoints=keypoints)
+
+
+def load_all_keypoints(
+    root: str | os.PathLike, videos: Sequence[Video]
+) -> tuple[dict[str, Keypoints], list[IndexedVideo], list[tuple[Video, str]]]:
+    """The keypoints of the videos below `root` by name, the good videos, and `(video, reason)` for the others."""
     keypoints, good, bad = {}, [], []
     for video, folder in find_folders(root, videos):
         if folder is None:
@@ -37,7 +45,7 @@ def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]):
             good.append(IndexedVideo(video, str(Path(root, folder)), data.num_frames))
         except UserError as error:
             bad.append((video, f"video {video.name!r}: {error}"))
-    return good, bad, partial(keypoint_sample, keypoints=keypoints)
+    return keypoints, good, bad
 
 
 def keypoint_sample(

@@ -5,14 +5,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from common.atomic import atomic_write
 from common.frames import FRAME_NAME
 from common.images import read_image
 from common.video import write_mp4
-from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
+from pose.draw import draw_people
+from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
 from pose.pipeline import PoseJob
+from pose.tracking import main_paths
 
 COLUMNS, HEIGHT, MAX_WIDTH, GAP, LABEL = 3, 180, 320, 10, 20  # all but the first in pixels
 CLIP_SIDE = 320
@@ -45,7 +48,30 @@ def write_preview(path: Path, videos: Sequence[PoseJob], count: int = 12) -> Non
         people = len(people_of_frame(keypoints[index], number))
         pair = [read_image(folder / FRAME_NAME.format(number)) for folder in (video.frames, video.poses)]
         cells.append((f"{video.name}  {number}  ({people or 'no'} {'person' if people == 1 else 'people'})", pair))
+    _write_sheet(path, cells)
 
+
+def write_chosen_preview(path: Path, videos: Sequence[tuple[str, Keypoints]], main: int, count: int = 12) -> None:
+    """Write a PNG of `count` frames of named videos: the people of their `main_paths` in colour, the others in grey.
+
+    Beside each such picture are the `main` people alone, as they are learned from.
+    """
+    cells = []
+    for index, number in choose_frames([data.num_frames for _, data in videos], count):
+        name, data = videos[index]
+        everyone = people_of_frame(data, number)
+        chosen = main_paths(data, main)[:, number - 1]
+        chosen = chosen[(chosen[..., 2] > 0).any(axis=1)]
+        others, alone = (draw_people(people, data.frame_size) for people in (everyone, chosen))
+        grey = np.repeat(others.max(axis=2, keepdims=True) // 3, 3, axis=2)
+        pair = [np.where(alone.any(axis=2, keepdims=True), alone, grey), alone]
+        pair = [np.asarray(Image.fromarray(image).resize(data.frame_size[::-1])) for image in pair]
+        cells.append((f"{name}  {number}  ({len(chosen)} of {len(everyone)})", pair))
+    _write_sheet(path, cells)
+
+
+def _write_sheet(path: Path, cells: Sequence[tuple[str, list[np.ndarray]]]) -> None:
+    """A PNG of labels, each above its pair of pictures of one shape or of a picture and a square one."""
     sizes = []
     for _, (frame, _) in cells:
         scale = min(HEIGHT / frame.shape[0], MAX_WIDTH / frame.shape[1])

@@ -7,9 +7,8 @@ import numpy as np
 
 from common.cli import not_negative, whole_number
 from pose.keypoints import Keypoints
-from pose.tracking import MAX_GAP, drop_weak_people, follow_people, keep_main_people, main_tracks
+from pose.tracking import MAX_GAP, MIN_SEEN, drop_weak_people, follow_people, keep_main_people, main_tracks
 
-MIN_SEEN = 3  # frames in which a person must be found at all
 MIN_PARTS = 4  # of a person in a filled frame, as in grouping
 MIN_CUTOFF = 1.5  # Hz: the lower, the less a still body trembles
 BETA = 15.0  # Hz per (short side / s): the higher, the less a fast part lags behind

@@ -6,6 +6,7 @@ from pose.interpolation import match_people
 from pose.keypoints import Keypoints
 
 MAX_GAP = 5  # frames that a person may be lost for: 0.2 s at 25 frames per second
+MIN_SEEN = 3  # frames in which a person must be found at all
 
 
 def follow_people(keypoints: Keypoints, max_gap: int = MAX_GAP) -> np.ndarray:
@@ -48,13 +49,40 @@ def keep_main_people(keypoints: Keypoints, count: int) -> Keypoints:
 
     Whom a frame shows is so decided over the whole video, and a score that wavers lets nobody flicker in and out.
     """
+    return select_people(keypoints, _main_people(keypoints, count)[0])
+
+
+def main_paths(keypoints: Keypoints, count: int) -> np.ndarray:
+    """The `count` main people of each frame as paths, float32 (count, num_frames, 18, 3), 0 where there is nobody.
+
+    They are those of `keep_main_people` but for tracks of fewer than `MIN_SEEN` frames. A track stays on one path,
+    the first that is free, the main person's on path 0; so equal keypoints give equal paths.
+    """
+    kept, tracks, order = _main_people(keypoints, count)
+    paths = np.zeros((count, keypoints.num_frames, *keypoints.keypoints.shape[1:]), np.float32)
+    taken = np.zeros(paths.shape[:2], bool)
+    least = min(MIN_SEEN, keypoints.num_frames)
+    for track in order.tolist():
+        index = kept[tracks[kept] == track]
+        frames = keypoints.frame[index] - 1
+        if (tracks == track).sum() < least:
+            continue
+        free = ~taken[:, frames]
+        whole = np.flatnonzero(free.all(axis=1))
+        place = whole[0] if len(whole) else free.argmax(axis=0)
+        paths[place, frames], taken[place, frames] = keypoints.keypoints[index], True
+    return paths
+
+
+def _main_people(keypoints: Keypoints, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whom to keep (an index, ordered), the track of each person, and the tracks from the main one on."""
     tracks = follow_people(keypoints)
-    rank = np.argsort(main_tracks(keypoints, tracks))[tracks]
+    ranking = main_tracks(keypoints, tracks)
+    rank = np.argsort(ranking)[tracks]
     order = np.lexsort((rank, keypoints.frame))
     frame = keypoints.frame[order]
     place = np.arange(len(order)) - np.searchsorted(frame, frame)  # within its frame, from 0
-    kept = np.sort(order[place < count])
-    return select_people(keypoints, kept)
+    return np.sort(order[place < count]), tracks, ranking
 
 
 def drop_weak_people(keypoints: Keypoints, min_score: float) -> Keypoints:

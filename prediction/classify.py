@@ -18,11 +18,11 @@ from common.cli import UserError
 from common.frame_settings import FrameSettings, settings_from_arguments
 from common.images import decode_image
 from common.video import decode_frames, encode_jpeg, resize_short_side
-from dataloader.images import to_input
 from dataloader.names import stem
 from dataloader.sampling import clips_for_testing
+from dataloader.skeleton_dataloader import normalized_paths, skeleton_clips
 from dataloader.split_train_test_video import read_class_index
-from dataloader.video_dataset import sample_for_testing
+from dataloader.video_dataset import Sample, sample_for_testing
 from network import Model, for_testing, read_model
 from pose.draw import encode_pose_image
 from pose.estimators import Estimator
@@ -30,7 +30,7 @@ from pose.keypoints import Keypoints, join_frames, people_of_frame
 from pose.pipeline import estimate, fill_in, key_frames
 from pose.smoothing import clean_people
 from training.resume import trained_frames
-from training.streams import MOTION_POSE, SPATIAL, STREAMS, Stream, trained_stream
+from training.streams import MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_stream
 
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
@@ -55,6 +55,10 @@ class Poses:
     people: dict[int, np.ndarray] = field(default_factory=dict)
     frame_size: tuple[int, int] | None = None
 
+    def keypoints(self, num_frames: int) -> Keypoints:
+        """The same as the keypoints of a video of `num_frames` frames, all of which were looked at."""
+        return join_frames(self.people, num_frames, self.frame_size)
+
 
 class Prediction(NamedTuple):
     """Scores of a video: `logits` by stream, float32 (classes,), means over the test positions.
@@ -78,7 +82,7 @@ def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torc
     The file `class_index` names the classes of a checkpoint that does not. Raises `UserError` if it is no checkpoint,
     or another stream's.
     """
-    model = read_model(path, stream.in_channels)
+    model = read_model(path, stream.in_channels, stream.family)
     if model.classes is None:
         unnamed = f"{path}: does not name its {model.network.fc.out_features} classes"
         if not class_index.is_file():
@@ -119,17 +123,10 @@ def common_settings(models: Iterable[Model], args: Namespace) -> FrameSettings |
 
 
 @torch.inference_mode()
-def score(model: Model, stream: Stream, jpegs: Mapping[int, bytes], num_frames: int, amp: bool = False) -> np.ndarray:
-    """Mean logits, float32 (classes,), over the test positions of a video of `num_frames` frames.
-
-    `jpegs`: the images that the positions need by the number of their frame, encoded as on disk. Raises `UserError`
-    if the logits are not finite.
-    """
-    device = model.network.conv1.weight.device
-    images, index = sample_for_testing(
-        lambda number: decode_image(jpegs[number]), num_frames, stream.length, model.image_size
-    )
-    inputs = to_input(images.to(device), index.to(device), stream.mean, stream.std)
+def score(model: Model, stream: Stream, sample: Sample, amp: bool = False) -> np.ndarray:
+    """Mean logits, float32 (classes,), over the clips of a video; raises `UserError` if they are not finite."""
+    device = model.network.fc.weight.device
+    inputs = stream.to_input(sample.images.to(device), sample.index.to(device))
     with torch.autocast(device.type, enabled=amp):
         logits = model.network(inputs)
     mean = logits.float().mean(0).cpu().numpy()
@@ -153,12 +150,13 @@ def classify(
     """
     damage: list[str] = []
     num_frames = sum(1 for _ in decode_frames(path, options.frames.every, THREADS, damage, options.frames.fps))
-    needed = {name: clips_for_testing(num_frames, STREAMS[name].length)[0] for name in models}
+    image_streams = [name for name in models if name != SKELETON.name]
+    needed = {name: clips_for_testing(num_frames, STREAMS[name].length)[0] for name in image_streams}
     seen, drawn = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE))
     # People are followed over the whole video, unless only their own scores count.
     followed = options.cleaning and (options.cleaning["max_people"] or options.cleaning["smooth"])
     every = options.estimate_every if isinstance(source, Estimator) else 1
-    whole = options.every_pose or (drawn and (followed or every > 1))
+    whole = options.every_pose or SKELETON.name in models or (drawn and (followed or every > 1))
     posed = key_frames(num_frames, every) if whole else drawn
     frames: dict[int, bytes] = {}
 
@@ -177,14 +175,23 @@ def classify(
         frames.update(_encoded_frames(path, options, set(seen)))
         poses = _look_up(source, posed, num_frames) if source else Poses()
     if options.cleaning and poses.people:
-        cleaned = clean_people(join_frames(poses.people, num_frames, poses.frame_size), options.cleaning)
+        cleaned = clean_people(poses.keypoints(num_frames), options.cleaning)
         poses.people = {number: people_of_frame(cleaned, number) for number in poses.people}
     encoded_poses = {number: encode_pose_image(poses.people[number], poses.frame_size) for number in drawn}
-    images = {SPATIAL.name: frames, MOTION_POSE.name: encoded_poses}
-    logits = {
-        name: score(
-            model, trained_stream(name, model.checkpoint.get("options", {})), images[name], num_frames, options.amp
+    jpegs = {SPATIAL.name: frames, MOTION_POSE.name: encoded_poses}
+    samples = {
+        name: sample_for_testing(
+            lambda number, images=jpegs[name]: decode_image(images[number]),
+            num_frames,
+            STREAMS[name].length,
+            models[name].image_size,
         )
+        for name in image_streams
+    }
+    if SKELETON.name in models:
+        samples[SKELETON.name] = skeleton_clips(normalized_paths(poses.keypoints(num_frames)))
+    logits = {
+        name: score(model, trained_stream(name, model.checkpoint.get("options", {})), samples[name], options.amp)
         for name, model in models.items()
     }
     return Prediction(logits, num_frames, poses, "".join(damage))

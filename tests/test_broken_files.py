@@ -63,7 +63,7 @@ def test_starting_weights(fault, ending, trained, tiny, tmp_path):
 
 
 @faults
-@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("stream", ["spatial", "motion_pose"])
 def test_images(fault, stream, own_tiny, tmp_path):
     (video,) = (own_tiny / STREAMS[stream][1]).glob("*Diving_g03_c01")
     for path in video.iterdir():

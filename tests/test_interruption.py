@@ -17,22 +17,28 @@ from torchvision.models import ResNet
 
 import utils
 from common import atomic, cli
-from tests.helpers import FAST, ROOT, STREAMS, assert_error, original, train_script
+from tests.helpers import ROOT, STREAMS, assert_error, fast, original, train_script
 from utils import load_checkpoint, save_checkpoint, write_record
 
 
 def start(stream, data, record, *arguments) -> subprocess.Popen:
     script, folder, _ = STREAMS[stream]
     paths = ["--data", data / folder, "--ucf-list", data / "lists", "--record", record]
-    command = [sys.executable, str(ROOT / script), *map(str, [*paths, *FAST, *original(arguments), *arguments])]
+    command = [
+        sys.executable,
+        str(ROOT / script),
+        *map(str, [*paths, *fast(stream), *original(arguments, stream), *arguments]),
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **pipes)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_all_processes_ends_the_run(tiny, tmp_path, signum):
-    process = start("spatial", tiny, tmp_path, "--epochs", 1000, "--workers", 2)
+@pytest.mark.parametrize(
+    ("stream", "signum"), [("spatial", signal.SIGTERM), ("spatial", signal.SIGINT), ("skeleton", signal.SIGTERM)]
+)
+def test_a_signal_to_all_processes_ends_the_run(tiny, tmp_path, stream, signum):
+    process = start(stream, tiny, tmp_path, "--epochs", 1000, "--workers", 2)
     deadline = time.time() + 120
     while not (tmp_path / "checkpoint.pth.tar").exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.05)

@@ -43,7 +43,8 @@ def test_training_writes_records_checkpoints_and_scores(trained):
     assert list(test) == ["Epoch", "Batch Time", "Loss", "Prec@1", "Prec@3"]
     assert list(train["Epoch"]) == list(test["Epoch"]) == [0, 1, 2, 3]
     checkpoint = torch.load(record / "checkpoint.pth.tar", weights_only=True)
-    assert checkpoint["epoch"] == 4 and checkpoint["arch"] == "resnet18" and checkpoint["classes"] == list(CLASSES)
+    assert checkpoint["epoch"] == 4 and checkpoint["classes"] == list(CLASSES)
+    assert checkpoint["arch"] == ("stgcnpp_small" if stream == "skeleton" else "resnet18")
     assert checkpoint["best_prec1"] == test["Prec@1"].max()
     with open(record / f"{stream}_video_preds.pickle", "rb") as file:
         scores = pickle.load(file)
@@ -56,7 +57,7 @@ def test_training_writes_records_checkpoints_and_scores(trained):
     assert Image.open(record / "curves.png").size[0] > 300
 
 
-@pytest.mark.parametrize("trained", ["motion_pose"], indirect=True)
+@pytest.mark.parametrize("trained", ["motion_pose", "skeleton"], indirect=True)
 def test_resume_goes_on_with_the_next_epoch_bit_for_bit(trained, tmp_path):
     stream, data, record = trained
     assert train_script(stream, data, tmp_path, "--epochs", 2).returncode == 0
@@ -108,7 +109,7 @@ def plain_score(network, stream, folder, size):
     return np.mean(logits, axis=0)
 
 
-@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("stream", ["spatial", "motion_pose"])
 def test_checkpoint_of_the_original_format_evaluates(stream, tiny, tmp_path):
     generator = torch.Generator().manual_seed(0)
     state = {}
@@ -146,13 +147,18 @@ def test_mistakes_end_in_one_line(trained, tmp_path):
     empty.mkdir()
     damaged.write_bytes(best.read_bytes()[:100000])
     other = next(name for name in STREAMS if name != stream)
-    assert_error(train_script(other, data, tmp_path, "--resume", best, "--evaluate"), str(best), "input channels")
+    words = "stgcnpp_small" if stream == "skeleton" else "input channels"
+    assert_error(train_script(other, data, tmp_path, "--resume", best, "--evaluate"), str(best), words)
+    if stream != "skeleton":
+        finished = train_script("skeleton", data, tmp_path, "--resume", best, "--evaluate", inline=True)
+        assert_error(finished, str(best), "resnet18", "checkpoint of this stream")
+    arch, other_arch = ("stgcnpp_small", "stgcnpp") if stream == "skeleton" else ("resnet18", "resnet34")
     for arguments, words in (
         (("--data", tmp_path / "nowhere"), ("nowhere", "--data")),
         (("--data", empty), ("empty", "--data")),
         (("--evaluate",), ("--resume",)),
         (("--resume", tmp_path / "no.tar"), ("no.tar", "no such file")),
-        (("--arch", "resnet34", "--resume", best), ("resnet18", "--arch")),
+        (("--arch", other_arch, "--resume", best), (arch, "--arch")),
         (("--split", "09"), ("trainlist09.txt",)),
         (("--batch-size", "0"), ("--batch-size",)),
         (("--val-groups", "9"), ("--val-groups",)),

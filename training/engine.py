@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.cli import UserError
-from dataloader.images import to_input
 from dataloader.sampling import random_state
 from fusion.metrics import precision
 from network import Model, for_testing
@@ -54,10 +53,6 @@ class Context:
         """Whether to copy to the device without waiting; on mps torch has handed out data too early then."""
         return self.device.type != "mps"
 
-    def to_input(self, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The network's input of the clips `rows`, see `dataloader.images.to_input`."""
-        return to_input(images, rows, self.stream.mean, self.stream.std)
-
 
 def train_one_epoch(
     model: nn.Module,
@@ -84,6 +79,7 @@ def train_one_epoch(
     processes, device = context.processes, context.device
     # What torch draws (dropout) depends on seed, epoch and process alone, so that resuming is exact.
     torch.manual_seed(int(random_state(batches.seed, epoch, f"process {processes.rank}").integers(2**31)))
+    torch.empty((), dtype=torch.int64).random_()  # the loader's draw of earlier versions, so that their runs resume
     all_labels = torch.tensor(loader.dataset.labels, device=device)
     totals = torch.zeros(4, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
     unchecked: list[tuple[int, torch.Tensor, torch.Tensor]] = []
@@ -150,7 +146,7 @@ def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torc
         last = i + 1 == parts
         with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
             with torch.autocast(device.type, enabled=context.amp):
-                logits = model(context.to_input(images, rows))
+                logits = model(context.stream.to_input(images, rows))
             consensus = logits.float().view(len(targets), -1, logits.shape[1]).mean(1)
             loss = F.cross_entropy(consensus, targets, reduction="sum", label_smoothing=context.label_smoothing)
             scaler.scale(loss * share).backward()
@@ -169,7 +165,7 @@ def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torc
 def evaluate(model: Model, loader: DataLoader, context: Context, what: str = "test") -> dict:
     """Test a network on every video of `loader`'s data set, each once over all processes.
 
-    A video's score is the mean of its 19 logit vectors; the loss is the cross-entropy of that mean.
+    A video's score is the mean of its clips' logit vectors; the loss is the cross-entropy of that mean.
     Returns `loss`, `prec1`, `prec3` (percent), `batch_time` (mean seconds) and `scores`, a dict from the
     video's name to float32 (classes,), in the order of the list. Raises `UserError` for a broken image
     (unless skipped) and `Stopped` after the batch in which a signal came.
@@ -186,7 +182,7 @@ def evaluate(model: Model, loader: DataLoader, context: Context, what: str = "te
         images = batch["images"].to(device, non_blocking=context.non_blocking)
         parts = batch["index"].to(device, non_blocking=context.non_blocking).split(TEST_CLIPS)
         with torch.autocast(device.type, enabled=context.amp):
-            logits = torch.cat([tester(context.to_input(images, rows)) for rows in parts])
+            logits = torch.cat([tester(context.stream.to_input(images, rows)) for rows in parts])
         votes = logits.float().view(len(batch["positions"]), -1, logits.shape[1]).mean(1)
         mine.update(zip(batch["positions"].tolist(), votes.cpu().numpy(), strict=True))
     seconds = time.perf_counter() - started

@@ -80,7 +80,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
             "epoch": epoch + 1,
             "arch": model.arch,
             "classes": model.classes,
-            "in_channels": model.in_channels,
+            "in_channels": stream.in_channels,
             "image_size": model.image_size,
             "state_dict": tested_model.network.state_dict(),
             "optimizer": optimizer.state_dict(),

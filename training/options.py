@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.cli import ArgumentParser, not_negative, positive, whole_number
-from network import ARCHITECTURES
+from network import RESNETS, Family
 from training.recipes import RECIPES
 
 # Options that make a run what it is: the checkpoint keeps them, and resuming takes them from there.
@@ -19,8 +19,10 @@ METHOD = (
 )
 
 
-def training_parser(stream: str, data: str) -> ArgumentParser:
-    """Parser of one stream's script; the defaults are those of the original recipe."""
+def training_parser(stream: str, data: str, family: Family = RESNETS) -> ArgumentParser:
+    """Parser of one stream's script, whose networks are of `family`; the defaults are those of its first recipe."""
+    recipes = RECIPES[stream]
+    default = next(iter(recipes))
     parser = ArgumentParser(
         description=f"Train or test the {stream} stream.",
         epilog="Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
@@ -53,9 +55,14 @@ def training_parser(stream: str, data: str) -> ArgumentParser:
 
     group = parser.add_argument_group("model")
     add = group.add_argument
-    add("--arch", choices=ARCHITECTURES, default="resnet18", help="network")
-    add("--weights", metavar="imagenet|none|FILE", default="imagenet", help="starting weights")
-    add("--image-size", type=whole_number(32), metavar="N", default=224, help="side of the network's input, in pixels")
+    add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
+    if family is RESNETS:
+        add("--weights", metavar="imagenet|none|FILE", default="imagenet", help="starting weights")
+        text = "side of the network's input, in pixels"
+        add("--image-size", type=whole_number(32), metavar="N", default=224, help=text)
+    else:
+        parser.set_defaults(image_size=None)
+        add("--weights", metavar="none|FILE", default="none", help="starting weights, such as another run's checkpoint")
     add(
         "--resume",
         type=Path,
@@ -64,13 +71,13 @@ def training_parser(stream: str, data: str) -> ArgumentParser:
     )
     add("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
 
-    parser.set_defaults(**RECIPES[stream]["original"])
+    parser.set_defaults(**recipes[default])
     group = parser.add_argument_group("training")
     add = group.add_argument
     add(
         "--recipe",
-        choices=("original", "modern"),
-        default="original",
+        choices=tuple(recipes),
+        default=default,
         help="presets of the options: the method's authors', or cosine schedule, regularisation and averaged weights",
     )
     add("--epochs", type=whole_number(0), metavar="N", help="epochs in all, unless --least-steps asks for more")
@@ -137,7 +144,7 @@ def training_parser(stream: str, data: str) -> ArgumentParser:
         "--test-clips",
         type=whole_number(1),
         metavar="N",
-        help="samples of a video in the tests between epochs; the final test always takes 19",
+        help="samples of a video in the tests between epochs; the final test always takes all",
     )
 
     group = parser.add_argument_group("machine")

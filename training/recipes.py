@@ -40,4 +40,10 @@ RECIPES = {
         "original": _ORIGINAL | _MOTION_POSE,
         "modern": _ORIGINAL | _MOTION_POSE | _MODERN | {"segments": 3, "normalize": True, "from_keypoints": None},
     },
+    # For few videos and slow machines, from random weights.
+    "skeleton": {
+        "modern": _ORIGINAL
+        | _MODERN
+        | {"lr": 0.05, "batch_size": 16, "epochs": 20, "dropout": 0.3, "least_steps": 600, "test_clips": 1}
+    },
 }

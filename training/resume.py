@@ -40,7 +40,8 @@ def restore_run(args: Namespace, model: Model, stream: str) -> dict[str, tuple]:
     """
     saved = {"arch": model.arch} | model.checkpoint.get("options", {})
     if "recipe" not in saved:
-        saved = RECIPES[stream]["original"] | {"recipe": "original"} | saved
+        first = next(iter(RECIPES[stream]))
+        saved = RECIPES[stream][first] | {"recipe": first} | saved
     if isinstance(saved.get("freeze_bn"), bool):  # this code's, before batch norm could be frozen in part
         saved["freeze_bn"] = "all" if saved["freeze_bn"] else "none"
     if "options" not in model.checkpoint:  # the original's, and those of this code's first versions

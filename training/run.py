@@ -13,17 +13,16 @@ from torch.utils.data import DataLoader
 from common.cli import UserError
 from dataloader.frame_index import check_usable
 from dataloader.names import Video, group_of
-from dataloader.sampling import TEST_SAMPLES
 from dataloader.split_train_test_video import Split, read_split
 from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, testing_loader, training_loader
 from fusion.scores import save_scores
-from network import Model, build_network, load_starting_weights, read_model
+from network import Model, load_starting_weights, read_model
 from training.distributed import Processes, gather, join_processes, wait_for_main
 from training.engine import Context, Stopped, evaluate
 from training.loop import fit
 from training.record import BEST, CHECKPOINT, check_record, open_record, scores_path
 from training.resume import check_same_videos, fingerprint, made_of, restore_run
-from training.streams import Stream
+from training.streams import Stream, trained_stream
 from utils import StopRequest, catch_stop_signals, environment, memory_format, pick_device, seed_everything, write_json
 
 TESTS = 20  # in a run, unless --test-every tells
@@ -53,7 +52,7 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
     if not args.evaluate:
         check_record(args, stream)
     # What the checkpoint knows of its run, unless the command line says otherwise.
-    model = read_model(args.resume, stream.in_channels) if args.resume else None
+    model = read_model(args.resume, stream.in_channels, stream.family) if args.resume else None
     changed = restore_run(args, model, stream.name) if model else {}
     if changed and processes.main:
         print("in place of the checkpoint's: " + ", ".join(f"{name} {new}" for name, (_, new) in changed.items()))
@@ -61,13 +60,13 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
     split = hold_out(read_split(args.ucf_list, args.split, args.class_index, args.val_list), args.val_groups)
     if model:
         check_same_videos(args, model, split)
-    context = make_context(args, stream.normalized(args.normalize), processes, stop)
+    context = make_context(args, trained_stream(stream.name, vars(args)), processes, stop)
 
     context.frames, context.poses = made_of(args, model, processes.main)
     # With a validation set the test list is not even looked for on disk before the end.
     selection = {"val": split.val} if split.val else {"test": split.test}
     wanted = selection | ({"test": split.test} if args.evaluate else {"train": split.train})
-    clips = TEST_SAMPLES if args.evaluate else args.test_clips
+    clips = stream.test_clips if args.evaluate else args.test_clips
     loaders = {what: make_loader(args, videos, what, context, clips) for what, videos in wanted.items()}
 
     model = model or new_model(args, stream, split.classes, processes)
@@ -81,14 +80,15 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
         with open_record(args, stream) if processes.main else contextlib.nullcontext():
             figures = fit(args, model, loaders, context, changed)
             wait_for_main(processes)  # which may still be writing its best model
-            # The best model's scores of all 19 samples, and of the test list where it did not choose.
-            final = selection if args.test_clips < TEST_SAMPLES else {}
+            # The best model's scores of all samples, and of the test list where it did not choose.
+            final = selection if args.test_clips < stream.test_clips else {}
             final |= {"test": split.test} if split.val else {}
             if final and (args.record / BEST).exists():
-                best = read_model(args.record / BEST, stream.in_channels)
+                best = read_model(args.record / BEST, stream.in_channels, stream.family)
                 model.network.load_state_dict(best.network.state_dict())
             for what, videos in final.items():
-                figures[what] = score(args, model, make_loader(args, videos, what, context), context, what)
+                loader = make_loader(args, videos, what, context, stream.test_clips)
+                figures[what] = score(args, model, loader, context, what)
 
     skipped = {name: reason for part in gather(processes, context.skipped) for name, reason in part.items()}
     if processes.main:
@@ -147,9 +147,7 @@ def make_context(args: Namespace, stream: Stream, processes: Processes, stop: St
     )
 
 
-def make_loader(
-    args: Namespace, videos: list[Video], what: str, context: Context, clips: int = TEST_SAMPLES
-) -> DataLoader:
+def make_loader(args: Namespace, videos: list[Video], what: str, context: Context, clips: int) -> DataLoader:
     """Loader of the videos of the `what` list, tested with `clips` samples each.
 
     Raises `UserError` if some are missing (unless skipped).
@@ -160,7 +158,7 @@ def make_loader(
     if not good:
         raise UserError(f"none of the {len(videos)} {what} videos is below {args.data}; prepare them, or change --data")
     context.skipped.update((video.name, reason) for video, reason in bad)
-    dataset = VideoDataset(good, partial(sample, image_size=args.image_size, clips=clips), args.seed)
+    dataset = VideoDataset(good, partial(sample, clips=clips), args.seed)
     rank, world, pin = context.processes.rank, context.processes.world, context.device.type == "cuda"
     if what == "train":
         batches = EpochBatches(len(dataset), args.batch_size, args.seed, rank, world)
@@ -171,7 +169,7 @@ def make_loader(
 def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Processes) -> Model:
     """A network with the starting weights that `--weights` names."""
     seed_everything(args.seed)
-    network = build_network(args.arch, stream.in_channels, len(classes))
+    network = stream.family.build(args.arch, stream.in_channels, len(classes))
     if not processes.main:
         wait_for_main(processes)  # one download serves all
     load_starting_weights(network, args.arch, args.weights)

@@ -5,12 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
+
 from common.cli import UserError
+from dataloader import skeleton_dataloader as skeletons
 from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
+from dataloader.images import to_input
 from dataloader.motion_keypoints import prepare_keypoints
 from dataloader.motion_pose_dataloader import prepare_pose_flow
-from dataloader.sampling import STACK_LENGTH
+from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
+from network import RESNETS, Family
+from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME
 from training.recipes import RECIPES
 
@@ -19,34 +25,28 @@ from training.recipes import RECIPES
 class Stream:
     """What tells a stream from the others.
 
-    `prepare(args, videos)` finds the videos below `args.data`: it returns those that can be used, `(video,
-    reason)` for the others, and the function `sample(video, generator, image_size)` that reads a video's images,
-    `length` of them to a clip. `mean` and `std` normalise their values in [0, 1] (None: do not); records are called
-    `<prefix>_train.csv`, ….
+    `prepare(args, videos)` finds the videos below `args.data`: it returns those that can be used, `(video, reason)` for
+    the others, and the function `sample(video, generator, clips)` that reads what the clips of a video need.
+    `to_input(images, rows)` makes `in_channels` channels of it for a network of the `family`; a test votes over
+    `test_clips`. Records are called `<prefix>_train.csv`, ….
     """
 
     name: str
     prefix: str
-    length: int
+    in_channels: int
     prepare: Callable
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-
-    @property
-    def in_channels(self) -> int:
-        """Input channels of the network: RGB times the images of a clip."""
-        return 3 * self.length
-
-    def normalized(self, normalize: bool) -> "Stream":
-        """This stream with `normalize`, else with values in [0, 1]."""
-        return self if normalize else replace(self, mean=None, std=None)
+    to_input: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    length: int = 1  # images of a clip
+    test_clips: int = TEST_SAMPLES
+    family: Family = RESNETS
 
 
 def _prepare_spatial(args: Namespace, videos: list):
     if looks_like_pose_flow(args.data):
         raise UserError(f"--data {args.data}: holds {FILE_NAME}, so it is pose flow; give the folder of RGB frames")
     good, bad, sample = prepare_frames(args.data, videos)
-    return good, bad, partial(sample, scale_jitter=args.scale_jitter, color_jitter=args.color_jitter)
+    jitter = {"scale_jitter": args.scale_jitter, "color_jitter": args.color_jitter}
+    return good, bad, partial(sample, image_size=args.image_size, **jitter)
 
 
 def _prepare_motion_pose(args: Namespace, videos: list):
@@ -55,24 +55,46 @@ def _prepare_motion_pose(args: Namespace, videos: list):
     if args.from_keypoints is None:  # the checkpoint keeps what was chosen
         args.from_keypoints = looks_like_pose_flow(args.data)
     good, bad, sample = (prepare_keypoints if args.from_keypoints else prepare_pose_flow)(args.data, videos)
-    return good, bad, partial(sample, segments=args.segments)
+    return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
+
+
+def _prepare_skeleton(args: Namespace, videos: list):
+    if looks_like_frames(args.data):
+        raise UserError(f"--data {args.data}: holds RGB frames; give the folder of {FILE_NAME}, see process_pose.py")
+    return skeletons.prepare_skeletons(args.data, videos)
 
 
 # Single RGB frames, normalised as ImageNet's.
-SPATIAL = Stream("spatial", "rgb", length=1, prepare=_prepare_spatial, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+SPATIAL = Stream("spatial", "rgb", 3, _prepare_spatial, partial(to_input, mean=IMAGENET_MEAN, std=IMAGENET_STD))
 # Stacks of 10 pose-flow images, read from disk or drawn from keypoints. Mean and standard deviation are those of
 # images of real and of synthetic people, which agree within a tenth: mostly black, thin lines.
 MOTION_POSE = Stream(
     "motion_pose",
     "posef",
+    3 * STACK_LENGTH,
+    _prepare_motion_pose,
+    partial(to_input, mean=(0.016, 0.019, 0.010), std=(0.115, 0.125, 0.089)),
     length=STACK_LENGTH,
-    prepare=_prepare_motion_pose,
-    mean=(0.016, 0.019, 0.010),
-    std=(0.115, 0.125, 0.089),
 )
-STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE)}
+# The coordinates of the main people's parts.
+SKELETON = Stream(
+    "skeleton",
+    "skeleton",
+    skeletons.CHANNELS,
+    _prepare_skeleton,
+    skeletons.skeleton_input,
+    test_clips=skeletons.TEST_CLIPS,
+    family=GRAPH_NETWORKS,
+)
+STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, SKELETON)}
 
 
 def trained_stream(name: str, options: dict) -> Stream:
-    """The stream as a checkpoint with these options was trained; what they do not tell is the original recipe's."""
-    return STREAMS[name].normalized((RECIPES[name]["original"] | options)["normalize"])
+    """The stream as a run with these options trains it: without `normalize`, images with values in [0, 1].
+
+    What they do not tell is as in the stream's first recipe.
+    """
+    stream, options = STREAMS[name], next(iter(RECIPES[name].values())) | options
+    return (
+        stream if options.get("normalize", True) else replace(stream, to_input=partial(to_input, mean=None, std=None))
+    )

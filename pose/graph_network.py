@@ -1,0 +1,129 @@
+"""ST-GCN++: a network on the skeletons of people, over their parts and over time."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.cli import UserError
+from network import Family
+from pose.skeleton import DRAWN_LIMBS, NUM_PARTS
+
+# Of each block the channels and the stride in time. The large one is PYSKL's, with a third as many parts of an input.
+STAGES = {
+    "stgcnpp_small": ((48, 2), (96, 2), (96, 1)),
+    "stgcnpp": ((64, 1), (64, 1), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1), (256, 2), (256, 1), (256, 1)),
+}
+DILATIONS = (1, 2, 3, 4)  # of the temporal convolutions of a block
+
+
+def part_graph() -> torch.Tensor:
+    """The skeleton as three adjacencies (3, 18, 18): each part itself, limbs towards the neck, limbs away from it.
+
+    Columns sum up to 1 (or 0), so that a part gets the mean of its neighbours (ST-GCN, arXiv 1801.07455).
+    """
+    graph = torch.zeros(3, NUM_PARTS, NUM_PARTS)
+    graph[0] = torch.eye(NUM_PARTS)
+    for inner, outer in DRAWN_LIMBS:  # all point away from the neck
+        graph[1, outer, inner] = graph[2, inner, outer] = 1
+    return graph / graph.sum(1, keepdim=True).clamp(min=1)
+
+
+class GraphBlock(nn.Module):
+    """A block of ST-GCN++ (arXiv 2205.09443): a graph convolution, then temporal ones, each with a residual.
+
+    The graph's weights are learned, starting from the skeleton's own (`part_graph`). In time six branches see a sixth
+    of the channels each: four convolutions of width 3 and growing dilation, the maximum of 3, and the value itself.
+    (N, in_channels, T, 18) → (N, channels, T / stride, 18).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.graph = nn.Parameter(part_graph())
+        self.mix = nn.Conv2d(3 * in_channels, channels, 1)
+        self.mix_norm = nn.BatchNorm2d(channels)
+        self.mix_residual = _projection(in_channels, channels, 1)
+        width = channels // (len(DILATIONS) + 2)
+        self.widths = [width] * (len(DILATIONS) + 1) + [channels - width * (len(DILATIONS) + 1)]
+        self.reduce = nn.Conv2d(channels, channels, 1)
+        self.reduce_norm = nn.BatchNorm2d(channels - self.widths[-1])
+        self.branches = nn.ModuleList(
+            nn.Conv2d(width, width, (3, 1), (stride, 1), (dilation, 0), (dilation, 1)) for dilation in DILATIONS
+        )
+        self.branch_norm = nn.BatchNorm2d(channels)
+        self.join = nn.Conv2d(channels, channels, 1)
+        self.join_norm = nn.BatchNorm2d(channels)
+        self.residual = _projection(in_channels, channels, stride)
+        self.stride = stride
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One block, see the class."""
+        weights = self.graph.permute(2, 0, 1).reshape(-1, NUM_PARTS)  # (18 * 3, 18), from every part to every part
+        # Neighbours' values beside each other in channels, so that one 1×1 convolution mixes and sums all three.
+        gathered = weights @ x.permute(0, 2, 3, 1)  # (N, T, 18 * 3, C)
+        gathered = gathered.view(*gathered.shape[:2], NUM_PARTS, -1).permute(0, 3, 1, 2)
+        y = F.relu(self.mix_norm(self.mix(gathered)) + self.mix_residual(x))
+
+        y = self.reduce(y)
+        plain = y[:, -self.widths[-1] :, :: self.stride]
+        *parts, peaks = F.relu(self.reduce_norm(y[:, : -self.widths[-1]])).split(self.widths[:-1], 1)
+        parts = [branch(part) for branch, part in zip(self.branches, parts, strict=True)]
+        peaks = F.max_pool2d(peaks, (3, 1), (self.stride, 1), (1, 0))
+        y = self.join(F.relu(self.branch_norm(torch.cat([*parts, peaks, plain], 1))))
+        return F.relu(self.join_norm(y) + self.residual(x))
+
+
+def _projection(in_channels: int, channels: int, stride: int) -> nn.Module:
+    if in_channels == channels and stride == 1:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, (stride, 1), bias=False), nn.BatchNorm2d(channels))
+
+
+class GraphNetwork(nn.Module):
+    """ST-GCN++ (arXiv 2205.09443): (N, people, in_channels, T, 18) → logits (N, classes).
+
+    Everyone goes through the blocks alone. The features are means over time and parts, and over the people who are
+    there at all, that is, whose third channel, the scores, is not 0 throughout.
+    """
+
+    def __init__(self, stages: tuple, in_channels: int, classes: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(in_channels * NUM_PARTS)
+        channels = [in_channels, *(channels for channels, _ in stages)]
+        self.blocks = nn.Sequential(
+            *(GraphBlock(before, *stage) for before, stage in zip(channels, stages, strict=False))
+        )
+        self.fc = nn.Linear(channels[-1], classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of N clips, see the class."""
+        there = x[:, :, 2].ne(0).flatten(2).any(2)
+        there |= ~there.any(1, keepdim=True)  # of nobody something must be said: all the same
+        clips, people, channels, frames, parts = x.shape
+        x = x.flatten(0, 1).permute(0, 3, 1, 2).flatten(1, 2)  # (N * people, 18 * C, T)
+        x = self.norm(x[there.flatten()]).view(-1, parts, channels, frames).permute(0, 2, 3, 1)
+        features = self.blocks(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+        owner = there.nonzero()[:, 0]
+        sums = features.new_zeros(clips, features.shape[1]).index_add(0, owner, features)
+        return self.fc(sums / there.sum(1, keepdim=True))
+
+
+def build_graph_network(arch: str, in_channels: int, classes: int) -> GraphNetwork:
+    """A randomly initialised ST-GCN++, one of `STAGES`; raises `UserError` for an unknown `arch`."""
+    if arch not in STAGES:
+        raise UserError(f"unknown architecture {arch!r}; choose one of {', '.join(STAGES)}")
+    return GraphNetwork(STAGES[arch], in_channels, classes)
+
+
+def describe_graph_network(state: Mapping[str, torch.Tensor], source) -> tuple[str, int, int]:
+    """(arch, in_channels, classes) of the state dict of a `GraphNetwork`; raises `UserError` if it is none."""
+    first, last = state.get("norm.weight"), state.get("fc.weight")
+    widths = [len(tensor) for name, tensor in state.items() if name.endswith(".join_norm.weight")]
+    arch = next((arch for arch, stages in STAGES.items() if [channels for channels, _ in stages] == widths), None)
+    if arch is None or first is None or last is None or last.ndim != 2:
+        raise UserError(f"{source}: its weights are not those of an ST-GCN++ on skeletons")
+    return arch, len(first) // NUM_PARTS, len(last)
+
+
+GRAPH_NETWORKS = Family(tuple(STAGES), build_graph_network, describe_graph_network)
