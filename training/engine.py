@@ -133,7 +133,8 @@ def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torc
     totals = torch.zeros(4, dtype=torch.float32, device=device)
     images, index = batch["images"], batch.get("index")
     if images is None:  # every video of this process's share is broken
-        images, index = torch.zeros(1, 64, 64, 3, dtype=torch.uint8), torch.zeros(0, stream.length, dtype=torch.int64)
+        images = torch.zeros(1, 64, 64, stream.in_channels // stream.length, dtype=torch.uint8)
+        index = torch.zeros(0, stream.length, dtype=torch.int64)
     images = images.to(device, non_blocking=context.non_blocking)
     clips = len(index) // max(len(labels), 1)
     index = index.to(device, non_blocking=context.non_blocking).view(len(labels), clips, stream.length)

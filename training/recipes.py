@@ -31,6 +31,7 @@ _MODERN = {
 _SPATIAL = {"lr": 5e-4, "batch_size": 25, "epochs": 15, "scale_jitter": False, "color_jitter": 0.0}
 _SPATIAL |= {"normalize": True}  # with ImageNet's mean and standard deviation
 _MOTION_POSE = {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1, "normalize": False, "from_keypoints": False}
+_FLOW = {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1}
 RECIPES = {
     "spatial": {
         "original": _ORIGINAL | _SPATIAL,
@@ -39,6 +40,11 @@ RECIPES = {
     "motion_pose": {
         "original": _ORIGINAL | _MOTION_POSE,
         "modern": _ORIGINAL | _MOTION_POSE | _MODERN | {"segments": 3, "normalize": True, "from_keypoints": None},
+    },
+    # Two-Stream Networks' and TSN's flow with the settings of pose flow.
+    "flow": {
+        "original": _ORIGINAL | _FLOW,
+        "modern": _ORIGINAL | _FLOW | _MODERN | {"segments": 3},
     },
     # From random weights, for few videos; it never had another recipe.
     "skeleton": {

@@ -1,5 +1,6 @@
 """What tells one stream from the others."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ import torch
 
 from common.cli import UserError
 from dataloader import skeleton_dataloader as skeletons
+from dataloader.flow_dataloader import method_of, prepare_flow
 from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
 from dataloader.images import to_input
 from dataloader.motion_keypoints import prepare_keypoints
@@ -58,6 +60,15 @@ def _prepare_motion_pose(args: Namespace, videos: list):
     return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
 
 
+def _prepare_flow(args: Namespace, videos: list):
+    good, bad, sample = prepare_flow(args.data, videos)
+    found = method_of(args.data)
+    if found and args.flow_method not in (None, found):
+        print(f"{args.data}: its flow was made by {found}, that of {args.resume} by {args.flow_method}", file=sys.stderr)
+    args.flow_method = found or args.flow_method
+    return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
+
+
 def _prepare_skeleton(args: Namespace, videos: list):
     if looks_like_frames(args.data):
         raise UserError(f"--data {args.data}: holds RGB frames; give the folder of {FILE_NAME}, see process_pose.py")
@@ -76,6 +87,15 @@ MOTION_POSE = Stream(
     partial(to_input, mean=(0.016, 0.019, 0.010), std=(0.115, 0.125, 0.089)),
     length=STACK_LENGTH,
 )
+# Stacks of the optical flow of 10 following frames: u1 v1 u2 v2 …, −20 to 20 pixels as −1 to 1.
+FLOW = Stream(
+    "flow",
+    "flow",
+    2 * STACK_LENGTH,
+    _prepare_flow,
+    partial(to_input, mean=(0.5, 0.5), std=(0.5, 0.5)),
+    length=STACK_LENGTH,
+)
 # The coordinates of the main people's parts.
 SKELETON = Stream(
     "skeleton",
@@ -86,7 +106,7 @@ SKELETON = Stream(
     test_clips=skeletons.TEST_CLIPS,
     family=GRAPH_NETWORKS,
 )
-STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, SKELETON)}
+STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, FLOW, SKELETON)}
 
 
 def trained_stream(name: str, options: dict) -> Stream:
