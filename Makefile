@@ -30,6 +30,7 @@ LISTS := --ucf-list $(DEMO)/UCF_list
 SMALL := $(LISTS) --weights none --image-size 64 --batch-size 8 --val-groups 35,36 --seed $(SEED)
 SPATIAL := $(DEMO)/record/spatial
 MOTION := $(DEMO)/record/motion_pose
+SKELETON := $(DEMO)/record/skeleton
 SHOWN := BodyWeightSquats/v_BodyWeightSquats_g01_c01.avi CliffDiving/v_CliffDiving_g02_c01.avi
 resume = $(if $(wildcard $(1)/checkpoint.pth.tar),--resume $(1)/checkpoint.pth.tar)
 
@@ -47,11 +48,17 @@ $(MOTION)/summary.json: | $(DEMO)/prepared
 	$(PY) motion_pose_cnn_15.py $(SMALL) --data $(DEMO)/pose_flow --record $(MOTION) --lr 0.003 --epochs 12 \
 		$(call resume,$(MOTION))
 
-demo: $(SPATIAL)/summary.json $(MOTION)/summary.json
-	$(PY) average_fusion.py $(SPATIAL)/spatial_video_preds.pickle $(MOTION)/motion_pose_video_preds.pickle $(LISTS) \
+$(SKELETON)/summary.json: | $(DEMO)/prepared
+	$(PY) skeleton_gcn_15.py $(LISTS) --val-groups 35,36 --seed $(SEED) --data $(DEMO)/pose_flow --record $(SKELETON) \
+		$(call resume,$(SKELETON))
+
+demo: $(SPATIAL)/summary.json $(MOTION)/summary.json $(SKELETON)/summary.json
+	$(PY) average_fusion.py $(SPATIAL)/spatial_video_preds.pickle $(MOTION)/motion_pose_video_preds.pickle \
+		$(SKELETON)/skeleton_video_preds.pickle $(LISTS) \
 		--out $(DEMO)/record/fusion --frames $(DEMO)/frames --pose-flow $(DEMO)/pose_flow
 	$(PY) predict.py $(addprefix $(DEMO)/videos/,$(SHOWN)) --short-side 73 --keypoints $(DEMO)/pose_flow \
 		--spatial $(SPATIAL)/model_best.pth.tar --motion $(MOTION)/model_best.pth.tar \
+		--skeleton $(SKELETON)/model_best.pth.tar --parts $(DEMO)/parts.png \
 		--json $(DEMO)/predictions.json --overlay $(DEMO)/overlay.mp4
 
 clean:

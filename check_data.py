@@ -24,6 +24,7 @@ from dataloader.images import read_image
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH
 from dataloader.split_train_test_video import read_split
+from fusion.matching import first_names
 from pose.keypoints import FILE_NAME, load_keypoints
 
 PROBLEMS = {
@@ -40,10 +41,11 @@ NAMED = 5  # videos named per problem, without --all
 
 
 class Finding(NamedTuple):
-    """What one folder holds: its number of images (0 if there are none to train on) and problem → details."""
+    """What one folder holds: its number of images (0: none to train on), problem → details, whether it shows nobody."""
 
     num_frames: int
     problems: dict[str, str]
+    nobody: bool = False
 
 
 def get_args_parser() -> ArgumentParser:
@@ -56,7 +58,11 @@ def get_args_parser() -> ArgumentParser:
     add("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames")
     add("--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"), help="pose-flow images and keypoints")
     add("--only", choices=("frames", "pose-flow"), help="look at one of the two (default: both)")
-    add("--from-keypoints", action="store_true", help=f"the pose flow needs {FILE_NAME}, but no images")
+    add(
+        "--from-keypoints",
+        action="store_true",
+        help=f"the pose flow needs {FILE_NAME}, but no images, as for the skeleton stream",
+    )
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", metavar="NN", default="04", help="number of the train and test list")
     add("--val-list", metavar="FILE", help="list of validation videos in --ucf-list, if there is one")
@@ -70,11 +76,12 @@ def get_args_parser() -> ArgumentParser:
 
 def inspect(video: IndexedVideo, pose: bool, full: bool) -> Finding:
     """Look into one folder: at its images and, of `pose` flow, its keypoints, which must be there without images."""
-    num_frames, problems = video.num_frames, {}
+    num_frames, problems, nobody = video.num_frames, {}, False
     path = Path(video.folder, FILE_NAME)
     if pose and (not num_frames or path.exists()):
         try:
-            frames = load_keypoints(path).num_frames
+            keypoints = load_keypoints(path)
+            frames, nobody = keypoints.num_frames, not len(keypoints.frame)
             num_frames = num_frames or frames
             if frames != num_frames:
                 problems["keypoints"] = f"{path}: is of {frames} frames, beside {num_frames} images"
@@ -85,7 +92,7 @@ def inspect(video: IndexedVideo, pose: bool, full: bool) -> Finding:
         problems["broken"] = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
     if 0 < num_frames < STACK_LENGTH:
         problems["short"] = f"{num_frames} images in {video.folder}"
-    return Finding(num_frames, problems)
+    return Finding(num_frames, problems, nobody)
 
 
 def broken_images(video: IndexedVideo, full: bool) -> Iterator[str]:
@@ -206,6 +213,9 @@ def main(argv: list[str] | None = None) -> int:
         unlisted = count_unlisted(root, {folder for _, folder in find_folders(root, videos) if folder})
         if unlisted:
             print(f"{root}: {unlisted} more folders, which these lists do not name")
+    empty = [name for name, finding in found.get(POSE_FLOW, {}).items() if finding.nobody]
+    if empty:
+        print(f"{args.pose_flow}: nobody in {len(empty)} videos ({first_names(empty)}), of which poses tell nothing")
     bad = {name for findings in found.values() for name, finding in findings.items() if finding.problems}
     images = sum(finding.num_frames for findings in found.values() for finding in findings.values())
     verdict = f"{len(bad)} videos have problems" if bad else "no problems"

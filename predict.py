@@ -14,14 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import ArgumentParser, UserError, run, whole_number
-from common.frame_settings import add_frame_arguments, settings_from_arguments
+from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
 from fusion.metrics import fuse
+from network import Model
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
-from prediction.classify import Options, check_same_classes, classify, common_settings, load_for_testing
+from prediction.classify import Options, Prediction, check_same_classes, classify, common_settings, load_for_testing
 from prediction.overlay import write_overlay
+from prediction.parts import part_relevance, shown_frames, write_parts
 from prediction.results import describe, print_result, top_classes, write_results
 from training.streams import MOTION_POSE, SKELETON, SPATIAL, Stream
 from utils import pick_device
@@ -42,6 +44,10 @@ def get_args_parser() -> ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
     text = "write a silent video with skeletons, on every frame, and the 3 best classes; of several: FILE-NAME.mp4"
     add("--overlay", type=Path, metavar="FILE.mp4", help=text)
+    text = (
+        "write a picture of which parts spoke for the best class of the skeleton stream, and when; of several videos: "
+    )
+    add("--parts", type=Path, metavar="FILE.png", help=text + "FILE-NAME.png")
     add = parser.add_argument_group("streams, one or several").add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
     text = "written by motion_pose_cnn_15.py; needs people, from --model or --keypoints"
@@ -82,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = settings_from_arguments(args, common_settings(models.values(), args))
     options = Options(settings, args.max_people, bool(args.overlay), amp)
     results = []
-    for path, overlay in zip(args.videos, overlay_paths(args.overlay, args.videos), strict=True):
+    files = (output_paths(file, args.videos) for file in (args.overlay, args.parts))
+    for path, overlay, parts in zip(args.videos, *files, strict=True):
         result = {"video": str(path), "name": stem(path.name)}
         results.append(result)
         try:
@@ -104,6 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     write_overlay(overlay, frames, people, top, settings.rate(frame_rate(path)))
                 result["overlay"] = str(overlay)
                 print(f"  overlay: {overlay}", flush=True)
+            if parts:
+                write_parts_picture(parts, path, models[SKELETON.name], prediction, settings)
+                result["parts"] = str(parts)
+                print(f"  parts: {parts}", flush=True)
         except UserError as error:
             result["error"] = " ".join(str(error).split())
     if args.json:
@@ -112,6 +123,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for result in failed:
         print(f"failed: {result['video']}: {result['error']}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def write_parts_picture(file: Path, video: Path, model: Model, prediction: Prediction, settings: FrameSettings) -> None:
+    """Write which parts spoke for the skeleton stream's best class, see `prediction.parts`."""
+    label = int(prediction.logits[SKELETON.name].argmax())
+    keypoints = prediction.poses.keypoints(prediction.num_frames)
+    shown = shown_frames(prediction.num_frames)
+    with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
+        pictures = {number: rgb for number, rgb in enumerate(frames, 1) if number in shown}
+    relevance = part_relevance(model, keypoints, label)
+    write_parts(file, pictures, keypoints, relevance, f"{video.name}: {model.classes[label]}")
 
 
 # ---- arguments ----
@@ -151,15 +173,18 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.overlay and args.overlay.suffix.lower() != ".mp4":
         raise UserError(f"--overlay {args.overlay}: the overlay is an MP4 video; give a name that ends in .mp4")
     sources = {path.resolve() for path in args.videos}
-    for path in (*overlay_paths(args.overlay, args.videos), args.json):
+    if args.parts and (args.parts.suffix.lower() != ".png" or not args.skeleton):
+        raise UserError(f"--parts {args.parts}: a PNG of the skeleton stream; give a .png, and --skeleton CHECKPOINT")
+    outputs = (*output_paths(args.overlay, args.videos), *output_paths(args.parts, args.videos), args.json)
+    for path in outputs:
         if path and path.resolve() in sources:
             raise UserError(f"{path}: is one of the videos to classify; choose another name to write to")
         if path and path.is_dir():
             raise UserError(f"{path}: is a folder; give the name of a file to write")
 
 
-def overlay_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None]:
-    """Where each video's overlay goes: `file`, or `FILE-NAME.mp4` of several videos, numbered if names repeat."""
+def output_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None]:
+    """Where each video's output goes: `file`, or `FILE-NAME.mp4` of several videos, numbered if names repeat."""
     if file is None or len(videos) == 1:
         return [file] * len(videos)
     paths = []

@@ -1,11 +1,20 @@
 """Skeleton stream: ST-GCN++ on the coordinates of the main people's parts; for few videos and slow machines.
 
-python skeleton_gcn_15.py                                                      # train
+python skeleton_gcn_15.py --preview people.png                                   # whom it would learn from
+python skeleton_gcn_15.py                                                        # train
 python skeleton_gcn_15.py --resume record/skeleton/checkpoint.pth.tar            # train on
 python skeleton_gcn_15.py --resume record/skeleton/model_best.pth.tar --evaluate # test
 """
 
-from common.cli import ArgumentParser, run
+import argparse
+from pathlib import Path
+
+from common.cli import ArgumentParser, UserError, run
+from dataloader.frame_index import check_usable
+from dataloader.motion_keypoints import load_all_keypoints
+from dataloader.skeleton_dataloader import PEOPLE
+from dataloader.split_train_test_video import read_split
+from pose.preview import write_chosen_preview
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import SKELETON
@@ -15,12 +24,27 @@ def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the stream's recipe."""
     parser = training_parser(SKELETON.name, data="data/pose_flow", family=SKELETON.family)
     parser.set_defaults(workers=0)  # the keypoints are in memory, and a sample takes less than handing it over
+    text = "write 12 frames of training videos, the chosen people in colour and the others in grey, and stop"
+    parser.add_argument("--preview", type=Path, metavar="FILE.png", help=text)
     return parser
 
 
+def preview(args: argparse.Namespace) -> int:
+    """Write the picture that `--preview` asks for; raises `UserError` if a video is missing or broken."""
+    if args.preview.suffix.lower() != ".png":
+        raise UserError(f"--preview {args.preview}: give a name that ends in .png")
+    videos = read_split(args.ucf_list, args.split, args.class_index).train
+    keypoints, _, bad = load_all_keypoints(args.data, videos)
+    check_usable(bad if not (args.skip_broken and keypoints) else [], len(videos))
+    write_chosen_preview(args.preview, list(keypoints.items()), PEOPLE)
+    print(f"written: {args.preview}")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Train or test; returns the exit status."""
-    return run_stream(parse_options(get_args_parser(), SKELETON.name, argv), SKELETON)
+    """Train, test or preview; returns the exit status."""
+    args = parse_options(get_args_parser(), SKELETON.name, argv)
+    return preview(args) if args.preview else run_stream(args, SKELETON)
 
 
 if __name__ == "__main__":

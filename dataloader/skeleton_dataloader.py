@@ -1,6 +1,7 @@
 """Samples of the skeleton stream: the paths of a video's main people, at 48 moments of it."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -23,8 +24,9 @@ CHANNELS = 11
 MAX_STRETCH = 1.25
 MAX_ANGLE = np.deg2rad(15)
 MAX_SHIFT = 0.2
+SCORE_FACTORS = (0.5, 1.5)  # so that another pose network's confidence matters less
 LEAST_PART = 0.7  # of the video that a training sample covers
-DROPPED = 0.15  # most parts, and most moments, that a training sample lacks
+DROPPED = 0.25  # most parts, and most moments, that a training sample lacks
 # The part that each part hangs on, the neck on itself.
 PARENT = np.arange(NUM_PARTS)
 for inner, outer in LIMBS[:-2]:
@@ -34,10 +36,17 @@ for inner, outer in LIMBS[:-2]:
 def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]):
     """Load the `keypoints.npz` of every video below `root`, and choose and follow its main people, once.
 
-    Returns the good videos, `(video, reason)` for the others, and the function that samples their paths.
+    Returns the good videos, `(video, reason)` for the others, and the function that samples their paths. Says on stderr
+    in which videos there is nobody: all of them get the same scores.
     """
     keypoints, good, bad = load_all_keypoints(root, videos)
     paths = {name: normalized_paths(data) for name, data in keypoints.items()}
+    empty = [name for name, path in paths.items() if not path.any()]
+    if empty:
+        named = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
+        print(
+            f"{root}: nobody in {len(empty)} of {len(paths)} videos ({named}), whose scores are equal", file=sys.stderr
+        )
     return good, bad, partial(skeleton_sample, paths=paths)
 
 
@@ -63,8 +72,8 @@ def skeleton_sample(
 
     A clip has one frame of each of 48 equal segments. Testing: those of `skeleton_clips`. Training (a generator is
     given): a single one, of random frames of the segments of 0.7 to 1 of the video; people are stretched and turned,
-    shifted, mirrored half of the time with left and right parts exchanged, and up to 0.15 of the parts and of the
-    moments are dropped.
+    shifted, mirrored half of the time with left and right parts exchanged, their scores all made higher or lower, and
+    up to 0.25 of the parts and of the moments dropped.
     """
     path = paths[video.video.name]
     if generator is None:
@@ -78,6 +87,7 @@ def skeleton_sample(
     turn = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     turn = turn * MAX_STRETCH ** generator.uniform(-1, 1, 2)[:, None]
     clip[..., :2] = clip[..., :2] @ turn.T + generator.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
+    clip[..., 2] *= generator.uniform(*SCORE_FACTORS)
     clip[:, :, generator.random(NUM_PARTS) < generator.uniform(0, DROPPED), 2] = 0
     clip[:, generator.random(MOMENTS) < generator.uniform(0, DROPPED), :, 2] = 0
     clip *= clip[..., 2:] > 0

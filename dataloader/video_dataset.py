@@ -140,6 +140,9 @@ def end_workers() -> None:
 
 def _loader_options(workers: int, pin: bool) -> dict:
     options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
+    # The workers' seeds, which nobody uses, come from a generator of their own: from torch's they would be drawn once
+    # with workers and every epoch without, and shift the dropout that follows.
+    options["generator"] = torch.Generator()
     return options | {"collate_fn": collate, "worker_init_fn": _leave_signals_to_main}
 
 

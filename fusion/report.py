@@ -15,7 +15,7 @@ from common.frames import FRAME_NAME
 from dataloader.frame_index import index_frames
 from dataloader.split_train_test_video import Video
 from fusion.matching import first_names
-from fusion.metrics import confusion_matrix, precision, softmax
+from fusion.metrics import confusion_matrix, fuse, precision, softmax
 from fusion.plots import Mistake, plot_confusion, plot_misclassified
 from fusion.scores import save_scores
 
@@ -52,6 +52,16 @@ class SplitResult:
         count = len(self.classes)
         return {name: confusion_matrix(scores.argmax(1), self.labels, count) for name, scores in self.scores.items()}
 
+    @cached_property
+    def without(self) -> dict[str, np.ndarray]:
+        """Of three streams or more: scores (videos, classes) fused without each, by its name, if the others count."""
+        others = {name: [other for other in self.weights if other != name] for name in self.weights}
+        return {
+            name: fuse([self.scores[other] for other in rest], [self.weights[other] for other in rest])
+            for name, rest in others.items()
+            if len(rest) > 1 and any(self.weights[other] for other in rest)
+        }
+
 
 def total_matrices(results: Sequence[SplitResult]) -> dict[str, np.ndarray]:
     """Confusion matrices of each stream and fused, summed over the splits."""
@@ -84,6 +94,9 @@ def print_split(result: SplitResult) -> None:
         where = f"Prec@1 {prec1:.2f} on the {videos} validation videos, {best:.2f} with the best weights"
         print(f"weights chosen: {chosen} ({where})")
     rows = [(name, weights.get(name, ""), f"{p1:.2f}", f"{p3:.2f}") for name, (p1, p3) in result.precisions.items()]
+    for name, scores in result.without.items():
+        p1, p3 = precision(scores, result.labels)
+        rows.append((f"fused without {name}", "", f"{p1:.2f}", f"{p3:.2f}"))
     print_table(("", "weight", "Prec@1", "Prec@3"), rows)
     counts = {"test": len(result.videos)} | ({"validation": result.validation["videos"]} if result.validation else {})
     for which, count in counts.items():
@@ -120,11 +133,15 @@ def print_classes(results: Sequence[SplitResult]) -> None:
 
 
 def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]) -> list[Path]:
-    """Write fused scores, confusion matrix and, given folders of images, the mistakes; returns the paths."""
+    """Write fused scores, confusion matrix, with three streams also without each, and, given folders, the mistakes."""
     scores, mistakes = folder / "fusion_video_preds.pickle", folder / "misclassified.png"
     save_scores(scores, {video.name: row for video, row in zip(result.videos, result.scores["fused"], strict=True)})
     title = f"Fusion of {', '.join(result.paths)}, split {result.split}"
     written = [scores, *write_confusion(folder, result.matrices["fused"], result.classes, title)]
+    for name, fused in result.without.items():
+        matrix = confusion_matrix(fused.argmax(1), result.labels, len(result.classes))
+        less = folder / f"without_{name.replace('/', '-')}"
+        written += write_confusion(less, matrix, result.classes, f"{title}, without {name}")
     if not image_folders:
         return written
     plot_misclassified(find_mistakes(result, image_folders), mistakes)

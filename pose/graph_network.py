@@ -12,7 +12,7 @@ from pose.skeleton import DRAWN_LIMBS, NUM_PARTS
 
 # Of each block the channels and the stride in time. The large one is PYSKL's, with a third as many parts of an input.
 STAGES = {
-    "stgcnpp_small": ((48, 1), (48, 2), (96, 2), (96, 1)),
+    "stgcnpp_small": ((48, 2), (96, 2), (96, 1)),
     "stgcnpp": ((64, 1), (64, 1), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1), (256, 2), (256, 1), (256, 1)),
 }
 DILATIONS = (1, 2, 3, 4)  # of the temporal convolutions of a block

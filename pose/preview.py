@@ -4,14 +4,17 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from common.contact_sheet import LABEL, choose_frames, label_font, write_sheet
 from common.frames import FRAME_NAME
 from common.images import read_image
 from common.video import write_mp4
-from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
+from pose.draw import draw_people
+from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
 from pose.pipeline import PoseJob
+from pose.tracking import main_paths
 
 CLIP_SIDE = 320  # pixels
 
@@ -25,6 +28,25 @@ def write_preview(path: Path, videos: Sequence[PoseJob], count: int = 12) -> Non
         people = len(people_of_frame(keypoints[index], number))
         pair = [read_image(folder / FRAME_NAME.format(number)) for folder in (video.frames, video.poses)]
         cells.append((f"{video.name}  {number}  ({people or 'no'} {'person' if people == 1 else 'people'})", pair))
+    write_sheet(path, cells)
+
+
+def write_chosen_preview(path: Path, videos: Sequence[tuple[str, Keypoints]], main: int, count: int = 12) -> None:
+    """Write a PNG of `count` frames of named videos: the people of their `main_paths` in colour, the others in grey.
+
+    Beside each such picture are the `main` people alone, as they are learned from.
+    """
+    cells = []
+    for index, number in choose_frames([data.num_frames for _, data in videos], count):
+        name, data = videos[index]
+        everyone = people_of_frame(data, number)
+        chosen = main_paths(data, main)[:, number - 1]
+        chosen = chosen[(chosen[..., 2] > 0).any(axis=1)]
+        others, alone = (draw_people(people, data.frame_size) for people in (everyone, chosen))
+        grey = np.repeat(others.max(axis=2, keepdims=True) // 3, 3, axis=2)
+        pair = [np.where(alone.any(axis=2, keepdims=True), alone, grey), alone]
+        pair = [np.asarray(Image.fromarray(image).resize(data.frame_size[::-1])) for image in pair]
+        cells.append((f"{name}  {number}  ({len(chosen)} of {len(everyone)})", pair))
     write_sheet(path, cells)
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
-from pose.keypoints import FILE_NAME, save_keypoints
+from pose.keypoints import FILE_NAME, load_keypoints, save_keypoints
 from tests.helpers import CLASSES, assert_error, call_main, make_tiny, run_script, write_images, write_lists
 
 COLUMNS = ["videos", "ok", "missing", "empty", "gaps", "broken", "short", "keypoints", "unmatched"]
@@ -206,6 +206,17 @@ def test_keypoints_in_the_place_of_images(data):
         ("pose flow", "test", "unmatched"): 2,
         ("pose flow", "train", "unmatched"): 1,
     }
+
+
+def test_videos_without_people_are_said(data):
+    for name, count in (("Diving_g01_c01", 0), ("TaiChi_g02_c01", 1)):
+        folder = data / "skeletons" / name
+        frames = load_keypoints(folder / FILE_NAME).num_frames
+        people = np.full((count, 18, 3), 0.5, np.float32)
+        save_keypoints(folder / FILE_NAME, people, np.ones(count, int), frames, (40, 40))
+    options = ("--pose-flow", data / "skeletons", "--only", "pose-flow", "--from-keypoints")
+    finished, _ = check(data, *options)
+    assert f"{data / 'skeletons'}: nobody in 1 videos (Diving_g01_c01)" in finished.stdout
 
 
 def test_names_are_limited_unless_all_are_asked_for(data):

@@ -1,6 +1,7 @@
 import csv
 import json
 import pickle
+import re
 import statistics
 import subprocess
 import sys
@@ -150,14 +151,22 @@ def test_two_streams_with_hostile_names(tmp_path, lists, weights, capsys):
         assert summary["classes"][i]["prec1"]["fused"] == pytest.approx(fused_accuracy)
 
 
-def test_one_stream_and_three_streams(tmp_path, lists):
+def test_one_stream_and_three_streams(tmp_path, lists, capsys):
     paths = make_streams(tmp_path, lists, seeds=(1, 2, 3))
     names, labels = listed(lists)
     alone = fuse_them(tmp_path, lists, paths[0])["splits"][0]["figures"]
     assert alone["fused"] == alone["spatial"]
+    assert "without" not in capsys.readouterr().out
     three = fuse_them(tmp_path, lists, *paths, "--weights", 1, 2, 0.5)["splits"][0]
     assert list(three["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names, labels, (1, 2, 0.5)))
     assert sum(three["weights"].values()) == pytest.approx(1)
+    printed = capsys.readouterr().out
+    for name, others, weights in (("third", paths[:2], (1, 2)), ("spatial", paths[1:], (2, 0.5))):
+        prec1, prec3 = by_hand(others, names, labels, weights)
+        assert re.search(rf"fused without {name} +{prec1:.2f} +{prec3:.2f}", printed), printed
+        with open(tmp_path / "out" / f"without_{name}" / "conf_matrix.csv", encoding="utf-8") as file:
+            rows = [list(map(int, row[1:])) for row in list(csv.reader(file))[1:]]
+        assert 100 * np.trace(rows) / len(names) == pytest.approx(prec1)
 
 
 def test_defaults_and_order_of_arguments(tmp_path, lists):

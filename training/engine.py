@@ -78,6 +78,7 @@ def train_one_epoch(
     processes, device = context.processes, context.device
     # What torch draws (dropout) depends on seed, epoch and process alone, so that resuming is exact.
     torch.manual_seed(int(random_state(batches.seed, epoch, f"process {processes.rank}").integers(2**31)))
+    torch.empty((), dtype=torch.int64).random_()  # the loader's draw of earlier versions, so that their runs resume
     all_labels = torch.tensor(loader.dataset.labels, device=device)
     totals = torch.zeros(4, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
     unchecked: list[tuple[int, torch.Tensor, torch.Tensor]] = []

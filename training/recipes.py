@@ -42,14 +42,11 @@ RECIPES = {
         "modern": _ORIGINAL | _MOTION_POSE | _MODERN | {"segments": 3, "normalize": True, "from_keypoints": None},
     },
     # Two-Stream Networks' and TSN's flow with the settings of pose flow.
-    "flow": {
-        "original": _ORIGINAL | _FLOW,
-        "modern": _ORIGINAL | _FLOW | _MODERN | {"segments": 3},
-    },
-    # From random weights, for few videos; it never had another recipe.
+    "flow": {"original": _ORIGINAL | _FLOW, "modern": _ORIGINAL | _FLOW | _MODERN | {"segments": 3}},
+    # For few videos and slow machines, from random weights.
     "skeleton": {
         "modern": _ORIGINAL
         | _MODERN
-        | {"lr": 0.05, "batch_size": 16, "epochs": 24, "test_clips": 1, "ema": 0.99, "dropout": 0.3}
+        | {"lr": 0.05, "batch_size": 16, "epochs": 20, "dropout": 0.3, "least_steps": 600, "test_clips": 1}
     },
 }

@@ -64,7 +64,9 @@ def _prepare_flow(args: Namespace, videos: list):
     good, bad, sample = prepare_flow(args.data, videos)
     found = method_of(args.data)
     if found and args.flow_method not in (None, found):
-        print(f"{args.data}: its flow was made by {found}, that of {args.resume} by {args.flow_method}", file=sys.stderr)
+        print(
+            f"{args.data}: its flow was made by {found}, that of {args.resume} by {args.flow_method}", file=sys.stderr
+        )
     args.flow_method = found or args.flow_method
     return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
 

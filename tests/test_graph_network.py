@@ -1,0 +1,146 @@
+"""ST-GCN++ against an independent computation of its layers, and its checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.cli import UserError
+from network import RESNETS, build_network, for_testing, load_starting_weights, read_model
+from pose.graph_network import DILATIONS, GRAPH_NETWORKS, STAGES, GraphNetwork, part_graph
+from pose.skeleton import DRAWN_LIMBS
+from tests.test_network import random_statistics
+from utils import save_checkpoint
+
+CHANNELS, CLASSES = 5, 4
+
+
+def small_network() -> GraphNetwork:
+    torch.manual_seed(0)
+    network = random_statistics(GraphNetwork(((12, 1), (18, 2)), CHANNELS, CLASSES)).eval()
+    for block in network.blocks:
+        torch.nn.init.normal_(block.graph)
+    return network
+
+
+def clips(count: int = 2, people: int = 2, moments: int = 9) -> torch.Tensor:
+    return torch.randn(count, people, CHANNELS, moments, 18, generator=torch.Generator().manual_seed(1))
+
+
+# ---- the layers in plain numpy, on one person's values (C, T, 18) ----
+
+
+def norm(state, name, x):
+    mean, var, weight, bias = (state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+    shape = (-1,) + (1,) * (x.ndim - 1)
+    return (x - mean.reshape(shape)) / np.sqrt(var.reshape(shape) + 1e-5) * weight.reshape(shape) + bias.reshape(shape)
+
+
+def pointwise(state, name, x):
+    y = np.einsum("oc,ctv->otv", state[f"{name}.weight"][:, :, 0, 0], x)
+    return y + state[f"{name}.bias"][:, None, None] if f"{name}.bias" in state else y
+
+
+def shortcut(state, name, x, stride):
+    if f"{name}.0.weight" not in state:
+        return x
+    return norm(state, f"{name}.1", pointwise(state, f"{name}.0", x[:, ::stride]))
+
+
+def shifted(x, by):
+    """x at the moment t + by; outside there is 0."""
+    moved = np.zeros_like(x)
+    for t in range(x.shape[1]):
+        if 0 <= t + by < x.shape[1]:
+            moved[:, t] = x[:, t + by]
+    return moved
+
+
+def block(state, x, stride):
+    graph = state["graph"]
+    gathered = np.stack([np.einsum("ctv,vw->ctw", x, graph[k]) for k in range(3)], axis=0)
+    weights = state["mix.weight"][:, :, 0, 0].reshape(-1, 3, len(x))
+    y = np.einsum("okc,kctw->otw", weights, gathered) + state["mix.bias"][:, None, None]
+    y = np.maximum(norm(state, "mix_norm", y) + shortcut(state, "mix_residual", x, 1), 0)
+    y = pointwise(state, "reduce", y)
+    width = len(y) // 6
+    mixed = np.maximum(norm(state, "reduce_norm", y[: 5 * width]), 0)
+    parts = []
+    for i, dilation in enumerate(DILATIONS):
+        values, kernel = mixed[i * width : (i + 1) * width], state[f"branches.{i}.weight"][..., 0]
+        taps = [np.einsum("oc,ctv->otv", kernel[:, :, j], shifted(values, (j - 1) * dilation)) for j in range(3)]
+        parts.append(sum(taps) + state[f"branches.{i}.bias"][:, None, None])
+    peaks = mixed[4 * width :]  # of values that are not negative, so that the 0 outside does not matter
+    parts += [np.maximum(np.maximum(shifted(peaks, -1), peaks), shifted(peaks, 1)), y[5 * width :]]
+    y = np.concatenate(parts)[:, ::stride]
+    y = pointwise(state, "join", np.maximum(norm(state, "branch_norm", y), 0))
+    return np.maximum(norm(state, "join_norm", y) + shortcut(state, "residual", x, stride), 0)
+
+
+def logits_by_hand(network, people):
+    state = {name: tensor.numpy().astype(np.float64) for name, tensor in network.state_dict().items()}
+    features = []
+    for person in people.numpy().astype(np.float64):
+        if not person[2].any():
+            continue
+        flat = person.transpose(2, 0, 1).reshape(18 * CHANNELS, -1)
+        x = norm(state, "norm", flat).reshape(18, CHANNELS, -1).transpose(1, 2, 0)
+        for number, module in enumerate(network.blocks):
+            own = {
+                n.removeprefix(f"blocks.{number}."): v for n, v in state.items() if n.startswith(f"blocks.{number}.")
+            }
+            x = block(own, x, module.stride)
+        features.append(x.mean((1, 2)))
+    return state["fc.weight"] @ np.mean(features, axis=0) + state["fc.bias"]
+
+
+def test_logits_equal_an_independent_computation():
+    network, inputs = small_network(), clips(3)
+    inputs[1, 0, 2] = 0  # nobody is there, whatever the other channels say
+    with torch.inference_mode():
+        logits = network(inputs).numpy()
+    expected = [logits_by_hand(network, clip) for clip in inputs]
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.abs(for_testing(network)(inputs).detach().numpy() - logits).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_a_video_without_people_has_scores_of_its_own():
+    logits = small_network()(torch.zeros(2, 2, CHANNELS, 9, 18))
+    assert torch.isfinite(logits).all() and torch.allclose(logits[0], logits[1], atol=1e-5)
+
+
+def test_order_of_people_does_not_matter():
+    network, inputs = small_network(), clips()
+    assert torch.allclose(network(inputs), network(inputs.flip(1)), atol=1e-5)
+
+
+def test_the_graph_is_the_skeleton():
+    graph = part_graph()
+    assert torch.equal(graph[0], torch.eye(18))
+    assert {(int(a), int(b)) for a, b in graph[2].nonzero()} == set(DRAWN_LIMBS)
+    assert torch.equal(graph[1] > 0, graph[2].T > 0)
+    assert set(graph[1:].sum(1).flatten().round(decimals=5).tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("arch", STAGES)
+def test_architectures_are_told_from_their_weights(arch, tmp_path):
+    network = GRAPH_NETWORKS.build(arch, 11, 3)
+    assert sum(weight.numel() for weight in network.parameters()) < 1.45e6
+    save_checkpoint(tmp_path / "a.tar", {"state_dict": network.state_dict(), "arch": arch})
+    model = read_model(tmp_path / "a.tar", 11, GRAPH_NETWORKS)
+    assert model.arch == arch and model.image_size is None
+    with pytest.raises(UserError, match="11 input channels, this stream has 3"):
+        read_model(tmp_path / "a.tar", 3, GRAPH_NETWORKS)
+    with pytest.raises(UserError, match=f"its network is a {arch}, this stream's are resnet18"):
+        read_model(tmp_path / "a.tar", 11)
+    other = GRAPH_NETWORKS.build(arch, 11, 5)
+    load_starting_weights(other, arch, str(tmp_path / "a.tar"))
+    assert torch.equal(other.blocks[0].graph, network.blocks[0].graph) and other.fc.out_features == 5
+    with pytest.raises(UserError, match="--weights imagenet: there are none"):
+        load_starting_weights(other, arch, "imagenet")
+
+
+def test_networks_of_the_other_kind_are_refused():
+    with pytest.raises(UserError, match="not those of an ST-GCN"):
+        GRAPH_NETWORKS.describe(build_network("resnet18", 3, 2).state_dict(), "x.tar")
+    with pytest.raises(UserError, match="not those of a ResNet"):
+        RESNETS.describe(small_network().state_dict(), "x.tar")
