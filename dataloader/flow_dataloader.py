@@ -36,7 +36,9 @@ def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]):
     """
     for part in PARTS:
         if not Path(root, part).is_dir():
-            raise UserError(f"{Path(root, part)}: no such folder; give what extract_flow.py wrote, with u and v in it")
+            raise UserError(
+                f"{Path(root, part)}: no such folder; give --data the folder of u and v that extract_flow.py wrote"
+            )
     (good, bad), (others, bad_others) = (index_frames(Path(root, part), videos) for part in PARTS)
     bad += [item for item in bad_others if item[0] not in {video for video, _ in bad}]
     v_of = {item.video: item for item in others}
