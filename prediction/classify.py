@@ -185,7 +185,9 @@ def classify(
     if SKELETON.name in models:
         samples[SKELETON.name] = skeleton_clips(normalized_paths(poses.keypoints(num_frames)))
     logits = {
-        name: score(model, trained_stream(name, model.checkpoint.get("options", {})), samples[name], options.amp)
+        name: score(
+            model, trained_stream(STREAMS[name], model.checkpoint.get("options", {})), samples[name], options.amp
+        )
         for name, model in models.items()
     }
     return Prediction(logits, num_frames, poses, "".join(damage))

@@ -87,7 +87,7 @@ def write_people(folder: Path, count: int, seed: int, label: int) -> None:
 
 
 def make_tiny(root: Path) -> Path:
-    """Lists, frames, flow (48×36), pose-flow images (40×40), keypoints of 3 classes: 4 training and 2 test videos each."""
+    """Lists, frames, flow (48×36), pose images (40×40), keypoints of 3 classes: 4 training and 2 test videos each."""
     listed = {"train": [], "test": []}
     for label, name in enumerate(CLASSES):
         for group in range(1, 7):

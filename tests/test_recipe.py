@@ -17,7 +17,7 @@ from tests.test_engine import CPU, dataset, no_scaler, small_network
 from training import loop
 from training.engine import Context, train_one_epoch
 from training.schedule import average_weights, rate_factor
-from training.streams import SPATIAL, trained_stream
+from training.streams import MOTION_POSE, SPATIAL, trained_stream
 from utils import load_checkpoint, save_checkpoint
 
 EVERYTHING = (
@@ -140,8 +140,8 @@ def test_stacks_of_several_segments(tiny, tmp_path):
     train(tiny, tmp_path, "--segments", 3, "--normalize", "--epochs", 1, stream="motion_pose")
     options = load_checkpoint(tmp_path / "checkpoint.pth.tar")["options"]
     assert options["segments"] == 3 and options["normalize"]
-    assert trained_stream("motion_pose", options).std and trained_stream("motion_pose", {}).std is None
-    assert trained_stream("spatial", {}) == SPATIAL
+    assert trained_stream(MOTION_POSE, options).std and trained_stream(MOTION_POSE, {}).std is None
+    assert trained_stream(SPATIAL, {}) == SPATIAL
 
 
 def test_corner_crops():

@@ -16,7 +16,7 @@ from network import Model, add_dropout
 from training.engine import Context, evaluate, train_one_epoch
 from training.record import BEST, CHECKPOINT, record_path, scores_path
 from training.resume import options_of, resume_averaging, resume_training
-from training.schedule import average_weights, rate_factor
+from training.schedule import average_weights, make_optimizer, rate_factor
 from utils import save_checkpoint, write_record
 
 
@@ -31,9 +31,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
     stream, record, main = context.stream, args.record, context.processes.main
     selection = "val" if "val" in loaders else "test"
     cuda = context.device.type == "cuda"
-    optimizer = torch.optim.SGD(
-        model.network.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay, fused=cuda
-    )
+    optimizer = make_optimizer(args, model.network.parameters(), fused=cuda)
     scheduler = ReduceLROnPlateau(optimizer, "min", patience=args.lr_patience)
     if args.schedule != "plateau":
         context.rate = lambda epoch: args.lr * rate_factor(args, epoch)

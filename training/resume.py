@@ -51,7 +51,7 @@ def restore_run(args: Namespace, model: Model, stream: str) -> dict[str, tuple]:
         saved |= {name: groups[0][name] for name in ("lr", "momentum")} if groups else {}
     changed = restore_options(args, saved)
     if "arch" in changed:
-        raise UserError(f"{args.resume}: its network is a {model.arch}, not a {args.arch}; leave --arch out")
+        raise UserError(f"{args.resume}: its network is a {model.arch}, not a {args.arch}; leave --arch or --head out")
     if "val_list" in changed:
         args.val_groups = ()
     if "val_groups" in changed:
@@ -97,7 +97,7 @@ def frames_of(args: Namespace, model: Model | None) -> dict | None:
     None if neither tells. Says so on stderr if the two differ, for then the network sees another tempo or size.
     """
     trained = trained_frames(model.checkpoint, model.path) if model else None
-    found = frame_settings(args.data) if args.data.is_dir() else None
+    found = frame_settings(args.data) if args.data and args.data.is_dir() else None
     if trained and found not in (None, trained):
         print(f"{args.data}: its frames were made with {found}, those of {args.resume} with {trained}", file=sys.stderr)
     settings = found or trained
@@ -134,9 +134,10 @@ def resume_training(
             for group in optimizer.param_groups:
                 group["fused"] = fused
             for parameter, state in optimizer.state.items():
-                if state.get("momentum_buffer") is not None:
-                    # In its parameter's memory layout: the fused optimisers take that for granted.
-                    state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
+                for name, value in state.items():
+                    if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                        # In its parameter's memory layout: the fused optimisers take that for granted.
+                        state[name] = torch.empty_like(parameter).copy_(value)
         if checkpoint.get("scheduler"):
             scheduler.load_state_dict(checkpoint["scheduler"])
         if checkpoint.get("scaler"):

@@ -17,10 +17,15 @@ from dataloader.motion_keypoints import prepare_keypoints
 from dataloader.motion_pose_dataloader import prepare_pose_flow
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
+from dataloader.split_train_test_video import Split, read_split
 from network import RESNETS, Family
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME
 from training.recipes import RECIPES
+
+
+def _read_lists(args: Namespace) -> Split:
+    return read_split(args.ucf_list, args.split, args.class_index, args.val_list)
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Stream:
     `prepare(args, videos)` finds the videos below `args.data`: it returns those that can be used, `(video, reason)` for
     the others, and the function `sample(video, generator, clips)` that reads what the clips of a video need.
     `to_input(images, rows)` makes `in_channels` channels of it for a network of the `family`; a test votes over
-    `test_clips`. Records are called `<prefix>_train.csv`, ….
+    `test_clips`. `lists(args)` are its videos. Records are called `<prefix>_train.csv`, ….
     """
 
     name: str
@@ -41,6 +46,7 @@ class Stream:
     length: int = 1  # images of a clip
     test_clips: int = TEST_SAMPLES
     family: Family = RESNETS
+    lists: Callable[[Namespace], Split] = _read_lists
 
 
 def _prepare_spatial(args: Namespace, videos: list):
@@ -111,12 +117,12 @@ SKELETON = Stream(
 STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, FLOW, SKELETON)}
 
 
-def trained_stream(name: str, options: dict) -> Stream:
-    """The stream as a run with these options trains it: without `normalize`, images with values in [0, 1].
+def trained_stream(stream: Stream, options: dict) -> Stream:
+    """`stream` as a run with these options trains it: without `normalize`, images with values in [0, 1].
 
     What they do not tell is as in the stream's first recipe.
     """
-    stream, options = STREAMS[name], next(iter(RECIPES[name].values())) | options
+    options = next(iter(RECIPES[stream.name].values())) | options
     return (
         stream if options.get("normalize", True) else replace(stream, to_input=partial(to_input, mean=None, std=None))
     )
