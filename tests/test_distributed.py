@@ -15,17 +15,19 @@ import pytest
 
 from common.cli import UserError
 from fusion.scores import load_scores
-from tests.helpers import FAST, ROOT, original, train_script
+from tests.helpers import ROOT, STREAMS, fast, original, train_script
 from training.distributed import Processes
 from training.run import make_context
 from training.streams import SPATIAL
 from utils import StopRequest, load_checkpoint
 
 
-def torchrun(processes: int, data: Path, record: Path, *arguments) -> subprocess.Popen:
+def torchrun(processes: int, data: Path, record: Path, *arguments, stream: str = "spatial") -> subprocess.Popen:
+    script, folder, _ = STREAMS[stream]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    places = ["--data", data / "frames", "--ucf-list", data / "lists", "--record", record]
-    command += [str(ROOT / "spatial_cnn_15.py"), *map(str, [*places, *FAST, *original(arguments), *arguments])]
+    places = ["--data", data / folder, "--ucf-list", data / "lists", "--record", record]
+    arguments = [*places, *fast(stream), *original(arguments, stream), *arguments]
+    command += [str(ROOT / script), *map(str, arguments)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -48,18 +50,31 @@ def ranks_of(launcher: int) -> list[int]:
     return sorted(children)
 
 
-def test_processes_train_and_test_as_one(tiny, tmp_path):
-    processes, epochs = 2, 2
-    arguments = ("--epochs", epochs, "--batch-size", 3, "--freeze-bn", "all", "--lr", "1e-3")  # shares of 2 and 1
-    whole = train_script("spatial", tiny, tmp_path / "one", *arguments, inline=True)
+@pytest.mark.parametrize("stream", ["spatial", "skeleton"])
+def test_processes_train_and_test_as_one(stream, tiny, tmp_path):
+    processes, epochs = 2, 2  # of 3 videos one has 2, the other 1
+    arguments = (
+        "--epochs",
+        epochs,
+        "--batch-size",
+        3,
+        "--freeze-bn",
+        "all",
+        "--lr",
+        "1e-3",
+        "--dropout",
+        0,
+    )  # shares of 2 and 1
+    prefix = STREAMS[stream][2]
+    whole = train_script(stream, tiny, tmp_path / "one", *arguments, inline=True)
     assert whole.returncode == 0, whole.stderr
-    finish(torchrun(processes, tiny, tmp_path / "many", *arguments))
-    one, many = (pd.read_csv(tmp_path / name / "rgb_train.csv") for name in ("one", "many"))
+    finish(torchrun(processes, tiny, tmp_path / "many", *arguments, stream=stream))
+    one, many = (pd.read_csv(tmp_path / name / f"{prefix}_train.csv") for name in ("one", "many"))
     assert list(many["Epoch"]) == list(range(epochs))
     assert np.abs(one["Loss"] - many["Loss"]).max() < 1e-4
-    one, many = (pd.read_csv(tmp_path / name / "rgb_test.csv") for name in ("one", "many"))
+    one, many = (pd.read_csv(tmp_path / name / f"{prefix}_test.csv") for name in ("one", "many"))
     assert np.abs(one["Loss"] - many["Loss"]).max() < 1e-4
-    one, many = (load_scores(tmp_path / name / "spatial_video_preds.pickle") for name in ("one", "many"))
+    one, many = (load_scores(tmp_path / name / f"{stream}_video_preds.pickle") for name in ("one", "many"))
     assert list(one) == list(many) and len(one) == 6
     assert max(np.abs(one[name] - many[name]).max() for name in one) < 1e-3
 
