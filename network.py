@@ -196,11 +196,6 @@ class Model:
     checkpoint: dict = field(default_factory=dict)
     path: str | os.PathLike | None = None
 
-    @property
-    def options(self) -> dict:
-        """The options of the run that the checkpoint tells, none of an older one."""
-        return self.checkpoint.get("options", {})
-
 
 def read_model(path: str | os.PathLike, in_channels: int, family: Family = RESNETS) -> Model:
     """The network of a checkpoint, written by this code or the original's, on the CPU.
