@@ -19,6 +19,7 @@ from common.frames import FRAME_NAME, frame_numbers
 from common.images import BrokenImage
 from common.parallel import run_parallel
 from dataloader import frame_index
+from dataloader.flow_dataloader import PARTS
 from dataloader.frame_index import IndexedVideo, find_folders, folders_in, index_frames
 from dataloader.images import read_image
 from dataloader.names import Video
@@ -34,9 +35,10 @@ PROBLEMS = {
     "broken": "images that are empty or cannot be decoded",
     "short": f"fewer than {STACK_LENGTH} images; the last one would be repeated",
     "keypoints": f"{FILE_NAME} cannot be read, or is of another number of frames",
-    "unmatched": "other number of pose-flow images than of frames, or one without the other",
+    "unmatched": "other number of pose-flow or flow images than of frames, or one without the other",
 }
 FRAMES, POSE_FLOW = "frames", "pose flow"
+FLOW = tuple(f"flow {part}" for part in PARTS)
 NAMED = 5  # videos named per problem, without --all
 
 
@@ -57,7 +59,8 @@ def get_args_parser() -> ArgumentParser:
     add = parser.add_argument
     add("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames")
     add("--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"), help="pose-flow images and keypoints")
-    add("--only", choices=("frames", "pose-flow"), help="look at one of the two (default: both)")
+    add("--flow", type=Path, metavar="DIR", help="optical flow, u and v (default: not looked at)")
+    add("--only", choices=("frames", "pose-flow", "flow"), help="look at one of these (default: all)")
     add(
         "--from-keypoints",
         action="store_true",
@@ -120,7 +123,7 @@ def kind_of_problem(folder: Path | None) -> str:
 def check_roots(roots: dict[str, Path]) -> None:
     """Raise `UserError` if a root is no folder, is empty, or is the other one."""
     for what, root in roots.items():
-        option = "--" + what.replace(" ", "-")
+        option = "--flow" if what in FLOW else "--" + what.replace(" ", "-")
         if not root.is_dir() or not any(root.iterdir()):
             problem = "the folder is empty" if root.is_dir() else "no such folder"
             raise UserError(f"{root}: {problem}; give another with {option}, or skip it with --only")
@@ -148,15 +151,15 @@ def examine(root: Path, videos: list[Video], args, pose: bool) -> dict[str, Find
     return findings
 
 
-def note_unmatched(frames: dict[str, Finding], poses: dict[str, Finding]) -> None:
-    """Note in `poses` where the two differ in their number of images."""
-    for name, pose in poses.items():
-        here, there = frames[name].num_frames, pose.num_frames
+def note_unmatched(frames: dict[str, Finding], others: dict[str, Finding], what: str) -> None:
+    """Note in `others`, images of `what`, where they and the frames differ in their number."""
+    for name, other in others.items():
+        here, there = frames[name].num_frames, other.num_frames
         if here and there and here != there:
-            pose.problems["unmatched"] = f"{here} frames, {there} pose images"
+            other.problems["unmatched"] = f"{here} frames, {there} {what} images"
         elif here != there:
-            has, lacks = ("frames", "pose images") if here else ("pose images", "frames")
-            pose.problems["unmatched"] = f"has {here or there} {has}, but no {lacks} to train on"
+            has, lacks = ("frames", f"{what} images") if here else (f"{what} images", "frames")
+            other.problems["unmatched"] = f"has {here or there} {has}, but no {lacks} to train on"
 
 
 def count_unlisted(root: Path, listed: set[str]) -> int:
@@ -170,7 +173,7 @@ def count_unlisted(root: Path, listed: set[str]) -> int:
 
 
 def print_counts(found: dict[str, dict[str, Finding]], lists: dict[str, list[Video]]) -> None:
-    """Print a table: for the frames and the pose flow of each list the number of videos by problem."""
+    """Print a table: for the frames, the pose flow and the flow of each list the number of videos by problem."""
     rows = []
     for what, findings in found.items():
         for listed, videos in lists.items():
@@ -199,12 +202,16 @@ def main(argv: list[str] | None = None) -> int:
     lists = {"train": split.train, "test": split.test} | ({"val": split.val} if split.val else {})
     videos = [video for part in lists.values() for video in part]
     roots = {FRAMES: args.frames, POSE_FLOW: args.pose_flow}
+    if args.flow:
+        roots |= {what: args.flow / part for what, part in zip(FLOW, PARTS, strict=True)}
+    elif args.only == "flow":
+        raise UserError("--only flow: where it lies is not given; add --flow DIR")
     if args.only:
-        del roots[POSE_FLOW if args.only == "frames" else FRAMES]
+        roots = {what: root for what, root in roots.items() if what.split(" ")[0] == args.only.split("-")[0]}
     check_roots(roots)
     found = {what: examine(root, videos, args, what == POSE_FLOW) for what, root in roots.items()}
-    if not args.only:
-        note_unmatched(found[FRAMES], found[POSE_FLOW])
+    for what in found if not args.only else ():
+        note_unmatched(found[FRAMES], found[what], "pose" if what == POSE_FLOW else what)
     print_counts(found, lists)
     for what, findings in found.items():
         print_videos(what, findings, videos, None if args.all else NAMED)

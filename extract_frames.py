@@ -6,12 +6,7 @@ python extract_frames.py UCF-101 data/jpegs_256
 import contextlib
 import functools
 import os
-import shutil
-import sys
-import time
 from pathlib import Path
-
-from tqdm import tqdm
 
 from common.atomic import atomic_folder, recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, run, shard, whole_number
@@ -23,11 +18,12 @@ from common.frame_settings import (
     keep_frame_settings,
     settings_from_arguments,
 )
-from common.frames import FRAME_NAME, FRAME_PATTERN, VIDEO_EXTENSIONS, frame_numbers
-from common.parallel import cores, in_shard, run_parallel
+from common.frames import FRAME_NAME, FRAME_PATTERN, frame_numbers
+from common.parallel import cores, in_shard
+from common.preparation import Report, make_images
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.frame_index import frame_settings
-from dataloader.names import frame_folders, is_video
+from dataloader.names import find_videos
 
 
 def get_args_parser() -> ArgumentParser:
@@ -46,20 +42,7 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
-# ---- videos and their folders ----
-
-
-def find_videos(root: Path) -> dict[str, Path]:
-    """Videos in `root`, in its subfolders, or `root` itself, by the name of their folder of frames."""
-    if root.is_file():
-        return {root.stem: root}
-    if not root.is_dir():
-        raise UserError(f"{root}: no such file or folder")
-    paths = [path for path in sorted([*root.glob("*"), *root.glob("[!.]*/*")]) if is_video(path)]
-    if not paths:
-        known = " ".join(sorted(VIDEO_EXTENSIONS))
-        raise UserError(f"{root}: no videos in it or in its subfolders; known extensions are {known}")
-    return frame_folders(paths, root)
+# ---- folders of frames ----
 
 
 def noted_damage(folder: Path, settings: FrameSettings) -> str | None:
@@ -123,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     check_frame_settings(args.frames, frame_settings(args.frames), settings)
     for parent in {folder.parent for folder in folders.values()}:
         recover_folders(parent)
-    broken, damaged, jobs = {}, {}, []
+    report, jobs = Report(), []
     for name, folder in folders.items():
         try:
             damage = noted_damage(folder, settings)
@@ -132,37 +115,12 @@ def main(argv: list[str] | None = None) -> int:
                 continue
             keep_frame_settings(args.frames, settings)
             if damage:
-                damaged[videos[name]] = damage
+                report.damaged[videos[name]] = damage
         except UserError as error:
-            broken[videos[name]] = error
-    total, start = 0, time.perf_counter()
+            report.broken[videos[name]] = error
     work = functools.partial(extract, settings=settings, threads=max(1, args.workers // max(1, len(jobs))))
-    try:
-        with contextlib.closing(run_parallel(work, jobs, args.workers)) as results:
-            for (path, *_), result, error in tqdm(results, "videos", len(jobs), disable=None):
-                if isinstance(error, OSError):
-                    raise error
-                if error:
-                    broken[path] = error
-                else:
-                    keep_frame_settings(args.frames, settings)
-                    total += result[0]
-                    if result[1]:
-                        damaged[path] = result[1]
-    finally:
-        for *_, temporary in jobs:  # of processes that were ended
-            shutil.rmtree(temporary, ignore_errors=True)
-    seconds = time.perf_counter() - start
-    made = len(jobs) - sum(path in broken for path, *_ in jobs)
-    for word, problems in (("kept", damaged), ("skipped", broken)):
-        for path in sorted(problems):
-            print(f"{word}: {path}: {problems[path]}", file=sys.stderr)
-    print(
-        f"{len(videos)} videos{f' of shard {args.shard}' if args.shard else ''}: {made} extracted ({total} frames, "
-        f"{total / max(seconds, 1e-9):.0f} a second), {len(videos) - made - len(broken)} were there, "
-        f"{len(damaged)} damaged, {len(broken)} broken"
-    )
-    return 1 if broken else 0
+    make_images(work, jobs, args.workers, report, lambda: keep_frame_settings(args.frames, settings))
+    return report.show(len(videos), "extracted", args.shard)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 
 from common.cli import ArgumentParser, UserError, run, whole_number
 from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
+from common.optical_flow import flow_method
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
 from fusion.metrics import fuse
@@ -27,7 +28,7 @@ from prediction.overlay import write_overlay
 from prediction.parts import part_relevance, shown_frames, write_parts
 from prediction.results import describe, print_result, top_classes, write_results
 from training.resume import trained_poses
-from training.streams import MOTION_POSE, SKELETON, SPATIAL, Stream
+from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, Stream
 from utils import pick_device
 
 BARS = 3  # classes in an overlay
@@ -54,9 +55,10 @@ def get_args_parser() -> ArgumentParser:
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
     text = "written by motion_pose_cnn_15.py; finds people by --model (default: rtmpose), or takes --keypoints"
     add("--motion", type=Path, metavar="CHECKPOINT", help=text)
+    add("--flow", type=Path, metavar="CHECKPOINT", help="written by motion_cnn_15.py; needs OpenCV where flow is by it")
     text = "written by skeleton_gcn_15.py; needs the people of all frames"
     add("--skeleton", type=Path, metavar="CHECKPOINT", help=text)
-    text = "of the spatial, motion and skeleton stream in the fusion, one for each that is given (default: equal)"
+    text = "of the spatial, motion, flow and skeleton stream in the fusion, one for each that is given (default: equal)"
     add("--weights", nargs="+", type=float, metavar="W", help=text)
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
     text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
@@ -90,7 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     amp = args.amp and device.type == "cuda"
     settings = settings_from_arguments(args, common_settings(models.values(), args))
     cleaning = cleaning_from_arguments(args, float(settings.rate()), poses)
-    options = Options(settings, cleaning, poses.get("every") or 1, bool(args.overlay), amp)
+    flow = None
+    if args.flow:  # computed as that of training
+        flow = flow_method(models[FLOW.name].checkpoint.get("options", {}).get("flow_method") or "dis", device)
+    options = Options(settings, cleaning, poses.get("every") or 1, bool(args.overlay), amp, flow)
     results = []
     files = (output_paths(file, args.videos) for file in (args.overlay, args.parts))
     for path, overlay, parts in zip(args.videos, *files, strict=True):
@@ -162,7 +167,7 @@ def write_parts_picture(file: Path, video: Path, model: Model, prediction: Predi
 
 def checkpoints(args: argparse.Namespace) -> dict[Stream, Path]:
     """The streams that are given, in the order of --weights, and their checkpoints."""
-    streams = {SPATIAL: args.spatial, MOTION_POSE: args.motion, SKELETON: args.skeleton}
+    streams = {SPATIAL: args.spatial, MOTION_POSE: args.motion, FLOW: args.flow, SKELETON: args.skeleton}
     return {stream: path for stream, path in streams.items() if path}
 
 
@@ -170,7 +175,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that do not go together; afterwards no `args.model` means not to estimate."""
     streams = len(checkpoints(args))
     if not streams:
-        raise UserError("no stream to classify with; give --spatial, --motion or --skeleton CHECKPOINT, or several")
+        raise UserError("no stream to classify with; give --spatial, --motion, --flow or --skeleton CHECKPOINT")
     if args.weights and streams == 1:
         raise UserError("--weights are for fusing several streams; give more of them, or leave it out")
     try:

@@ -65,7 +65,7 @@ def prepare(root: Path, stream: str, setup: Setup):
     good, bad, sample = what.prepare(Namespace(data=data, **method), setup.listed)
     assert not bad, bad
     return (
-        trained_stream(what.name, method),
+        trained_stream(what, method),
         list(itertools.islice(itertools.cycle(good), setup.batch(stream))),
         good,
         sample,

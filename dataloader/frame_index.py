@@ -85,7 +85,7 @@ def looks_like_pose_flow(root: str | os.PathLike) -> bool:
 
 def looks_like_frames(root: str | os.PathLike) -> bool:
     """Whether `root` holds frames that `extract_frames.py` wrote: their first images say so in a comment."""
-    return any(note.startswith("Frames: ") for note in _notes(root))
+    return any(note.startswith("Frames: ") for note in notes(root))
 
 
 def frame_settings(root: str | os.PathLike) -> FrameSettings | None:
@@ -93,12 +93,12 @@ def frame_settings(root: str | os.PathLike) -> FrameSettings | None:
 
     None if neither tells. Raises `UserError` if the record is damaged.
     """
-    noted = (parse_settings(note[1]) for note in map(NOTE.match, _notes(root)) if note)
+    noted = (parse_settings(note[1]) for note in map(NOTE.match, notes(root)) if note)
     return read_frame_settings(Path(root)) or next(filter(None, noted), None)
 
 
-def _notes(root: str | os.PathLike) -> Iterator[str]:
-    """Comments, as `extract_frames.py` writes them, in the first images of folders of videos."""
+def notes(root: str | os.PathLike) -> Iterator[str]:
+    """Comments in the first images of folders of videos, where the preparing scripts write how they were made."""
     for folder in _sample_folders(root):
         with (
             contextlib.suppress(OSError, Image.DecompressionBombError),

@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,18 @@ def read_frame(folder: str | os.PathLike, number: int) -> np.ndarray:
     return read_image(Path(folder, FRAME_NAME.format(number)))
 
 
-def _decode_jpeg(data: bytes) -> np.ndarray:
+def read_grey(path: str | os.PathLike) -> np.ndarray:
+    """Read a grey image file as uint8 (H, W). Raises `BrokenImage`."""
+    return images.read_image(path, partial(_decode_jpeg, mode=ImageReadMode.GRAY))[..., 0]
+
+
+def _decode_jpeg(data: bytes, mode: ImageReadMode = ImageReadMode.RGB) -> np.ndarray:
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return decode_jpeg(encoded, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()  # a view: libjpeg writes H x W x 3
+    return decode_jpeg(encoded, mode=mode).permute(1, 2, 0).numpy()  # a view: libjpeg writes H x W x 3
 
 
 def transform_images(images: Iterable[np.ndarray], transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Apply `transform`, (N, H, W, 3) to (N, S, S, 3), to images, uint8 (H, W, 3) of any sizes: uint8 (M, S, S, 3).
+    """Apply `transform`, (N, H, W, C) to (N, S, S, C), to images, uint8 (H, W, C) of any sizes: uint8 (M, S, S, C).
 
     Up to 16 images of one size that follow each other go through it in one call, which is faster.
     """
@@ -96,13 +102,13 @@ def jitter_colors(images: torch.Tensor, strength: float, draws: Sequence[float])
 def to_input(
     images: torch.Tensor, index: torch.Tensor, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> torch.Tensor:
-    """Network input, float32 (N, 3 * L, H, W) in the device's `memory_format`, on that of `images`.
+    """Network input, float32 (N, C * L, H, W) in the device's `memory_format`, on that of `images`.
 
-    `images` is uint8 (M, H, W, 3), `index` int64 (N, L): the images of each of N clips in time order.
-    Values are scaled to [0, 1], then normalised with `mean` and `std` per RGB channel unless None.
+    `images` is uint8 (M, H, W, C), `index` int64 (N, L): the images of each of N clips in time order.
+    Values are scaled to [0, 1], then normalised with `mean` and `std` per channel of an image unless None.
     """
     length = index.shape[1]
-    stacked = images[index].permute(0, 2, 3, 1, 4).flatten(3)  # (N, H, W, L * 3)
+    stacked = images[index].permute(0, 2, 3, 1, 4).flatten(3)  # (N, H, W, L * C)
     values = stacked.permute(0, 3, 1, 2).float()  # keeps the memory order: channels last
     values = values.contiguous(memory_format=memory_format(values.device))
     if mean is None or std is None:

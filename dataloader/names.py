@@ -161,3 +161,16 @@ def frame_folders(paths: Sequence[Path], root: Path) -> dict[str, Path]:
         if slash and parent in videos:
             raise UserError(f"{videos[parent]}: called like the class of {videos[name]}; rename one")
     return videos
+
+
+def find_videos(root: Path) -> dict[str, Path]:
+    """Videos in `root`, in its subfolders, or `root` itself, by the name of their folder of frames."""
+    if root.is_file():
+        return {root.stem: root}
+    if not root.is_dir():
+        raise UserError(f"{root}: no such file or folder")
+    paths = [path for path in sorted([*root.glob("*"), *root.glob("[!.]*/*")]) if is_video(path)]
+    if not paths:
+        known = " ".join(sorted(VIDEO_EXTENSIONS))
+        raise UserError(f"{root}: no videos in it or in its subfolders; known extensions are {known}")
+    return frame_folders(paths, root)

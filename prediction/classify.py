@@ -17,6 +17,7 @@ from tqdm import tqdm
 from common.cli import UserError
 from common.frame_settings import FrameSettings, settings_from_arguments
 from common.images import decode_image
+from common.optical_flow import Method, flow_images
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.names import stem
 from dataloader.sampling import clips_for_testing
@@ -30,7 +31,7 @@ from pose.keypoints import Keypoints, join_frames, people_of_frame
 from pose.pipeline import estimate, fill_in, key_frames
 from pose.smoothing import clean_people
 from training.resume import trained_frames
-from training.streams import MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_stream
+from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_stream
 
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
@@ -39,13 +40,14 @@ BAR = {"unit": " frames", "leave": False, "disable": None}
 
 @dataclass(frozen=True)
 class Options:
-    """How videos are read, searched for people and tested; all but the last two as in the scripts that prepare data."""
+    """How videos are read, searched for people and tested; all but `every_pose` and `amp` as in preparing scripts."""
 
     frames: FrameSettings = FrameSettings()
     cleaning: dict | None = None  # of the people, see `clean_people`
     estimate_every: int = 1  # which frames' people are found, others' are interpolated
     every_pose: bool = False  # find the people of all frames, not only of those that the motion stream looks at
     amp: bool = False  # mixed precision of the streams
+    flow: Method | None = None  # what computes the flow stream's images
 
 
 @dataclass
@@ -152,7 +154,8 @@ def classify(
     num_frames = sum(1 for _ in decode_frames(path, options.frames.every, THREADS, damage, options.frames.fps))
     image_streams = [name for name in models if name != SKELETON.name]
     needed = {name: clips_for_testing(num_frames, STREAMS[name].length)[0] for name in image_streams}
-    seen, drawn = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE))
+    seen, drawn, moving = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE, FLOW))
+    seen = {*seen, *(number for first in moving for number in _pair(first, num_frames))}
     # People are followed over the whole video, unless only their own scores count.
     followed = options.cleaning and (options.cleaning["max_people"] or options.cleaning["smooth"])
     every = options.estimate_every if isinstance(source, Estimator) else 1
@@ -178,23 +181,36 @@ def classify(
         cleaned = clean_people(poses.keypoints(num_frames), options.cleaning)
         poses.people = {number: people_of_frame(cleaned, number) for number in poses.people}
     encoded_poses = {number: encode_pose_image(poses.people[number], poses.frame_size) for number in drawn}
-    jpegs = {SPATIAL.name: frames, MOTION_POSE.name: encoded_poses}
+    readers = {
+        SPATIAL.name: lambda number: decode_image(frames[number]),
+        MOTION_POSE.name: lambda number: decode_image(encoded_poses[number]),
+        FLOW.name: lambda number: _flow_image([frames[i] for i in _pair(number, num_frames)], options.flow),
+    }
     samples = {
-        name: sample_for_testing(
-            lambda number, images=jpegs[name]: decode_image(images[number]),
-            num_frames,
-            STREAMS[name].length,
-            models[name].image_size,
-        )
+        name: sample_for_testing(readers[name], num_frames, STREAMS[name].length, models[name].image_size)
         for name in image_streams
     }
     if SKELETON.name in models:
         samples[SKELETON.name] = skeleton_clips(normalized_paths(poses.keypoints(num_frames)))
     logits = {
-        name: score(model, trained_stream(name, model.checkpoint.get("options", {})), samples[name], options.amp)
+        name: score(
+            model, trained_stream(STREAMS[name], model.checkpoint.get("options", {})), samples[name], options.amp
+        )
         for name, model in models.items()
     }
     return Prediction(logits, num_frames, poses, "".join(damage))
+
+
+def _pair(number: int, num_frames: int) -> range:
+    """The frames between which the flow of a frame lies: it and the next one, at the end those before."""
+    first = max(min(number, num_frames - 1), 1)
+    return range(first, min(first + 1, num_frames) + 1)
+
+
+def _flow_image(jpegs: list[bytes], method: Method) -> np.ndarray:
+    """The flow between two frames, uint8 (H, W, 2), as extract_flow.py writes it."""
+    image = next(flow_images(map(decode_image, jpegs), method))
+    return np.stack([decode_image(encode_jpeg(grey))[..., 0] for grey in np.moveaxis(image, 2, 0)], 2)
 
 
 def _encoded_frames(path: Path, options: Options, numbers: set[int]) -> Iterator[tuple[int, bytes]]:

@@ -87,7 +87,7 @@ def write_people(folder: Path, count: int, seed: int, label: int) -> None:
 
 
 def make_tiny(root: Path) -> Path:
-    """Lists, frames (48×36), pose-flow images (40×40) and keypoints of 3 classes: 4 training and 2 test videos each."""
+    """Lists, frames, flow (48×36), pose images (40×40), keypoints of 3 classes: 4 training and 2 test videos each."""
     listed = {"train": [], "test": []}
     for label, name in enumerate(CLASSES):
         for group in range(1, 7):
@@ -96,6 +96,8 @@ def make_tiny(root: Path) -> Path:
             frames = 5 + 3 * group  # some shorter than a stack
             write_images(root / "frames" / f"v_{stem}", frames, 100 * label + group, (48, 36), label)
             write_images(root / "pose_flow" / stem, frames, 900 + 100 * label + group, (40, 40), label)
+            for part in "uv":
+                write_images(root / "flow" / part / f"v_{stem}", frames, 500 + 100 * label + group, (48, 36), label)
             write_people(root / "skeletons" / stem, frames, 100 * label + group, label)
     write_lists(root / "lists", listed["train"], listed["test"])
     return root
@@ -104,6 +106,7 @@ def make_tiny(root: Path) -> Path:
 STREAMS = {
     "spatial": ("spatial_cnn_15.py", "frames", "rgb"),
     "motion_pose": ("motion_pose_cnn_15.py", "pose_flow", "posef"),
+    "flow": ("motion_cnn_15.py", "flow", "flow"),
     "skeleton": ("skeleton_gcn_15.py", "skeletons", "skeleton"),
 }
 

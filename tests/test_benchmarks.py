@@ -1,15 +1,18 @@
 """The benchmarks run, on tiny sizes, and print the tables they promise."""
 
+import json
 import re
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torchvision.models import ResNet
 
-from benchmarks import data, pipelines, throughput
+from benchmarks import data, pipelines, systems, throughput
 from tests.helpers import ROOT, assert_error, call_main
 from tests.pose_fixtures import save_network
 
@@ -117,3 +120,47 @@ def test_peak_memory_counts_what_was_given_back():
     )
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 200 < float(finished.stdout) < 300  # 256 MB
+
+
+def test_systems_are_measured_in_every_case(tmp_path, monkeypatch):
+    monkeypatch.setattr(systems, "measure", lambda case, args: dict.fromkeys(systems.COLUMNS, 10.0 * case.seed))
+    several = (tmp_path / "a", tmp_path / "b", "--seeds", 1, 3, "--val-groups", "35,36")
+    rows = tables(call_main("benchmarks.systems", *several)).popitem()[1]
+    assert [row[0] for row in rows[2:]] == ["a, 04, 1", "b, 04, 3", "04, mean"]
+    assert {row[1] for row in rows[2:]} == {"10.00", "30.00", "20.00 ± 14.14"}
+    splits = (tmp_path / "a", "--seeds", 0, 1, "--splits", "01", "02", "--val-groups", "9", "19")
+    rows = tables(call_main("benchmarks.systems", *splits)).popitem()[1]
+    assert len(rows) == 8 and rows[3][0] == "a, 01, 1"
+    monkeypatch.undo()
+    one = (tmp_path / "a", "--val-groups", "9")
+    assert_error(call_main("benchmarks.systems", *one, "--splits", "01", "02"), "--val-groups")
+    assert_error(call_main("benchmarks.systems", tmp_path, *one), "--seeds")
+
+
+def test_systems_do_what_is_not_done(tmp_path, monkeypatch):
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list/classInd.txt").write_text("1 A\n")
+    calls = []
+
+    def pretend(case, script, *arguments):
+        calls.append([script, *map(str, arguments)])
+        places = {name: Path(value) for name, value in pairwise(calls[-1]) if name in ("--record", "--out")}
+        figures = {"figures": {"test": {"prec1": 50.0}, "fused": {"prec1": 60.0}}}
+        for place in places.values():
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "summary.json").write_text(json.dumps(figures | {"splits": [figures]}))
+            (place / f"{place.name}_video_preds.pickle").touch()
+        if "--evaluate" in arguments:
+            Path(calls[-1][calls[-1].index("--features") + 1]).touch()
+
+    monkeypatch.setattr(systems, "call", pretend)
+    finished = call_main("benchmarks.systems", tmp_path, "--val-groups", "9")
+    assert finished.returncode == 0, finished.stderr
+    scripts = [call[0] for call in calls]
+    assert [scripts.count(f"{name}.py") for name in ("extract_flow", "motion_cnn_15", "temporal_cnn_15")] == [1, 2, 3]
+    calls.clear()
+    record = tmp_path / "record/split04-seed0"
+    (record / "flow/summary.json").unlink()
+    (record / "flow/checkpoint.pth.tar").touch()
+    assert call_main("benchmarks.systems", tmp_path, "--val-groups", "9").stdout.count("60.00") == 3
+    assert [call[0] for call in calls] == ["extract_flow.py", "motion_cnn_15.py"] and "--resume" in calls[1]

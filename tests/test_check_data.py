@@ -38,7 +38,7 @@ def check(data, *arguments):
     """Run the script; returns the finished run and the table as {(what, list): {column: number}}."""
     places = ("--frames", data / "frames", "--pose-flow", data / "pose_flow", "--ucf-list", data / "lists")
     finished = call_main("check_data", *places, "--workers", 0, *arguments)
-    found = re.findall(r"^(frames|pose flow) +(train|test|val) +(.*)$", finished.stdout, re.MULTILINE)
+    found = re.findall(r"^(frames|pose flow|flow u|flow v) +(train|test|val) +(.*)$", finished.stdout, re.MULTILINE)
     assert finished.stdout.split("\n")[0].split() in ([], ["list", *COLUMNS])
     counts = {
         (what, name): dict(zip(COLUMNS, (int(cell.replace("-", "0")) for cell in cells.split()), strict=True))
@@ -80,7 +80,7 @@ def test_clean_data(data):
         assert not problems(counts) and len(counts) == 4
         for (_, name), row in counts.items():
             assert row["videos"] == row["ok"] == (12 if name == "train" else 6)
-        images = sum(1 for path in data.rglob("*.jpg"))
+        images = sum(1 for folder in ("frames", "pose_flow") for path in (data / folder).rglob("*.jpg"))
         assert finished.stdout.splitlines()[-1].startswith(f"18 videos, {images} images")
         assert "no problems" in finished.stdout and "more folders" not in finished.stdout
 
@@ -277,3 +277,28 @@ def test_as_a_process_whose_output_is_ascii(data):
     )
     assert finished.returncode == 1 and finished.stderr == ""
     assert rf"\xdcbung {os.getpid()}: video" in finished.stdout
+
+
+def test_flow(data):
+    flow = data / "flow"
+    for folder in flow.glob("[uv]/*_g01_*"):
+        for number in (9, 10, 11):
+            shutil.copy(folder / "frame000001.jpg", folder / f"frame{number:06d}.jpg")
+    finished, counts = check(data, "--flow", flow)
+    assert finished.returncode == 0 and not problems(counts) and len(counts) == 8
+    (flow / "v" / "v_Archery_g03_c01" / "frame000014.jpg").unlink()
+    shutil.rmtree(flow / "u" / "v_Archery_g04_c01")
+    (flow / "u" / "v_TaiChi_g01_c01" / "frame000001.jpg").write_bytes(b"")
+    finished, counts = check(data, "--flow", flow)
+    assert finished.returncode == 1
+    assert problems(counts) == {
+        ("flow u", "train", "missing"): 1,
+        ("flow u", "train", "unmatched"): 1,
+        ("flow u", "test", "broken"): 1,
+        ("flow v", "train", "unmatched"): 1,
+    }
+    assert "14 frames, 13 flow v images" in finished.stdout
+    assert len(check(data, "--flow", flow, "--only", "flow")[1]) == 4
+    assert_error(check(data, "--only", "flow")[0], "--flow DIR")
+    shutil.rmtree(flow / "v")
+    assert_error(check(data, "--flow", flow)[0], "v: no such folder", "--flow")

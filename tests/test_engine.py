@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from common.images import BrokenImage
 from dataloader.frame_index import IndexedVideo
+from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import EpochBatches, Sample, VideoDataset, training_loader
 from dataloader.video_dataset import testing_loader as loader_for_testing
@@ -48,7 +49,7 @@ def test_steps_are_those_of_a_plain_loop():
     optimizer = torch.optim.SGD(network.parameters(), lr=rates[0], momentum=0.9, weight_decay=0.01)
     loader = training_loader(data, EpochBatches(8, 8, seed=0), workers=0, pin=False)
     velocity = [torch.zeros_like(weight) for weight in expected.parameters()]
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (SPATIAL.mean, SPATIAL.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     for epoch, rate in enumerate(rates):
         optimizer.param_groups[0]["lr"] = rate
         result = train_one_epoch(network, loader, optimizer, no_scaler(), Context(SPATIAL, CPU), epoch)

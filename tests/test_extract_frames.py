@@ -26,7 +26,8 @@ from common.frames import find_frame_folders, list_frames
 from common.parallel import in_shard
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.frame_index import frame_settings
-from extract_frames import find_videos, main
+from dataloader.names import find_videos
+from extract_frames import main
 from tests.helpers import ROOT, assert_error, call_main
 
 

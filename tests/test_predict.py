@@ -422,7 +422,6 @@ def test_scores_that_are_not_finite(data, tmp_path):
         ("--spatial S --weights 1 2", ["--weights", "several streams"]),
         ("--spatial S --motion M --keypoints FLOW --weights 1 2 3", ["--weights 1 2 3", "2 numbers"]),
         ("--skeleton S --keypoints FLOW", ["spatial.pth.tar", "resnet18", "stgcnpp"]),
-        ("--skeleton S", ["--skeleton needs people"]),
         ("--spatial S --motion M --keypoints FLOW --weights 1 -2", ["--weights 1 -2"]),
         ("--spatial S --motion M --keypoints FLOW --weights 0 0", ["--weights 0 0"]),
         ("--spatial S --motion M --keypoints FLOW --weights nan 1", ["--weights nan 1"]),

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from dataloader.images import CROP_SIZES, corner_crop, jitter_colors
+from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD
 from dataloader.video_dataset import EpochBatches, training_loader
 from fusion.scores import load_scores
 from network import add_dropout, build_network
@@ -17,7 +18,7 @@ from tests.test_engine import CPU, dataset, no_scaler, small_network
 from training import loop
 from training.engine import Context, train_one_epoch
 from training.schedule import average_weights, rate_factor
-from training.streams import SPATIAL, trained_stream
+from training.streams import MOTION_POSE, SPATIAL, trained_stream
 from utils import load_checkpoint, save_checkpoint
 
 EVERYTHING = (
@@ -55,7 +56,7 @@ def test_the_rate_is_set_for_every_step():
 def test_label_smoothing_is_that_of_the_formula():
     network, data = small_network(), dataset(6)
     images = torch.stack([data[i][1].images.permute(0, 3, 1, 2) for i in range(6)]).float() / 255
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (SPATIAL.mean, SPATIAL.std))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     logits = network(((images - mean) / std).flatten(0, 1)).view(6, 3, 3).mean(1).log_softmax(1)
     smooth = 0.8 * F.one_hot(torch.tensor(data.labels), 3) + 0.2 / 3
     expected = -(smooth * logits).sum(1).mean().item()
@@ -98,6 +99,7 @@ def test_resuming_is_exact_under_every_flag(tiny, tmp_path, monkeypatch):
         save_checkpoint(path.with_name(f"epoch{checkpoint['epoch']}.tar"), checkpoint)
 
     monkeypatch.setattr(loop, "save_checkpoint", save_each)
+    monkeypatch.setattr(loop, "UNSAVED_SECONDS", 0)
     options = (*EVERYTHING, "--epochs", 5)
     train(tiny, tmp_path / "whole", *options)
     train(tiny, tmp_path / "resumed", *options, "--resume", tmp_path / "whole" / "epoch3.tar")
@@ -140,8 +142,9 @@ def test_stacks_of_several_segments(tiny, tmp_path):
     train(tiny, tmp_path, "--segments", 3, "--normalize", "--epochs", 1, stream="motion_pose")
     options = load_checkpoint(tmp_path / "checkpoint.pth.tar")["options"]
     assert options["segments"] == 3 and options["normalize"]
-    assert trained_stream("motion_pose", options).std and trained_stream("motion_pose", {}).std is None
-    assert trained_stream("spatial", {}) == SPATIAL
+    assert trained_stream(MOTION_POSE, options).to_input.keywords["std"]
+    assert trained_stream(MOTION_POSE, {}).to_input.keywords["std"] is None
+    assert trained_stream(SPATIAL, {}) == SPATIAL
 
 
 def test_corner_crops():

@@ -274,7 +274,7 @@ def test_apple_devices_do_without_what_torch_gets_wrong_there(monkeypatch):
     assert memory_format(torch.device("cpu")) == memory_format(torch.device("cuda")) == torch.channels_last
     monkeypatch.setattr(run, "pick_device", lambda *args: torch.device("mps"))
     args = Namespace(device="mps", amp=None, batch_size=4, evaluate=False, accumulate=1, freeze_bn="none")
-    args.skip_broken, args.label_smoothing = False, 0.0
+    args.skip_broken, args.label_smoothing, args.clip_gradients = False, 0.0, 0.0
     context = run.make_context(args, SPATIAL, Processes(), StopRequest())
     assert not context.amp and not context.non_blocking
     args.amp = True

@@ -1,6 +1,7 @@
 """One epoch of training and one test, for any stream."""
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Context:
     accumulate: int = 1
     freeze_bn: str = "none"  # or "partial", "all"
     label_smoothing: float = 0.0
+    clip_gradients: float = 0.0  # to this norm; 0: not at all
     rate: Callable[[float], float] | None = None  # the learning rate at a (fractional) epoch; None: as it is
     averaged: AveragedModel | None = None  # moving average of the weights
     skip_broken: bool = False
@@ -135,7 +137,8 @@ def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torc
     totals = torch.zeros(4, dtype=torch.float32, device=device)
     images, index = batch["images"], batch.get("index")
     if images is None:  # every video of this process's share is broken
-        images, index = torch.zeros(1, 64, 64, 3, dtype=torch.uint8), torch.zeros(0, stream.length, dtype=torch.int64)
+        images = torch.zeros(1, 64, 64, stream.in_channels // stream.length, dtype=torch.uint8)
+        index = torch.zeros(0, stream.length, dtype=torch.int64)
     images = images.to(device, non_blocking=context.non_blocking)
     clips = len(index) // max(len(labels), 1)
     index = index.to(device, non_blocking=context.non_blocking).view(len(labels), clips, stream.length)
@@ -156,39 +159,25 @@ def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torc
                 totals += torch.stack(
                     [loss, hits[:, 0].sum(), hits.sum(), hits.new_tensor(len(part), dtype=loss.dtype)]
                 )
+    if context.clip_gradients:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), context.clip_gradients)
     scaler.step(optimizer)
     scaler.update()
     return totals
 
 
-@torch.inference_mode()
 def evaluate(model: Model, loader: DataLoader, context: Context, what: str = "test") -> dict:
     """Test a network on every video of `loader`'s data set, each once over all processes.
 
-    A video's score is the mean of its clips' logit vectors; the loss is the cross-entropy of that mean.
+    A video's score is the mean of the logit vectors of its clips; the loss is the cross-entropy of that mean.
     Returns `loss`, `prec1`, `prec3` (percent), `batch_time` (mean seconds) and `scores`, a dict from the
     video's name to float32 (classes,), in the order of the list. Raises `UserError` for a broken image
     (unless skipped) and `Stopped` after the batch in which a signal came.
     """
-    share_buffers(context.processes, model.network)
-    device, tester = context.device, for_testing(model.network, context.device)
-    mine, started = {}, time.perf_counter()
-    for batch in _bar(loader, what, context.processes):
-        if context.stop.signum:
-            raise Stopped
-        _note_broken(batch, context)
-        if not len(batch["positions"]):
-            continue
-        images = batch["images"].to(device, non_blocking=context.non_blocking)
-        parts = batch["index"].to(device, non_blocking=context.non_blocking).split(TEST_CLIPS)
-        with torch.autocast(device.type, enabled=context.amp):
-            logits = torch.cat([tester(context.stream.to_input(images, rows)) for rows in parts])
-        votes = logits.float().view(len(batch["positions"]), -1, logits.shape[1]).mean(1)
-        mine.update(zip(batch["positions"].tolist(), votes.cpu().numpy(), strict=True))
+    started = time.perf_counter()
+    merged = _run_network(model.network, loader, context, what, lambda logits: logits.mean(1))
     seconds = time.perf_counter() - started
-    merged = {position: score for part in gather(context.processes, mine) for position, score in part.items()}
-    if not merged:
-        raise UserError(f"no video of the {what} list can be read; check the data folder")
     positions = sorted(merged)
     scores, all_labels = np.stack([merged[position] for position in positions]), loader.dataset.labels
     labels = np.array([all_labels[position] for position in positions])
@@ -205,6 +194,41 @@ def evaluate(model: Model, loader: DataLoader, context: Context, what: str = "te
         "batch_time": seconds / max(len(loader), 1),
         "scores": dict(zip(names, scores, strict=True)),
     }
+
+
+def extract_features(model: Model, loader: DataLoader, context: Context, what: str) -> dict[str, np.ndarray]:
+    """What the classifier `fc` of the network sees of each clip of each video, float32 (clips, D) by name.
+
+    Raises as `evaluate` does.
+    """
+    network = copy.copy(model.network)  # shares the weights
+    network._modules = model.network._modules | {"fc": nn.Identity()}
+    merged = _run_network(network, loader, context, f"{what} features", lambda vectors: vectors)
+    return {loader.dataset.videos[position].video.name: merged[position] for position in sorted(merged)}
+
+
+@torch.inference_mode()
+def _run_network(network: nn.Module, loader: DataLoader, context: Context, what: str, reduce: Callable) -> dict:
+    """`reduce`d outputs (videos, clips, D) of the network on every video of all processes, by position in the list."""
+    share_buffers(context.processes, network)
+    device, tester = context.device, for_testing(network, context.device)
+    mine = {}
+    for batch in _bar(loader, what, context.processes):
+        if context.stop.signum:
+            raise Stopped
+        _note_broken(batch, context)
+        if not len(batch["positions"]):
+            continue
+        images = batch["images"].to(device, non_blocking=context.non_blocking)
+        parts = batch["index"].to(device, non_blocking=context.non_blocking).split(TEST_CLIPS)
+        with torch.autocast(device.type, enabled=context.amp):
+            outputs = torch.cat([tester(context.stream.to_input(images, rows)) for rows in parts])
+        reduced = reduce(outputs.float().view(len(batch["positions"]), -1, outputs.shape[1]))
+        mine.update(zip(batch["positions"].tolist(), reduced.cpu().numpy(), strict=True))
+    merged = {position: output for part in gather(context.processes, mine) for position, output in part.items()}
+    if not merged:
+        raise UserError(f"no video of the {what} list can be read; check the data folder")
+    return merged
 
 
 def _note_broken(batch: dict, context: Context) -> None:

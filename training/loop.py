@@ -16,8 +16,10 @@ from network import Model, add_dropout
 from training.engine import Context, evaluate, train_one_epoch
 from training.record import BEST, CHECKPOINT, record_path, scores_path
 from training.resume import options_of, resume_averaging, resume_training
-from training.schedule import average_weights, rate_factor
+from training.schedule import average_weights, make_optimizer, rate_factor
 from utils import save_checkpoint, write_record
+
+UNSAVED_SECONDS = 5  # of epochs without a test that a kill may cost: writing can take longer than training a head
 
 
 def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: Context, changed: dict) -> dict:
@@ -25,15 +27,14 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
 
     `loaders` are those of "train" and of what the scheduler and model selection use, "val" or "test". `changed`
     are the options in which a resumed run differs from its checkpoint. Each epoch writes its records, the scores
-    and the model if they are the best, the curves, and the checkpoint, in that order: a run killed in between
-    repeats the epoch and writes the same again. Returns the figures of the last epoch and `best_prec1`.
+    and the model if they are the best, the curves, and the checkpoint (unless there was one seconds before, and no
+    test since), in that order: a run killed in between repeats epochs and writes the same again. Returns the figures
+    of the last epoch and `best_prec1`.
     """
     stream, record, main = context.stream, args.record, context.processes.main
     selection = "val" if "val" in loaders else "test"
     cuda = context.device.type == "cuda"
-    optimizer = torch.optim.SGD(
-        model.network.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay, fused=cuda
-    )
+    optimizer = make_optimizer(args, model.network.parameters(), fused=cuda)
     scheduler = ReduceLROnPlateau(optimizer, "min", patience=args.lr_patience)
     if args.schedule != "plateau":
         context.rate = lambda epoch: args.lr * rate_factor(args, epoch)
@@ -57,7 +58,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
     if first >= args.epochs and main:
         print(f"{first} epochs are done, --epochs {args.epochs} asks for no more")
     trained = wrap(model.network, args, context)
-    figures = {}
+    figures, saved = {}, time.monotonic()
     for epoch in range(first, args.epochs):
         begun = time.time()
         train = figures["train"] = train_one_epoch(trained, loaders["train"], optimizer, scaler, context, epoch)
@@ -98,7 +99,9 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
         if is_best:
             save_scores(scores_path(record, stream, selection), scores)
             save_checkpoint(record / BEST, checkpoint)
-        save_checkpoint(record / CHECKPOINT, checkpoint)
+        if tested or time.monotonic() - saved > UNSAVED_SECONDS:
+            save_checkpoint(record / CHECKPOINT, checkpoint)
+            saved = time.monotonic()
         result = ""
         if tested:
             result = (

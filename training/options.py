@@ -15,12 +15,16 @@ METHOD = (
     *("split", "class_index", "val_groups", "val_list", "arch", "image_size", "from_keypoints", "seed"),
     *("epochs", "batch_size", "accumulate", "lr", "schedule", "warmup", "lr_patience", "lr_steps", "momentum"),
     *("weight_decay", "dropout", "label_smoothing", "ema", "freeze_bn", "sync_bn", "test_every", "test_clips"),
-    *("segments", "normalize", "scale_jitter", "color_jitter", "recipe", "least_steps"),
+    *("segments", "normalize", "scale_jitter", "color_jitter", "recipe", "least_steps", "flow_method"),
+    *("optimizer", "clip_gradients"),
 )
 
 
-def training_parser(stream: str, data: str, family: Family = RESNETS) -> ArgumentParser:
-    """Parser of one stream's script, whose networks are of `family`; the defaults are those of its first recipe."""
+def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> ArgumentParser:
+    """Parser of one stream's script, whose networks are of `family`; the defaults are those of its first recipe.
+
+    Without `data`, images and lists are no matter, and a recipe goes with a network: `--head` chooses both.
+    """
     recipes = RECIPES[stream]
     default = next(iter(recipes))
     parser = ArgumentParser(
@@ -30,10 +34,11 @@ def training_parser(stream: str, data: str, family: Family = RESNETS) -> Argumen
     )
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")
-    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
-    add("--split", metavar="NN", default="04", help="number of the train and test list")
-    add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
+    if data:
+        add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")
+        add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
+        add("--split", metavar="NN", default="04", help="number of the train and test list")
+        add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
     selection = group.add_mutually_exclusive_group()
     text = "scheduler and model selection use them, and the test list is scored once, at the end"
     selection.add_argument(
@@ -43,10 +48,15 @@ def training_parser(stream: str, data: str, family: Family = RESNETS) -> Argumen
         default=(),
         help=f"hold these groups of the training list out as the validation set: {text}",
     )
-    selection.add_argument(
-        "--val-list", metavar="FILE", help=f"validation set: a list within --ucf-list, such as vallist01.txt; {text}"
-    )
-    add("--skip-broken", action="store_true", help="skip videos that are missing or broken, and list them at the end")
+    if data:
+        selection.add_argument(
+            "--val-list",
+            metavar="FILE",
+            help=f"validation set: a list within --ucf-list, such as vallist01.txt; {text}",
+        )
+        add("--skip-broken", action="store_true", help="skip missing and broken videos, and list them at the end")
+    else:
+        parser.set_defaults(data=None, ucf_list=None, split=None, class_index=None, val_list=None, skip_broken=False)
     add(
         "--allow-other-split",
         action="store_true",
@@ -55,7 +65,8 @@ def training_parser(stream: str, data: str, family: Family = RESNETS) -> Argumen
 
     group = parser.add_argument_group("model")
     add = group.add_argument
-    add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
+    if data:
+        add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
     if family is RESNETS:
         add("--weights", metavar="imagenet|none|FILE", default="imagenet", help="starting weights")
         text = "side of the network's input, in pixels"
@@ -70,16 +81,22 @@ def training_parser(stream: str, data: str, family: Family = RESNETS) -> Argumen
         help="train on from this checkpoint, or test it; options that are not given are the checkpoint's",
     )
     add("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
+    if data:
+        text = "with --evaluate: also write what the classifier sees of the videos of all lists, for temporal_cnn_15.py"
+        add("--features", type=Path, metavar="FILE.npz", dest="write_features", help=text)
+        text = "evenly spaced positions of a video in --features"
+        add("--positions", type=whole_number(1), metavar="K", default=25, help=text)
+    else:
+        parser.set_defaults(write_features=None)
 
     parser.set_defaults(**recipes[default])
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add(
-        "--recipe",
-        choices=tuple(recipes),
-        default=default,
-        help="presets of the options: the method's authors', or cosine schedule, regularisation and averaged weights",
-    )
+    text = "presets of the options: the method's authors', or cosine schedule, regularisation and averaged weights"
+    option = "--recipe"
+    if not data:
+        option, text = "--head", "network, with its own presets of the options"
+    add(option, dest="recipe", choices=tuple(recipes), default=default, help=text)
     add("--epochs", type=whole_number(0), metavar="N", help="epochs in all, unless --least-steps asks for more")
     add(
         "--least-steps",
@@ -97,7 +114,7 @@ def training_parser(stream: str, data: str, family: Family = RESNETS) -> Argumen
         help="run each batch in N parts whose gradients are summed, for small memories; the same step with "
         "--freeze-bn all, otherwise batch norm sees the statistics of each part",
     )
-    add("--lr", type=positive, metavar="X", help="learning rate of SGD")
+    add("--lr", type=positive, metavar="X", help="learning rate")
     add(
         "--schedule",
         choices=("cosine", "plateau", "step"),

@@ -52,7 +52,7 @@ def restore_run(args: Namespace, model: Model, stream: str) -> dict[str, tuple]:
         saved |= {name: groups[0][name] for name in ("lr", "momentum")} if groups else {}
     changed = restore_options(args, saved)
     if "arch" in changed:
-        raise UserError(f"{args.resume}: its network is a {model.arch}, not a {args.arch}; leave --arch out")
+        raise UserError(f"{args.resume}: its network is a {model.arch}, not a {args.arch}; leave --arch or --head out")
     if "val_list" in changed:
         args.val_groups = ()
     if "val_groups" in changed:
@@ -100,7 +100,7 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> tuple[dict | Non
     """
     checkpoint, path = (model.checkpoint, model.path) if model else ({}, None)
     trained = trained_frames(checkpoint, path), trained_poses(checkpoint, path)
-    found = (frame_settings(args.data), kept_settings(args.data)) if args.data.is_dir() else (None, None)
+    found = (frame_settings(args.data), kept_settings(args.data)) if args.data and args.data.is_dir() else (None, None)
     for what, here, there in zip(("frames were made", "people were found"), found, trained, strict=True):
         if say and here and there and here != there:
             print(f"{args.data}: its {what} with {here}, those of {args.resume} with {there}", file=sys.stderr)
@@ -149,9 +149,10 @@ def resume_training(
             for group in optimizer.param_groups:
                 group["fused"] = fused
             for parameter, state in optimizer.state.items():
-                if state.get("momentum_buffer") is not None:
-                    # In its parameter's memory layout: the fused optimisers take that for granted.
-                    state["momentum_buffer"] = torch.empty_like(parameter).copy_(state["momentum_buffer"])
+                for name, value in state.items():
+                    if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                        # In its parameter's memory layout: the fused optimisers take that for granted.
+                        state[name] = torch.empty_like(parameter).copy_(value)
         if checkpoint.get("scheduler"):
             scheduler.load_state_dict(checkpoint["scheduler"])
         if checkpoint.get("scaler"):

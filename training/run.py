@@ -11,14 +11,15 @@ from functools import partial
 from torch.utils.data import DataLoader
 
 from common.cli import UserError
+from dataloader.features import save_features
 from dataloader.frame_index import check_usable
 from dataloader.names import Video, group_of
-from dataloader.split_train_test_video import Split, read_split
+from dataloader.split_train_test_video import Split
 from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, testing_loader, training_loader
 from fusion.scores import save_scores
 from network import Model, load_starting_weights, read_model
 from training.distributed import Processes, gather, join_processes, wait_for_main
-from training.engine import Context, Stopped, evaluate
+from training.engine import Context, Stopped, evaluate, extract_features
 from training.loop import fit
 from training.record import BEST, CHECKPOINT, check_record, open_record, scores_path
 from training.resume import check_same_videos, fingerprint, made_of, restore_run
@@ -32,6 +33,10 @@ def run_stream(args: Namespace, stream: Stream) -> int:
     """Train or test `stream` as the command line says; returns the exit status."""
     if args.evaluate and args.resume is None:
         raise UserError("--evaluate needs a checkpoint to test; give it with --resume CHECKPOINT")
+    if args.write_features and not args.evaluate:
+        raise UserError(
+            f"--features {args.write_features}: is written of a trained network; add --resume and --evaluate"
+        )
     with catch_stop_signals() as stop:
         try:
             with join_processes() as processes:
@@ -57,10 +62,10 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
     if changed and processes.main:
         print("in place of the checkpoint's: " + ", ".join(f"{name} {new}" for name, (_, new) in changed.items()))
 
-    split = hold_out(read_split(args.ucf_list, args.split, args.class_index, args.val_list), args.val_groups)
+    split = hold_out(stream.lists(args), args.val_groups)
     if model:
         check_same_videos(args, model, split)
-    context = make_context(args, trained_stream(stream.name, vars(args)), processes, stop)
+    context = make_context(args, trained_stream(stream, vars(args)), processes, stop)
 
     context.frames, context.poses = made_of(args, model, processes.main)
     # With a validation set the test list is not even looked for on disk before the end.
@@ -74,6 +79,8 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
     model.network.to(context.device, memory_format=memory_format(context.device))
     if args.evaluate:
         figures = {what: score(args, model, loader, context, what) for what, loader in loaders.items()}
+        if args.write_features:
+            write_features(args, model, split, context)
     else:
         context.training_videos = fingerprint(split.train)
         settle_epochs(args, len(loaders["train"]), processes)
@@ -141,6 +148,7 @@ def make_context(args: Namespace, stream: Stream, processes: Processes, stop: St
         accumulate=args.accumulate,
         freeze_bn=args.freeze_bn,
         label_smoothing=args.label_smoothing,
+        clip_gradients=args.clip_gradients,
         skip_broken=args.skip_broken,
         processes=processes,
         stop=stop,
@@ -190,6 +198,19 @@ def score(args: Namespace, model: Model, loader: DataLoader, context: Context, w
             f"on {len(scores)} videos; scores in {path}"
         )
     return result
+
+
+def write_features(args: Namespace, model: Model, split: Split, context: Context) -> None:
+    """Write the features of the videos of both lists, and of the validation set, at `args.positions` of each."""
+    features = {}
+    for what, videos in (("train", split.train), ("val", split.val), ("test", split.test)):
+        if videos:
+            loader = make_loader(args, videos, f"{what} features", context, args.positions)
+            features |= extract_features(model, loader, context, what)
+    if context.processes.main:
+        save_features(args.write_features, features, split)
+        shape = len(features), *next(iter(features.values())).shape
+        print(f"features of {shape[0]} videos, {shape[1]} positions, {shape[2]} numbers each: {args.write_features}")
 
 
 def write_summary(args: Namespace, model: Model, context: Context, results: dict) -> None:

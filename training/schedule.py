@@ -1,11 +1,19 @@
-"""The learning rate over a run, and the average of its weights."""
+"""The optimiser, the learning rate over a run, and the average of its weights."""
 
 import math
 from argparse import Namespace
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
+
+
+def make_optimizer(args: Namespace, parameters: Iterable[nn.Parameter], fused: bool) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam (arXiv 1412.6980), as the recipe says."""
+    if args.optimizer == "adam":
+        return torch.optim.Adam(parameters, args.lr, weight_decay=args.weight_decay, fused=fused)
+    return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=fused)
 
 
 def rate_factor(args: Namespace, epoch: float) -> float:

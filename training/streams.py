@@ -1,5 +1,6 @@
 """What tells one stream from the others."""
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,16 +10,22 @@ import torch
 
 from common.cli import UserError
 from dataloader import skeleton_dataloader as skeletons
+from dataloader.flow_dataloader import method_of, prepare_flow
 from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
 from dataloader.images import to_input
 from dataloader.motion_keypoints import prepare_keypoints
 from dataloader.motion_pose_dataloader import prepare_pose_flow
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
+from dataloader.split_train_test_video import Split, read_split
 from network import RESNETS, Family
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME
 from training.recipes import RECIPES
+
+
+def _read_lists(args: Namespace) -> Split:
+    return read_split(args.ucf_list, args.split, args.class_index, args.val_list)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Stream:
     `prepare(args, videos)` finds the videos below `args.data`: it returns those that can be used, `(video, reason)` for
     the others, and the function `sample(video, generator, clips)` that reads what the clips of a video need.
     `to_input(images, rows)` makes `in_channels` channels of it for a network of the `family`; a test votes over
-    `test_clips`. Records are called `<prefix>_train.csv`, ….
+    `test_clips`. `lists(args)` are its videos. Records are called `<prefix>_train.csv`, ….
     """
 
     name: str
@@ -39,6 +46,7 @@ class Stream:
     length: int = 1  # images of a clip
     test_clips: int = TEST_SAMPLES
     family: Family = RESNETS
+    lists: Callable[[Namespace], Split] = _read_lists
 
 
 def _prepare_spatial(args: Namespace, videos: list):
@@ -55,6 +63,17 @@ def _prepare_motion_pose(args: Namespace, videos: list):
     if args.from_keypoints is None:  # the checkpoint keeps what was chosen
         args.from_keypoints = looks_like_pose_flow(args.data)
     good, bad, sample = (prepare_keypoints if args.from_keypoints else prepare_pose_flow)(args.data, videos)
+    return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
+
+
+def _prepare_flow(args: Namespace, videos: list):
+    good, bad, sample = prepare_flow(args.data, videos)
+    found = method_of(args.data)
+    if found and args.flow_method not in (None, found):
+        print(
+            f"{args.data}: its flow was made by {found}, that of {args.resume} by {args.flow_method}", file=sys.stderr
+        )
+    args.flow_method = found or args.flow_method
     return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
 
 
@@ -76,6 +95,15 @@ MOTION_POSE = Stream(
     partial(to_input, mean=(0.016, 0.019, 0.010), std=(0.115, 0.125, 0.089)),
     length=STACK_LENGTH,
 )
+# Stacks of the optical flow of 10 following frames: u1 v1 u2 v2 …, −20 to 20 pixels as −1 to 1.
+FLOW = Stream(
+    "flow",
+    "flow",
+    2 * STACK_LENGTH,
+    _prepare_flow,
+    partial(to_input, mean=(0.5, 0.5), std=(0.5, 0.5)),
+    length=STACK_LENGTH,
+)
 # The coordinates of the main people's parts.
 SKELETON = Stream(
     "skeleton",
@@ -86,15 +114,15 @@ SKELETON = Stream(
     test_clips=skeletons.TEST_CLIPS,
     family=GRAPH_NETWORKS,
 )
-STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, SKELETON)}
+STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, FLOW, SKELETON)}
 
 
-def trained_stream(name: str, options: dict) -> Stream:
-    """The stream as a run with these options trains it: without `normalize`, images with values in [0, 1].
+def trained_stream(stream: Stream, options: dict) -> Stream:
+    """`stream` as a run with these options trains it: without `normalize`, images with values in [0, 1].
 
     What they do not tell is as in the stream's first recipe.
     """
-    stream, options = STREAMS[name], next(iter(RECIPES[name].values())) | options
+    options = next(iter(RECIPES[stream.name].values())) | options
     return (
         stream if options.get("normalize", True) else replace(stream, to_input=partial(to_input, mean=None, std=None))
     )

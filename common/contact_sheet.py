@@ -1,0 +1,54 @@
+"""Contact sheets: pairs of pictures with a line of text above each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from common.atomic import atomic_write
+
+COLUMNS, HEIGHT, MAX_WIDTH, GAP, LABEL = 3, 180, 320, 10, 20  # all but the first in pixels
+
+
+def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]]:
+    """At most `count` pairs (video, frame number), spread evenly over videos of these numbers of frames."""
+    if len(num_frames) >= count:
+        chosen = sorted({int((i + 0.5) * len(num_frames) / count) for i in range(count)})
+        return [(video, (num_frames[video] + 1) // 2) for video in chosen]
+    shares = [1] * len(num_frames)
+    for _ in range(min(count, sum(num_frames)) - len(shares)):
+        # The next one goes where the frames of a pair are most.
+        shares[max(range(len(shares)), key=lambda video: num_frames[video] / shares[video])] += 1
+    numbered = [(video, share, i) for video, share in enumerate(shares) for i in range(share)]
+    return [(video, int((i + 0.5) * num_frames[video] / share) + 1) for video, share, i in numbered]
+
+
+def label_font() -> ImageFont.FreeTypeFont:
+    """The font of the labels."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
+
+
+def write_sheet(path: Path, cells: Sequence[tuple[str, Sequence[np.ndarray]]]) -> None:
+    """Write a PNG of labelled pairs of uint8 pictures (H, W, 3), the second one stretched to the shape of the first."""
+    sizes = []
+    for _, (frame, _) in cells:
+        scale = min(HEIGHT / frame.shape[0], MAX_WIDTH / frame.shape[1])
+        sizes.append((max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1)))
+    cell_width = 2 * max(width for width, _ in sizes) + GAP // 2
+    columns = min(COLUMNS, len(cells))
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, rows * (HEIGHT + LABEL + GAP) + GAP), (245, 245, 245))
+    draw = ImageDraw.Draw(sheet)
+    font = label_font()
+    for k, ((label, pair), size) in enumerate(zip(cells, sizes, strict=True)):
+        left = GAP + k % columns * (cell_width + GAP)
+        top = GAP + k // columns * (HEIGHT + LABEL + GAP)
+        while len(label) > 1 and font.getlength(label) > cell_width:
+            label = "…" + label[2:]
+        draw.text((left, top), label, fill=(20, 20, 20), font=font)
+        for image, x in zip(pair, (left, left + size[0] + GAP // 2), strict=True):
+            sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), (x, top + LABEL))
+    with atomic_write(path) as file:
+        sheet.save(file, format="PNG")

@@ -1,0 +1,95 @@
+"""Samples of the flow stream: stacks of the optical flow of 10 following frames, u and v in turns."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.cli import UserError
+from common.frames import FRAME_NAME
+from common.images import BrokenImage
+from dataloader.frame_index import IndexedVideo, index_frames, notes
+from dataloader.images import random_crop, read_grey, transform_images
+from dataloader.names import Video
+from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
+from dataloader.video_dataset import Sample, sample_for_testing
+
+PARTS = ("u", "v")  # folders of extract_flow.py: motion to the right and downwards
+# In the comment of the first image of u: method, damage of the video, count.
+NOTE = re.compile(r"Flow: ([\w-]+)(?:; (.*))?\nCount: (\d+)\n")
+
+
+def method_of(root: str | os.PathLike) -> str | None:
+    """What method made the flow in `root`; None if its first images do not tell."""
+    found = (NOTE.fullmatch(note) for note in notes(Path(root, PARTS[0])))
+    return next((note[1] for note in found if note), None)
+
+
+def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]):
+    """Good videos, bad ones with the reason (see `index_frames`), and the function that samples them.
+
+    Their folders are those of u. Raises `UserError` if `root` has no u and v.
+    """
+    for part in PARTS:
+        if not Path(root, part).is_dir():
+            raise UserError(
+                f"{Path(root, part)}: no such folder; give --data the folder of u and v that extract_flow.py wrote"
+            )
+    (good, bad), (others, bad_others) = (index_frames(Path(root, part), videos) for part in PARTS)
+    bad += [item for item in bad_others if item[0] not in {video for video, _ in bad}]
+    v_of = {item.video: item for item in others}
+    paired = []
+    for item in good:
+        if item.video in v_of:
+            other = v_of[item.video]
+            if other.num_frames == item.num_frames:
+                paired.append(item)
+            else:
+                counts = f"{item.num_frames} images of u, {other.num_frames} of v"
+                bad.append((item.video, f"video {item.video.name!r} has {counts}; run extract_flow.py again"))
+    return paired, bad, partial(flow_sample, read=partial(read_flow, root))
+
+
+def read_flow(root: str | os.PathLike, folder: str, number: int) -> np.ndarray:
+    """The flow from the 1-based frame `number` on, uint8 (H, W, 2), of a video's folder of u. Raises `BrokenImage`."""
+    name = FRAME_NAME.format(number)
+    u, v = (read_grey(Path(root, part, os.path.relpath(folder, Path(root, PARTS[0])), name)) for part in PARTS)
+    if u.shape != v.shape:
+        raise BrokenImage(f"{folder}/{name}: u and v differ in size")
+    return np.stack([u, v], 2)
+
+
+def flow_sample(
+    video: IndexedVideo,
+    generator: np.random.Generator | None,
+    image_size: int,
+    read: Callable[[str, int], np.ndarray],
+    clips: int = TEST_SAMPLES,
+    segments: int = 1,
+) -> Sample:
+    """Stacks of the flow of 10 following frames of one video: images (M, S, S, 2), `index` (clips, 10).
+
+    Looks at the same moments as the other streams. Training (a generator is given): one stack from a random start in
+    each of `segments` equal parts of the video, resized to 256/224 of `image_size`, cropped by one random draw, and
+    mirrored half of the time, which turns u into -u. Testing: the stacks from the 19 test starts, or from `clips`.
+    `read(folder, number)` reads an image. Raises `BrokenImage`.
+    """
+    read = partial(read, video.folder)
+    if generator is None:
+        return sample_for_testing(read, video.num_frames, STACK_LENGTH, image_size, clips)
+    draws = generator.random(segments + 3)
+    frames = stacks_for_training(video.num_frames, draws[:segments])
+    crop = partial(random_crop, size=image_size, draws=draws[segments:-1], square=True)
+    images = transform_images(map(read, frames), crop)
+    return Sample(mirror(images) if draws[-1] < 0.5 else images, torch.arange(len(frames)).view(segments, -1))
+
+
+def mirror(images: torch.Tensor) -> torch.Tensor:
+    """The flow of the mirrored video: uint8 (..., H, W, 2) flipped from left to right, and its u inverted."""
+    flipped = images.flip(-2)
+    flipped[..., 0] = 255 - flipped[..., 0]
+    return flipped

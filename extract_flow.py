@@ -1,0 +1,184 @@
+"""Optical flow between following frames, as grey images: from folders of frames, or straight from videos.
+
+python extract_flow.py data/jpegs_256 data/flow
+"""
+
+import argparse
+import contextlib
+import functools
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.atomic import recover_folders, replace_folder, temporary_name
+from common.cli import ArgumentParser, UserError, run, shard, whole_number
+from common.contact_sheet import choose_frames, write_sheet
+from common.frame_settings import (
+    FrameSettings,
+    add_frame_arguments,
+    check_frame_settings,
+    keep_frame_settings,
+    settings_from_arguments,
+)
+from common.frames import FRAME_NAME, count_frames, find_frame_folders, frame_numbers, list_frames
+from common.images import decode_image, read_image
+from common.optical_flow import METHODS, decode_flow, flow_colors, flow_images, flow_method
+from common.parallel import cores, in_shard
+from common.preparation import Report, make_images
+from common.video import decode_frames, encode_jpeg, resize_short_side
+from dataloader.flow_dataloader import NOTE, PARTS, method_of
+from dataloader.frame_index import frame_settings
+from dataloader.images import read_grey
+from dataloader.names import find_videos
+from utils import pick_device
+
+PREVIEWED = 12  # frames
+
+
+def get_args_parser() -> ArgumentParser:
+    """Command line of this script."""
+    parser = ArgumentParser(
+        description="Write the optical flow from each frame to the next one as FLOW/u/VIDEO/frame000001.jpg, … (to the "
+        "right) and FLOW/v/VIDEO/… (downwards): -20 to 20 pixels as 0 to 255, 128 is no motion. Run again, it does "
+        "what is missing. Exit status 1: some videos are broken and were skipped."
+    )
+    add = parser.add_argument
+    add("frames", type=Path, metavar="FRAMES", help="folders of frames, or videos: a folder, class folders, or one")
+    add("flow", type=Path, metavar="FLOW", help="folder for u and v")
+    text = "DIS, Farneback and TV-L1 of OpenCV, RAFT (large or small) of torchvision"
+    add("--method", choices=METHODS, default="dis", help=text)
+    add("--weights", type=Path, metavar="FILE", help="RAFT's weights (default: downloaded by torchvision)")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where RAFT computes")
+    text = "processes; 0: only this one, which RAFT takes"
+    add("--workers", type=whole_number(0), default=cores(), metavar="N", help=text)
+    add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a last run without it does the rest")
+    add("--preview", type=Path, metavar="FILE.png", help=f"sheet of {PREVIEWED} frames and their flow in colours")
+    add_frame_arguments(parser.add_argument_group("frames that are made of videos"), FrameSettings())
+    return parser
+
+
+def find_sources(root: Path) -> dict[str, Path]:
+    """Folders of frames below `root`, or videos, by the name that their flow's folders have below u and v."""
+    folders = {name: root / name for name in find_frame_folders(root)} if root.is_dir() else {}
+    return folders if any((path / FRAME_NAME.format(1)).exists() for path in folders.values()) else find_videos(root)
+
+
+def noted_damage(root: Path, name: str, source: Path) -> str | None:
+    """Damage of its video that finished flow tells of ("": none); None: it is to be made (again)."""
+    u, v = (root / part / name for part in PARTS)
+    first = u / FRAME_NAME.format(1)
+    with contextlib.suppress(OSError, UserError), Image.open(first) as image:
+        note = NOTE.fullmatch(image.info.get("comment", b"").decode("latin-1"))
+        count = int(note[3]) if note else 0
+        numbers = set(range(1, count + 1))
+        if count and numbers == frame_numbers(u) == frame_numbers(v):
+            return None if source.is_dir() and count_frames(source) != count else note[2] or ""
+    return None
+
+
+def frames_of(source: Path, settings: FrameSettings, damage: list[str]) -> Iterator[np.ndarray]:
+    """The frames of a folder, or those that extract_frames.py would make of a video."""
+    if source.is_dir():
+        yield from map(read_image, list_frames(source))
+        return
+    for rgb in decode_frames(source, settings.every, 1, damage, settings.fps):
+        yield decode_image(encode_jpeg(resize_short_side(rgb, settings.short_side), settings.quality))
+
+
+def extract(job: tuple[Path, str, Path], root: Path, method: tuple, settings: FrameSettings) -> tuple[int, str]:
+    """Write the flow of one source; number of images and damage, if any.
+
+    `job`: the source, its name, and a folder for what is not complete; `method`: the arguments of `flow_method`. The
+    image with the note is the last to be written, and u, where it lies, the last to be renamed.
+    """
+    source, name, temporary = job
+    damage: list[str] = []
+    places = [temporary / part for part in PARTS]
+    try:
+        for place in places:
+            place.mkdir(parents=True)
+        count = 0
+        for count, image in enumerate(flow_images(frames_of(source, settings, damage), flow_method(*method)), 1):
+            if count == 1:
+                first = image
+            for place, grey in zip(places, np.moveaxis(image, 2, 0), strict=True):
+                (place / FRAME_NAME.format(count)).write_bytes(encode_jpeg(grey))
+        if not count:
+            raise UserError("no frames in it")
+        note = f"Flow: {'; '.join([method[0], *damage])}\nCount: {count}\n"
+        (places[0] / FRAME_NAME.format(1)).write_bytes(encode_jpeg(first[..., 0], comment=note))
+        for part, place in reversed(list(zip(PARTS, places, strict=True))):
+            (root / part / name).parent.mkdir(parents=True, exist_ok=True)
+            replace_folder(place, root / part / name)
+    except OSError as error:
+        error.filename = str(root / PARTS[0] / name)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return count, "".join(damage)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compute what is missing, report what is broken or damaged; status 1 if a video is broken."""
+    args = get_args_parser().parse_args(argv)
+    if args.preview and args.preview.suffix.lower() != ".png":
+        raise UserError(f"--preview {args.preview}: give a name that ends in .png")
+    sources = {name: path for name, path in find_sources(args.frames).items() if in_shard(name, args.shard)}
+    check_arguments(args)
+    settings = settings_from_arguments(args)
+    if any(path.is_dir() for path in sources.values()):
+        settings = frame_settings(args.frames)
+    if settings:  # training looks for it beside the flow
+        check_frame_settings(args.flow, frame_settings(args.flow), settings)
+    method = args.method, pick_device(args.device), args.weights
+    flow_method(*method)  # what is missing for it is told before the work begins
+    for folder in (args.flow, *args.flow.glob("[uv]"), *args.flow.glob("[uv]/[!.]*")):
+        if folder.is_dir() and not (folder / FRAME_NAME.format(1)).exists():
+            recover_folders(folder)
+    report, jobs = Report(), []
+    for name, source in sources.items():
+        damage = noted_damage(args.flow, name, source)
+        if damage is None:
+            jobs.append((source, name, temporary_name(args.flow / "flow")))
+        elif damage:
+            report.damaged[source] = damage
+    work = functools.partial(extract, root=args.flow, method=method, settings=settings)
+    workers = 0 if args.method.startswith("raft") else args.workers
+    make_images(work, jobs, workers, report, lambda: settings and keep_frame_settings(args.flow, settings))
+    status = report.show(len(sources), "done", args.shard)
+    if args.preview:
+        done = {name: source for name, source in sources.items() if source not in report.broken}
+        write_preview(args.preview, args.flow, done, settings)
+        print(f"preview: {args.preview}")
+    return status
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise `UserError` if the flow would land among frames, or among flow of another method."""
+    if args.flow.exists() and not args.flow.is_dir():
+        raise UserError(f"{args.flow} is in the way and no folder; remove it or choose another one")
+    if args.flow.resolve() == args.frames.resolve():
+        raise UserError(f"{args.flow}: this is the folder of frames; flow needs one of its own")
+    before = method_of(args.flow)
+    if before not in (None, args.method):
+        raise UserError(f"{args.flow}: its flow was made by {before}, now it is {args.method}; choose another folder")
+
+
+def write_preview(path: Path, root: Path, sources: dict[str, Path], settings: FrameSettings) -> None:
+    """A contact sheet of frames of the finished `sources` beside their flow in colours."""
+    names = list(sources)
+    folders = [[root / part / name for part in PARTS] for name in names]
+    cells = []
+    for index, number in choose_frames([count_frames(u) for u, _ in folders], PREVIEWED):
+        frame = next(itertools.islice(frames_of(sources[names[index]], settings, []), number - 1, None))
+        flow = decode_flow(np.stack([read_grey(folder / FRAME_NAME.format(number)) for folder in folders[index]], 2))
+        cells.append((f"{names[index]}  {number}", (frame, flow_colors(flow))))
+    write_sheet(path, cells)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,29 @@
+"""Flow stream: a ResNet on the optical flow of 10 following frames, 20 channels (Two-Stream Networks).
+
+python motion_cnn_15.py                                                # train
+python motion_cnn_15.py --resume record/flow/checkpoint.pth.tar         # train on
+python motion_cnn_15.py --resume record/flow/model_best.pth.tar --evaluate # test
+"""
+
+from common.cli import ArgumentParser, run, whole_number
+from training.options import parse_options, training_parser
+from training.run import run_stream
+from training.streams import FLOW
+
+
+def get_args_parser() -> ArgumentParser:
+    """The command line; its defaults are those of the original recipe."""
+    parser = training_parser(FLOW.name, data="data/flow")
+    text = "stacks of a video in training, with consensus (TSN)"
+    parser.add_argument("--segments", type=whole_number(1), metavar="N", help=text)
+    parser.set_defaults(flow_method=None)  # that of --data, which the checkpoint keeps
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train or test; returns the exit status."""
+    return run_stream(parse_options(get_args_parser(), FLOW.name, argv), FLOW)
+
+
+if __name__ == "__main__":
+    run(main)

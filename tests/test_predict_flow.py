@@ -1,0 +1,90 @@
+"""predict.py --flow against the steps that it stands for, and the fusion of three streams."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2")
+
+from fusion.metrics import fuse  # noqa: E402
+from fusion.scores import load_scores, save_scores  # noqa: E402
+from tests.helpers import assert_error, call_main  # noqa: E402
+from tests.test_predict import FRAMES, VIDEOS, write_checkpoint, write_video  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Videos, checkpoints of two streams, and the scores that the single steps make of them."""
+    root = tmp_path_factory.mktemp("flow")
+    for _, path, count, size in VIDEOS:
+        write_video(root / "videos" / path, count, size)
+    lists = root / "lists"
+    lists.mkdir()
+    lists.joinpath("index.txt").write_text("1 Tai Chi\n2 Bäume fällen\n3 Diving\n")
+    lists.joinpath("testlist04.txt").write_text("".join(f"{path}\n" for _, path, _, _ in VIDEOS))
+    lists.joinpath("trainlist04.txt").write_text("Diving/other.avi 3\n")
+    common = ("--ucf-list", lists, "--class-index", "index.txt")
+    steps = [
+        ("extract_frames", root / "videos", root / "frames", *FRAMES, "--workers", 0),
+        ("extract_flow", root / "frames", root / "flow", "--workers", 0),
+    ]
+    for script, folder, channels in (("spatial_cnn_15", "frames", 3), ("motion_cnn_15", "flow", 20)):
+        stream = folder.replace("frames", "spatial")
+        write_checkpoint(root / f"{stream}.pth.tar", channels, channels)
+        places = ("--data", root / folder, "--resume", root / f"{stream}.pth.tar", "--record", root / "record" / stream)
+        steps.append((script, *places, *common, "--evaluate", "--workers", 0, "--device", "cpu"))
+    for step in steps:
+        finished = call_main(*step)
+        assert finished.returncode == 0, finished.stderr
+    return root
+
+
+def test_scores_are_those_of_the_scripts(data, tmp_path):
+    videos = [data / "videos" / path for _, path, _, _ in VIDEOS]
+    streams = ("--spatial", data / "spatial.pth.tar", "--flow", data / "flow.pth.tar")
+    finished = call_main("predict", *videos, *streams, *FRAMES, "--device", "cpu", "--json", tmp_path / "result.json")
+    assert finished.returncode == 0, finished.stderr
+    results = json.loads((tmp_path / "result.json").read_text())["videos"]
+    for stream in ("spatial", "flow"):
+        expected = load_scores(data / f"record/{stream}/{stream}_video_preds.pickle")
+        assert np.ptp(np.stack(list(expected.values())), axis=0).max() > 0.05  # so that videos can be told apart
+        for result, (name, *_) in zip(results, VIDEOS, strict=True):
+            logits = result["streams"][stream]["logits"]
+            ours = [logits[label] for label in ("Tai Chi", "Bäume fällen", "Diving")]
+            assert np.allclose(ours, expected[name], atol=2e-3), (stream, name)
+
+
+def test_three_pickles_fuse(data, tmp_path):
+    tables = {}
+    for stream in ("spatial", "flow"):
+        tables[stream] = load_scores(data / f"record/{stream}/{stream}_video_preds.pickle")
+    tables["motion_pose"] = {name: vector[::-1] for name, vector in tables["flow"].items()}
+    for stream, table in tables.items():
+        save_scores(tmp_path / f"{stream}_video_preds.pickle", table)
+    pickles = [tmp_path / f"{stream}_video_preds.pickle" for stream in ("spatial", "motion_pose", "flow")]
+    lists = ("--ucf-list", data / "lists", "--class-index", "index.txt", "--out", tmp_path / "out")
+    finished = call_main("average_fusion", *pickles, *lists, "--weights", 1, 1, 2)
+    assert finished.returncode == 0, finished.stderr
+    fused = load_scores(tmp_path / "out/fusion_video_preds.pickle")
+    for name, vector in fused.items():
+        parts = [tables[stream][name][None] for stream in ("spatial", "motion_pose", "flow")]
+        assert np.allclose(vector, fuse(parts, (1, 1, 2))[0], atol=1e-6)
+
+
+def test_the_flow_is_made_as_in_training(data, tmp_path, monkeypatch):
+    import predict
+
+    asked = []
+    monkeypatch.setattr(predict, "flow_method", lambda name, device: asked.append(name))
+    monkeypatch.setattr(predict, "classify", lambda *arguments: 1 / 0)
+    from utils import load_checkpoint, save_checkpoint
+
+    trained = load_checkpoint(data / "flow.pth.tar") | {"options": {"flow_method": "farneback"}}
+    save_checkpoint(tmp_path / "farneback.pth.tar", trained)
+    for checkpoint in (data / "flow.pth.tar", tmp_path / "farneback.pth.tar"):
+        with pytest.raises(ZeroDivisionError):
+            predict.main([str(data / "videos" / VIDEOS[0][1]), "--flow", str(checkpoint), "--device", "cpu"])
+    assert asked == ["dis", "farneback"]
+    video = data / "videos" / VIDEOS[0][1]
+    assert_error(call_main("predict", video, "--flow", data / "spatial.pth.tar"), "spatial.pth.tar", "input channels")

@@ -1,0 +1,173 @@
+"""Temporal heads: networks on a video's features in their order, and the stream that trains them."""
+
+import math
+import os
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.cli import UserError
+from dataloader.features import Features
+from dataloader.frame_index import IndexedVideo
+from dataloader.names import Video
+from dataloader.video_dataset import Sample
+from network import Family
+from training.streams import Stream
+
+SEGMENTS = 3
+HIDDEN = 512  # of the LSTM
+KERNELS, POOLS = (5, 7), (2, 2, 2, 3)
+WIDE, DROPOUT = 1024, 0.2  # of Temporal-Inception's end
+
+
+class Norm(nn.BatchNorm1d):
+    """Batch norm that normalises a batch of one, which has no variance, with the running statistics."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """(N, C) or (N, C, T) normalised."""
+        if values.numel() > values.shape[1]:
+            return super().forward(values)
+        return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class MeanHead(nn.Module):
+    """A linear layer on the mean over time: (N, K, D) → (N, classes). What does not look at the order."""
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        self.fc = nn.Linear(features, classes)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.fc(values.mean(1))
+
+
+class SegmentLSTM(nn.Module):
+    """TS-LSTM (arXiv 1703.10667): (N, K, D) → (N, classes).
+
+    Batch norm over the features, the maximum over each of 3 segments of the positions, an LSTM over the segments, batch
+    norm of its last output, a linear layer.
+    """
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        self.norm = Norm(features)
+        self.lstm = nn.LSTM(features, HIDDEN, batch_first=True)
+        self.last = Norm(HIDDEN)
+        self.fc = nn.Linear(HIDDEN, classes)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Logits; fewer positions than segments are segments of their own."""
+        values = self.norm(values.transpose(1, 2))
+        segments = values.tensor_split(min(SEGMENTS, values.shape[2]), dim=2)
+        outputs, _ = self.lstm(torch.stack([segment.amax(2) for segment in segments], 1))
+        return self.fc(self.last(outputs[:, -1]))
+
+
+class TemporalInception(nn.Module):
+    """Temporal-Inception (arXiv 1703.10667): (N, K, D), K of 24 or more, → (N, classes).
+
+    The features × time matrix is an image of one channel. Four stages of two branches, convolutions along time with
+    kernels of 5 and 7, of 1, 2, 4 and 8 channels each, with batch norm and ReLU; then pooling over time by 2, 2, 2 and
+    3. 1×1 convolutions from 16 to 4, 2 and 1 channels, and two linear layers.
+    """
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        self.stages = nn.ModuleList()
+        channels = 1
+        for stage in range(len(POOLS)):
+            branches = [_convolution(channels, 2**stage, kernel) for kernel in KERNELS]
+            self.stages.append(nn.ModuleList(branches))
+            channels = len(KERNELS) * 2**stage
+        self.squeeze = nn.Sequential(*(_convolution(a, b, 1) for a, b in ((channels, 4), (4, 2), (2, 1))))
+        self.wide = nn.Linear(features, WIDE)
+        self.norm = Norm(WIDE)
+        self.fc = nn.Linear(WIDE, classes)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        image = values.transpose(1, 2)[:, None]
+        for branches, pool in zip(self.stages, POOLS, strict=True):
+            image = F.max_pool2d(torch.cat([branch(image) for branch in branches], 1), (1, pool))
+        vector = self.squeeze(image).amax(3).flatten(1)  # of 25 positions a single one is left
+        wide = F.relu(self.norm(self.wide(F.dropout(vector, DROPOUT, self.training))))
+        return self.fc(F.dropout(wide, DROPOUT, self.training))
+
+
+def _convolution(channels: int, out: int, kernel: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, out, (1, kernel), padding=(0, kernel // 2))
+    return nn.Sequential(convolution, nn.BatchNorm2d(out), nn.ReLU())
+
+
+# By name, with the tensor whose shape tells their features.
+HEADS = {
+    "ts-lstm": (SegmentLSTM, "norm.weight"),
+    "inception": (TemporalInception, "wide.weight"),
+    "mean": (MeanHead, "fc.weight"),
+}
+
+
+def build_head(head: str, features: int, classes: int) -> nn.Module:
+    """A randomly initialised head of `HEADS`."""
+    return HEADS[head][0](features, classes)
+
+
+def describe_head(state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> tuple[str, int, int]:
+    """(head, features, classes) of a head's state dict; raises `UserError` if it is none."""
+    for known, head in (("lstm.weight_ih_l0", "ts-lstm"), ("wide.weight", "inception"), ("fc.weight", "mean")):
+        if known in state:
+            shape = getattr(state.get(HEADS[head][1]), "shape", ())
+            if len(shape) and state["fc.weight"].ndim == 2:
+                return head, shape[-1], len(state["fc.weight"])
+    raise UserError(f"{source}: its weights are not those of a temporal head")
+
+
+TEMPORAL_HEADS = Family(tuple(HEADS), build_head, describe_head)
+
+
+def temporal_stream(features: Features, source: str) -> Stream:
+    """The stream on these features, which `source` names: a clip is a whole video, float32 (1, K, D).
+
+    Raises `UserError` if there are no videos for training, or for testing.
+    """
+    split = features.split()
+    for what, videos in (("training", split.train), ("test", split.test)):
+        if not videos:
+            raise UserError(f"{source}: no video of the {what} list in it; make it of both lists")
+    rows = {name: row for row, name in enumerate(features.names)}
+    sample = partial(_sample, vectors=features.features, rows=rows)
+
+    def prepare(args: Namespace, videos: Sequence[Video]):
+        positions, least = features.features.shape[1], math.prod(POOLS)
+        if args.arch == "inception" and positions < least:
+            needs = f"has {positions} positions of a video, the inception head needs {least} or more"
+            raise UserError(f"{source}: {needs}; make it with more --positions")
+        return [IndexedVideo(video, source, positions) for video in videos], [], sample
+
+    return Stream(
+        "temporal",
+        "temporal",
+        features.features.shape[2],
+        prepare,
+        lambda vectors, index: vectors[index[:, 0]],
+        test_clips=1,
+        family=TEMPORAL_HEADS,
+        lists=lambda args: split,
+    )
+
+
+def _sample(
+    video: IndexedVideo,
+    generator: np.random.Generator | None,
+    vectors: np.ndarray,
+    rows: Mapping[str, int],
+    clips: int = 1,
+) -> Sample:
+    clip = vectors[rows[video.video.name]][None].astype(np.float32)
+    return Sample(torch.from_numpy(clip), torch.zeros(1, 1, dtype=torch.int64))
