@@ -7,7 +7,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +61,7 @@ def prepare(root: Path, stream: str, setup: Setup):
     what = SPATIAL if stream == "spatial" else MOTION_POSE
     data = root / ("frames" if stream == "spatial" else "pose_flow")
     method = RECIPES[what.name]["original"] | {"from_keypoints": stream == "keypoints"}
-    good, bad, sample = what.prepare(Namespace(data=data, **method), setup.listed)
+    good, bad, sample = what.prepare(Namespace(data=data, image_size=setup.size, **method), setup.listed)
     assert not bad, bad
     return (
         trained_stream(what, method),
@@ -75,7 +74,6 @@ def prepare(root: Path, stream: str, setup: Setup):
 def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     """This project's pipeline, as `training/run.py` wires it. `stream`: spatial, motion or keypoints."""
     what, training, tested, sample = prepare(root, stream, setup)
-    read = partial(sample, image_size=setup.size)
     device, cuda = setup.device, setup.device.type == "cuda"
     context = Context(what, device, amp=cuda)
     torch.manual_seed(0)
@@ -84,7 +82,7 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     model = Model(network, "resnet18", setup.size, classes=None)
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, fused=cuda)
     scaler = torch.amp.GradScaler(device.type, enabled=cuda)
-    train_set, test_set = VideoDataset(training, read), VideoDataset(tested, read)
+    train_set, test_set = VideoDataset(training, sample), VideoDataset(tested, sample)
     loader = training_loader(train_set, EpochBatches(len(training), len(training), 0), setup.workers, cuda)
     test_loader = testing_loader(test_set, setup.workers, cuda)
     epochs = itertools.count()
