@@ -25,7 +25,7 @@ from training.streams import SPATIAL
 from utils import StopRequest, load_checkpoint, memory_format, pick_device, save_checkpoint
 
 # The learning rate is cut after the first epoch whose loss is not the lowest.
-CUT = ("--lr", "0.5", "--lr-patience", 0, "--seed", 3)
+CUT = ("--lr", "0.1", "--lr-patience", 0, "--seed", 3)
 
 
 def train(data: Path, record: Path, *arguments):
@@ -57,7 +57,7 @@ def whole(tiny, tmp_path_factory) -> Path:
     record = tmp_path_factory.mktemp("whole")
     train(tiny, record, *CUT, "--epochs", 5)
     rates = pd.read_csv(record / "rgb_train.csv")["lr"]
-    assert rates[0] == 0.5 and rates[4] < 0.1, rates
+    assert rates[0] == 0.1 and rates[4] < 0.05, rates
     assert load_checkpoint(record / "checkpoint.pth.tar")["optimizer"]["param_groups"][0]["momentum"] == 0.9
     return record
 
@@ -100,7 +100,7 @@ def test_other_options_are_applied_and_said(tiny, tmp_path):
     state = load_checkpoint(checkpoint)
     group = state["optimizer"]["param_groups"][0]
     assert group["lr"] == 0.01 and group["momentum"] == 0.5 and state["scheduler"]["patience"] == 7
-    assert pd.read_csv(tmp_path / "rgb_train.csv")["lr"].tolist() == [0.5, 0.01]
+    assert pd.read_csv(tmp_path / "rgb_train.csv")["lr"].tolist() == [0.1, 0.01]
     assert "in place of" not in train(tiny, tmp_path, *given).stdout  # they are the checkpoint's now
 
 
@@ -274,7 +274,7 @@ def test_apple_devices_do_without_what_torch_gets_wrong_there(monkeypatch):
     assert memory_format(torch.device("cpu")) == memory_format(torch.device("cuda")) == torch.channels_last
     monkeypatch.setattr(run, "pick_device", lambda *args: torch.device("mps"))
     args = Namespace(device="mps", amp=None, batch_size=4, evaluate=False, accumulate=1, freeze_bn="none")
-    args.skip_broken, args.label_smoothing = False, 0.0
+    args.skip_broken, args.label_smoothing, args.clip_gradients = False, 0.0, 0.0
     context = run.make_context(args, SPATIAL, Processes(), StopRequest())
     assert not context.amp and not context.non_blocking
     args.amp = True

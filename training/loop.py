@@ -28,7 +28,8 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
     `loaders` are those of "train" and of what the scheduler and model selection use, "val" or "test". `changed`
     are the options in which a resumed run differs from its checkpoint. Each epoch writes its records, the scores
     and the model if they are the best, the curves, and the checkpoint (unless there was one seconds before, and no
-    test since), in that order: a run killed in between repeats epochs and writes the same again. Returns the figures of the last epoch and `best_prec1`.
+    test since), in that order: a run killed in between repeats epochs and writes the same again. Returns the figures
+    of the last epoch and `best_prec1`.
     """
     stream, record, main = context.stream, args.record, context.processes.main
     selection = "val" if "val" in loaders else "test"
