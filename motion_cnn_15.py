@@ -12,7 +12,7 @@ from training.streams import FLOW
 
 
 def get_args_parser() -> ArgumentParser:
-    """The command line; its defaults are those of the original recipe."""
+    """The command line; its defaults are those of the modern recipe."""
     parser = training_parser(FLOW.name, data="data/flow")
     text = "stacks of a video in training, with consensus (TSN)"
     parser.add_argument("--segments", type=whole_number(1), metavar="N", help=text)

@@ -14,7 +14,7 @@ from training.streams import MOTION_POSE
 
 
 def get_args_parser() -> ArgumentParser:
-    """The command line; its defaults are those of the original recipe."""
+    """The command line; its defaults are those of the modern recipe."""
     parser = training_parser("motion_pose", data="data/pose_flow")
     add, flag = parser.add_argument, argparse.BooleanOptionalAction
     add("--segments", type=whole_number(1), metavar="N", help="stacks of a video in training, with consensus (TSN)")

@@ -14,7 +14,7 @@ from training.streams import SPATIAL
 
 
 def get_args_parser() -> ArgumentParser:
-    """The command line; its defaults are those of the original recipe."""
+    """The command line; its defaults are those of the modern recipe."""
     parser = training_parser("spatial", data="data/jpegs_256")
     add, flag = parser.add_argument, argparse.BooleanOptionalAction
     add("--scale-jitter", action=flag, help="corner and centre crops of 4 scales (TSN) in place of random crops")

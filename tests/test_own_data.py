@@ -106,7 +106,7 @@ def data(tmp_path_factory) -> Path:
     for stream, (script, folder) in STREAMS.items():
         record = root / "record" / stream
         common = (script, "--data", root / folder, *lists, "--val-list", "vallist07.txt", *FAST, "--record", record)
-        step(*common, "--epochs", 1)
+        step(*common, "--recipe", "original", "--epochs", 1)
         best = record / "model_best.pth.tar"
         trained = (record / f"{stream}_video_preds.pickle").rename(record / "of_training.pickle")
         step(*common, "--evaluate", "--resume", best)

@@ -21,12 +21,12 @@ METHOD = (
 
 
 def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> ArgumentParser:
-    """Parser of one stream's script, whose networks are of `family`; the defaults are those of its first recipe.
+    """Parser of one stream's script, whose networks are of `family`; the defaults are those of its modern recipe.
 
     Without `data`, images and lists are no matter, and a recipe goes with a network: `--head` chooses both.
     """
     recipes = RECIPES[stream]
-    default = next(iter(recipes))
+    default = "modern" if "modern" in recipes else next(iter(recipes))
     parser = ArgumentParser(
         description=f"Train or test the {stream} stream.",
         epilog="Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
@@ -92,7 +92,7 @@ def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> 
     parser.set_defaults(**recipes[default])
     group = parser.add_argument_group("training")
     add = group.add_argument
-    text = "presets of the options: the method's authors', or cosine schedule, regularisation and averaged weights"
+    text = "presets of the options: the best that was measured (docs/recipe.md), or the method's authors'"
     option = "--recipe"
     if not data:
         option, text = "--head", "network, with its own presets of the options"
