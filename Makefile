@@ -43,11 +43,11 @@ $(DEMO)/prepared: $(VENV)/installed
 	touch $@
 
 $(SPATIAL)/summary.json: | $(DEMO)/prepared
-	$(PY) spatial_cnn_15.py $(SMALL) --data $(DEMO)/frames --record $(SPATIAL) --lr 0.002 --epochs 10 \
+	$(PY) spatial_cnn_15.py $(SMALL) --data $(DEMO)/frames --record $(SPATIAL) --lr 0.01 --epochs 12 \
 		$(call resume,$(SPATIAL))
 
 $(MOTION)/summary.json: | $(DEMO)/prepared
-	$(PY) motion_pose_cnn_15.py $(SMALL) --data $(DEMO)/pose_flow --record $(MOTION) --lr 0.003 --epochs 12 \
+	$(PY) motion_pose_cnn_15.py $(SMALL) --data $(DEMO)/pose_flow --record $(MOTION) --lr 0.01 --epochs 12 \
 		$(call resume,$(MOTION))
 
 $(SKELETON)/summary.json: | $(DEMO)/prepared

@@ -149,6 +149,8 @@ def get_args_parser() -> ArgumentParser:
     parser.add_argument(
         "--jobs", type=whole_number(0), default=2, help="runs at once, a thread each; 0: show what is there"
     )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="train these variants alone, such as modern")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="train on these data alone")
     parser.add_argument("--amp", action="store_true", help="in bfloat16, on processors that have it")
     return parser
 
@@ -160,8 +162,9 @@ def main() -> None:
     if args.jobs:
         runs = [
             (args, args.what, stream, name, options, data, seed)
-            for seed, data, stream in product(SEEDS, SETS, STREAMS)
+            for seed, data, stream in product(SEEDS, args.sets, STREAMS)
             for name, options in variants[stream].items()
+            if name in (args.only or variants[stream])
         ]
         pool = ThreadPoolExecutor(args.jobs)
         try:

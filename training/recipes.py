@@ -1,6 +1,6 @@
-"""Presets of the training options, `--recipe`: the authors' method to the letter, and a modern one.
+"""Presets of the training options, `--recipe`: the authors' method to the letter, and the best that was measured.
 
-Any option on the command line goes before its preset. The modern one is yet to be measured part by part.
+Any option on the command line goes before its preset. How each part was measured: docs/recipe.md.
 """
 
 _ORIGINAL = {
@@ -23,7 +23,6 @@ _MODERN = {
     "schedule": "cosine",
     "warmup": 1.0,
     "weight_decay": 5e-4,
-    "dropout": 0.2,
     "label_smoothing": 0.1,
     "ema": 0.98,
     "least_steps": 800,
@@ -38,16 +37,13 @@ _SPATIAL |= {"normalize": True}  # with ImageNet's mean and standard deviation
 _MOTION_POSE = {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1, "normalize": False, "from_keypoints": False}
 _FLOW = {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1}
 RECIPES = {
-    "spatial": {
-        "original": _ORIGINAL | _SPATIAL,
-        "modern": _ORIGINAL | _SPATIAL | _MODERN | {"lr": 2e-3, "scale_jitter": True, "color_jitter": 0.3},
-    },
+    "spatial": {"original": _ORIGINAL | _SPATIAL, "modern": _ORIGINAL | _SPATIAL | _MODERN | {"lr": 2e-3}},
     "motion_pose": {
         "original": _ORIGINAL | _MOTION_POSE,
-        "modern": _ORIGINAL | _MOTION_POSE | _MODERN | {"segments": 3, "normalize": True, "from_keypoints": None},
+        "modern": _ORIGINAL | _MOTION_POSE | _MODERN | {"normalize": True, "from_keypoints": None},
     },
     # Two-Stream Networks' and TSN's flow with the settings of pose flow.
-    "flow": {"original": _ORIGINAL | _FLOW, "modern": _ORIGINAL | _FLOW | _MODERN | {"segments": 3}},
+    "flow": {"original": _ORIGINAL | _FLOW, "modern": _ORIGINAL | _FLOW | _MODERN},
     # For few videos and slow machines, from random weights.
     "skeleton": {
         "modern": _ORIGINAL
