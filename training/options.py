@@ -18,12 +18,14 @@ METHOD = (
     *("segments", "normalize", "scale_jitter", "color_jitter", "recipe", "least_steps", "flow_method"),
     *("optimizer", "clip_gradients"),
 )
+SELECTION = "scheduler and model selection use them, and the test list is scored once, at the end"
 
 
 def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> ArgumentParser:
     """Parser of one stream's script, whose networks are of `family`; the defaults are those of its modern recipe.
 
-    Without `data`, images and lists are no matter, and a recipe goes with a network: `--head` chooses both.
+    `data` is where its images lie. Without it the stream knows its videos, lists and networks by itself (temporal
+    heads), and a recipe goes with a network: `--head` chooses both.
     """
     recipes = RECIPES[stream]
     default = "modern" if "modern" in recipes else next(iter(recipes))
@@ -32,71 +34,89 @@ def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> 
         epilog="Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
         "norm in training mode each process has statistics of its own; --sync-bn shares them, --freeze-bn has none.",
     )
-    group = parser.add_argument_group("data")
-    add = group.add_argument
+    parser.set_defaults(**recipes[default])
+    data_group, model_group, training_group, machine_group = map(
+        parser.add_argument_group, ("data", "model", "training", "machine")
+    )
+    selection = _add_selection_arguments(data_group)
     if data:
-        add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")
-        add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
-        add("--split", metavar="NN", default="04", help="number of the train and test list")
-        add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
+        _add_data_arguments(data_group, selection, data)
+        _add_network_arguments(model_group, family)
+        option, text = (
+            "--recipe",
+            "presets of the options: the best that was measured (docs/recipe.md), or the authors'",
+        )
+    else:
+        parser.set_defaults(data=None, ucf_list=None, split=None, class_index=None, val_list=None, skip_broken=False)
+        parser.set_defaults(write_features=None)
+        option, text = "--head", "network, with its own presets of the options"
+    _add_model_arguments(model_group, family)
+    if family is not RESNETS:
+        parser.set_defaults(image_size=None)
+    training_group.add_argument(option, dest="recipe", choices=tuple(recipes), default=default, help=text)
+    _add_training_arguments(training_group)
+    _add_machine_arguments(machine_group, stream)
+    return parser
+
+
+def _add_selection_arguments(group):
+    """Validation set; returns the group of options of which one can be given."""
     selection = group.add_mutually_exclusive_group()
-    text = "scheduler and model selection use them, and the test list is scored once, at the end"
     selection.add_argument(
         "--val-groups",
         type=numbers_of("group numbers such as 23,24,25"),
         metavar="N,N",
         default=(),
-        help=f"hold these groups of the training list out as the validation set: {text}",
+        help=f"hold these groups of the training list out as the validation set: {SELECTION}",
     )
-    if data:
-        selection.add_argument(
-            "--val-list",
-            metavar="FILE",
-            help=f"validation set: a list within --ucf-list, such as vallist01.txt; {text}",
-        )
-        add("--skip-broken", action="store_true", help="skip missing and broken videos, and list them at the end")
-    else:
-        parser.set_defaults(data=None, ucf_list=None, split=None, class_index=None, val_list=None, skip_broken=False)
-    add(
+    group.add_argument(
         "--allow-other-split",
         action="store_true",
         help="resume or test a checkpoint that was trained on other videos than this training list names",
     )
+    return selection
 
-    group = parser.add_argument_group("model")
+
+def _add_data_arguments(group, selection, data: str) -> None:
+    """Folders and lists of videos."""
     add = group.add_argument
-    if data:
-        add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
+    add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")
+    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
+    add("--split", metavar="NN", default="04", help="number of the train and test list")
+    add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
+    text = f"validation set: a list within --ucf-list, such as vallist01.txt; {SELECTION}"
+    selection.add_argument("--val-list", metavar="FILE", help=text)
+    add("--skip-broken", action="store_true", help="skip missing and broken videos, and list them at the end")
+
+
+def _add_network_arguments(group, family: Family) -> None:
+    """Which network of the family, and what it sees."""
+    add = group.add_argument
+    add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
     if family is RESNETS:
-        add("--weights", metavar="imagenet|none|FILE", default="imagenet", help="starting weights")
         text = "side of the network's input, in pixels"
         add("--image-size", type=whole_number(32), metavar="N", default=224, help=text)
-    else:
-        parser.set_defaults(image_size=None)
-        add("--weights", metavar="none|FILE", default="none", help="starting weights, such as another run's checkpoint")
-    add(
-        "--resume",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="train on from this checkpoint, or test it; options that are not given are the checkpoint's",
-    )
-    add("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
-    if data:
-        text = "with --evaluate: also write what the classifier sees of the videos of all lists, for temporal_cnn_15.py"
-        add("--features", type=Path, metavar="FILE.npz", dest="write_features", help=text)
-        text = "evenly spaced positions of a video in --features"
-        add("--positions", type=whole_number(1), metavar="K", default=25, help=text)
-    else:
-        parser.set_defaults(write_features=None)
+    text = "with --evaluate: also write what the classifier sees of the videos of all lists, for temporal_cnn_15.py"
+    add("--features", type=Path, metavar="FILE.npz", dest="write_features", help=text)
+    text = "evenly spaced positions of a video in --features"
+    add("--positions", type=whole_number(1), metavar="K", default=25, help=text)
 
-    parser.set_defaults(**recipes[default])
-    group = parser.add_argument_group("training")
+
+def _add_model_arguments(group, family: Family) -> None:
+    """Where the weights come from, and whether they are only tested."""
     add = group.add_argument
-    text = "presets of the options: the best that was measured (docs/recipe.md), or the method's authors'"
-    option = "--recipe"
-    if not data:
-        option, text = "--head", "network, with its own presets of the options"
-    add(option, dest="recipe", choices=tuple(recipes), default=default, help=text)
+    if family is RESNETS:
+        add("--weights", metavar="imagenet|none|FILE", default="imagenet", help="starting weights")
+    else:
+        add("--weights", metavar="none|FILE", default="none", help="starting weights, such as another run's checkpoint")
+    text = "train on from this checkpoint, or test it; options that are not given are the checkpoint's"
+    add("--resume", type=Path, metavar="CHECKPOINT", help=text)
+    add("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
+
+
+def _add_training_arguments(group) -> None:
+    """The method; most defaults are the recipe's."""
+    add = group.add_argument
     add("--epochs", type=whole_number(0), metavar="N", help="epochs in all, unless --least-steps asks for more")
     add(
         "--least-steps",
@@ -149,8 +169,12 @@ def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> 
         help="keep batch norm's running statistics: of all layers but the first, as TSN does (partial, or without a "
         "value), or of all",
     )
-    flag = argparse.BooleanOptionalAction
-    add("--sync-bn", action=flag, default=False, help="batch-norm statistics over all processes (CUDA)")
+    add(
+        "--sync-bn",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="batch-norm statistics over all processes (CUDA)",
+    )
     add(
         "--test-every",
         type=whole_number(1),
@@ -164,7 +188,9 @@ def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> 
         help="samples of a video in the tests between epochs; the final test always takes all",
     )
 
-    group = parser.add_argument_group("machine")
+
+def _add_machine_arguments(group, stream: str) -> None:
+    """Where to compute and where to write."""
     add = group.add_argument
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     add(
@@ -174,7 +200,7 @@ def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> 
         default=min(os.cpu_count() or 1, 8),
         help="processes that read images, per training process; 0 reads in the process itself",
     )
-    add("--amp", action=flag, help="mixed precision (default: on CUDA)")
+    add("--amp", action=argparse.BooleanOptionalAction, help="mixed precision (default: on CUDA)")
     add("--compile", action="store_true", help="compile the network with torch.compile for training")
     add(
         "--record",
@@ -184,7 +210,6 @@ def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> 
         help="where checkpoints, records and scores are written",
     )
     add("--overwrite", action="store_true", help="remove the run that --record holds, and start a new one there")
-    return parser
 
 
 def parse_options(parser: ArgumentParser, stream: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
