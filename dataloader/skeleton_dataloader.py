@@ -19,7 +19,7 @@ from pose.tracking import main_paths
 
 MOMENTS = 48
 PEOPLE = 2
-TEST_CLIPS = 5  # samples of a video in the test
+TEST_CLIPS = 3  # samples of a video in the test
 CHANNELS = 11
 MAX_STRETCH = 1.25
 MAX_ANGLE = np.deg2rad(15)
