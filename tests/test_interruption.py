@@ -50,6 +50,28 @@ def test_a_signal_to_all_processes_ends_the_run(tiny, tmp_path, stream, signum):
     assert load_checkpoint(tmp_path / "checkpoint.pth.tar")["epoch"] >= 1
 
 
+@pytest.mark.parametrize("stream", ["flow", "skeleton"])
+def test_a_killed_run_resumes_bit_for_bit(tiny, tmp_path, stream):
+    process = start(stream, tiny, tmp_path / "killed", "--epochs", 4)
+    checkpoint = tmp_path / "killed/checkpoint.pth.tar"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    for record, resume in (("killed", ("--resume", checkpoint)), ("whole", ())):
+        finished = train_script(stream, tiny, tmp_path / record, "--epochs", 4, *resume, inline=True)
+        assert finished.returncode == 0, finished.stderr
+    pickles = [path.name for path in (tmp_path / "whole").glob("*.pickle")]
+    assert pickles
+    for name in pickles:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    killed, whole = (load_checkpoint(tmp_path / record / "checkpoint.pth.tar") for record in ("killed", "whole"))
+    assert killed["epoch"] == whole["epoch"] == 4
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, killed["state_dict"][name]), name
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_the_batch_in_which_a_signal_comes_is_the_last(tiny, tmp_path, signum):
     begun, steps = [], []
