@@ -1,7 +1,8 @@
 """What each part of the training recipe is worth: alone on top of the cosine schedule, and all at once.
 
 DATA holds `demo/seed0 … seed2` and `ut`, made as docs/recipe.md says. Runs that were stopped go on and finished ones
-are kept; the tables show what is there, as mean ± standard deviation over seeds. Validation sets choose.
+are kept; the tables show what is there, as mean ± standard deviation over seeds. Validation sets choose. All figures go
+to RESULTS/figures.csv; what it holds already, from another machine for one, is not trained again.
 
 python -m benchmarks.ablation parts DATA RESULTS      # short runs of each part, Prec@1 on the validation sets
 python -m benchmarks.ablation recipes DATA RESULTS    # whole runs of both recipes, Prec@1 on the test lists
@@ -17,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from common.cli import ArgumentParser, print_table, run, whole_number
 from dataloader.split_train_test_video import read_split
@@ -32,6 +34,7 @@ SETS = {  # folder, lists in it, class index, split, validation groups, epochs o
     "UT 02": ("ut", "list", "classInd.txt", "02", "17,18,19,20", 20, 60),
 }
 SEEDS = (0, 1, 2)
+KEYS = ["runs", "table", "variant", "data", "seed"]
 # The best rates of the original recipe with batches of 8; with its own, for 25 and 64, it learns less.
 ORIGINAL = {"spatial": "--recipe original --lr 2e-3", "motion_pose": "--recipe original --lr 3e-3"}
 COSINE = "--recipe original --schedule cosine --warmup 1 --lr 5e-3"
@@ -109,24 +112,43 @@ def figure(args, kind: str, names: dict[str, str], data: str, seed: int) -> floa
     return precision(scores, np.array([labels[name] for name in tables[0]]))[0]
 
 
-def print_results(args, kind: str, variants: dict[str, dict[str, str]]) -> None:
-    """One table a stream and one of their fusion: a row a variant, a column a data set."""
+def known_figures(results: Path) -> pd.DataFrame:
+    """What was measured before: a row a figure, the columns KEYS and prec1."""
+    path = results / "figures.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEYS, "prec1"])
+
+
+def collect(args, kind: str, variants: dict[str, dict[str, str]]) -> dict[str, pd.DataFrame]:
+    """Add the figures of the runs that are there to figures.csv; returns those of each stream and of their fusion."""
     names = list(dict.fromkeys(name for runs in variants.values() for name in runs))
-    pairs = {stream: {name: {stream: name} for name in runs} for stream, runs in variants.items()}
-    other = "cosine"  # what the other stream is in a fusion with a part that only one stream has
-    pairs["fused"] = {name: {s: name if name in runs else other for s, runs in variants.items()} for name in names}
-    for title, rows in pairs.items():
-        table = []
-        for name, chosen in rows.items():
-            values = {data: [figure(args, kind, chosen, data, seed) for seed in SEEDS] for data in SETS}
-            values = {data: [value for value in found if value is not None] for data, found in values.items()}
+    tables = {stream: {name: {stream: name} for name in runs} for stream, runs in variants.items()}
+    # With a part that only one stream has, the other stream is that of the cosine schedule alone.
+    tables["fused"] = {name: {s: name if name in runs else "cosine" for s, runs in variants.items()} for name in names}
+    found = [
+        (kind, table, name, data, seed, figure(args, kind, chosen, data, seed))
+        for table, rows in tables.items()
+        for (name, chosen), data, seed in product(rows.items(), SETS, SEEDS)
+    ]
+    new = pd.DataFrame(found, columns=[*KEYS, "prec1"]).dropna()
+    known = known_figures(args.results)
+    figures = (pd.concat([known, new]) if len(known) else new).drop_duplicates(KEYS, keep="last")
+    figures.to_csv(args.results / "figures.csv", index=False, float_format="%.2f")
+    return {table: figures[(figures.runs == kind) & (figures.table == table)] for table in tables}
+
+
+def print_results(tables: dict[str, pd.DataFrame]) -> None:
+    """One table a stream and one of their fusion: a row a variant, a column a data set; * marks missing seeds."""
+    for title, figures in tables.items():
+        rows = []
+        for name, of_variant in figures.groupby("variant", sort=False):
+            values = {data: of_variant[of_variant.data == data].prec1.to_numpy() for data in SETS}
             cells = [
-                f"{np.mean(v):.1f} ± {np.std(v):.1f}" + "*" * (len(v) < len(SEEDS)) if v else ""
+                f"{v.mean():.1f} ± {v.std():.1f}" + "*" * (len(v) < len(SEEDS)) if len(v) else ""
                 for v in values.values()
             ]
-            means = [np.mean(v) for v in values.values() if v]
-            table.append([name, *cells, f"{np.mean(means):.1f}" if len(means) == len(SETS) else ""])
-        print_table([title, *SETS, "mean"], table)
+            complete = all(map(len, values.values()))
+            rows.append([name, *cells, f"{np.mean([v.mean() for v in values.values()]):.1f}" if complete else ""])
+        print_table([title, *SETS, "mean"], rows)
         print()
 
 
@@ -160,18 +182,19 @@ def main() -> None:
     args = get_args_parser().parse_args()
     variants = {stream: (short_runs if args.what == "parts" else whole_runs)(stream) for stream in STREAMS}
     if args.jobs:
+        known = set(known_figures(args.results)[KEYS].itertuples(index=False, name=None))
         runs = [
             (args, args.what, stream, name, options, data, seed)
             for seed, data, stream in product(SEEDS, args.sets, STREAMS)
             for name, options in variants[stream].items()
-            if name in (args.only or variants[stream])
+            if name in (args.only or variants[stream]) and (args.what, stream, name, data, seed) not in known
         ]
         pool = ThreadPoolExecutor(args.jobs)
         try:
             list(pool.map(lambda run_of_one: train(*run_of_one), runs))
         finally:
             pool.shutdown(cancel_futures=True)
-    print_results(args, args.what, variants)
+    print_results(collect(args, args.what, variants))
     seconds(args, args.what, variants)
 
 

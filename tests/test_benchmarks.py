@@ -1,20 +1,24 @@
 """The benchmarks run, on tiny sizes, and print the tables they promise."""
 
+import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torchvision.models import ResNet
 
-from benchmarks import data, pipelines, systems, throughput
+from benchmarks import ablation, data, pipelines, systems, throughput
 from tests.helpers import ROOT, assert_error, call_main
 from tests.pose_fixtures import save_network
+from training.options import parse_options
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +168,28 @@ def test_systems_do_what_is_not_done(tmp_path, monkeypatch):
     (record / "flow/checkpoint.pth.tar").touch()
     assert call_main("benchmarks.systems", tmp_path, "--val-groups", "9").stdout.count("60.00") == 3
     assert [call[0] for call in calls] == ["extract_flow.py", "motion_cnn_15.py"] and "--resume" in calls[1]
+
+
+def test_variants_of_the_ablation_are_options_of_the_scripts():
+    for stream, (script, _) in ablation.STREAMS.items():
+        parser = importlib.import_module(script.removesuffix(".py")).get_args_parser()
+        plain = parse_options(parser, stream, shlex.split(ablation.short_runs(stream)["cosine"]))
+        for name, options in ablation.short_runs(stream).items():
+            args = parse_options(parser, stream, shlex.split(options))
+            assert name == "cosine" or vars(args) != vars(plain), name
+
+
+def test_figures_that_are_known_are_not_measured_again(tmp_path, monkeypatch, capsys):
+    rows = [
+        ("recipes", table, name, data, seed, 50 + seed)
+        for table in (*ablation.STREAMS, "fused")
+        for name in ("original", "modern")
+        for data in ablation.SETS
+        for seed in ablation.SEEDS
+    ]
+    pd.DataFrame(rows, columns=[*ablation.KEYS, "prec1"]).iloc[:-1].to_csv(tmp_path / "figures.csv", index=False)
+    monkeypatch.setattr(ablation.subprocess, "run", lambda *args, **options: pytest.fail("trained again"))
+    monkeypatch.setattr("sys.argv", ["ablation", "recipes", str(tmp_path), str(tmp_path)])
+    ablation.main()
+    out = capsys.readouterr().out
+    assert out.count("51.0 ± 0.8 ") == 17 and out.count("50.5 ± 0.5*") == 1
