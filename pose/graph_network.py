@@ -43,7 +43,7 @@ class GraphBlock(nn.Module):
         self.graph = nn.Parameter(part_graph())
         self.mix = nn.Conv2d(3 * in_channels, channels, 1)
         self.mix_norm = nn.BatchNorm2d(channels)
-        self.mix_residual = _projection(in_channels, channels, 1)
+        self.mix_residual = _projection(in_channels, channels)
         width = channels // (len(DILATIONS) + 2)
         self.widths = [width] * (len(DILATIONS) + 1) + [channels - width * (len(DILATIONS) + 1)]
         self.reduce = nn.Conv2d(channels, channels, 1)
@@ -54,7 +54,7 @@ class GraphBlock(nn.Module):
         self.branch_norm = nn.BatchNorm2d(channels)
         self.join = nn.Conv2d(channels, channels, 1)
         self.join_norm = nn.BatchNorm2d(channels)
-        self.residual = _projection(in_channels, channels, stride)
+        self.residual = _projection(in_channels, channels) if stride == 1 else _convolution(in_channels, channels)
         self.stride = stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -71,13 +71,16 @@ class GraphBlock(nn.Module):
         parts = [branch(part) for branch, part in zip(self.branches, parts, strict=True)]
         peaks = F.max_pool2d(peaks, (3, 1), (self.stride, 1), (1, 0))
         y = self.join(F.relu(self.branch_norm(torch.cat([*parts, peaks, plain], 1))))
-        return F.relu(self.join_norm(y) + self.residual(x))
+        # The stride is taken before the convolution: torch 2.14 crashes in the backward pass of strided 1×1 ones.
+        return F.relu(self.join_norm(y) + self.residual(x[:, :, :: self.stride]))
 
 
-def _projection(in_channels: int, channels: int, stride: int) -> nn.Module:
-    if in_channels == channels and stride == 1:
-        return nn.Identity()
-    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, (stride, 1), bias=False), nn.BatchNorm2d(channels))
+def _projection(in_channels: int, channels: int) -> nn.Module:
+    return nn.Identity() if in_channels == channels else _convolution(in_channels, channels)
+
+
+def _convolution(in_channels: int, channels: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
 
 
 class GraphNetwork(nn.Module):

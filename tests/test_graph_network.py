@@ -1,5 +1,8 @@
 """ST-GCN++ against an independent computation of its layers, and its checkpoints."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from common.cli import UserError
 from network import RESNETS, build_network, for_testing, load_starting_weights, read_model
 from pose.graph_network import DILATIONS, GRAPH_NETWORKS, STAGES, GraphNetwork, part_graph
 from pose.skeleton import DRAWN_LIMBS
+from tests.helpers import ROOT
 from tests.test_network import random_statistics
 from utils import save_checkpoint
 
@@ -144,3 +148,15 @@ def test_networks_of_the_other_kind_are_refused():
         GRAPH_NETWORKS.describe(build_network("resnet18", 3, 2).state_dict(), "x.tar")
     with pytest.raises(UserError, match="not those of a ResNet"):
         RESNETS.describe(small_network().state_dict(), "x.tar")
+
+
+def test_a_block_trains_with_several_threads():
+    """In torch 2.14 the backward pass of a strided 1×1 convolution of 11 channels writes beyond its memory."""
+    code = (
+        "import torch; from pose.graph_network import GraphBlock; torch.set_num_threads(2); block = GraphBlock(11, 48, 2)\n"
+        "for _ in range(60):\n"
+        "    x = torch.randn(27, 11, 48, 18).contiguous(memory_format=torch.channels_last).requires_grad_()\n"
+        "    block(x).sum().backward()"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
