@@ -153,7 +153,8 @@ def test_networks_of_the_other_kind_are_refused():
 def test_a_block_trains_with_several_threads():
     """In torch 2.14 the backward pass of a strided 1×1 convolution of 11 channels writes beyond its memory."""
     code = (
-        "import torch; from pose.graph_network import GraphBlock; torch.set_num_threads(2); block = GraphBlock(11, 48, 2)\n"
+        "import torch; from pose.graph_network import GraphBlock\n"
+        "torch.set_num_threads(2); block = GraphBlock(11, 48, 2)\n"
         "for _ in range(60):\n"
         "    x = torch.randn(27, 11, 48, 18).contiguous(memory_format=torch.channels_last).requires_grad_()\n"
         "    block(x).sum().backward()"
