@@ -117,7 +117,7 @@ def test_videos_that_any_process_skips_are_reported(own_tiny, tmp_path):
 
 def test_more_processes_than_videos_in_a_batch_are_refused():
     args = Namespace(device="cpu", amp=None, batch_size=3, evaluate=False, accumulate=1, freeze_bn="none")
-    args.skip_broken, args.label_smoothing = False, 0.0
+    args.skip_broken, args.label_smoothing, args.clip_gradients = False, 0.0, 0.0
     assert make_context(args, SPATIAL, Processes(2, 3, 2), StopRequest()).processes.world == 3
     with pytest.raises(UserError, match="at least one video per process"):
         make_context(args, SPATIAL, Processes(2, 4, 2), StopRequest())

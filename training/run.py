@@ -88,7 +88,7 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
             figures = fit(args, model, loaders, context, changed)
             wait_for_main(processes)  # which may still be writing its best model
             # The best model's scores of all samples, and of the test list where it did not choose.
-            final = selection if args.test_clips < stream.test_clips else {}
+            final = selection if args.test_clips != stream.test_clips else {}
             final |= {"test": split.test} if split.val else {}
             if final and (args.record / BEST).exists():
                 best = read_model(args.record / BEST, stream.in_channels, stream.family)
