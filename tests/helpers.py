@@ -117,7 +117,7 @@ def original(arguments, stream: str = "spatial") -> tuple[str, ...]:
     The skeleton stream has no such recipe; its own is made as short and as often tested.
     """
     if stream == "skeleton":
-        plain = ("--schedule", "plateau", "--least-steps", "0", "--test-every", "1", "--test-clips", "5")
+        plain = ("--schedule", "plateau", "--least-steps", "0", "--test-every", "1", "--test-clips", "3")
         return () if "--resume" in arguments else plain
     return () if {"--recipe", "--resume"} & set(arguments) else ("--recipe", "original")
 
