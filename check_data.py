@@ -22,10 +22,9 @@ from dataloader import frame_index
 from dataloader.flow_dataloader import PARTS
 from dataloader.frame_index import IndexedVideo, find_folders, folders_in, index_frames
 from dataloader.images import read_image
-from dataloader.names import Video
+from dataloader.names import Video, first_names
 from dataloader.sampling import STACK_LENGTH
 from dataloader.split_train_test_video import read_split
-from fusion.matching import first_names
 from pose.keypoints import FILE_NAME, load_keypoints
 
 PROBLEMS = {

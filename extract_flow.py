@@ -174,7 +174,11 @@ def write_preview(path: Path, root: Path, sources: dict[str, Path], settings: Fr
     folders = [[root / part / name for part in PARTS] for name in names]
     cells = []
     for index, number in choose_frames([count_frames(u) for u, _ in folders], PREVIEWED):
-        frame = next(itertools.islice(frames_of(sources[names[index]], settings, []), number - 1, None))
+        source = sources[names[index]]
+        if source.is_dir():
+            frame = read_image(list_frames(source)[number - 1])
+        else:
+            frame = next(itertools.islice(frames_of(source, settings, []), number - 1, None))
         flow = decode_flow(np.stack([read_grey(folder / FRAME_NAME.format(number)) for folder in folders[index]], 2))
         cells.append((f"{names[index]}  {number}", (frame, flow_colors(flow))))
     write_sheet(path, cells)

@@ -174,3 +174,8 @@ def find_videos(root: Path) -> dict[str, Path]:
         known = " ".join(sorted(VIDEO_EXTENSIONS))
         raise UserError(f"{root}: no videos in it or in its subfolders; known extensions are {known}")
     return frame_folders(paths, root)
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first three of `names`, and … for the rest."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -10,7 +10,7 @@ import torch
 
 from dataloader.frame_index import IndexedVideo
 from dataloader.motion_keypoints import load_all_keypoints
-from dataloader.names import Video
+from dataloader.names import Video, first_names
 from dataloader.video_dataset import Sample
 from pose.keypoints import Keypoints
 from pose.skeleton import LIMBS, MIRROR, NUM_PARTS
@@ -43,10 +43,8 @@ def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]):
     paths = {name: normalized_paths(data) for name, data in keypoints.items()}
     empty = [name for name, path in paths.items() if not path.any()]
     if empty:
-        named = ", ".join(empty[:3]) + (", …" if len(empty) > 3 else "")
-        print(
-            f"{root}: nobody in {len(empty)} of {len(paths)} videos ({named}), whose scores are equal", file=sys.stderr
-        )
+        count = f"{len(empty)} of {len(paths)} videos ({first_names(empty)})"
+        print(f"{root}: nobody in {count}, whose scores are equal", file=sys.stderr)
     return good, bad, partial(skeleton_sample, paths=paths)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from dataloader.names import Video, folder_names, listed_names, normal
+from dataloader.names import Video, first_names, folder_names, listed_names, normal
 from dataloader.split_train_test_video import Split
 from fusion.metrics import fuse
 from fusion.scores import load_scores
@@ -128,8 +128,3 @@ def weight_grid(streams: int, steps: int) -> Iterable[tuple[float, ...]]:
     """All weights that are multiples of 1/steps and sum up to 1."""
     for bars in combinations(range(steps + streams - 1), streams - 1):
         yield tuple((after - before - 1) / steps for before, after in pairwise((-1, *bars, steps + streams - 1)))
-
-
-def first_names(names: Sequence[str]) -> str:
-    """The first three of `names`, and … for the rest."""
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

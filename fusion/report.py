@@ -13,8 +13,8 @@ from common.atomic import atomic_write
 from common.cli import print_table
 from common.frames import FRAME_NAME
 from dataloader.frame_index import index_frames
+from dataloader.names import first_names
 from dataloader.split_train_test_video import Video
-from fusion.matching import first_names
 from fusion.metrics import confusion_matrix, fuse, precision, softmax
 from fusion.plots import Mistake, plot_confusion, plot_misclassified
 from fusion.scores import save_scores
