@@ -180,25 +180,34 @@ def classify(
     if options.cleaning and poses.people:
         cleaned = clean_people(poses.keypoints(num_frames), options.cleaning)
         poses.people = {number: people_of_frame(cleaned, number) for number in poses.people}
+    logits = score_frames(models, frames, poses, num_frames, options)
+    return Prediction(logits, num_frames, poses, "".join(damage))
+
+
+def score_frames(
+    models: Mapping[str, Model], frames: Mapping[int, bytes], poses: Poses, num_frames: int, options: Options
+) -> dict[str, np.ndarray]:
+    """Mean logits by stream, float32 (classes,), of `num_frames` frames, numbered from 1: a video, or a window of one.
+
+    `frames` holds those that the test looks at as JPEG files, `poses` the people of all that the motion stream looks
+    at, and of every one for the skeleton stream.
+    """
+    drawn = clips_for_testing(num_frames, MOTION_POSE.length)[0] if MOTION_POSE.name in models else ()
     encoded_poses = {number: encode_pose_image(poses.people[number], poses.frame_size) for number in drawn}
     readers = {
         SPATIAL.name: lambda number: decode_image(frames[number]),
         MOTION_POSE.name: lambda number: decode_image(encoded_poses[number]),
         FLOW.name: lambda number: _flow_image([frames[i] for i in _pair(number, num_frames)], options.flow),
     }
-    samples = {
-        name: sample_for_testing(readers[name], num_frames, STREAMS[name].length, models[name].image_size)
-        for name in image_streams
-    }
-    if SKELETON.name in models:
-        samples[SKELETON.name] = skeleton_clips(normalized_paths(poses.keypoints(num_frames)))
-    logits = {
-        name: score(
-            model, trained_stream(STREAMS[name], model.checkpoint.get("options", {})), samples[name], options.amp
-        )
-        for name, model in models.items()
-    }
-    return Prediction(logits, num_frames, poses, "".join(damage))
+    logits = {}
+    for name, model in models.items():
+        if name == SKELETON.name:
+            sample = skeleton_clips(normalized_paths(poses.keypoints(num_frames)))
+        else:
+            sample = sample_for_testing(readers[name], num_frames, STREAMS[name].length, model.image_size)
+        stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
+        logits[name] = score(model, stream, sample, options.amp)
+    return logits
 
 
 def _pair(number: int, num_frames: int) -> range:
