@@ -30,8 +30,8 @@ STREAMS = {"spatial": ("spatial_cnn_15.py", "frames"), "motion_pose": ("motion_p
 COMMON = "--weights none --image-size 64 --batch-size 8 --workers 0"
 SETS = {  # folder, lists in it, class index, split, validation groups, epochs of a short and of a whole run
     "demo": ("demo/seed{seed}", "UCF_list", "classInd15.txt", "04", "35,36", 5, 12),
-    "UT 01": ("ut", "list", "classInd.txt", "01", "7,8,9,10", 20, 60),
-    "UT 02": ("ut", "list", "classInd.txt", "02", "17,18,19,20", 20, 60),
+    "UT 01": ("ut", "list", "classInd.txt", "01", "7,8,9,10", 20, 160),
+    "UT 02": ("ut", "list", "classInd.txt", "02", "17,18,19,20", 20, 160),
 }
 SEEDS = (0, 1, 2)
 KEYS = ["runs", "table", "variant", "data", "seed"]

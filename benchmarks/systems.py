@@ -1,9 +1,8 @@
 """All systems on one data set: three streams, temporal heads on their features, fusions; one table of Prec@1.
 
 python -m benchmarks.systems demo/seed0 demo/seed1 demo/seed2 --seeds 0 1 2 --val-groups 35,36
-python -m benchmarks.systems ut --splits 01 02 --val-groups 9,10 19,20 --seeds 0 1 2 \\
-    --options "--recipe modern --weights none --image-size 64 --batch-size 8" \\
-    --spatial="--lr 0.002" --motion="--lr 0.003" --flow="--lr 0.003"
+python -m benchmarks.systems ut --splits 01 02 --val-groups 7,8,9,10 17,18,19,20 --seeds 0 1 2 \\
+    --options "--weights none --image-size 64 --batch-size 8 --lr 0.01 --epochs 160"
 
 A data set is a folder with frames, pose_flow, and lists in UCF_list or list. Whatever was stopped goes on when the same
 command is given again, and what is done is only read. The programs' output is in log.txt of each record.
@@ -25,11 +24,10 @@ from common.cli import ArgumentParser, UserError, run, whole_number
 from training.record import BEST, CHECKPOINT
 
 ROOT = Path(__file__).resolve().parent.parent
-# By stream: script, folder, and options of its own.
-STREAMS = {
-    "spatial": ("spatial_cnn_15.py", "frames", "--lr 0.002 --epochs 10"),
-    "motion_pose": ("motion_pose_cnn_15.py", "pose_flow", "--lr 0.003 --epochs 12"),
-    "flow": ("motion_cnn_15.py", "flow", "--lr 0.003 --epochs 12"),
+STREAMS = {  # script and folder
+    "spatial": ("spatial_cnn_15.py", "frames"),
+    "motion_pose": ("motion_pose_cnn_15.py", "pose_flow"),
+    "flow": ("motion_cnn_15.py", "flow"),
 }
 HEADS = ("mean", "ts-lstm", "inception")
 FUSIONS = {
@@ -71,10 +69,8 @@ def get_args_parser() -> ArgumentParser:
     add("--seeds", nargs="+", type=whole_number(0), metavar="N", default=[0], help=text)
     text = "where a run's records go; {data}, {split} and {seed} are replaced"
     add("--record", metavar="DIR", default="{data}/record/split{split}-seed{seed}", help=text)
-    small = "--recipe original --weights none --image-size 64 --batch-size 8"
-    add("--options", default=small, help="of every stream")
-    for stream, (_, _, options) in STREAMS.items():
-        add(f"--{stream.replace('motion_pose', 'motion')}", dest=stream, metavar="OPTIONS", default=options)
+    small = "--weights none --image-size 64 --batch-size 8 --lr 0.01 --epochs 12"
+    add("--options", default=small, help="of every stream (default: %(default)s)")
     return parser
 
 
@@ -118,10 +114,9 @@ def measure(case: Case, args: Namespace) -> dict[str, float]:
     call(case, "extract_flow.py", case.data / "frames", case.data / "flow")
     records = {stream: case.record / stream for stream in STREAMS}
     features = {stream: record / "features.npz" for stream, record in records.items()}
-    for stream, (script, folder, _) in STREAMS.items():
+    for stream, (script, folder) in STREAMS.items():
         places = (*case.lists, "--data", case.data / folder)
-        options = (*shlex.split(args.options), *shlex.split(getattr(args, stream)))
-        train(case, script, records[stream], *places, *options)
+        train(case, script, records[stream], *places, *shlex.split(args.options))
         if not features[stream].exists():
             best = ("--resume", records[stream] / BEST, "--evaluate", "--features", features[stream])
             call(case, script, *places, *best, "--record", records[stream])
