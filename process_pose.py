@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import shutil
 import sys
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.atomic import recover_folders, temporary_name
-from common.cli import ArgumentParser, UserError, run, shard, whole_number
+from common.cli import ArgumentParser, UserError, positive, run, shard, whole_number
 from common.frame_settings import FrameSettings, check_frame_settings, keep_frame_settings
 from common.frames import count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
 from dataloader.frame_index import frame_settings
-from dataloader.names import Video, VideoFolders, folder_names, normal, pose_name, split_line, unique_names
+from dataloader.names import Video, find_videos, folder_names, normal, pose_name, split_line, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
@@ -37,6 +38,8 @@ def get_args_parser() -> ArgumentParser:
     )
     add, number = parser.add_argument, whole_number(1)
     add("--frames", type=Path, metavar="DIR", help="folders of frames, as extract_frames.py writes them")
+    text = "videos, in place of --frames: their frames go straight to the network and are not kept"
+    add("--videos-in", type=Path, metavar="DIR", help=text)
     add("--out", type=Path, metavar="DIR", required=True, help="where the pose folders go")
     add("--from-keypoints", action="store_true", help="draw the keypoints.npz files in --out, without a network")
     add("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
@@ -56,6 +59,10 @@ def get_args_parser() -> ArgumentParser:
     add("--preview", type=Path, nargs="+", metavar="FILE", help=text)
     text = "cleaning of people (those found are kept in keypoints_raw.npz)"
     add_cleaning_arguments(parser.add_argument_group(text))
+    add = parser.add_argument_group("frames of --videos-in, as those of extract_frames.py").add_argument
+    add("--fps", type=positive, metavar="N", help="N a second by time stamps (default: all)")
+    text = "scale to this short side, the other to match (default: 256)"
+    add("--short-side", type=number, metavar="PIXELS", help=text)
     add_estimator_arguments(parser)
     return parser
 
@@ -65,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     check_arguments(args)
     recover_pose_folders(args.out)
-    made = frame_settings(args.frames) if args.frames else None
+    made = frames_made(args)
     if made:  # training looks for it beside the pose flow
         check_frame_settings(args.out, frame_settings(args.out), made)
     videos, failures = select_videos(args)
@@ -93,8 +100,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that do not go together."""
-    if args.frames is None and (args.preview or not args.from_keypoints):
-        raise UserError("--frames DIR is missing, the folders of frames" + " for --preview" * args.from_keypoints)
+    if args.videos_in and (args.frames or args.from_keypoints or args.preview):
+        raise UserError("--videos-in goes without --frames, --from-keypoints and --preview: it keeps no frames")
+    if not args.videos_in and (args.fps or args.short_side):
+        raise UserError("--fps and --short-side are for --videos-in; frames are as extract_frames.py made them")
+    if not args.videos_in and args.frames is None and (args.preview or not args.from_keypoints):
+        missing = "--frames DIR is missing, the folders of frames"
+        raise UserError(missing + (" for --preview" if args.from_keypoints else ", or --videos-in DIR"))
     if args.redraw and not args.from_keypoints:
         raise UserError("--redraw goes with --from-keypoints; to estimate anew, remove the pose folders")
     for path in args.preview or ():
@@ -104,6 +116,13 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise UserError(f"--out {args.out}: it is not a folder")
     if args.frames is not None and args.frames.resolve() == args.out.resolve():
         raise UserError(f"--out {args.out}: this is the folder of frames; pose images need one of their own")
+
+
+def frames_made(args: argparse.Namespace) -> FrameSettings | None:
+    """How the frames are made, or were; None if nothing tells."""
+    if args.videos_in:
+        return FrameSettings(fps=args.fps, short_side=args.short_side or FrameSettings().short_side)
+    return frame_settings(args.frames) if args.frames else None
 
 
 def recover_pose_folders(out: Path) -> None:
@@ -118,12 +137,12 @@ def recover_pose_folders(out: Path) -> None:
 
 def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     """The videos that the options ask for, ordered by name, and a line for each listed one that is not there."""
-    root = args.out if args.from_keypoints else args.frames
-    names = find_frame_folders(root)
-    if not names:
+    root = args.videos_in or (args.out if args.from_keypoints else args.frames)
+    sources = find_videos(root) if args.videos_in else {name: root / name for name in find_frame_folders(root)}
+    if not sources:
         hint = "; give the folder that holds this video's folder" if any(root.glob("*.jpg")) else ""
         raise UserError(f"{root}: no folders of videos in it{hint}")
-    names, failures = listed_folders(args.videos, root, names, args.shard) if args.videos else (names, [])
+    names, failures = listed_folders(args.videos, root, sources, args.shard) if args.videos else (sources, [])
     frames_of = {}
     if args.from_keypoints and args.frames:
         frames_of = {pose_name(folder): args.frames / folder for folder in find_frame_folders(args.frames)}
@@ -131,14 +150,14 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     for folder in names:
         name = folder if args.from_keypoints else pose_name(folder)
         if name in videos:
-            both = f"{videos[name].frames} and {root / folder}"
+            both = f"{videos[name].frames} and {sources[folder]}"
             raise UserError(f"{both} both belong to {args.out / name}; remove one of them")
-        frames = frames_of.get(normal(name)) or frames_of.get(pose_name(name))
-        videos[name] = PoseJob(name, frames or (args.frames or root) / folder, args.out / name)
+        frames = frames_of.get(normal(name)) or frames_of.get(pose_name(name)) or sources[folder]
+        videos[name] = PoseJob(name, frames, args.out / name)
     return [videos[name] for name in sorted(videos) if in_shard(name, args.shard)], failures
 
 
-def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) -> tuple[list[str], list[str]]:
+def listed_folders(file: Path, root: Path, names: Iterable[str], shard: str | None) -> tuple[list[str], list[str]]:
     """Those of the folders `names` that a list has, and a line for each of its videos without a folder."""
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
@@ -148,10 +167,11 @@ def listed_folders(file: Path, root: Path, names: list[str], shard: str | None) 
     listed = unique_names([Video(name, 0, class_name, path) for class_name, name, path in entries])
     if not listed:
         raise UserError(f"--videos {file}: no videos in it; expected lines CLASS/VIDEO")
-    folders, there = VideoFolders(root), set(names)
+    there = {normal(name): name for name in names}
     found, failures = [], []
     for video in dict.fromkeys(listed):
-        name = next((name for name in (folders.on_disk(video.path), *folders.of(video)) if name in there), None)
+        spellings = map(normal, (video.path, *folder_names(video)))
+        name = next((there[spelling] for spelling in spellings if spelling in there), None)
         if name is not None:
             found.append(name)
         elif in_shard(video.name, shard):
@@ -172,13 +192,18 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     for video in videos:
         todo[video] = 0
         with contextlib.suppress(UserError):  # the pipeline meets it again, and reports it
-            todo[video] = count_frames(video.frames)
-        if todo[video] and finished_keypoints(video.poses, todo[video]):
+            todo[video] = 0 if args.videos_in else count_frames(video.frames)
+        if (todo[video] or args.videos_in) and finished_keypoints(video.poses, todo[video]):
             del todo[video]
             skipped.append(video)
-    options = {"batch_size": args.batch_size, "every": args.every, "cleaning": cleaning}
-    with worker_pool(args.workers) as pool, progress_bar(sum(todo.values())) as bar:
-        results = process_videos(estimator, todo, pool, **options, readers=args.workers, on_frames=bar.update)
+    damaged: dict[PoseJob, str] = {}
+    options = {"batch_size": args.batch_size, "every": args.every, "cleaning": cleaning, "readers": args.workers}
+    options |= {"made": frames_made(args), "damaged": damaged}
+    with (
+        worker_pool(args.workers) as pool,
+        progress_bar(None if args.videos_in and todo else sum(todo.values())) as bar,
+    ):
+        results = process_videos(estimator, todo, pool, **options, on_frames=bar.update)
         with contextlib.closing(results):
             for video, error in results:
                 if error:
@@ -187,6 +212,8 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
                 if not done:  # the first poses: a run that makes none shall not bind others
                     keep_settings(args.out, settings)
                 done.append(video)
+    for video in sorted(damaged.keys() & set(done), key=lambda video: video.name):
+        print(f"kept: {video.frames}: {damaged[video]}", file=sys.stderr)
     return done, skipped, failed
 
 
@@ -225,16 +252,16 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
 
 def frame_rate(args: argparse.Namespace) -> Fraction:
     """Frames per second of the frames, or of those that the pose folders were made from."""
-    return (frame_settings(args.frames or args.out) or FrameSettings()).rate()
+    return (frames_made(args) or frame_settings(args.out) or FrameSettings()).rate()
 
 
 # ---- what is shown ----
 
 
-def progress_bar(total: int) -> tqdm:
-    """A bar over frames; in log files a line now and then."""
+def progress_bar(total: int | None) -> tqdm:
+    """A bar over frames, of an unknown `total` if None; in log files a line now and then."""
     mininterval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=mininterval, disable=not total)
+    return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=mininterval, disable=total == 0)
 
 
 def print_report(done: int, skipped: int, finished: list[PoseJob], failures: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Pose estimation as a pipeline: threads read frames, the caller runs the network, processes group, draw and write."""
 
+import contextlib
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +14,10 @@ import numpy as np
 
 from common.atomic import replace_folder, temporary_name
 from common.cli import UserError
+from common.frame_settings import FrameSettings
 from common.frames import FRAME_NAME, list_frames
 from common.images import read_image
+from common.video import decode_frames, resize_short_side
 from pose.estimators import Estimator
 from pose.folders import RAW_NAME, draw_frames
 from pose.interpolation import interpolate_people
@@ -27,7 +30,7 @@ DRAW_CHUNK = 64
 
 @dataclass(frozen=True)
 class PoseJob:
-    """A video's folder of frames and its pose folder; `name` is the latter's path below the root of those."""
+    """A video's frames, a folder or the video's file, and its pose folder, `name` below the root of those."""
 
     name: str
     frames: Path
@@ -92,9 +95,8 @@ def _group(group: Callable, raw: list, frame_size: tuple[int, int]) -> list[np.n
 
 def _check_size(item, size: tuple[int, int], expected: tuple[int, int]) -> None:
     if size != expected:
-        name = item if isinstance(item, Path) else "a frame"
         sizes = f"{size[1]}x{size[0]} pixels, but the video's first frame has {expected[1]}x{expected[0]}"
-        raise UserError(f"{name}: {sizes}; make its frames again")
+        raise UserError(f"{item}: {sizes}; make its frames again" if isinstance(item, Path) else f"a frame has {sizes}")
 
 
 # ---- from videos to pose folders ----
@@ -115,51 +117,52 @@ def process_videos(
     every: int = 1,
     cleaning: dict | None = None,
     readers: int = 2,
+    made: FrameSettings | None = None,
+    damaged: dict[PoseJob, str] | None = None,
     on_frames: Callable[[int], object] = lambda count: None,
 ) -> Iterator[tuple[PoseJob, UserError | None]]:
     """Write the pose folder of each video, whole or not at all; yield `(video, None)` as each is done.
 
     Batches are cut at the same frames in every run, so that a video's result depends on nothing but its frames.
     Every `every`-th frame and the last one are estimated, those between interpolated; `cleaning`: see
-    `clean_people`. `on_frames` is told how many more frames are done. Videos that cannot be read come last, each
-    with its `UserError`; errors in writing are raised. Wrap it in `contextlib.closing`.
+    `clean_people`. `on_frames` is told how many more frames are done. Frames of video files are `made` as
+    extract_frames.py does, but for the JPEG; what could not be decoded of a file is noted in `damaged`. Videos that
+    cannot be read come last, each with its `UserError`; errors in writing are raised. Wrap it in `contextlib.closing`.
     """
     failed: dict[PoseJob, UserError] = {}
     drawing: deque[_Drawing] = deque()
 
     def batches():
         for video in videos:
+            damage: list[str] = []
             try:
-                frames = list_frames(video.frames)
-                if not frames:
-                    raise UserError(f"{video.frames}: no frames (frame000001.jpg, …) in it; extract them again")
+                with contextlib.closing(_key_items(video.frames, every, made or FrameSettings(), damage)) as items:
+                    while video not in failed and (batch := list(islice(items, batch_size))):
+                        numbers, frames = zip(*batch, strict=True)
+                        yield (video, numbers), frames
             except UserError as error:
                 failed[video] = error
-                continue
-            keys = key_frames(len(frames), every)
-            for start in range(0, len(keys), batch_size):
-                if video in failed:
-                    break
-                numbers = keys[start : start + batch_size]
-                yield (video, len(frames), numbers), [frames[number - 1] for number in numbers]
+            if damage and damaged is not None:
+                damaged[video] = damage[0]
 
-    stream = estimate(estimator, batches(), pool, read_image, readers)
+    stream = estimate(estimator, batches(), pool, _read, readers)
     try:
-        for (video, num_frames), results in groupby(stream, key=lambda result: result[0][:2]):
+        for video, results in groupby(stream, key=lambda result: result[0][0]):
             people, frame_size = {}, None
             try:
                 for (*_, numbers), found, size, error in results:
                     if error:
                         raise error
                     frame_size = frame_size or size
-                    _check_size(Path(video.frames, FRAME_NAME.format(numbers[0])), size, frame_size)
+                    first = Path(video.frames, FRAME_NAME.format(numbers[0])) if video.frames.is_dir() else None
+                    _check_size(first, size, frame_size)
                     on_frames(numbers[-1] - max(people, default=0))
                     people.update(zip(numbers, found, strict=True))
                     yield from _finish(drawing, AHEAD)
             except UserError as error:
-                failed[video] = error
-                on_frames(num_frames - max(people, default=0))
-            else:
+                named = str(video.frames) in str(error)
+                failed[video] = error if named else UserError(f"{video.frames}: {error}")
+            if video not in failed:
                 drawing.append(_start_drawing(video, fill_in(people, frame_size), frame_size, pool, cleaning))
         yield from _finish(drawing, 0)
         yield from failed.items()
@@ -195,6 +198,31 @@ def _finish(drawing: deque[_Drawing], most: int) -> Iterator[tuple[PoseJob, None
             job.result()
         replace_folder(drawing[0].folder, drawing[0].video.poses)
         yield drawing.popleft().video, None
+
+
+def _key_items(source: Path, every: int, made: FrameSettings, damage: list[str]) -> Iterator[tuple]:
+    """Number and path, or picture, of the frames to estimate of a folder, or of a video's file."""
+    if source.is_dir():
+        frames = list_frames(source)
+        if not frames:
+            raise UserError(f"{source}: no frames (frame000001.jpg, …) in it; extract them again")
+        yield from ((number, frames[number - 1]) for number in key_frames(len(frames), every))
+        return
+    number = 0
+    try:
+        with contextlib.closing(decode_frames(source, made.every, 1, damage, made.fps)) as pictures:
+            for number, picture in enumerate(pictures, 1):
+                frame = resize_short_side(picture, made.short_side)
+                if (number - 1) % every == 0:
+                    yield number, frame
+    except UserError as error:  # it does not name the file
+        raise UserError(f"{source}: {error}") from None
+    if (number - 1) % every:
+        yield number, frame
+
+
+def _read(item: Path | np.ndarray) -> np.ndarray:
+    return item if isinstance(item, np.ndarray) else read_image(item)
 
 
 def key_frames(num_frames: int, every: int) -> list[int]:
