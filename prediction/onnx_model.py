@@ -109,7 +109,7 @@ def convert(model: Model, stream: Stream) -> bytes:
         raise UserError("writing ONNX files needs onnx, which is not installed: pip install onnx") from None
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # The exporter by torch.export needs one more package; and of indices that repeat, where here none do.
+        # About this exporter's age (the new one needs onnxscript), and what `write_onnx` makes sure of by running it.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.network,
