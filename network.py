@@ -196,6 +196,20 @@ class Model:
     checkpoint: dict = field(default_factory=dict)
     path: str | os.PathLike | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network takes its input."""
+        return next((parameter.device for parameter in self.network.parameters()), CPU)
+
+
+def read_weights(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]]:
+    """A checkpoint, and its weights in torchvision's names; raises `UserError` if the file is none."""
+    checkpoint = load_checkpoint(path)
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
+    return checkpoint, torchvision_names(state)
+
 
 def read_model(path: str | os.PathLike, in_channels: int, family: Family = RESNETS) -> Model:
     """The network of a checkpoint, written by this code or the original's, on the CPU.
@@ -203,11 +217,7 @@ def read_model(path: str | os.PathLike, in_channels: int, family: Family = RESNE
     Raises `UserError` if the file is no checkpoint, or if its network is not of `family` or does not take
     `in_channels`.
     """
-    checkpoint = load_checkpoint(path)
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, Mapping):
-        raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
-    state = torchvision_names(state)
+    checkpoint, state = read_weights(path)
     if checkpoint.get("arch", family.architectures[0]) not in family.architectures:
         raise UserError(
             f"{path}: its network is a {checkpoint['arch']}, this stream's are {', '.join(family.architectures)}; give "

@@ -23,7 +23,16 @@ from network import Model
 from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, load_keypoints
 from pose.smoothing import add_cleaning_arguments, cleaning_from_arguments
-from prediction.classify import Options, Prediction, check_same_classes, classify, common_settings, load_for_testing
+from prediction.classify import (
+    Options,
+    Prediction,
+    add_class_arguments,
+    check_same_classes,
+    classify,
+    common_settings,
+    load_for_testing,
+)
+from prediction.onnx_model import is_onnx
 from prediction.overlay import write_overlay
 from prediction.parts import part_relevance, shown_frames, write_parts
 from prediction.results import describe, print_result, top_classes, write_results
@@ -51,7 +60,8 @@ def get_args_parser() -> ArgumentParser:
         "write a picture of which parts spoke for the best class of the skeleton stream, and when; of several videos: "
     )
     add("--parts", type=Path, metavar="FILE.png", help=text + "FILE-NAME.png")
-    add = parser.add_argument_group("streams, one or several").add_argument
+    group = parser.add_argument_group("streams, one or several: checkpoints, or .onnx files that export_onnx.py wrote")
+    add = group.add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
     text = "written by motion_pose_cnn_15.py; finds people by --model (default: rtmpose), or takes --keypoints"
     add("--motion", type=Path, metavar="CHECKPOINT", help=text)
@@ -60,9 +70,7 @@ def get_args_parser() -> ArgumentParser:
     add("--skeleton", type=Path, metavar="CHECKPOINT", help=text)
     text = "of the spatial, motion, flow and skeleton stream in the fusion, one for each that is given (default: equal)"
     add("--weights", nargs="+", type=float, metavar="W", help=text)
-    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
-    text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
-    add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
+    add_class_arguments(group)
     text = "frames; what is not given is as the checkpoints were trained, else every 1, short side 256, quality 95"
     add_frame_arguments(parser.add_argument_group(text))
     add = parser.add_argument_group("people").add_argument
@@ -196,6 +204,8 @@ def check_arguments(args: argparse.Namespace) -> None:
     sources = {path.resolve() for path in args.videos}
     if args.parts and (args.parts.suffix.lower() != ".png" or not args.skeleton):
         raise UserError(f"--parts {args.parts}: a PNG of the skeleton stream; give a .png, and --skeleton CHECKPOINT")
+    if args.parts and is_onnx(args.skeleton):
+        raise UserError(f"--parts {args.parts}: needs gradients, which {args.skeleton} has not; give its checkpoint")
     outputs = (*output_paths(args.overlay, args.videos), *output_paths(args.parts, args.videos), args.json)
     for path in outputs:
         if path and path.resolve() in sources:

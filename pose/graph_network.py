@@ -102,14 +102,14 @@ class GraphNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of N clips, see the class."""
         there = x[:, :, 2].ne(0).flatten(2).any(2)
-        there |= ~there.any(1, keepdim=True)  # of nobody something must be said: all the same
+        there = there | ~there.any(1, keepdim=True)  # of nobody something must be said: all the same
         clips, people, channels, frames, parts = x.shape
         x = x.flatten(0, 1).permute(0, 3, 1, 2).flatten(1, 2)  # (N * people, 18 * C, T)
         x = self.norm(x[there.flatten()]).view(-1, parts, channels, frames).permute(0, 2, 3, 1)
         features = self.blocks(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
-        owner = there.nonzero()[:, 0]
-        sums = features.new_zeros(clips, features.shape[1]).index_add(0, owner, features)
-        return self.fc(sums / there.sum(1, keepdim=True))
+        everyone = features.new_zeros(clips * people, features.shape[1])
+        everyone[there.flatten()] = features
+        return self.fc(everyone.view(clips, people, -1).sum(1) / there.sum(1, keepdim=True))
 
 
 def build_graph_network(arch: str, in_channels: int, classes: int) -> GraphNetwork:

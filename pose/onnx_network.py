@@ -7,11 +7,11 @@ from functools import lru_cache
 import numpy as np
 
 from common.cli import UserError
+from common.onnx_session import open_session
 from pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
 NUM_MAPS = NUM_HEATMAPS + NUM_PAFS
 DEFAULT_SIZE = (368, 432)
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 BLOCK = 16  # rows: small enough for the processor's cache
 
@@ -35,7 +35,7 @@ def load_network(
     """
     if not all(std):
         raise UserError(f"--onnx-std {std}: nothing can be divided by a std of 0; give other numbers")
-    session = _open(path, device)
+    session = open_session(path, device)
     image, *others = session.get_inputs()
     if others or len(image.shape) != 4 or image.type not in DTYPES:
         raise UserError(f"{path}: a pose network has one float input of four axes, the image; this one has not")
@@ -62,35 +62,6 @@ def load_network(
     settings = {"input_size": list(size), "layout": layout, "channels": channels}
     settings |= {"mean": mean.tolist(), "std": std.tolist()}
     return prepare, lambda inputs: [select(run(values)) for values in inputs], settings
-
-
-def find_provider(device: str) -> tuple[str, str]:
-    """The device that `auto` stands for, and onnxruntime's provider; raises `UserError` if there is none."""
-    try:
-        from onnxruntime import get_available_providers
-    except ImportError:
-        raise UserError("this model needs onnxruntime, which is not installed: pip install onnxruntime") from None
-    available = get_available_providers()
-    name = device if device != "auto" else "cuda" if PROVIDERS["cuda"] in available else "cpu"
-    if PROVIDERS[name] not in available:
-        raise UserError(f"--device {name}: this onnxruntime has no {PROVIDERS[name]}; use another, or --device cpu")
-    return name, PROVIDERS[name]
-
-
-def _open(path: str | os.PathLike, device: str):
-    _, provider = find_provider(device)
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.use_deterministic_compute = True
-    # Waiting threads that spin would take the cores from those that read and draw.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        providers = list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions have no common base
-        raise UserError(f"{path}: onnxruntime cannot load it: {str(error)[:200]}") from None
 
 
 def _find_layout(path, shape: list, layout: str) -> str:

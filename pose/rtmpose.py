@@ -12,8 +12,8 @@ import numpy as np
 from common.atomic import remove_leftovers
 from common.cli import UserError
 from common.download import cache_folder, file_hash
+from common.onnx_session import find_provider
 from pose.coco import COCO_PARTS
-from pose.onnx_network import find_provider
 
 INSTALL = "pip install onnxruntime opencv-python-headless, then pip install --no-deps rtmlib"
 NEXT_BEST = "--model keypointrcnn does without it"

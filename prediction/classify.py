@@ -30,6 +30,7 @@ from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, people_of_frame
 from pose.pipeline import estimate, fill_in, key_frames
 from pose.smoothing import clean_people
+from prediction.onnx_model import is_onnx, read_onnx
 from training.resume import trained_frames
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_stream
 
@@ -78,12 +79,22 @@ class Prediction(NamedTuple):
 # ---- streams ----
 
 
+def add_class_arguments(parser) -> None:
+    """Add --ucf-list and --class-index, the `class_index` of `load_for_testing`, to a parser or one of its groups."""
+    add = parser.add_argument
+    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
+    text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
+    add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
+
+
 def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torch.device) -> Model:
-    """A stream's checkpoint with its network made for testing, on `device`.
+    """A stream's checkpoint with its network made for testing, on `device`; or an ONNX file, by `read_onnx`.
 
     The file `class_index` names the classes of a checkpoint that does not. Raises `UserError` if it is no checkpoint,
     or another stream's.
     """
+    if is_onnx(path):
+        return read_onnx(path, stream, device)
     model = read_model(path, stream.in_channels, stream.family)
     if model.classes is None:
         unnamed = f"{path}: does not name its {model.network.fc.out_features} classes"
@@ -127,7 +138,7 @@ def common_settings(models: Iterable[Model], args: Namespace) -> FrameSettings |
 @torch.inference_mode()
 def score(model: Model, stream: Stream, sample: Sample, amp: bool = False) -> np.ndarray:
     """Mean logits, float32 (classes,), over the clips of a video; raises `UserError` if they are not finite."""
-    device = model.network.fc.weight.device
+    device = model.device
     inputs = stream.to_input(sample.images.to(device), sample.index.to(device))
     with torch.autocast(device.type, enabled=amp):
         logits = model.network(inputs)

@@ -25,7 +25,7 @@ def part_relevance(model: Model, keypoints: Keypoints, label: int) -> np.ndarray
     part and over the clips of the test.
     """
     sample = skeleton_clips(normalized_paths(keypoints))
-    device = model.network.fc.weight.device
+    device = model.device
     inputs = skeleton_input(sample.images, sample.index).to(device).requires_grad_()
     (gradient,) = torch.autograd.grad(model.network(inputs).mean(0)[label], inputs)
     return (gradient * inputs).detach().sum((0, 2)).cpu().numpy()

@@ -193,3 +193,13 @@ def test_figures_that_are_known_are_not_measured_again(tmp_path, monkeypatch, ca
     ablation.main()
     out = capsys.readouterr().out
     assert out.count("51.0 ± 0.8 ") == 17 and out.count("50.5 ± 0.5*") == 1
+
+
+def test_onnx():
+    pytest.importorskip("onnx")
+    found = tables(call_main("benchmarks.onnx", "--repeat", 1, "--size", 32, "--batch", 2, "--threads", 1))
+    (rows,) = found.values()
+    assert [row[:3] for row in rows[2:]] == [["spatial", "3", "1"], ["flow", "20", "1"], ["motion_pose", "30", "1"]]
+    for *_, slow, fast, ratio, difference in rows[2:]:
+        assert float(ratio.split(" ")[0]) == pytest.approx(float(fast) / float(slow), rel=0.02, abs=0.01)
+        assert float(difference) < 1e-4

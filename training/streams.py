@@ -1,5 +1,6 @@
 """What tells one stream from the others."""
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from dataloader.motion_pose_dataloader import prepare_pose_flow
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
 from dataloader.split_train_test_video import Split, read_split
-from network import RESNETS, Family
+from network import RESNETS, Family, read_weights
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME
 from training.recipes import RECIPES
@@ -115,6 +116,16 @@ SKELETON = Stream(
     family=GRAPH_NETWORKS,
 )
 STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, FLOW, SKELETON)}
+
+
+def stream_of(path: str | os.PathLike) -> Stream:
+    """The stream whose network a checkpoint holds; raises `UserError` if the file is none, or no stream's."""
+    checkpoint, state = read_weights(path)
+    arch = checkpoint.get("arch", RESNETS.architectures[0])
+    for stream in STREAMS.values():
+        if arch in stream.family.architectures and stream.family.describe(state, path)[1] == stream.in_channels:
+            return stream
+    raise UserError(f"{path}: its network, a {arch}, is none of the streams {', '.join(STREAMS)}; give one of theirs")
 
 
 def trained_stream(stream: Stream, options: dict) -> Stream:
