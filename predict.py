@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import ArgumentParser, UserError, run, whole_number
+from common.cli import ArgumentParser, UserError, positive, run, whole_number
 from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
 from common.optical_flow import flow_method
 from common.video import decode_frames, frame_rate
@@ -24,6 +24,7 @@ from pose.estimators import Estimator, add_estimator_arguments, estimator_from_a
 from pose.keypoints import FILE_NAME, load_keypoints
 from pose.smoothing import add_cleaning_arguments, cleaning_from_arguments
 from prediction.classify import Options, Prediction, check_same_classes, classify, common_settings, load_for_testing
+from prediction.live import run_live
 from prediction.overlay import write_overlay
 from prediction.parts import part_relevance, shown_frames, write_parts
 from prediction.results import describe, print_result, top_classes, write_results
@@ -42,7 +43,13 @@ def get_args_parser() -> ArgumentParser:
         "at once. Exit status 1: some videos could not be classified.",
     )
     add, number = parser.add_argument, whole_number(1)
-    add("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
+    add("videos", nargs="*", type=Path, metavar="VIDEO", help="video files")
+    text = "instead: a camera (0, /dev/video0), an address (rtsp://…, http://…), or a file at its own speed"
+    add("--live", metavar="SOURCE", help=text)
+    add("--window", type=positive, metavar="SECONDS", default=4.0, help="seconds that are classified together")
+    add("--stride", type=positive, metavar="SECONDS", default=1.0, help="seconds between two classifications")
+    text = "with --live: append a line with the probabilities of all classes for each classification"
+    add("--csv", type=Path, metavar="FILE.csv", help=text)
     add("--topk", type=number, metavar="K", default=3, help="number of classes to print")
     add("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
     text = "write a silent video with skeletons, on every frame, and the 3 best classes; of several: FILE-NAME.mp4"
@@ -96,6 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.flow:  # computed as that of training
         flow = flow_method(models[FLOW.name].checkpoint.get("options", {}).get("flow_method") or "dis", device)
     options = Options(settings, cleaning, poses.get("every") or 1, bool(args.overlay), amp, flow)
+    if args.live:
+        shown = {"weights": args.weights, "topk": args.topk, "csv": args.csv}
+        run_live(args.live, models, estimator, options, window=args.window, stride=args.stride, **shown)
+        return 0
     results = []
     files = (output_paths(file, args.videos) for file in (args.overlay, args.parts))
     for path, overlay, parts in zip(args.videos, *files, strict=True):
@@ -173,6 +184,7 @@ def checkpoints(args: argparse.Namespace) -> dict[Stream, Path]:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that do not go together; afterwards no `args.model` means not to estimate."""
+    check_source(args)
     streams = len(checkpoints(args))
     if not streams:
         raise UserError("no stream to classify with; give --spatial, --motion, --flow or --skeleton CHECKPOINT")
@@ -202,6 +214,18 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: is one of the videos to classify; choose another name to write to")
         if path and path.is_dir():
             raise UserError(f"{path}: is a folder; give the name of a file to write")
+
+
+def check_source(args: argparse.Namespace) -> None:
+    """Raise `UserError` unless there are videos, or what --live shows and nothing that only videos have."""
+    if not args.live and not args.videos:
+        raise UserError("nothing to classify; give video files, or --live SOURCE")
+    if not args.live and args.csv:
+        raise UserError(f"--csv {args.csv}: is of --live SOURCE; give --json for videos")
+    others = [f"--{name}" for name in ("json", "overlay", "parts", "keypoints") if getattr(args, name)]
+    others += ["video files"] * bool(args.videos)
+    if args.live and others:
+        raise UserError(f"--live {args.live}: does not go with {', '.join(others)}; leave out one or the other")
 
 
 def output_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None]:

@@ -1,11 +1,13 @@
 """The newest frame of a camera, a network stream, or a video file that is played at its own speed."""
 
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import av
@@ -39,12 +41,12 @@ def read_source(source: str) -> Iterator[Picture]:
     """
     camera = f"/dev/video{source}" if source.isdecimal() else source
     options = {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}
-    if camera.startswith("/dev/"):
+    if camera.startswith(("/dev/video", "/dev/v4l/")):
         opened = partial(av.open, camera, format="v4l2")
     elif "://" in source:
         opened = partial(av.open, source, options=options | {"fflags": "nobuffer"}, timeout=SILENCE)
-    else:  # "file:": FFmpeg would take "12:30.avi" for an address
-        opened = partial(av.open, f"file:{source}", options={"protocol_whitelist": "file"})
+    else:  # as in `decode_frames`
+        opened = partial(av.open, str(Path(source).absolute()), options={"protocol_whitelist": "file"})
     try:
         with opened() as container:
             stream = video_stream(container, 1)
@@ -92,6 +94,11 @@ class _Pace:
 # ---- the newest frame ----
 
 
+def print_notice(line: str) -> None:
+    """Print a line on stderr at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 class _Connection:
     """A thread that reads a source and keeps the newest frame only."""
 
@@ -121,12 +128,12 @@ class _Connection:
             self.error, self.done = error, True
             self.changed.notify()
 
-    def take(self, wait: float) -> Captured | None:
-        """The frame that came since the last call, or within `wait` seconds; None if there is none."""
+    def take(self, wait: float) -> tuple[Captured | None, bool]:
+        """The frame that came since the last call, or within `wait` seconds, and whether none can come any more."""
         with self.changed:
             self.changed.wait_for(lambda: self.frame or self.done, wait)
             frame, self.frame = self.frame, None
-            return frame
+            return frame, self.done and not frame
 
 
 class Capture:
@@ -141,11 +148,12 @@ class Capture:
         self,
         source: str,
         opener: Callable[[str], Iterator[Picture]] = read_source,
-        report: Callable[[str], object] = partial(print, file=sys.stderr, flush=True),
+        report: Callable[[str], object] = print_notice,
         silence: float = SILENCE,
         pauses: tuple[float, ...] = PAUSES,
     ):
         self.source, self.opener, self.report, self.silence, self.pauses = source, opener, report, silence, pauses
+        self.name = re.sub("//[^/]*@", "//", source)  # without the password of a camera
         self.connections = self.attempts = self.before = 0
         self.ended, self.again = False, None  # when a lost source is to be tried again
         self._connect()
@@ -172,17 +180,19 @@ class Capture:
             if time.monotonic() < self.again:
                 return None
             self._connect()
-        frame, connection = self.connection.take(wait), self.connection
+        frame, done = self.connection.take(wait)
         if frame:
             if self.attempts:
-                self.report(f"{self.source}: frames come again")
+                self.report(f"{self.name}: frames come again")
                 self.attempts = 0
-        elif connection.done and not connection.error:
+        elif done and not self.connection.error:
             self.ended = True
             if not self.count:
-                raise UserError(f"--live {self.source}: no frame of it can be decoded")
-        elif connection.done or time.monotonic() - connection.since > self.silence:
-            self._lose(connection.error or UserError(f"no frame for {self.silence:g} s"))
+                raise UserError(f"--live {self.name}: no frame of it can be decoded")
+        elif done:
+            self._lose(self.connection.error)
+        elif time.monotonic() - self.connection.since > self.silence:
+            self._lose(UserError(f"no frame for {self.silence:g} s"))
         return frame
 
     def _connect(self) -> None:
@@ -196,8 +206,8 @@ class Capture:
             raise error
         if not self.count:
             kinds = "give a camera that is free (0, /dev/video0), an address that answers, or a video file"
-            raise UserError(f"--live {self.source}: {error}; {kinds}") from None
+            raise UserError(f"--live {self.name}: {error}; {kinds}") from None
         pause = self.pauses[min(self.attempts, len(self.pauses) - 1)]
         self.attempts += 1
-        self.report(f"{self.source}: lost ({error}); tried again in {pause:g} s")
+        self.report(f"{self.name}: lost ({error}); tried again in {pause:g} s")
         self.again = time.monotonic() + pause
