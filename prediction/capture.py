@@ -44,7 +44,7 @@ def read_source(source: str) -> Iterator[Picture]:
     if camera.startswith(("/dev/video", "/dev/v4l/")):
         opened = partial(av.open, camera, format="v4l2")
     elif "://" in source:
-        opened = partial(av.open, source, options=options | {"fflags": "nobuffer"}, timeout=SILENCE)
+        opened = partial(av.open, source, options=options, timeout=SILENCE)
     else:  # as in `decode_frames`
         opened = partial(av.open, str(Path(source).absolute()), options={"protocol_whitelist": "file"})
     try:
