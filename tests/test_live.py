@@ -1,8 +1,5 @@
-"""predict.py --live: only the newest frame is handled, lost sources come back, and what was seen is kept."""
+"""predict.py --live: windows score as files do, latency stays bounded, and what was seen is kept."""
 
-import csv
-import functools
-import http.server
 import io
 import os
 import signal
@@ -19,19 +16,18 @@ import torch
 import predict
 from common.cli import UserError
 from common.frame_settings import FrameSettings
-from common.video import decode_frames, encode_jpeg
+from common.video import decode_frames
 from pose.interpolation import interpolate_people
 from prediction import live
-from prediction.capture import Capture, Captured, read_source
+from prediction.capture import Capture, Captured
 from prediction.classify import Options, classify, load_for_testing
 from prediction.live import Handled, classify_window, handle, resample, watch
 from prediction.live_output import Screen, open_table
 from tests.helpers import ROOT, assert_error, call_main
+from tests.live_sources import COUNT, RATE, picture, rows, wait_for, web
 from tests.test_predict import CLASSES, fake_estimator, write_checkpoint, write_video
 from training.streams import MOTION_POSE, SPATIAL
 from utils import StopRequest
-
-RATE, COUNT = 20, 36  # of the video
 
 
 @pytest.fixture(scope="module")
@@ -46,128 +42,8 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(data):
-    """A web server of the videos, and of a camera whose every connection breaks after 3 pictures."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
-            if self.path != "/camera":
-                return super().do_GET()
-            self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
-            self.end_headers()
-            for _ in range(3):
-                jpeg = encode_jpeg(np.full((48, 64, 3), 200, np.uint8))
-                head = f"--next\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
-                self.wfile.write(head.encode() + jpeg + b"\r\n")
-            return None
-
-        def log_message(self, *args):
-            pass
-
-    handler = functools.partial(Handler, directory=str(data / "www"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_address[1]}"
-        running.shutdown()
-
-
-def picture(value: int = 0):
-    return lambda: np.full((48, 64, 3), value, np.uint8)
-
-
-def wait_for(condition, seconds: float = 10):
-    """What `condition()` gives as soon as that is something."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.005)
-    raise AssertionError("waited for too long")
-
-
-def rows(file: Path) -> list[dict]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-# ---- capture ----
-
-
-def test_only_the_newest_frame_is_given():
-    go = threading.Semaphore(0)
-
-    def opener(source):
-        for value in range(8):
-            go.acquire()
-            yield picture(value)
-
-    with Capture("x", opener) as capture:
-        assert capture.newest(0.01) is None
-        go.release(5)
-        wait_for(lambda: capture.count == 5)
-        first = capture.newest()
-        assert first.picture()[0, 0, 0] == 4 and capture.newest(0.01) is None
-        go.release(3)
-        wait_for(lambda: capture.count == 8 and capture.connection.done)
-        assert capture.newest().picture()[0, 0, 0] == 7 and not capture.ended
-        assert capture.newest() is None and capture.ended
-
-
-def test_a_lost_source_is_tried_again_with_growing_pauses():
-    opened, notices = [], []
-
-    def opener(source):
-        opened.append(time.monotonic())
-        if len(opened) in (2, 3):
-            raise OSError("unplugged")
-        yield picture(len(opened))
-        if len(opened) == 1:
-            raise UserError("the stream ended")
-        if len(opened) == 4:
-            time.sleep(1)  # silent
-
-    with Capture("rtsp://me:secret@cam/1", opener, notices.append, silence=0.3, pauses=(0.1, 0.2, 0.4)) as capture:
-        seen = []
-        while not capture.ended:
-            seen += filter(None, [capture.newest(0.02)])
-    assert [frame.connection for frame in seen] == [1, 4, 5] and capture.count == 3
-    pauses = np.diff(opened)
-    assert (pauses >= (0.1, 0.2, 0.4, 0.3 + 0.1)).all() and pauses.max() < 1
-    reasons = ["the stream ended", "unplugged", "unplugged", "come again", "no frame for 0.3 s", "come again"]
-    assert len(notices) == len(reasons)
-    for notice, reason in zip(notices, reasons, strict=True):
-        assert notice.startswith("rtsp://cam/1: ") and reason in notice
-
-
-def test_a_source_that_gives_nothing_at_all_is_an_error():
-    def silent(source):
-        time.sleep(2)
-        yield picture()
-
-    def empty(source):
-        yield from ()
-
-    for opener, reason in ((silent, "no frame for 0.1 s"), (empty, "no frame of it can be decoded")):
-        with Capture("x", opener, silence=0.1) as capture, pytest.raises(UserError, match=reason):
-            wait_for(lambda: capture.newest(0.02))
-
-
-def test_a_file_is_played_at_its_own_speed(data):
-    start, path = time.monotonic(), data / "www/clip.mkv"
-    times, pictures = zip(*((time.monotonic() - start, show()) for show in read_source(str(path))), strict=True)
-    np.testing.assert_array_equal(pictures, list(decode_frames(path)))
-    due = np.arange(COUNT) / RATE
-    assert (np.array(times) >= due).all() and np.median(times - due) < 0.3
-
-
-def test_a_camera_behind_an_address_that_breaks(server):
-    notices = []
-    with Capture(f"{server}/camera", report=notices.append, pauses=(0.05,)) as capture:
-        frames = [wait_for(lambda: capture.newest(0.02)) for _ in range(2)]
-        while frames[-1].connection < 3:
-            frames += filter(None, [capture.newest(0.02)])
-        assert frames[-1].picture().shape == (48, 64, 3) and abs(int(frames[-1].picture().mean()) - 200) < 3
-    assert "lost (" in notices[0] and "come again" in notices[1]
+    with web(data / "www") as address:
+        yield address
 
 
 # ---- windows ----
