@@ -2,6 +2,7 @@
 
     python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \
         --motion record/motion_pose/model_best.pth.tar
+    python predict.py --live 0 --csv seen.csv --spatial … --motion …
 """
 
 import argparse
@@ -40,7 +41,9 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Classify videos with trained streams: decode, find people, test the streams, fuse.",
         epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
-        "at once. Exit status 1: some videos could not be classified.",
+        "at once. Exit status 1: some videos could not be classified. --live handles the newest frame, skips what "
+        "comes meanwhile, and resamples each window to the streams' rate of training (--fps, or 25 / --every); Ctrl-C "
+        "ends it, with status 0.",
     )
     add, number = parser.add_argument, whole_number(1)
     add("videos", nargs="*", type=Path, metavar="VIDEO", help="video files")

@@ -1,5 +1,6 @@
 """Live sources: only the newest frame is given, files keep their speed, and what is lost comes back."""
 
+import socket
 import threading
 import time
 from functools import partial
@@ -10,6 +11,7 @@ import pytest
 
 from common.cli import UserError
 from common.video import decode_frames
+from prediction import capture
 from prediction.capture import Capture, read_source
 from tests.live_sources import COUNT, RATE, picture, rtsp, wait_for, web
 from tests.test_predict import write_video
@@ -18,27 +20,27 @@ from tests.test_predict import write_video
 def test_only_the_newest_frame_is_given():
     go = threading.Semaphore(0)
 
-    def opener(source):
+    def opener(name):
         for value in range(8):
             go.acquire()
             yield picture(value)
 
-    with Capture("x", opener) as capture:
-        assert capture.newest(0.01) is None
+    with Capture("x", opener) as source:
+        assert source.newest(0.01) is None
         go.release(5)
-        wait_for(lambda: capture.count == 5)
-        first = capture.newest()
-        assert first.picture()[0, 0, 0] == 4 and capture.newest(0.01) is None
+        wait_for(lambda: source.count == 5)
+        first = source.newest()
+        assert first.picture()[0, 0, 0] == 4 and source.newest(0.01) is None
         go.release(3)
-        wait_for(lambda: capture.count == 8 and capture.connection.done)
-        assert capture.newest().picture()[0, 0, 0] == 7 and not capture.ended
-        assert capture.newest() is None and capture.ended
+        wait_for(lambda: source.count == 8 and source.connection.done)
+        assert source.newest().picture()[0, 0, 0] == 7 and not source.ended
+        assert source.newest() is None and source.ended
 
 
 def test_a_lost_source_is_tried_again_with_growing_pauses():
     opened, notices = [], []
 
-    def opener(source):
+    def opener(name):
         opened.append(time.monotonic())
         if len(opened) in (2, 3):
             raise OSError("unplugged")
@@ -48,11 +50,11 @@ def test_a_lost_source_is_tried_again_with_growing_pauses():
         if len(opened) == 4:
             time.sleep(1)  # silent
 
-    with Capture("rtsp://me:secret@cam/1", opener, notices.append, silence=0.3, pauses=(0.1, 0.2, 0.4)) as capture:
+    with Capture("rtsp://me:secret@cam/1", opener, notices.append, silence=0.3, pauses=(0.1, 0.2, 0.4)) as source:
         seen = []
-        while not capture.ended:
-            seen += filter(None, [capture.newest(0.02)])
-    assert [frame.connection for frame in seen] == [1, 4, 5] and capture.count == 3
+        while not source.ended:
+            seen += filter(None, [source.newest(0.02)])
+    assert [frame.connection for frame in seen] == [1, 4, 5] and source.count == 3
     pauses = np.diff(opened)
     assert (pauses >= (0.1, 0.2, 0.4, 0.3 + 0.1)).all() and pauses.max() < 1
     reasons = ["the stream ended", "unplugged", "unplugged", "come again", "no frame for 0.3 s", "come again"]
@@ -62,16 +64,22 @@ def test_a_lost_source_is_tried_again_with_growing_pauses():
 
 
 def test_a_source_that_gives_nothing_at_all_is_an_error():
-    def silent(source):
+    def silent(name):
         time.sleep(2)
         yield picture()
 
-    def empty(source):
+    def empty(name):
         yield from ()
 
     for opener, reason in ((silent, "no frame for 0.1 s"), (empty, "no frame of it can be decoded")):
-        with Capture("x", opener, silence=0.1) as capture, pytest.raises(UserError, match=reason):
-            wait_for(lambda: capture.newest(0.02))
+        with Capture("x", opener, silence=0.1) as source, pytest.raises(UserError, match=reason):
+            wait_for(lambda: source.newest(0.02))
+
+
+def test_an_address_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(capture, "SILENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(UserError, match=r"no answer for 0\.3 s"):
+        next(read_source(f"http://127.0.0.1:{mute.getsockname()[1]}/clip.mkv"))
 
 
 def test_a_file_is_played_at_its_own_speed(tmp_path):
@@ -86,8 +94,8 @@ def test_a_file_is_played_at_its_own_speed(tmp_path):
 @pytest.mark.parametrize(("serve", "path"), [(partial(web, Path("none")), "camera"), (rtsp, "track")])
 def test_cameras_behind_an_address_that_break(serve, path):
     notices, frames = [], []
-    with serve() as server, Capture(f"{server}/{path}", report=notices.append, pauses=(0.05,)) as capture:
-        wait_for(lambda: frames.extend(filter(None, [capture.newest(0.02)])) or capture.connections == 3, 30)
+    with serve() as server, Capture(f"{server}/{path}", report=notices.append, pauses=(0.05,)) as source:
+        wait_for(lambda: frames.extend(filter(None, [source.newest(0.02)])) or source.connections == 3, 30)
         brightness = [frame.picture().mean() for frame in frames]
     assert {frame.picture().shape for frame in frames} == {(48, 64, 3)}
     assert {1, 2} <= {frame.connection for frame in frames}
