@@ -47,12 +47,6 @@ def get_args_parser() -> ArgumentParser:
     )
     add, number = parser.add_argument, whole_number(1)
     add("videos", nargs="*", type=Path, metavar="VIDEO", help="video files")
-    text = "instead: a camera (0, /dev/video0), an address (rtsp://…, http://…), or a file at its own speed"
-    add("--live", metavar="SOURCE", help=text)
-    add("--window", type=positive, metavar="SECONDS", default=4.0, help="seconds that are classified together")
-    add("--stride", type=positive, metavar="SECONDS", default=1.0, help="seconds between two classifications")
-    text = "with --live: append a line with the probabilities of all classes for each classification"
-    add("--csv", type=Path, metavar="FILE.csv", help=text)
     add("--topk", type=number, metavar="K", default=3, help="number of classes to print")
     add("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
     text = "write a silent video with skeletons, on every frame, and the 3 best classes; of several: FILE-NAME.mp4"
@@ -61,6 +55,13 @@ def get_args_parser() -> ArgumentParser:
         "write a picture of which parts spoke for the best class of the skeleton stream, and when; of several videos: "
     )
     add("--parts", type=Path, metavar="FILE.png", help=text + "FILE-NAME.png")
+    add = parser.add_argument_group("what a camera shows, while it shows it").add_argument
+    text = "instead: a camera (0, /dev/video0), an address (rtsp://…, http://…), or a file at its own speed"
+    add("--live", metavar="SOURCE", help=text)
+    add("--window", type=positive, metavar="SECONDS", default=4, help="seconds that are classified together")
+    add("--stride", type=positive, metavar="SECONDS", default=1, help="seconds between two classifications")
+    text = "with --live: append a line with the probabilities of all classes for each classification"
+    add("--csv", type=Path, metavar="FILE.csv", help=text)
     add = parser.add_argument_group("streams, one or several").add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
     text = "written by motion_pose_cnn_15.py; finds people by --model (default: rtmpose), or takes --keypoints"

@@ -120,7 +120,7 @@ def watch(
                     first = frame.time if first is None else first
                 handled += 1
                 recent.append(frame)
-                while recent[0].time < frame.time - window + step:
+                while recent[0].time < frame.time - max(window - step, 0):
                     recent.popleft()
             if pending and pending.done():
                 yield pending.result()

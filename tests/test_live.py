@@ -170,6 +170,16 @@ def test_the_window_starts_anew_after_a_loss_or_with_frames_of_another_size(monk
     assert seen[-1][0].handled == max(result.handled for result, _ in seen) and seen[-1][0].captured == 80
 
 
+def test_a_window_of_less_than_a_frame_holds_one(monkeypatch):
+    def opener(source):
+        for _ in range(10):
+            time.sleep(0.03)
+            yield picture()
+
+    _, seen = slow_watch(monkeypatch, 60, opener, window=0.001, stride=0.1)
+    assert seen and {result.prediction.num_frames for result, _ in seen} == {1}
+
+
 # ---- the script ----
 
 
