@@ -56,7 +56,7 @@ def get_args_parser() -> ArgumentParser:
     )
     add("--parts", type=Path, metavar="FILE.png", help=text + "FILE-NAME.png")
     add = parser.add_argument_group("what a camera shows, while it shows it").add_argument
-    text = "instead: a camera (0, /dev/video0), an address (rtsp://…, http://…), or a file at its own speed"
+    text = "in place of videos: a camera (0, /dev/video0), an address (rtsp://…, http://…), or a file at its own speed"
     add("--live", metavar="SOURCE", help=text)
     add("--window", type=positive, metavar="SECONDS", default=4, help="seconds that are classified together")
     add("--stride", type=positive, metavar="SECONDS", default=1, help="seconds between two classifications")
