@@ -2,6 +2,7 @@
 
     python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \
         --motion record/motion_pose/model_best.pth.tar
+    python predict.py --live 0 --csv seen.csv --spatial … --motion …
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import ArgumentParser, UserError, run, whole_number
+from common.cli import ArgumentParser, UserError, positive, run, whole_number
 from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
 from common.optical_flow import flow_method
 from common.video import decode_frames, frame_rate
@@ -32,6 +33,7 @@ from prediction.classify import (
     common_settings,
     load_for_testing,
 )
+from prediction.live import run_live
 from prediction.onnx_model import is_onnx
 from prediction.overlay import write_overlay
 from prediction.parts import part_relevance, shown_frames, write_parts
@@ -48,10 +50,12 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Classify videos with trained streams: decode, find people, test the streams, fuse.",
         epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
-        "at once. Exit status 1: some videos could not be classified.",
+        "at once. Exit status 1: some videos could not be classified. --live handles the newest frame, skips what "
+        "comes meanwhile, and resamples each window to the streams' rate of training (--fps, or 25 / --every); Ctrl-C "
+        "ends it, with status 0.",
     )
     add, number = parser.add_argument, whole_number(1)
-    add("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
+    add("videos", nargs="*", type=Path, metavar="VIDEO", help="video files")
     add("--topk", type=number, metavar="K", default=3, help="number of classes to print")
     add("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
     text = "write a silent video with skeletons, on every frame, and the 3 best classes; of several: FILE-NAME.mp4"
@@ -60,6 +64,13 @@ def get_args_parser() -> ArgumentParser:
         "write a picture of which parts spoke for the best class of the skeleton stream, and when; of several videos: "
     )
     add("--parts", type=Path, metavar="FILE.png", help=text + "FILE-NAME.png")
+    add = parser.add_argument_group("what a camera shows, while it shows it").add_argument
+    text = "in place of videos: a camera (0, /dev/video0), an address (rtsp://…, http://…), or a file at its own speed"
+    add("--live", metavar="SOURCE", help=text)
+    add("--window", type=positive, metavar="SECONDS", default=4, help="seconds that are classified together")
+    add("--stride", type=positive, metavar="SECONDS", default=1, help="seconds between two classifications")
+    text = "with --live: append a line with the probabilities of all classes for each classification"
+    add("--csv", type=Path, metavar="FILE.csv", help=text)
     group = parser.add_argument_group("streams, one or several: checkpoints, or .onnx files that export_onnx.py wrote")
     add = group.add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
@@ -104,6 +115,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.flow:  # computed as that of training
         flow = flow_method(models[FLOW.name].checkpoint.get("options", {}).get("flow_method") or "dis", device)
     options = Options(settings, cleaning, poses.get("every") or 1, bool(args.overlay), amp, flow)
+    if args.live:
+        shown = {"weights": args.weights, "topk": args.topk, "csv": args.csv}
+        run_live(args.live, models, estimator, options, window=args.window, stride=args.stride, **shown)
+        return 0
     results = []
     files = (output_paths(file, args.videos) for file in (args.overlay, args.parts))
     for path, overlay, parts in zip(args.videos, *files, strict=True):
@@ -181,6 +196,7 @@ def checkpoints(args: argparse.Namespace) -> dict[Stream, Path]:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that do not go together; afterwards no `args.model` means not to estimate."""
+    check_source(args)
     streams = len(checkpoints(args))
     if not streams:
         raise UserError("no stream to classify with; give --spatial, --motion, --flow or --skeleton CHECKPOINT")
@@ -212,6 +228,18 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: is one of the videos to classify; choose another name to write to")
         if path and path.is_dir():
             raise UserError(f"{path}: is a folder; give the name of a file to write")
+
+
+def check_source(args: argparse.Namespace) -> None:
+    """Raise `UserError` unless there are videos, or what --live shows and nothing that only videos have."""
+    if not args.live and not args.videos:
+        raise UserError("nothing to classify; give video files, or --live SOURCE")
+    if not args.live and args.csv:
+        raise UserError(f"--csv {args.csv}: is of --live SOURCE; give --json for videos")
+    others = [f"--{name}" for name in ("json", "overlay", "parts", "keypoints") if getattr(args, name)]
+    others += ["video files"] * bool(args.videos)
+    if args.live and others:
+        raise UserError(f"--live {args.live}: does not go with {', '.join(others)}; leave out one or the other")
 
 
 def output_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None]:

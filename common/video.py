@@ -38,7 +38,7 @@ def decode_frames(
     try:
         # Absolute: FFmpeg would take "12:30.avi" for an address. Whitelist: a playlist shall not reach the net.
         with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
-            stream = _video_stream(container, threads)
+            stream = video_stream(container, threads)
             declared, is_avi = stream.frames, container.format.name == "avi"
             seconds = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
             aspect = float(stream.sample_aspect_ratio or 1)
@@ -57,7 +57,7 @@ def decode_frames(
                 for frame in decoded:
                     frames += 1
                     chosen = clock.pick(frame) if clock else [frame] * ((frames - 1) % every == 0)
-                    yield from (_to_rgb(picture, reformatter, aspect) for picture in chosen)
+                    yield from (to_rgb(picture, reformatter, aspect) for picture in chosen)
     except av.FFmpegError as error:
         if frames == 0:
             raise UserError(f"cannot be read: {error.strerror}") from None
@@ -67,7 +67,7 @@ def decode_frames(
     if frames == 0:
         raise UserError("no frame of it can be decoded")
     if clock:
-        yield from (_to_rgb(picture, reformatter, aspect) for picture in clock.rest())
+        yield from (to_rgb(picture, reformatter, aspect) for picture in clock.rest())
     # AVI headers are right about the length; where the header gives none, time tells that a file was cut.
     expected = max(packets, declared)
     if bad or (is_avi and packets < declared - max(2, declared // 20)):
@@ -87,7 +87,8 @@ def frame_rate(path: str | os.PathLike) -> Fraction:
     return Fraction(rate).limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else Fraction(25)
 
 
-def _video_stream(container, threads: int):
+def video_stream(container, threads: int):
+    """A container's best video stream, to be decoded by so many threads; raises `UserError` if there is none."""
     stream = container.streams.best("video")
     if stream is None or stream.disposition & Disposition.attached_pic:
         raise UserError("no video stream in it")
@@ -125,7 +126,8 @@ class _Clock:
         return [self.frame] * (self.count - first)
 
 
-def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: float) -> np.ndarray:
+def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: float) -> np.ndarray:
+    """A decoded frame as uint8 RGB (H, W, 3), upright; its pixels, `aspect` times as wide as high, made square."""
     rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     return _upright(rgb, frame.side_data.get("DISPLAYMATRIX"), aspect)
 

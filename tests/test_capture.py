@@ -1,0 +1,104 @@
+"""Live sources: only the newest frame is given, files keep their speed, and what is lost comes back."""
+
+import socket
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.cli import UserError
+from common.video import decode_frames
+from prediction import capture
+from prediction.capture import Capture, read_source
+from tests.live_sources import COUNT, RATE, picture, rtsp, wait_for, web
+from tests.test_predict import write_video
+
+
+def test_only_the_newest_frame_is_given():
+    go = threading.Semaphore(0)
+
+    def opener(name):
+        for value in range(8):
+            go.acquire()
+            yield picture(value)
+
+    with Capture("x", opener) as source:
+        assert source.newest(0.01) is None
+        go.release(5)
+        wait_for(lambda: source.count == 5)
+        first = source.newest()
+        assert first.picture()[0, 0, 0] == 4 and source.newest(0.01) is None
+        go.release(3)
+        wait_for(lambda: source.count == 8 and source.connection.done)
+        assert source.newest().picture()[0, 0, 0] == 7 and not source.ended
+        assert source.newest() is None and source.ended
+
+
+def test_a_lost_source_is_tried_again_with_growing_pauses():
+    opened, notices = [], []
+
+    def opener(name):
+        opened.append(time.monotonic())
+        if len(opened) in (2, 3):
+            raise OSError("unplugged")
+        yield picture(len(opened))
+        if len(opened) == 1:
+            raise UserError("the stream ended")
+        if len(opened) == 4:
+            time.sleep(1)  # silent
+
+    with Capture("rtsp://me:secret@cam/1", opener, notices.append, silence=0.3, pauses=(0.1, 0.2, 0.4)) as source:
+        seen = []
+        while not source.ended:
+            seen += filter(None, [source.newest(0.02)])
+    assert [frame.connection for frame in seen] == [1, 4, 5] and source.count == 3
+    pauses = np.diff(opened)
+    assert (pauses >= (0.1, 0.2, 0.4, 0.3 + 0.1)).all() and pauses.max() < 1
+    reasons = ["the stream ended", "unplugged", "unplugged", "come again", "no frame for 0.3 s", "come again"]
+    assert len(notices) == len(reasons)
+    for notice, reason in zip(notices, reasons, strict=True):
+        assert notice.startswith("rtsp://cam/1: ") and reason in notice
+
+
+def test_a_source_that_gives_nothing_at_all_is_an_error():
+    def silent(name):
+        time.sleep(2)
+        yield picture()
+
+    def empty(name):
+        yield from ()
+
+    for opener, reason in ((silent, "no frame for 0.1 s"), (empty, "no frame of it can be decoded")):
+        with Capture("x", opener, silence=0.1) as source, pytest.raises(UserError, match=reason):
+            wait_for(lambda: source.newest(0.02))
+
+
+def test_an_address_that_does_not_answer(monkeypatch):
+    monkeypatch.setattr(capture, "SILENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(UserError, match=r"no answer for 0\.3 s"):
+        next(read_source(f"http://127.0.0.1:{mute.getsockname()[1]}/clip.mkv"))
+
+
+def test_a_file_is_played_at_its_own_speed(tmp_path):
+    write_video(tmp_path / "12:30.mkv", COUNT, (64, 48), RATE)
+    start, path = time.monotonic(), tmp_path / "12:30.mkv"
+    times, pictures = zip(*((time.monotonic() - start, show()) for show in read_source(str(path))), strict=True)
+    np.testing.assert_array_equal(pictures, list(decode_frames(path)))
+    due = np.arange(COUNT) / RATE
+    assert (np.array(times) >= due).all() and np.median(times - due) < 0.3
+
+
+@pytest.mark.parametrize(("serve", "path"), [(partial(web, Path("none")), "camera"), (rtsp, "track")])
+def test_cameras_behind_an_address_that_break(serve, path):
+    notices, frames = [], []
+    with serve() as server, Capture(f"{server}/{path}", report=notices.append, pauses=(0.05,)) as source:
+        wait_for(lambda: frames.extend(filter(None, [source.newest(0.02)])) or source.connections == 3, 30)
+        brightness = [frame.picture().mean() for frame in frames]
+    assert {frame.picture().shape for frame in frames} == {(48, 64, 3)}
+    assert {1, 2} <= {frame.connection for frame in frames}
+    last = next(value for value, frame in list(zip(brightness, frames, strict=True))[::-1] if frame.connection == 2)
+    assert last == pytest.approx(200 if path == "camera" else 210, abs=4)
+    assert all("lost (" in notice for notice in notices[::2]) and "come again" in notices[1]

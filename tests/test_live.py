@@ -1,0 +1,293 @@
+"""predict.py --live: windows score as files do, latency stays bounded, and what was seen is kept."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import predict
+from common.cli import UserError
+from common.frame_settings import FrameSettings
+from common.video import decode_frames
+from pose.interpolation import interpolate_people
+from prediction import live
+from prediction.capture import Capture, Captured
+from prediction.classify import Options, classify, load_for_testing
+from prediction.live import Handled, classify_window, handle, resample, watch
+from prediction.live_output import Screen, open_table
+from tests.helpers import ROOT, assert_error, call_main
+from tests.live_sources import COUNT, RATE, picture, rows, wait_for, web
+from tests.test_predict import CLASSES, fake_estimator, write_checkpoint, write_video
+from training.streams import MOTION_POSE, SPATIAL
+from utils import StopRequest
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("live")
+    write_video(root / "www/clip.mkv", COUNT, (64, 48), RATE)
+    write_video(root / "www/long.mkv", 60 * RATE, (64, 48), RATE)
+    write_checkpoint(root / "spatial.pth.tar", 3, 1)
+    write_checkpoint(root / "motion.pth.tar", 30, 2)
+    return root
+
+
+@pytest.fixture
+def server(data):
+    with web(data / "www") as address:
+        yield address
+
+
+# ---- windows ----
+
+
+def handled_at(*times: float) -> list[Handled]:
+    generator = np.random.default_rng(0)
+    people = generator.random((len(times), 2, 18, 3)).astype(np.float32)
+    return [Handled(at, b"%d" % i, (40, 50), people[i]) for i, at in enumerate(times)]
+
+
+def test_frames_at_the_rate_of_training_are_taken_as_they_are():
+    handled = handled_at(*(7 + (np.arange(30) + np.random.default_rng(1).uniform(-0.4, 0.4, 30)) / 25)[1:])
+    frames, people, count = resample(handled, 25)
+    assert count in (28, 29, 30)
+    handled = handled_at(*7 + np.arange(30) / 25)
+    frames, people, count = resample(handled, 25)
+    assert count == 30 and list(frames.values()) == [frame.jpeg for frame in handled]
+    for number, frame in enumerate(handled, 1):
+        np.testing.assert_array_equal(people[number], frame.people)
+
+
+def test_moments_between_handled_frames_and_several_of_one_moment():
+    handled = handled_at(0, 0.41, 0.5, 0.62, 1.0)  # at 5 a second: moments 0, 2, 2 or 3 (a tie), 3, 5
+    frames, people, count = resample(handled, 5)
+    assert count == 6 and list(frames) == list(people) == [1, 2, 3, 4, 5, 6]
+    assert list(frames.values()) == [b"0", b"0", b"1", b"3", b"3", b"4"]
+    for number, frame in ((1, 0), (3, 1), (4, 3), (6, 4)):
+        np.testing.assert_array_equal(people[number], handled[frame].people)
+    between = interpolate_people(handled[0].people, handled[1].people, 0.5, (40, 50))
+    np.testing.assert_array_equal(people[2], between)
+    assert resample(handled[:1], 5)[2] == 1
+
+
+def test_a_window_scores_as_the_same_frames_of_a_file(data):
+    path = data / "www/clip.mkv"
+    files = {SPATIAL: data / "spatial.pth.tar", MOTION_POSE: data / "motion.pth.tar"}
+    models = {
+        stream.name: load_for_testing(file, stream, Path("none"), torch.device("cpu")) for stream, file in files.items()
+    }
+    cleaning = {"min_score": None, "max_people": 1, "smooth": float(RATE)}
+    options = Options(FrameSettings(fps=RATE, short_side=40), cleaning)
+    expected = classify(path, models, fake_estimator(), options)
+    frames = enumerate(decode_frames(path))
+    handled = [
+        handle(Captured(3 + i / RATE, lambda rgb=rgb: rgb, 1), fake_estimator(), options.frames) for i, rgb in frames
+    ]
+    found = classify_window(handled, models, options)
+    assert found.num_frames == expected.num_frames == COUNT
+    for name in models:
+        np.testing.assert_array_equal(found.logits[name], expected.logits[name])
+
+
+# ---- the loop ----
+
+
+def slow_watch(monkeypatch, seconds: float, opener, **times) -> tuple[list, list]:
+    """`watch` for some seconds with an estimator that takes 40 ms and streams that take 300.
+
+    Returns the ages of frames when they were taken, and what was seen with its age then.
+    """
+    ages, seen, stop = [], [], StopRequest()
+    real = live.handle
+
+    def handle_slowly(frame, *others):
+        ages.append(time.monotonic() - frame.time)
+        time.sleep(0.04)
+        return real(frame, *others)
+
+    def score_slowly(models, frames, poses, count, options):
+        time.sleep(0.3)
+        return {"spatial": np.array([count, len(frames), len(poses.people)], np.float32)}
+
+    monkeypatch.setattr(live, "handle", handle_slowly)
+    monkeypatch.setattr(live, "score_frames", score_slowly)
+    capture = Capture("x", opener, pauses=(0.1,), report=lambda line: None)
+    options = Options(FrameSettings(fps=RATE, short_side=48))
+    end = time.monotonic() + seconds
+    for result in watch(capture, {}, fake_estimator(), options, stop=stop, **times):
+        seen.append((result, time.monotonic() - result.time))
+        stop.signum = int(time.monotonic() > end)
+    return ages, seen
+
+
+def test_frames_are_skipped_and_latency_stays_bounded(monkeypatch):
+    def opener(source):
+        while True:
+            time.sleep(0.01)
+            yield picture()
+
+    ages, seen = slow_watch(monkeypatch, 3, opener, window=1.0, stride=0.1)
+    results, latencies = zip(*seen, strict=True)
+    last = results[-1]
+    # 60 or more of 100 frames a second cannot be handled: in a queue their age would have grown by more than a second.
+    assert last.captured > 1.5 * last.handled > 20
+    assert np.median(ages) < 0.1 and min(latencies[-3:]) < 0.3 + 0.04 + 0.5
+    assert 4 <= len(results) <= 11  # not every 0.1 s: one after the other
+    starts = np.diff([result.time for result in results])
+    assert np.median(starts) >= 0.3
+    # Frames are handled while the streams work, and the window is as long as it should be.
+    assert last.frames > 8 and last.fps > 8
+    counts, frames, people = np.array([result.prediction.logits["spatial"] for result in results]).T
+    np.testing.assert_array_equal(counts, frames)
+    np.testing.assert_array_equal(counts, people)
+    assert counts.max() <= RATE and counts[-1] >= RATE - 4 and counts[0] < 8
+
+
+def test_the_window_starts_anew_after_a_loss_or_with_frames_of_another_size(monkeypatch):
+    opened = []
+
+    def opener(source):
+        opened.append(1)
+        for i in range(40):
+            time.sleep(0.02)
+            yield picture() if len(opened) < 2 or i < 20 else lambda: np.zeros((64, 48, 3), np.uint8)
+        if len(opened) < 2:
+            raise UserError("gone")
+
+    _, seen = slow_watch(monkeypatch, 60, opener, window=100.0, stride=0.3)
+    sizes = [(result.prediction.poses.frame_size, result.prediction.num_frames) for result, _ in seen]
+    assert {size for size, _ in sizes} == {(48, 64), (64, 48)}
+    assert max(count for _, count in sizes) <= 0.8 * RATE + 6  # 40 frames, never those of both connections
+    # The last window is scored although no stride has passed since the one before.
+    assert seen[-1][0].handled == max(result.handled for result, _ in seen) and seen[-1][0].captured == 80
+
+
+def test_a_window_of_less_than_a_frame_holds_one(monkeypatch):
+    def opener(source):
+        for _ in range(10):
+            time.sleep(0.03)
+            yield picture()
+
+    _, seen = slow_watch(monkeypatch, 60, opener, window=0.001, stride=0.1)
+    assert seen and {result.prediction.num_frames for result, _ in seen} == {1}
+
+
+# ---- the script ----
+
+
+@pytest.fixture
+def estimating(monkeypatch):
+    monkeypatch.setattr(predict, "estimator_from_arguments", lambda *args: fake_estimator())
+
+
+def arguments(data: Path, *others) -> tuple:
+    streams = ("--spatial", data / "spatial.pth.tar", "--motion", data / "motion.pth.tar")
+    return (*streams, "--device", "cpu", "--short-side", 40, "--stride", 0.5, *others)
+
+
+@pytest.mark.parametrize("place", ["file", "address"])
+def test_a_video_to_its_end(data, tmp_path, server, estimating, place):
+    source = f"{server}/clip.mkv" if place == "address" else data / "www/clip.mkv"
+    table = tmp_path / "new/seen.csv"
+    start = time.monotonic()
+    finished = call_main("predict", "--live", source, *arguments(data, "--csv", table, "--topk", 2))
+    assert finished.returncode == 0, finished.stderr
+    assert time.monotonic() - start > (COUNT - 1) / RATE
+    seen, lines = rows(table), finished.stdout.splitlines()
+    assert 2 <= len(seen) == len(lines) - 1 and not finished.stderr
+    assert f"{COUNT} frames" in lines[-1] and f"{len(seen)} times classified" in lines[-1]
+    assert float(seen[-1]["seconds"]) == pytest.approx((COUNT - 1) / RATE, abs=0.4)
+    for row, line in zip(seen, lines, strict=False):
+        probabilities = {name: float(row[name]) for name in CLASSES}
+        assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert row["class"] == max(probabilities, key=probabilities.get) and row["people"] == "1.000"
+        assert float(row["probability"]) == max(probabilities.values())
+        assert f"{row['class']} {100 * float(row['probability']):.1f}, " in line
+        assert "| spatial: " in line and "| motion_pose: " in line
+
+
+def test_ctrl_c_ends_it_and_leaves_a_whole_table(data, tmp_path):
+    table = tmp_path / "seen.csv"
+    command = [ROOT / "predict.py", "--live", data / "www/long.mkv", "--spatial", data / "spatial.pth.tar"]
+    command += ["--device", "cpu", "--stride", "0.3", "--csv", table]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=env, **pipes)
+    wait_for(lambda: table.exists() and table.read_bytes().count(b"\n") > 2, 60)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and not err, err
+    seen = rows(table)
+    assert table.read_bytes().endswith(b"\n") and len(seen) == len(out.splitlines()) - 1 >= 2
+    assert all(float(row["Diving"]) >= 0 and row["people"] == "" for row in seen)
+    assert f"{len(seen)} times classified" in out
+
+
+def test_sigterm_ends_it(data, tmp_path, estimating):
+    table = tmp_path / "seen.csv"
+
+    def terminate():
+        wait_for(lambda: table.exists() and table.read_bytes().count(b"\n") > 1, 60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    finished = call_main("predict", "--live", data / "www/long.mkv", *arguments(data, "--csv", table))
+    assert finished.returncode == 0, finished.stderr
+    assert 1 <= len(rows(table)) == len(finished.stdout.splitlines()) - 1 < 20
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--live 97", ["97", "No such file", "give a camera"]),
+        ("--live /dev/video97", ["/dev/video97", "No such file"]),
+        ("--live http://127.0.0.1:9/x", ["http://127.0.0.1:9/x", "refused"]),
+        ("--live SERVER/none.mkv", ["none.mkv", "404"]),
+        ("--live rtsp://me:secret@127.0.0.1:9/x", ["--live rtsp://127.0.0.1:9/x: Connection refused"]),
+        ("--live none.mp4", ["none.mp4", "No such file"]),
+        ("--live CHECKPOINT", ["spatial.pth.tar", "Invalid data"]),
+        ("--live 0 clip.mkv", ["--live 0", "video files"]),
+        ("--live 0 --overlay a.mp4 --json a.json", ["--live 0", "--json, --overlay"]),
+        ("--live 0 --csv OTHER", ["other.csv", "other columns"]),
+        ("--live 0 --stride 0", ["--stride", "positive"]),
+        ("clip.mkv --csv a.csv", ["--csv a.csv", "--live"]),
+        ("", ["nothing to classify", "--live"]),
+    ],
+)
+def test_mistakes(data, tmp_path, server, given, words):
+    tmp_path.joinpath("other.csv").write_text("time,seconds\n")
+    names = {"CHECKPOINT": data / "spatial.pth.tar", "OTHER": tmp_path / "other.csv"}
+    given = [names.get(word, word.replace("SERVER", server)) for word in given.split()]
+    assert_error(call_main("predict", "--spatial", data / "spatial.pth.tar", "--device", "cpu", *given), *words)
+
+
+def test_a_table_goes_on_where_it_ended(tmp_path):
+    file = tmp_path / "seen.csv"
+    for value in ("1", "2"):
+        with open_table(file, ["Tai, Chi"]) as write:
+            write([value] * 9)
+            assert rows(file)[-1]["Tai, Chi"] == value  # at once, not at the end
+    assert [row["time"] for row in rows(file)] == ["1", "2"]
+
+
+def test_a_terminal_shows_one_line(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "12")
+    screen = Screen()
+    screen.show("one")
+    screen.show("太极拳太极拳太极拳")
+    screen.notice("lost")
+    screen.close()
+    assert sys.stdout.getvalue() == "\rone\x1b[K\r太极拳太极\x1b[K\n"
