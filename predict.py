@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import ArgumentParser, UserError, run, whole_number
+from common.cli import ArgumentParser, UserError, probability, run, whole_number
 from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
 from common.optical_flow import flow_method
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
+from fusion.calibration import read_calibration
 from fusion.metrics import fuse
 from network import Model
 from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
@@ -26,7 +27,7 @@ from pose.smoothing import add_cleaning_arguments, cleaning_from_arguments
 from prediction.classify import Options, Prediction, check_same_classes, classify, common_settings, load_for_testing
 from prediction.overlay import write_overlay
 from prediction.parts import part_relevance, shown_frames, write_parts
-from prediction.results import describe, print_result, top_classes, write_results
+from prediction.results import bars_of, describe, print_result, write_results
 from training.resume import trained_poses
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, Stream
 from utils import pick_device
@@ -39,7 +40,8 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Classify videos with trained streams: decode, find people, test the streams, fuse.",
         epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
-        "at once. Exit status 1: some videos could not be classified.",
+        "at once. The answer is always one of the classes that the streams were trained on, unless it is less probable "
+        "than --threshold: then it is none of these. Exit status 1: some videos could not be classified.",
     )
     add, number = parser.add_argument, whole_number(1)
     add("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
@@ -60,6 +62,9 @@ def get_args_parser() -> ArgumentParser:
     add("--skeleton", type=Path, metavar="CHECKPOINT", help=text)
     text = "of the spatial, motion, flow and skeleton stream in the fusion, one for each that is given (default: equal)"
     add("--weights", nargs="+", type=float, metavar="W", help=text)
+    text = "least probability, 0..1, of an answer; below it, it is none of these (default: as chosen on the streams' "
+    text += "validation videos, 95 %% of whose right answers reach it; none without these; 0: always answer)"
+    add("--threshold", type=probability, metavar="P", help=text)
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
     text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
     add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
@@ -85,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     check_same_classes(models.values())
     classes = next(iter(models.values())).classes
+    calibrations = {name: read_calibration(model.checkpoint, model.path) for name, model in models.items()}
     looking = [models[stream.name] for stream in (MOTION_POSE, SKELETON) if stream.name in models]
     known = [trained_poses(model.checkpoint, model.path) for model in looking if not args.keypoints]
     poses = next(filter(None, known), {})
@@ -105,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             source = load_keypoints(find_keypoints(args.keypoints, path)) if args.keypoints else estimator
             prediction = classify(path, models, source, options)
             people = prediction.poses.people
-            result.update(describe(prediction, classes, args.weights))
+            result.update(describe(prediction, classes, args.weights, calibrations, args.threshold))
             print_result(result, args.topk)
             if people and not result["frames_with_people"]:
                 black = "; the motion stream saw black images" * bool(args.motion)
@@ -115,9 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     file=sys.stderr,
                 )
             if overlay:
-                top = top_classes(result["fused"], BARS)
                 with contextlib.closing(decode_frames(path, settings.every, fps=settings.fps)) as frames:
-                    write_overlay(overlay, frames, people, top, settings.rate(frame_rate(path)))
+                    write_overlay(overlay, frames, people, bars_of(result, BARS), settings.rate(frame_rate(path)))
                 result["overlay"] = str(overlay)
                 print(f"  overlay: {overlay}", flush=True)
             if parts:
@@ -127,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UserError as error:
             result["error"] = " ".join(str(error).split())
     if args.json:
-        write_results(args.json, results, models, args.weights, settings)
+        write_results(args.json, results, models, args.weights, settings, calibrations, args.threshold)
     failed = [result for result in results if "error" in result]
     for result in failed:
         print(f"failed: {result['video']}: {result['error']}", file=sys.stderr)

@@ -60,12 +60,12 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
 
 def choose_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The confidence that 95 % of the correctly classified videos reach; 0 if there are none.
+    """The largest confidence that 95 % or more of the correctly classified videos reach; 0 if there are none.
 
     `probabilities` (N, C), `labels` (N,).
     """
     right = probabilities.argmax(1) == labels
-    return float(np.quantile(probabilities.max(1)[right], 1 - ANSWERED)) if right.any() else 0.0
+    return float(np.quantile(probabilities.max(1)[right], 1 - ANSWERED, method="lower")) if right.any() else 0.0
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
