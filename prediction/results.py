@@ -20,8 +20,8 @@ from training.streams import MOTION_POSE, SKELETON
 MEANING = (
     "logits: the mean of a stream's logit vectors over the test positions, as in the score pickles, or, fused, the "
     "weighted mean of the streams' logits; probabilities: the softmax of logits / temperature, from 0 to 1; "
-    "temperature: chosen on validation videos, 1 where there were none (calibrated: false); answer: the most probable fused "
-    "class, or null, none of these, if it is less probable than the threshold"
+    "temperature: chosen on validation videos, 1 where there were none (calibrated: false); answer: the most probable "
+    "fused class, or null, none of these, if it is less probable than the threshold"
 )
 # A motion stack, ten images, then holds two drawn ones or fewer, and the others are black. Among 1080 videos of the
 # demo none is below, among 120 of UT-Interaction one.
