@@ -93,8 +93,8 @@ def notes(result: dict, threshold: float | None) -> list[str]:
         lines.append(f"the streams disagree: {each}")
     looked_at, found = result["frames_looked_at"], result["frames_with_people"]
     if looked_at and found < FEW_PEOPLE * looked_at and {MOTION_POSE.name, SKELETON.name} & best.keys():
-        share = 100 * found / looked_at
-        lines.append(f"people in only {share:.0f} % of the frames ({found} of {looked_at} looked at)")
+        share = f"only {100 * found / looked_at:.0f} % of the frames ({found} of {looked_at} looked at)"
+        lines.append(f"people in {share if found else f'none of the {looked_at} frames looked at'}")
     return lines
 
 

@@ -49,6 +49,8 @@ def test_streams_that_disagree_and_few_people():
         "people in only 5 % of the frames (2 of 40 looked at)",
     ]
     assert describe(prediction([9, 0, 0], [1, 0, 0], 10, 40), CLASSES, None, UNKNOWN)["notes"] == []
+    nobody = describe(prediction([9, 0, 0], [1, 0, 0], 0, 40), CLASSES, None, UNKNOWN)["notes"]
+    assert nobody == ["people in none of the 40 frames looked at"]
     alone = prediction([9, 0, 0], [1, 0, 0], 0, 40)
     del alone.logits["motion_pose"]  # the overlay's people are no concern of the spatial stream
     assert describe(alone, CLASSES, None, {"spatial": Calibration()})["notes"] == []
