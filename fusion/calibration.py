@@ -107,8 +107,9 @@ def combine(calibrations: Sequence[Calibration], weights: Sequence[float] | None
     logits add up (their probabilities multiply). n = 1 / Σ wₛ² streams (all S if weights are equal, 1 if one has all
     of the weight) make the temperature Σ wₛ Tₛ / n. A fused answer that comes from streams which all just reach their
     thresholds is right unless all of them are wrong: the threshold is 1 − Π (1 − θₛ)^(n wₛ). Both are rules, for a
-    checkpoint knows nothing of the other streams; fitted temperatures of fused scores were not better
-    (`benchmarks/calibration.py`). Unknown if a stream that counts is not calibrated.
+    checkpoint knows nothing of the other streams; what was fitted to fused validation scores was no better, and the
+    rules are too strict where streams err together (benchmarks/README.md). Unknown if a stream that counts is not
+    calibrated.
     """
     shares = np.ones(len(calibrations)) if weights is None else np.asarray(weights, np.float64)
     shares = shares / shares.sum()
