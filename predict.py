@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import ArgumentParser, UserError, positive, run, whole_number
+from common.cli import ArgumentParser, UserError, positive, probability, run, whole_number
 from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
 from common.optical_flow import flow_method
 from common.video import decode_frames, frame_rate
 from dataloader.names import Video, VideoFolders, normal, stem
+from fusion.calibration import read_calibration
 from fusion.metrics import fuse
 from network import Model
 from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
@@ -37,7 +38,7 @@ from prediction.live import run_live
 from prediction.onnx_model import is_onnx
 from prediction.overlay import write_overlay
 from prediction.parts import part_relevance, shown_frames, write_parts
-from prediction.results import describe, print_result, top_classes, write_results
+from prediction.results import Fusion, bars_of, describe, print_result, write_results
 from training.resume import trained_poses
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, Stream
 from utils import pick_device
@@ -50,9 +51,10 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Classify videos with trained streams: decode, find people, test the streams, fuse.",
         epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
-        "at once. Exit status 1: some videos could not be classified. --live handles the newest frame, skips what "
-        "comes meanwhile, and resamples each window to the streams' rate of training (--fps, or 25 / --every); Ctrl-C "
-        "ends it, with status 0.",
+        "at once. The answer is always one of the classes that the streams were trained on, unless it is less probable "
+        "than --threshold: then it is none of these. --live handles the newest frame, skips what comes meanwhile, and "
+        "resamples each window to the streams' rate of training (--fps, or 25 / --every); Ctrl-C ends it, with status "
+        "0. Exit status 1: some videos could not be classified.",
     )
     add, number = parser.add_argument, whole_number(1)
     add("videos", nargs="*", type=Path, metavar="VIDEO", help="video files")
@@ -81,6 +83,9 @@ def get_args_parser() -> ArgumentParser:
     add("--skeleton", type=Path, metavar="CHECKPOINT", help=text)
     text = "of the spatial, motion, flow and skeleton stream in the fusion, one for each that is given (default: equal)"
     add("--weights", nargs="+", type=float, metavar="W", help=text)
+    text = "least probability, 0..1, of an answer; below it, it is none of these (default: as chosen on the streams' "
+    text += "validation videos, 95 %% of whose right answers reach it; none without these; 0: always answer)"
+    add("--threshold", type=probability, metavar="P", help=text)
     add_class_arguments(group)
     text = "frames; what is not given is as the checkpoints were trained, else every 1, short side 256, quality 95"
     add_frame_arguments(parser.add_argument_group(text))
@@ -104,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     check_same_classes(models.values())
     classes = next(iter(models.values())).classes
+    calibrations = {name: read_calibration(model.checkpoint, model.path) for name, model in models.items()}
+    fusion = Fusion(classes, calibrations, args.weights, args.threshold)
     looking = [models[stream.name] for stream in (MOTION_POSE, SKELETON) if stream.name in models]
     known = [trained_poses(model.checkpoint, model.path) for model in looking if not args.keypoints]
     poses = next(filter(None, known), {})
@@ -116,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         flow = flow_method(models[FLOW.name].checkpoint.get("options", {}).get("flow_method") or "dis", device)
     options = Options(settings, cleaning, poses.get("every") or 1, bool(args.overlay), amp, flow)
     if args.live:
-        shown = {"weights": args.weights, "topk": args.topk, "csv": args.csv}
-        run_live(args.live, models, estimator, options, window=args.window, stride=args.stride, **shown)
+        shown = {"topk": args.topk, "csv": args.csv}
+        run_live(args.live, models, estimator, options, fusion, window=args.window, stride=args.stride, **shown)
         return 0
     results = []
     files = (output_paths(file, args.videos) for file in (args.overlay, args.parts))
@@ -128,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             source = load_keypoints(find_keypoints(args.keypoints, path)) if args.keypoints else estimator
             prediction = classify(path, models, source, options)
             people = prediction.poses.people
-            result.update(describe(prediction, classes, args.weights))
+            result.update(describe(prediction, fusion))
             print_result(result, args.topk)
             if people and not result["frames_with_people"]:
                 black = "; the motion stream saw black images" * bool(args.motion)
@@ -138,9 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     file=sys.stderr,
                 )
             if overlay:
-                top = top_classes(result["fused"], BARS)
                 with contextlib.closing(decode_frames(path, settings.every, fps=settings.fps)) as frames:
-                    write_overlay(overlay, frames, people, top, settings.rate(frame_rate(path)))
+                    write_overlay(overlay, frames, people, bars_of(result, BARS), settings.rate(frame_rate(path)))
                 result["overlay"] = str(overlay)
                 print(f"  overlay: {overlay}", flush=True)
             if parts:
@@ -150,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UserError as error:
             result["error"] = " ".join(str(error).split())
     if args.json:
-        write_results(args.json, results, models, args.weights, settings)
+        write_results(args.json, results, models, fusion, settings)
     failed = [result for result in results if "error" in result]
     for result in failed:
         print(f"failed: {result['video']}: {result['error']}", file=sys.stderr)

@@ -25,7 +25,7 @@ from pose.smoothing import clean_people
 from prediction.capture import Capture, Captured
 from prediction.classify import Options, Poses, Prediction, score_frames
 from prediction.live_output import Classified, Screen, describe_in_a_line, open_table, table_row
-from prediction.results import describe
+from prediction.results import Fusion, describe
 from utils import StopRequest, catch_stop_signals
 
 
@@ -139,24 +139,23 @@ def run_live(
     models: Mapping[str, Model],
     estimator: Estimator | None,
     options: Options,
+    fusion: Fusion,
     *,
     window: float,
     stride: float,
-    weights: Sequence[float] | None,
     topk: int,
     csv: Path | None,
 ) -> None:
     """Print what is seen until the source ends, or SIGINT or SIGTERM comes; `csv` gets a line per classification."""
-    classes = next(iter(models.values())).classes
     screen, latencies, seen = Screen(), [], None
-    with catch_stop_signals() as stop, open_table(csv, classes) as write:
+    with catch_stop_signals() as stop, open_table(csv, fusion.classes) as write:
         capture = Capture(source, report=screen.notice)
         with closing(screen), closing(watch(capture, models, estimator, options, window, stride, stop)) as watched:
             for seen in watched:
-                result = describe(seen.prediction, classes, weights)
+                result = describe(seen.prediction, fusion)
                 latencies.append(time.monotonic() - seen.time)
                 screen.show(describe_in_a_line(seen, result, latencies[-1], topk))
-                write(table_row(seen, result, latencies[-1], classes))
+                write(table_row(seen, result, latencies[-1], fusion.classes))
     if seen is None:
         print(f"{capture.name}: ended before anything could be classified")
         return

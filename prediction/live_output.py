@@ -74,7 +74,8 @@ def describe_in_a_line(seen: Classified, result: dict, latency: float, topk: int
         for stream, scores in streams.items()
         for name, value in top_classes(scores, 1)
     )
-    return f"{seen.seconds:6.1f} s  {seen.fps:4.1f} fps  latency {latency:.1f} s{people}  {best}{own}"
+    none = "none of these: " * (result["answer"] is None)
+    return f"{seen.seconds:6.1f} s  {seen.fps:4.1f} fps  latency {latency:.1f} s{people}  {none}{best}{own}"
 
 
 @contextlib.contextmanager
@@ -109,7 +110,7 @@ def table_row(seen: Classified, result: dict, latency: float, classes: Sequence[
     numbers = (seen.fps, "" if share is None else share, latency)
     row = [captured.isoformat(timespec="milliseconds"), f"{seen.seconds:.3f}", seen.frames]
     row += [value if value == "" else f"{value:.3f}" for value in numbers]
-    return [*row, best[0], f"{best[1]:.6f}", *(f"{probabilities[name]:.6f}" for name in classes)]
+    return [*row, result["answer"] or "none", f"{best[1]:.6f}", *(f"{probabilities[name]:.6f}" for name in classes)]
 
 
 def _csv_line(values: Sequence) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -21,27 +22,36 @@ SHORT_SIDE = (480, 1080)  # of the picture: smaller videos are enlarged, larger 
 LONG_SIDE = 1920
 MIN_WIDTH = 320
 BACKGROUND, TRACK, TEXT = (22, 24, 28), (58, 62, 70), (240, 240, 240)
-BEST, OTHERS = (76, 175, 110), (104, 126, 166)
+BEST, OTHERS, STREAM, NOTE = (76, 175, 110), (104, 126, 166), (150, 150, 150), (255, 200, 90)
+
+
+class Bars(NamedTuple):
+    """What the panel below the frames shows.
+
+    `top` are class names with their fused probabilities, best first; `streams` each stream's probabilities of these
+    classes; `notes` lines of text. Unless `answered`, it says "none of these".
+    """
+
+    top: Sequence[tuple[str, float]]
+    streams: Mapping[str, Sequence[float]] = {}
+    notes: Sequence[str] = ()
+    answered: bool = True
 
 
 def write_overlay(
-    path: str | os.PathLike,
-    frames: Iterable[np.ndarray],
-    people: Mapping[int, np.ndarray],
-    top: Sequence[tuple[str, float]],
-    rate: Fraction,
+    path: str | os.PathLike, frames: Iterable[np.ndarray], people: Mapping[int, np.ndarray], bars: Bars, rate: Fraction
 ) -> None:
     """Encode frames, uint8 (H, W, 3) RGB, with skeletons and a panel of classes as MP4.
 
-    `people` maps the number of a frame, from 1, to its people (P, 18, 3); `top` are class names with their
-    probabilities, best first; `rate` is in frames per second. Raises `UserError` if the encoder fails.
+    `people` maps the number of a frame, from 1, to its people (P, 18, 3); `rate` is in frames per second. Raises
+    `UserError` if the encoder fails.
     """
 
     def pictures() -> Iterator[Image.Image]:
         for number, frame in enumerate(frames, 1):
             if number == 1:
                 size = picture_size(*frame.shape[:2])
-                panel = draw_panel(top, max(size[0], MIN_WIDTH))
+                panel = draw_panel(bars, max(size[0], MIN_WIDTH))
             yield compose(frame, people.get(number, ()), panel, size)
 
     write_mp4(path, pictures(), rate)
@@ -85,27 +95,58 @@ def draw_skeletons(picture: Image.Image, people: Iterable[np.ndarray]) -> None:
 # ---- the panel of classes ----
 
 
-def draw_panel(top: Sequence[tuple[str, float]], width: int) -> Image.Image:
-    """A row for each class of `top`: its name, a bar whose length is its probability, and that in percent."""
+def draw_panel(bars: Bars, width: int) -> Image.Image:
+    """A row for each class: its name, a bar whose length is its probability, that in percent; lower ones for streams.
+
+    Below them stand the notes, above them "none of these" if that is the answer.
+    """
     row = min(max(width // 20, 24), 44)
-    margin, letters = row // 3, round(row * 0.58)
-    panel = Image.new("RGB", (width, row * len(top) + 2 * margin), BACKGROUND)
+    low, margin = row // 2, row // 3
+    large, small = round(row * 0.58), round(row * 0.4)
+    notes = [(line, _font(note, small)) for note in map(clean, bars.notes) for line in wrap(note, small, width, margin)]
+    top, block = margin + row * (not bars.answered), row + low * len(bars.streams)
+    below = top + block * len(bars.top) + (low // 2 if notes else 0)
+    panel = Image.new("RGB", (width, below + low * len(notes) + margin), BACKGROUND)
     draw = ImageDraw.Draw(panel)
-    percent = ImageFont.truetype(_font_file(""), letters)
-    right = width - margin - round(percent.getlength("100.0 %"))
-    fonts = [ImageFont.truetype(_font_file(clean(name)), letters) for name, _ in top]
-    names = [shorten(clean(name), font, round(width * 0.5)) for (name, _), font in zip(top, fonts, strict=True)]
-    left = 2 * margin + round(max(font.getlength(name) for name, font in zip(names, fonts, strict=True)))
-    for i, (name, font, (_, probability)) in enumerate(zip(names, fonts, top, strict=True)):
-        middle = margin + row * i + row // 2
-        box = (left, middle - row * 3 // 10, right - margin, middle + row * 3 // 10)
-        draw.text((margin, middle), name, TEXT, font, anchor="lm")
+    right = width - margin - round(_font("", large).getlength("100.0 %"))
+    texts = [(clean(name), large, round(width * 0.5)) for name, _ in bars.top]
+    texts += [(stream, small, width) for stream in bars.streams]
+    left = 2 * margin + max(
+        round(_font(text, size).getlength(shorten(text, _font(text, size), limit))) for text, size, limit in texts
+    )
+
+    def bar(y: int, height: int, name: str, size: int, probability: float, color: tuple[int, int, int]) -> None:
+        middle, font, grey = y + height // 2, _font(name, size), TEXT if size == large else STREAM
+        box = (left, middle - height * 3 // 10, right - margin, middle + height * 3 // 10)
+        draw.text((margin, middle), shorten(name, font, left - 2 * margin), grey, font, anchor="lm")
         draw.rectangle(box, TRACK)
         filled = round((box[2] - box[0] + 1) * probability)
         if filled:
-            draw.rectangle((left, box[1], left + filled - 1, box[3]), OTHERS if i else BEST)
-        draw.text((width - margin, middle), f"{100 * probability:.1f} %", TEXT, percent, anchor="rm")
+            draw.rectangle((left, box[1], left + filled - 1, box[3]), color)
+        draw.text((width - margin, middle), f"{100 * probability:.1f} %", grey, _font("", size), anchor="rm")
+
+    if not bars.answered:
+        draw.text((margin, margin + row // 2), "none of these", NOTE, _font("", large), anchor="lm")
+    for i, (name, probability) in enumerate(bars.top):
+        y = top + block * i
+        bar(y, row, clean(name), large, probability, BEST if bars.answered and not i else OTHERS)
+        for j, (stream, values) in enumerate(bars.streams.items()):
+            bar(y + row + low * j, low, stream, small, values[i], STREAM)
+    for i, (line, font) in enumerate(notes):
+        draw.text((margin, below + low * i + low // 2), line, NOTE, font, anchor="lm")
     return panel
+
+
+def wrap(text: str, size: int, width: int, margin: int) -> list[str]:
+    """`text` in lines that are no wider than `width` without its margins, broken between words."""
+    font, lines = _font(text, size), [""]
+    for word in text.replace(" %", "\xa0%").split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width - 2 * margin:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [shorten(line, font, width - 2 * margin) for line in lines]
 
 
 def clean(name: str) -> str:
@@ -117,6 +158,10 @@ def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """`text`, its end replaced by an ellipsis if it is wider than `width` pixels."""
     ends = (text[:end].rstrip() + "…" for end in range(len(text) - 1, -1, -1))
     return next((short for short in (text, *ends) if font.getlength(short) <= width), "…")
+
+
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(_font_file(text), size)
 
 
 @lru_cache(maxsize=256)

@@ -4,45 +4,114 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from common.atomic import atomic_write
 from common.cli import print_table
 from common.frame_settings import FrameSettings
+from fusion.calibration import Calibration, combine
 from fusion.metrics import fuse, rank_classes, softmax
 from network import Model
 from prediction.classify import Prediction
+from prediction.overlay import Bars
+from training.streams import MOTION_POSE, SKELETON
 
 MEANING = (
     "logits: the mean of a stream's logit vectors over the test positions, as in the score pickles, or, fused, the "
-    "weighted mean of the streams' logits; probabilities: the softmax of those logits, from 0 to 1"
+    "weighted mean of the streams' logits; probabilities: the softmax of logits / temperature, from 0 to 1; "
+    "temperature: chosen on validation videos, 1 where there were none (calibrated: false); answer: the most probable "
+    "fused class, or null, none of these, if it is less probable than the threshold"
 )
+# A motion stack, ten images, then holds two drawn ones or fewer, and the others are black. Among 1080 videos of the
+# demo none is below, among 120 of UT-Interaction one.
+FEW_PEOPLE = 0.25
 
 
-def describe(prediction: Prediction, classes: Sequence[str], weights: Sequence[float] | None) -> dict:
-    """A prediction in plain values: logits and probabilities by class, of each stream and fused with `weights`."""
+class Fusion(NamedTuple):
+    """How streams' logits become an answer: their `weights` (None: equal) and, by stream, `calibrations`.
+
+    `threshold`, of the fused probability, goes before theirs.
+    """
+
+    classes: Sequence[str]
+    calibrations: Mapping[str, Calibration]
+    weights: Sequence[float] | None = None
+    threshold: float | None = None
+
+    @property
+    def calibration(self) -> Calibration:
+        """That of the fused logits."""
+        fused = combine(list(self.calibrations.values()), self.weights)
+        return fused if self.threshold is None else fused._replace(threshold=self.threshold)
+
+
+def describe(prediction: Prediction, fusion: Fusion) -> dict:
+    """A prediction in plain values: answer, notes, logits and probabilities by class, of each stream and fused."""
     people = prediction.poses.people.values()
-    return {
+    result = {
         "frames": prediction.num_frames,
         "frames_looked_at": len(people),
         "frames_with_people": sum(len(persons) > 0 for persons in people),
         "damage": prediction.damage or None,
-        "fused": class_scores(fuse(list(prediction.logits.values()), weights), classes),
-        "streams": {stream: class_scores(logits, classes) for stream, logits in prediction.logits.items()},
+        "fused": fused_scores(prediction.logits, fusion),
+        "streams": {
+            stream: class_scores(logits, fusion.classes, fusion.calibrations[stream].temperature)
+            for stream, logits in prediction.logits.items()
+        },
     }
+    threshold = fusion.calibration.threshold
+    ((best, probability),) = top_classes(result["fused"], 1)
+    refused = probability < (threshold or 0)
+    return result | {"answer": None if refused else best, "notes": notes(result, threshold if refused else None)}
 
 
-def class_scores(logits: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, float]]:
-    """`logits` and `probabilities` (classes,) by class name, best first."""
+def fused_scores(logits: Mapping[str, np.ndarray], fusion: Fusion) -> dict[str, dict[str, float]]:
+    """The `class_scores` of the streams together, whose `logits` (classes,) are by stream.
+
+    The logits are those of average_fusion.py; the probabilities have the temperature of `calibration.combine`.
+    """
+    fused = fuse(list(logits.values()), fusion.weights)
+    return class_scores(fused, fusion.classes, fusion.calibration.temperature)
+
+
+def class_scores(logits: np.ndarray, classes: Sequence[str], temperature: float = 1.0) -> dict[str, dict[str, float]]:
+    """`logits` and `probabilities` (classes,), softmax(logits / temperature), by class name, best first."""
     order = rank_classes(logits[None])[0]
-    named = {"logits": logits, "probabilities": softmax(logits)}
+    named = {"logits": logits, "probabilities": softmax(np.asarray(logits, np.float64) / temperature)}
     return {name: {classes[label]: float(values[label]) for label in order} for name, values in named.items()}
+
+
+def notes(result: dict, threshold: float | None) -> list[str]:
+    """Reasons to doubt a `describe`d result, in a line each; `threshold` is given if its best class is below it."""
+    lines = []
+    if threshold is not None:
+        ((best, probability),) = top_classes(result["fused"], 1)
+        lines.append(
+            f"none of these: the likeliest is {best}, {100 * probability:.1f} %, below {100 * threshold:.1f} %"
+        )
+    best = {stream: top_classes(scores, 1)[0] for stream, scores in result["streams"].items()}
+    if len({name for name, _ in best.values()}) > 1:
+        each = ", ".join(f"{stream} {name} {100 * probability:.1f} %" for stream, (name, probability) in best.items())
+        lines.append(f"the streams disagree: {each}")
+    looked_at, found = result["frames_looked_at"], result["frames_with_people"]
+    if looked_at and found < FEW_PEOPLE * looked_at and {MOTION_POSE.name, SKELETON.name} & best.keys():
+        share = f"only {100 * found / looked_at:.0f} % of the frames ({found} of {looked_at} looked at)"
+        lines.append(f"people in {share if found else f'none of the {looked_at} frames looked at'}")
+    return lines
 
 
 def top_classes(scores: dict[str, dict[str, float]], count: int) -> list[tuple[str, float]]:
     """The most probable classes of `class_scores` with their probabilities."""
     return list(scores["probabilities"].items())[:count]
+
+
+def bars_of(result: dict, count: int) -> Bars:
+    """What an overlay shows of a `describe`d result: the most probable classes, fused and of each stream, and notes."""
+    top, streams = top_classes(result["fused"], count), result["streams"] if len(result["streams"]) > 1 else {}
+    each = {stream: [scores["probabilities"][name] for name, _ in top] for stream, scores in streams.items()}
+    return Bars(top, each, result["notes"], result["answer"] is not None)
 
 
 def print_result(result: dict, topk: int) -> None:
@@ -62,24 +131,29 @@ def print_result(result: dict, topk: int) -> None:
     for stream, scores in streams.items() if len(streams) > 1 else ():
         top = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(scores, topk))
         print(f"  {stream} alone: {top}")
+    for note in result["notes"]:
+        print(f"  {note}")
     sys.stdout.flush()
 
 
 def write_results(
-    path: Path,
-    results: Sequence[dict],
-    models: Mapping[str, Model],
-    weights: Sequence[float] | None,
-    settings: FrameSettings,
+    path: Path, results: Sequence[dict], models: Mapping[str, Model], fusion: Fusion, settings: FrameSettings
 ) -> None:
     """Write everything as JSON: what the numbers are, the streams, how frames were made, and an object per video."""
-    shares = np.ones(len(models)) if weights is None else np.array(weights)
+    shares = np.ones(len(models)) if fusion.weights is None else np.array(fusion.weights)
     streams = {
         name: {"checkpoint": str(model.path), "arch": model.arch, "image_size": model.image_size, "weight": weight}
+        | calibration_values(fusion.calibrations[name])
         for (name, model), weight in zip(models.items(), (shares / shares.sum()).tolist(), strict=True)
     }
-    classes = next(iter(models.values())).classes
-    content = {"meaning": MEANING, "classes": classes, "streams": streams, "frames": settings._asdict()}
-    content["videos"] = results
+    fused = calibration_values(combine(list(fusion.calibrations.values()), fusion.weights))
+    fused["threshold"] = fusion.calibration.threshold
+    content = {"meaning": MEANING, "classes": fusion.classes, "streams": streams, "fused": fused}
+    content |= {"frames": settings._asdict(), "videos": results}
     with atomic_write(path) as file:  # names of files may not be valid Unicode
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
+
+def calibration_values(calibration: Calibration) -> dict:
+    """A calibration for the JSON file."""
+    return {"calibrated": calibration.known, **calibration._asdict()}

@@ -360,9 +360,10 @@ def test_printed_classes(data, tmp_path):
         columns = [video["fused"], *video["streams"].values()]
         expected = [100 * column["probabilities"][name] for column in columns]
         assert [float(word) for word in line.split()[-3:]] == pytest.approx(expected, abs=0.051)
-    for line, stream in zip(lines[5:], STREAMS, strict=True):
+    for line, stream in zip(lines[5:7], STREAMS, strict=True):
         shown = [f"{name} {100 * value:.1f}" for name, value in video["streams"][stream]["probabilities"].items()]
         assert line.strip() == f"{stream} alone: {', '.join(shown[:2])}"
+    assert [line.strip() for line in lines[7:]] == video["notes"]
     assert "logits" in result["meaning"] and "probabilities" in result["meaning"]
 
 
@@ -486,7 +487,7 @@ def test_overlays(data, tmp_path, estimating):
         scale = 480 / min(width, height)
         shown = round(width * scale), round(height * scale)
         panel = frames[0].shape[0] - shown[1]
-        assert frames[0].shape[1] == shown[0] and 70 < panel < shown[1] / 3
+        assert frames[0].shape[1] == shown[0] and 70 < panel < shown[1] / 2
         # The last part of the last person lies on top, in its colour.
         person = people_of(np.asarray(Image.open(data / f"frames/{Path(path).stem}/frame{count:06d}.jpg")))[-1]
         x, y = (int(value * length) for value, length in zip(person[17, :2], shown, strict=True))
@@ -521,7 +522,7 @@ def test_overlay_without_people_and_with_keypoints(data, tmp_path):
 def test_panel_bars_are_as_long_as_probabilities():
     top = [("Tai Chi", 0.75), ("A name that is " + "very " * 40 + "long", 0.2), ("太极拳 \x07\udcff", 0.0)]
     for width in (320, 640, 1920):
-        panel = np.asarray(overlay.draw_panel(top, width)).astype(int)
+        panel = np.asarray(overlay.draw_panel(overlay.Bars(top), width)).astype(int)
         assert panel.shape[1] == width
         row = (len(panel) - 2 * (min(max(width // 20, 24), 44) // 3)) // 3
         for i, (_, probability) in enumerate(top):
@@ -552,10 +553,10 @@ def test_overlay_of_odd_frames_and_failure_leaves_nothing(tmp_path):
         if fail:
             raise OSError(28, "No space left on device")
 
-    overlay.write_overlay(tmp_path / "thin.mp4", frames(False), {}, [("a", 1.0)], Fraction(30000, 1001))
+    overlay.write_overlay(tmp_path / "thin.mp4", frames(False), {}, overlay.Bars([("a", 1.0)]), Fraction(30000, 1001))
     pictures, rate = read_video(tmp_path / "thin.mp4")
     assert len(pictures) == 3 and rate == Fraction(30000, 1001)
     assert pictures[0].shape[1] == overlay.MIN_WIDTH and pictures[0].shape[0] % 2 == 0
     with pytest.raises(OSError, match="No space"):
-        overlay.write_overlay(tmp_path / "none.mp4", frames(True), {}, [("a", 1.0)], Fraction(25))
+        overlay.write_overlay(tmp_path / "none.mp4", frames(True), {}, overlay.Bars([("a", 1.0)]), Fraction(25))
     assert [path.name for path in tmp_path.iterdir()] == ["thin.mp4"]

@@ -18,6 +18,7 @@ from dataloader.split_train_test_video import Split
 from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, testing_loader, training_loader
 from fusion.scores import save_scores
 from network import Model, load_starting_weights, read_model
+from training.calibration import calibrate_on, keep_calibration
 from training.distributed import Processes, gather, join_processes, wait_for_main
 from training.engine import Context, Stopped, evaluate, extract_features
 from training.loop import fit
@@ -77,8 +78,11 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
     model = model or new_model(args, stream, split.classes, processes)
     model.classes, model.image_size = split.classes, args.image_size
     model.network.to(context.device, memory_format=memory_format(context.device))
+    calibration = None
     if args.evaluate:
         figures = {what: score(args, model, loader, context, what) for what, loader in loaders.items()}
+        if split.val and processes.main:
+            calibration = calibrate_on(scores_path(args.record, stream, "val"), split.val)
         if args.write_features:
             write_features(args, model, split, context)
     else:
@@ -96,12 +100,16 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
             for what, videos in final.items():
                 loader = make_loader(args, videos, what, context, stream.test_clips)
                 figures[what] = score(args, model, loader, context, what)
+            if split.val and processes.main and (args.record / BEST).exists():
+                calibration = calibrate_on(scores_path(args.record, stream, "val"), split.val)
+                keep_calibration(args.record / BEST, calibration)
 
     skipped = {name: reason for part in gather(processes, context.skipped) for name, reason in part.items()}
     if processes.main:
         for name, reason in skipped.items():
             print(f"skipped {name}: {reason}", file=sys.stderr)
-        write_summary(args, model, context, {"figures": figures, "skipped": skipped, "started": started})
+        results = {"figures": figures, "calibration": calibration, "skipped": skipped, "started": started}
+        write_summary(args, model, context, results)
     return 0
 
 

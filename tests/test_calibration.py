@@ -1,0 +1,216 @@
+"""Temperatures and thresholds: the formulas, their table, what training keeps of them."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.cli import UserError
+from fusion.calibration import (
+    TEMPERATURES,
+    Calibration,
+    calibrate,
+    choose_threshold,
+    combine,
+    expected_calibration_error,
+    fit_temperature,
+    read_calibration,
+)
+from fusion.metrics import fuse, softmax
+from fusion.scores import load_scores, save_scores
+from tests.helpers import call_main, train_script
+from training.calibration import keep_calibration
+from utils import load_checkpoint, save_checkpoint
+
+
+def scores(count: int, classes: int, seed: int = 0, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits whose labels are drawn with the probabilities softmax(logits / temperature)."""
+    generator = np.random.default_rng(seed)
+    logits = 2 * temperature * generator.normal(size=(count, classes))
+    labels = [generator.choice(classes, p=row) for row in softmax(logits / temperature)]
+    return logits, np.array(labels)
+
+
+# ---- formulas ----
+
+
+@pytest.mark.parametrize("true", [0.2, 1.0, 7.0])
+def test_the_temperature_that_labels_were_drawn_with_is_found(true):
+    logits, labels = scores(4000, 6, temperature=true)
+    assert fit_temperature(logits, labels) == pytest.approx(true, rel=0.06)
+    error = expected_calibration_error(softmax(logits / fit_temperature(logits, labels)), labels)
+    assert error < 0.02 < expected_calibration_error(softmax(logits * 3), labels)
+
+
+def test_the_temperature_is_the_least_of_the_cross_entropy():
+    """With one more video that is of every class in equal parts, and torch's own cross-entropy."""
+    logits, labels = scores(30, 5, seed=3)
+    tried = torch.logspace(-1.3, 2, 20001, dtype=torch.float64)
+    targets = (F.one_hot(torch.tensor(labels), 5) * 30 + 1 / 5) / 31
+    losses = [F.cross_entropy(torch.tensor(logits) / t, targets) for t in tried[::20]]
+    best = tried[::20][int(torch.stack(losses).argmin())].item()
+    assert fit_temperature(logits, labels) == pytest.approx(best, rel=0.01)
+    assert fit_temperature(5 * logits, labels) == pytest.approx(5 * fit_temperature(logits, labels))
+    assert fit_temperature(logits + 100, labels) == pytest.approx(fit_temperature(logits, labels))
+
+
+def test_few_videos_that_are_all_right_do_not_make_it_certain():
+    logits, labels = 3 * np.eye(4)[[0, 1, 2, 3, 0]], np.array([0, 1, 2, 3, 0])
+    confidence = softmax(logits / fit_temperature(logits, labels)).max(1)
+    assert confidence == pytest.approx((5 + 1 / 4) / 6)
+    assert fit_temperature(logits, (labels + 1) % 4) == pytest.approx(TEMPERATURES[1])  # worse than chance
+
+
+def test_calibration_error_is_that_of_its_definition():
+    logits, labels = scores(200, 4, seed=5)
+    probabilities = softmax(logits)
+    total = 0
+    for i in range(10):
+        inside = [
+            (row.max(), row.argmax() == label)
+            for row, label in zip(probabilities, labels, strict=True)
+            if i / 10 <= row.max() < (i + 1) / 10
+        ]
+        total += abs(sum(right for _, right in inside) - sum(confidence for confidence, _ in inside)) if inside else 0
+    assert expected_calibration_error(probabilities, labels, bins=10) == pytest.approx(total / 200)
+    certain = np.eye(4)[labels]
+    assert expected_calibration_error(certain, labels) == 0
+    assert expected_calibration_error(certain, (labels + 1) % 4) == 1
+
+
+def test_a_threshold_lets_95_percent_of_the_right_answers_through():
+    logits, labels = scores(2000, 4, seed=1)
+    probabilities = softmax(logits)
+    right = probabilities.argmax(1) == labels
+    passed = probabilities.max(1) >= choose_threshold(probabilities, labels)
+    assert passed[right].mean() == pytest.approx(0.95, abs=0.001) and passed[~right].mean() < 0.85
+    assert choose_threshold(np.eye(3), np.array([1, 2, 0])) == 0
+
+
+def test_streams_together():
+    one, two = Calibration(2.0, 0.5), Calibration(1.0, 0.2)
+    assert combine([one]) == one
+    assert combine([one, two], [3, 0]) == one
+    assert combine([one, two]) == pytest.approx((0.75, 1 - 0.5 * 0.8))
+    temperature, threshold = combine([one, two], [2, 1])  # 1 / (4/9 + 1/9) = 1.8 streams
+    assert temperature == pytest.approx((2 * 2 / 3 + 1 / 3) / 1.8)
+    assert threshold == pytest.approx(1 - 0.5**1.2 * 0.8**0.6)
+    # Equal weights: as if probabilities of streams of one temperature were multiplied.
+    logits = np.random.default_rng(0).normal(size=(2, 5))
+    product = softmax(logits[0] / 2) * softmax(logits[1] / 2)
+    fused = softmax(fuse(list(logits)).astype(float) / combine([one, one]).temperature)
+    assert fused == pytest.approx(product / product.sum(), rel=1e-5)
+    assert combine([one, Calibration()]) == Calibration() != combine([one, Calibration()], [1, 0])
+
+
+@pytest.mark.parametrize(
+    "kept", [3, {}, {"temperature": 1.0}, {"temperature": 0, "threshold": 0.5}, {"temperature": 1, "threshold": "x"}]
+)
+def test_damaged_calibrations(kept):
+    assert read_calibration({}, "x.tar") == Calibration()
+    with pytest.raises(UserError, match=r"x\.tar.*calibration"):
+        read_calibration({"calibration": kept}, "x.tar")
+
+
+@pytest.mark.parametrize("halves", [False, True])
+def test_table(tmp_path, halves):
+    """The benchmark's table on drawn scores: figures by hand, of what predict.py does."""
+    lists, listed = tmp_path / "lists", {}
+    lists.mkdir()
+    for what, groups in (("train", range(1, 41)), ("test", range(41, 101))):
+        listed[what] = [(f"{name}_g{group:03d}_c01", label) for group in groups for label, name in enumerate("abc")]
+        lines = [f"{name[0]}/v_{name}.avi{f' {label + 1}' * (what == 'train')}" for name, label in listed[what]]
+        (lists / f"{what}list04.txt").write_text("\n".join(lines) + "\n")
+    (lists / "classInd15.txt").write_text("1 a\n2 b\n3 c\n")
+    generator, tables = np.random.default_rng(0), {}
+    for stream in ("spatial", "motion_pose"):
+        for what, suffix in (("train", "_val"), ("test", "")):
+            table = {name: 3 * generator.normal(size=3) + 3 * np.eye(3)[label] for name, label in listed[what]}
+            save_scores(tmp_path / stream / f"{stream}_video{suffix}_preds.pickle", table)
+            tables[stream, what] = np.float32(list(table.values()))
+    extra = ("--halves",) if halves else ()
+    folder = tmp_path / "{stream}"
+    finished = call_main("benchmarks.calibration", folder, "--ucf-list", lists, *extra)
+    assert finished.returncode == 0, finished.stderr
+    rows = {cells[1].strip(): [cell.split()[0] for cell in cells[2:-1]] for cells in table_rows(finished.stdout)}
+    figures = []
+    test = [tables[stream, "test"] for stream in ("spatial", "motion_pose")]
+    val = [tables[stream, "train"] for stream in ("spatial", "motion_pose")]
+    labels, val_labels = (np.array([label for _, label in listed[what]]) for what in ("test", "train"))
+    even = np.arange(41, 101).repeat(3) % 2 == 0
+    for chosen in (even, ~even) if halves else (None,):
+        streams, known, used, rest = val, val_labels, test, labels
+        if halves:
+            streams, known = [scores_[chosen] for scores_ in test], labels[chosen]
+            used, rest = [scores_[~chosen] for scores_ in test], labels[~chosen]
+        kept = [calibrate(scores_, known) for scores_ in streams]
+        rule = combine([Calibration(one["temperature"], one["threshold"]) for one in kept])
+        probabilities = softmax(fuse(used) / rule.temperature)
+        answered = probabilities.max(1) >= rule.threshold
+        right = (probabilities.argmax(1) == rest)[answered].mean()
+        error = expected_calibration_error(probabilities, rest)
+        figures.append([rule.temperature, *(100 * x for x in (rule.threshold, error, 1 - answered.mean(), right))])
+    shown = [float(cell) for cell in rows["**fused, both by rule** (predict.py)"]]
+    assert shown[:5] == pytest.approx(np.mean(figures, axis=0), abs=0.051)
+    assert 0 < shown[5] <= 100 and rows["fused"][:2] == ["1.00", "0.0"] and rows["fused"][5] == "0.0"
+
+
+def table_rows(text: str) -> list[list[str]]:
+    return [line.split("|") for line in text.splitlines()[2:]]
+
+
+# ---- training ----
+
+
+def test_training_keeps_it_with_the_best_model(tiny, tmp_path):
+    record = tmp_path / "record"
+    finished = train_script("spatial", tiny, record, "--epochs", 1, "--val-groups", "5,6", inline=True)
+    assert finished.returncode == 0, finished.stderr
+    best = load_checkpoint(record / "model_best.pth.tar")
+    table = load_scores(record / "spatial_video_val_preds.pickle")
+    labels = np.array([sorted({name.split("_")[0] for name in table}).index(name.split("_")[0]) for name in table])
+    expected = calibrate(np.stack(list(table.values())), labels)
+    assert best["calibration"] == expected and expected["videos"] == 6
+    assert json.loads((record / "summary.json").read_text())["calibration"] == expected
+    line = next(line for line in finished.stdout.splitlines() if line.startswith("calibration: "))
+    assert f"temperature {expected['temperature']:.2f}" in line and "on 6 validation videos" in line
+    assert "calibration" not in load_checkpoint(record / "checkpoint.pth.tar")
+    # A test says it, and leaves the checkpoint as it is.
+    before = (record / "model_best.pth.tar").read_bytes()
+    test = ("--resume", record / "model_best.pth.tar", "--evaluate")
+    assert train_script("spatial", tiny, tmp_path / "test", *test, inline=True).returncode == 0
+    said = json.loads((tmp_path / "test" / "evaluation.json").read_text())["calibration"]
+    assert said == pytest.approx(expected, rel=1e-3)
+    assert (record / "model_best.pth.tar").read_bytes() == before
+    # A run that lost it, or is of an earlier version, gets it when it is asked for no more epochs.
+    save_checkpoint(record / "model_best.pth.tar", {n: v for n, v in best.items() if n != "calibration"})
+    resume = ("--resume", record / "checkpoint.pth.tar")
+    assert train_script("spatial", tiny, record, *resume, inline=True).returncode == 0
+    again = load_checkpoint(record / "model_best.pth.tar")
+    assert again["calibration"] == expected and again["epoch"] == best["epoch"]
+    assert all(torch.equal(again["state_dict"][name], tensor) for name, tensor in best["state_dict"].items())
+
+
+def test_without_validation_videos_nothing_is_known(tiny, tmp_path):
+    finished = train_script("spatial", tiny, tmp_path, "--epochs", 1, inline=True)
+    assert finished.returncode == 0 and "calibration" not in finished.stdout
+    assert read_calibration(load_checkpoint(tmp_path / "model_best.pth.tar"), "x") == Calibration()
+    assert json.loads((tmp_path / "summary.json").read_text())["calibration"] is None
+
+
+def test_a_full_disk_leaves_the_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "best.tar"
+    save_checkpoint(path, {"state_dict": {"weight": torch.ones(3)}})
+    before = path.read_bytes()
+
+    def full(content, file):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        keep_calibration(path, {"temperature": 2.0, "threshold": 0.5})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
