@@ -8,12 +8,13 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from common.cli import ArgumentParser, UserError, run, whole_number
+from common.cli import ArgumentParser, UserError, positive, probability, run, whole_number
 from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
 from common.optical_flow import flow_method
 from common.video import decode_frames, frame_rate
@@ -27,6 +28,9 @@ from prediction.classify import Options, Prediction, check_same_classes, classif
 from prediction.overlay import write_overlay
 from prediction.parts import part_relevance, shown_frames, write_parts
 from prediction.results import describe, print_result, top_classes, write_results
+from prediction.segments import classes_of_frames, segments
+from prediction.timeline import Plan, classify_windows
+from prediction.timeline_files import SUFFIXES, describe_timeline, print_segments, write_timeline
 from training.resume import trained_poses
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, Stream
 from utils import pick_device
@@ -38,8 +42,8 @@ def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
         description="Classify videos with trained streams: decode, find people, test the streams, fuse.",
-        epilog="A video is decoded twice, with --overlay three times, so that only a few of its frames are in memory "
-        "at once. Exit status 1: some videos could not be classified.",
+        epilog="A video is decoded twice, with --timeline once, with --overlay once more, so that only a few of its "
+        "frames are in memory at once. Exit status 1: some videos could not be classified.",
     )
     add, number = parser.add_argument, whole_number(1)
     add("videos", nargs="+", type=Path, metavar="VIDEO", help="video files")
@@ -51,6 +55,13 @@ def get_args_parser() -> ArgumentParser:
         "write a picture of which parts spoke for the best class of the skeleton stream, and when; of several videos: "
     )
     add("--parts", type=Path, metavar="FILE.png", help=text + "FILE-NAME.png")
+    add = parser.add_argument_group("what happens when, in a long video").add_argument
+    text = "write a picture of the classes over time, and windows and segments as .csv, .json and subtitles (.srt); of "
+    add("--timeline", type=Path, metavar="FILE.png", help=text + "several videos: FILE-NAME.png")
+    add("--window", type=positive, metavar="SECONDS", default=4, help="length of a window, tested as a video is")
+    add("--stride", type=positive, metavar="SECONDS", default=1, help="from the start of a window to the next one's")
+    text = "a window whose likeliest class is less probable has none"
+    add("--minimum", type=probability, metavar="P", default=0.3, help=text)
     add = parser.add_argument_group("streams, one or several").add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
     text = "written by motion_pose_cnn_15.py; finds people by --model (default: rtmpose), or takes --keypoints"
@@ -97,27 +108,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         flow = flow_method(models[FLOW.name].checkpoint.get("options", {}).get("flow_method") or "dis", device)
     options = Options(settings, cleaning, poses.get("every") or 1, bool(args.overlay), amp, flow)
     results = []
-    files = (output_paths(file, args.videos) for file in (args.overlay, args.parts))
-    for path, overlay, parts in zip(args.videos, *files, strict=True):
+    files = (output_paths(file, args.videos) for file in (args.overlay, args.parts, args.timeline))
+    for path, overlay, parts, timeline in zip(args.videos, *files, strict=True):
         result = {"video": str(path), "name": stem(path.name)}
         results.append(result)
         try:
             source = load_keypoints(find_keypoints(args.keypoints, path)) if args.keypoints else estimator
-            prediction = classify(path, models, source, options)
-            people = prediction.poses.people
-            result.update(describe(prediction, classes, args.weights))
+            if timeline:
+                plan = Plan(args.window, args.stride)
+                windows = classify_windows(path, models, source, options, plan, args.weights)
+                found, people = segments(windows, args.minimum), windows.poses.people
+                result.update(describe_timeline(windows, found, classes, args.weights))
+                panel = classes_of_frames(windows, classes, BARS)
+            else:
+                prediction = classify(path, models, source, options)
+                people = prediction.poses.people
+                result.update(describe(prediction, classes, args.weights))
+                panel = partial(lambda top, number: top, top_classes(result["fused"], BARS))
             print_result(result, args.topk)
-            if people and not result["frames_with_people"]:
-                black = "; the motion stream saw black images" * bool(args.motion)
-                prior = "; the skeleton stream knows only its prior" * bool(args.skeleton)
-                print(
-                    f"warning: {path}: nobody found in the {len(people)} frames looked at{black}{prior}",
-                    file=sys.stderr,
-                )
+            warn_of_nobody(path, result, args)
+            if timeline:
+                write_timeline(timeline, windows, found, classes, args.minimum, path.name)
+                result["timeline"] = str(timeline)
+                print_segments(found, classes)
+                print(f"  timeline: {timeline}, and .csv, .json, .srt beside it", flush=True)
             if overlay:
-                top = top_classes(result["fused"], BARS)
                 with contextlib.closing(decode_frames(path, settings.every, fps=settings.fps)) as frames:
-                    write_overlay(overlay, frames, people, top, settings.rate(frame_rate(path)))
+                    write_overlay(overlay, frames, people, panel, settings.rate(frame_rate(path)))
                 result["overlay"] = str(overlay)
                 print(f"  overlay: {overlay}", flush=True)
             if parts:
@@ -132,6 +149,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for result in failed:
         print(f"failed: {result['video']}: {result['error']}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def warn_of_nobody(video: Path, result: dict, args: argparse.Namespace) -> None:
+    """Say so if people were looked for and nobody was found."""
+    if result["frames_looked_at"] and not result["frames_with_people"]:
+        black = "; the motion stream saw black images" * bool(args.motion)
+        prior = "; the skeleton stream knows only its prior" * bool(args.skeleton)
+        nobody = f"nobody found in the {result['frames_looked_at']} frames looked at"
+        print(f"warning: {video}: {nobody}{black}{prior}", file=sys.stderr)
 
 
 def make_estimator(args: argparse.Namespace, trained: dict) -> Estimator | None:
@@ -196,8 +222,16 @@ def check_arguments(args: argparse.Namespace) -> None:
     sources = {path.resolve() for path in args.videos}
     if args.parts and (args.parts.suffix.lower() != ".png" or not args.skeleton):
         raise UserError(f"--parts {args.parts}: a PNG of the skeleton stream; give a .png, and --skeleton CHECKPOINT")
-    outputs = (*output_paths(args.overlay, args.videos), *output_paths(args.parts, args.videos), args.json)
-    for path in outputs:
+    if args.timeline and args.timeline.suffix.lower() != ".png":
+        raise UserError(f"--timeline {args.timeline}: the picture is a PNG; give a name that ends in .png")
+    if args.timeline and args.parts:
+        raise UserError("--parts are of a whole video, --timeline is of its windows; leave out one or the other")
+    files = [path for file in (args.overlay, args.parts) for path in output_paths(file, args.videos)]
+    pictures = filter(None, output_paths(args.timeline, args.videos))
+    outputs = [*files, *(path.with_suffix(suffix) for path in pictures for suffix in SUFFIXES), args.json]
+    for number, path in enumerate(outputs):
+        if path and path in outputs[:number]:
+            raise UserError(f"{path}: would be written twice; choose another name for one of the two")
         if path and path.resolve() in sources:
             raise UserError(f"{path}: is one of the videos to classify; choose another name to write to")
         if path and path.is_dir():

@@ -103,6 +103,13 @@ def not_negative(text: str) -> float:
     return float(text)
 
 
+def probability(text: str) -> float:
+    """An argparse type: a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return float(text)
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """An argparse type: one finite number, or three with commas between them."""
     with contextlib.suppress(ValueError):

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -28,20 +28,22 @@ def write_overlay(
     path: str | os.PathLike,
     frames: Iterable[np.ndarray],
     people: Mapping[int, np.ndarray],
-    top: Sequence[tuple[str, float]],
+    top: Callable[[int], Sequence[tuple[str, float]]],
     rate: Fraction,
 ) -> None:
     """Encode frames, uint8 (H, W, 3) RGB, with skeletons and a panel of classes as MP4.
 
-    `people` maps the number of a frame, from 1, to its people (P, 18, 3); `top` are class names with their
-    probabilities, best first; `rate` is in frames per second. Raises `UserError` if the encoder fails.
+    `people` maps the number of a frame, from 1, to its people (P, 18, 3); `top` gives a frame's class names with their
+    probabilities, best first, as many for each; `rate` is in frames per second. Raises `UserError` if the encoder
+    fails.
     """
+    panels = lru_cache(maxsize=1)(draw_panel)  # following frames mostly share theirs
 
     def pictures() -> Iterator[Image.Image]:
         for number, frame in enumerate(frames, 1):
             if number == 1:
                 size = picture_size(*frame.shape[:2])
-                panel = draw_panel(top, max(size[0], MIN_WIDTH))
+            panel = panels(tuple(top(number)), max(size[0], MIN_WIDTH))
             yield compose(frame, people.get(number, ()), panel, size)
 
     write_mp4(path, pictures(), rate)

@@ -28,8 +28,17 @@ def describe(prediction: Prediction, classes: Sequence[str], weights: Sequence[f
         "frames_looked_at": len(people),
         "frames_with_people": sum(len(persons) > 0 for persons in people),
         "damage": prediction.damage or None,
-        "fused": class_scores(fuse(list(prediction.logits.values()), weights), classes),
-        "streams": {stream: class_scores(logits, classes) for stream, logits in prediction.logits.items()},
+        **describe_scores(prediction.logits, classes, weights),
+    }
+
+
+def describe_scores(
+    logits: Mapping[str, np.ndarray], classes: Sequence[str], weights: Sequence[float] | None
+) -> dict[str, dict]:
+    """The `logits` of streams, and those fused with `weights`, by class name: see `class_scores`."""
+    return {
+        "fused": class_scores(fuse(list(logits.values()), weights), classes),
+        "streams": {stream: class_scores(values, classes) for stream, values in logits.items()},
     }
 
 

@@ -552,10 +552,10 @@ def test_overlay_of_odd_frames_and_failure_leaves_nothing(tmp_path):
         if fail:
             raise OSError(28, "No space left on device")
 
-    overlay.write_overlay(tmp_path / "thin.mp4", frames(False), {}, [("a", 1.0)], Fraction(30000, 1001))
+    overlay.write_overlay(tmp_path / "thin.mp4", frames(False), {}, lambda number: [("a", 1.0)], Fraction(30000, 1001))
     pictures, rate = read_video(tmp_path / "thin.mp4")
     assert len(pictures) == 3 and rate == Fraction(30000, 1001)
     assert pictures[0].shape[1] == overlay.MIN_WIDTH and pictures[0].shape[0] % 2 == 0
     with pytest.raises(OSError, match="No space"):
-        overlay.write_overlay(tmp_path / "none.mp4", frames(True), {}, [("a", 1.0)], Fraction(25))
+        overlay.write_overlay(tmp_path / "none.mp4", frames(True), {}, lambda number: [("a", 1.0)], Fraction(25))
     assert [path.name for path in tmp_path.iterdir()] == ["thin.mp4"]
