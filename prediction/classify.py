@@ -155,14 +155,16 @@ def classify(
     seen, posed, every = frames_to_look_at(num_frames, models, isinstance(source, Estimator), options)
     frames: dict[int, bytes] = {}
 
-    def keep_seen(encoded: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-        for number, jpeg in encoded:
+    def keep_seen(numbers: set[int]) -> Iterator[tuple[int, bytes]]:
+        """Those whose people are needed; of others come the pictures only."""
+        for number, jpeg in _encoded_frames(path, options, seen | numbers):
             if number in seen:
                 frames[number] = jpeg
-            yield number, jpeg
+            if number in numbers:
+                yield number, jpeg
 
     if isinstance(source, Estimator):
-        encoded = keep_seen(_encoded_frames(path, options, {*seen, *posed}))
+        encoded = keep_seen(set(posed))
         with tqdm(total=len(posed), desc=stem(path.name), **BAR) as bar:
             poses = find_people(encoded, source, bar.update)
     else:

@@ -64,7 +64,7 @@ def write_timeline(
     path: Path, timeline: Timeline, found: Sequence[Segment], classes: Sequence[str], minimum: float, title: str
 ) -> None:
     """Write the picture `path`, and beside it .csv and .json with the windows and .srt with the segments."""
-    plot_timeline(path, timeline, found, classes, title)
+    plot_timeline(path, timeline, found, classes, minimum, title)
     windows = _windows(timeline, classes, minimum)
     probabilities = [
         [None if np.isnan(value) else round(float(value), 6) for value in row] for row in timeline.probabilities
@@ -105,7 +105,7 @@ def subtitles(found: Sequence[Segment], classes: Sequence[str]) -> str:
     shown = [segment for segment in found if segment.label >= 0]
     return "".join(
         f"{number}\n{_stamp(segment.start)} --> {_stamp(segment.end)}\n"
-        f"{clean(classes[segment.label])} ({segment.probability:.0%})\n\n"
+        f"{clean(classes[segment.label])} ({100 * segment.probability:.0f} %)\n\n"
         for number, segment in enumerate(shown, 1)
     )
 

@@ -22,12 +22,17 @@ GAP_STYLE = {"facecolor": "white", "edgecolor": "#b0b0b0", "hatch": "////", "lin
 
 
 def plot_timeline(
-    path: str | os.PathLike, timeline: Timeline, found: Sequence[Segment], classes: Sequence[str], title: str
+    path: str | os.PathLike,
+    timeline: Timeline,
+    found: Sequence[Segment],
+    classes: Sequence[str],
+    minimum: float,
+    title: str,
 ) -> None:
     """Write a PNG: above, the probabilities of up to 8 classes over time, below, a band of the segments `found`.
 
     The classes are those that win for the longest time, then the most probable ones; of all others only the highest
-    probability is drawn. What could not be scored is hatched.
+    probability is drawn. A dotted line is the `minimum` of a winner. What could not be scored is hatched.
     """
     shown = likeliest_classes(timeline, found, len(COLORS))
     colors = dict(zip(shown, COLORS, strict=False))
@@ -50,6 +55,7 @@ def plot_timeline(
         if segment.label == GAP:
             top.axvspan(segment.start, segment.end, **style)
         _write_name(band, segment, edges[-1], classes)
+    top.axhline(minimum, color="#606060", linewidth=0.8, linestyle=":")
     labels = {segment.label for segment in found}
     if labels - {NONE, GAP} - set(shown):
         lines.append(Patch(color=REST, label="won by another class"))
@@ -123,5 +129,5 @@ def _write_name(band, segment: Segment, end: float, classes: Sequence[str]) -> N
     style = {"ha": "center", "va": "center", "color": "white", "clip_on": True}
     if length <= inches:
         band.text((segment.start + segment.end) / 2, 0.5, name, fontsize=size, **style)
-    elif len(name) <= 14:
+    elif len(name) <= 10:
         band.text((segment.start + segment.end) / 2, 0.5, name, fontsize=7, rotation=90, **style)
