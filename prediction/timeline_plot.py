@@ -49,14 +49,14 @@ def plot_timeline(
         name = printable(classes[label])
         lines.append(top.stairs(values[:, label], grid, baseline=None, color=colors[label], linewidth=1.8, label=name))
     lines.reverse()
+    labels = {segment.label for segment in found}
+    for label in labels:
+        spans = [(segment.start, segment.end - segment.start) for segment in found if segment.label == label]
+        for axes in (band, top) if label == GAP else (band,):
+            axes.broken_barh(spans, (0, 1.02), **_band_style(label, colors))
     for segment in found:
-        style = _band_style(segment.label, colors)
-        band.axvspan(segment.start, segment.end, **style)
-        if segment.label == GAP:
-            top.axvspan(segment.start, segment.end, **style)
         _write_name(band, segment, edges[-1], classes)
     top.axhline(minimum, color="#606060", linewidth=0.8, linestyle=":")
-    labels = {segment.label for segment in found}
     if labels - {NONE, GAP} - set(shown):
         lines.append(Patch(color=REST, label="won by another class"))
     for label, text in ((NONE, "none: below the minimum"), (GAP, "gap: not scored")):
