@@ -14,7 +14,7 @@ from prediction.timeline import Timeline
 
 COLORS = ("#1f77b4", "#e6550d", "#2ca02c", "#c2185b", "#7b5fb5", "#8c564b", "#17a2b8", "#b8a500")
 REST, UNSURE = "#9a9a9a", "#ececec"
-POINTS = 600  # of a line: of more windows, means over equal times are drawn
+POINTS = 240  # of a line: of more windows, means over equal times are drawn
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds between ticks
 TICKS = 14
 BAND = 10.5  # inches across
@@ -47,7 +47,7 @@ def plot_timeline(
         lines[0].set_label(f"highest of the other {len(others)}")
     for label in shown[::-1]:  # the first on top
         name = printable(classes[label])
-        lines.append(top.stairs(values[:, label], grid, baseline=None, color=colors[label], linewidth=1.8, label=name))
+        lines.append(top.stairs(values[:, label], grid, baseline=None, color=colors[label], linewidth=1.5, label=name))
     lines.reverse()
     labels = {segment.label for segment in found}
     for label in labels:
