@@ -5,9 +5,8 @@ python spatial_cnn_15.py --resume record/spatial/checkpoint.pth.tar            #
 python spatial_cnn_15.py --resume record/spatial/model_best.pth.tar --evaluate # test
 """
 
-import argparse
-
 from common.cli import ArgumentParser, not_negative, run
+from dataloader.spatial_dataloader import CROPS
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import SPATIAL
@@ -16,8 +15,10 @@ from training.streams import SPATIAL
 def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the modern recipe."""
     parser = training_parser("spatial", data="data/jpegs_256")
-    add, flag = parser.add_argument, argparse.BooleanOptionalAction
-    add("--scale-jitter", action=flag, help="corner and centre crops of 4 scales (TSN) in place of random crops")
+    add = parser.add_argument
+    text = "resized: parts of random size and shape, resized as the test's whole frames are (arXiv 1409.4842, "
+    text += "1906.06423); corner: of 4 scales, from corners and the centre (TSN, arXiv 1608.00859); random: of one size"
+    add("--crop", choices=CROPS, help=text)
     add("--color-jitter", type=not_negative, metavar="X", help="random brightness, contrast and saturation, 1 ± X")
     return parser
 

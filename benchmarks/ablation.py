@@ -45,7 +45,11 @@ PARTS = {
     "averaged weights": "--ema 0.98",
 }
 OWN_PARTS = {
-    "spatial": {"scale jitter": "--scale-jitter", "colour jitter": "--color-jitter 0.3"},
+    "spatial": {
+        "resized crops": "--crop resized",
+        "scale jitter": "--crop corner",
+        "colour jitter": "--color-jitter 0.3",
+    },
     "motion_pose": {"3 stacks": "--segments 3", "normalised": "--normalize", "moving bodies": "--from-keypoints"},
 }
 

@@ -87,6 +87,12 @@ def frame_rate(path: str | os.PathLike) -> Fraction:
     return Fraction(rate).limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else Fraction(25)
 
 
+def duration(path: str | os.PathLike) -> float | None:
+    """Seconds that a video file says it lasts; None if it does not say."""
+    with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
+        return container.duration / av.time_base if container.duration and container.duration > 0 else None
+
+
 def video_stream(container, threads: int):
     """A container's best video stream, to be decoded by so many threads; raises `UserError` if there is none."""
     stream = container.streams.best("video")

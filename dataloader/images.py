@@ -1,6 +1,7 @@
 """From images to uint8 crops, height x width x channels throughout; no float exists before the device."""
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -88,6 +89,22 @@ def corner_crop(images: torch.Tensor, size: int, draws: Sequence[float]) -> torc
     v, u = CROP_CORNERS[int(draws[1] * len(CROP_CORNERS))]
     top, left = int(v * (height - sides[0])), int(u * (width - sides[1]))
     return resize(images[..., top : top + sides[0], left : left + sides[1], :], size, size)
+
+
+def resized_crop(images: torch.Tensor, size: int, draws: Sequence[float], least_area: float = 0.5) -> torch.Tensor:
+    """A part of the images, resized to uint8 (..., size, size, 3) as the test resizes whole ones.
+
+    As in GoogLeNet's training (arXiv 1409.4842): of `least_area` to all of the area, its ratio of sides 3/4 to 4/3 of
+    the images' own; people then look as they do in the test, which matters (arXiv 1906.06423). `draws` are four
+    numbers in [0, 1): top and left as fractions of the margin, area, ratio.
+    """
+    height, width = images.shape[-3:-1]
+    v, u, area, ratio = map(float, draws)
+    area, ratio = least_area + (1 - least_area) * area, (4 / 3) ** (2 * ratio - 1)
+    rows = min(round(height * math.sqrt(area * ratio)), height)
+    columns = min(round(width * math.sqrt(area / ratio)), width)
+    top, left = int(v * (height - rows + 1)), int(u * (width - columns + 1))
+    return resize(images[..., top : top + rows, left : left + columns, :], size, size)
 
 
 def jitter_colors(images: torch.Tensor, strength: float, draws: Sequence[float]) -> torch.Tensor:

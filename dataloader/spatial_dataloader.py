@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import corner_crop, jitter_colors, random_crop, read_frame, transform_images
+from dataloader.images import corner_crop, jitter_colors, random_crop, read_frame, resized_crop, transform_images
 from dataloader.names import Video
 from dataloader.sampling import SEGMENTS, TEST_SAMPLES, segment_starts
 from dataloader.video_dataset import Sample, sample_for_testing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CROPS = ("random", "corner", "resized")  # random_crop, corner_crop, resized_crop
 
 
 def prepare_frames(root: str | os.PathLike, videos: Sequence[Video]):
@@ -27,14 +28,14 @@ def spatial_sample(
     generator: np.random.Generator | None,
     image_size: int,
     clips: int = TEST_SAMPLES,
-    scale_jitter: bool = False,
+    crop: str = "random",
     color_jitter: float = 0.0,
 ) -> Sample:
     """Frames of one video, each a clip of its own: `index` (clips, 1).
 
     Training (a generator is given): one frame from each of 3 segments (TSN, arXiv 1608.00859), with one
-    random crop (of TSN's scales and corners with `scale_jitter`), one random horizontal flip and one change
-    of colours (of strength `color_jitter`) for all of them. Testing: the frames at the 19 test starts, or at
+    `crop` (see `CROPS`), one random horizontal flip and one change of colours
+    (of strength `color_jitter`) for all of them. Testing: the frames at the 19 test starts, or at
     `clips`. Raises `BrokenImage`.
     """
     read = partial(read_frame, video.folder)
@@ -43,10 +44,12 @@ def spatial_sample(
     draws = generator.random(SEGMENTS + 3)
     frames = segment_starts(video.num_frames, draws[:SEGMENTS])
     place = draws[SEGMENTS:-1]
-    crop = partial(random_crop, size=image_size, draws=place, square=False)
-    if scale_jitter:
-        crop = partial(corner_crop, size=image_size, draws=place)
-    images = transform_images(map(read, frames), crop)
+    crops = {
+        "random": partial(random_crop, draws=place, square=False),
+        "corner": partial(corner_crop, draws=place),
+        "resized": partial(resized_crop, draws=(*place, *generator.random(2))),
+    }
+    images = transform_images(map(read, frames), partial(crops[crop], size=image_size))
     if color_jitter:
         images = jitter_colors(images, color_jitter, generator.random(3))
     return Sample(images.flip(2) if draws[-1] < 0.5 else images, torch.arange(SEGMENTS).view(-1, 1))

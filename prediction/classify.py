@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -163,36 +163,56 @@ def classify(
     """
     damage: list[str] = []
     num_frames = sum(1 for _ in decode_frames(path, options.frames.every, THREADS, damage, options.frames.fps))
-    image_streams = [name for name in models if name != SKELETON.name]
-    needed = {name: clips_for_testing(num_frames, STREAMS[name].length)[0] for name in image_streams}
+    seen, posed, every = frames_to_look_at(num_frames, models, isinstance(source, Estimator), options)
+    frames: dict[int, bytes] = {}
+
+    def keep_seen(numbers: set[int]) -> Iterator[tuple[int, bytes]]:
+        """Those whose people are needed; of others come the pictures only."""
+        for number, jpeg in _encoded_frames(path, options, seen | numbers):
+            if number in seen:
+                frames[number] = jpeg
+            if number in numbers:
+                yield number, jpeg
+
+    if isinstance(source, Estimator):
+        encoded = keep_seen(set(posed))
+        with tqdm(total=len(posed), desc=stem(path.name), **BAR) as bar:
+            poses = find_people(encoded, source, bar.update)
+    else:
+        frames.update(_encoded_frames(path, options, set(seen)))
+        poses = _look_up(source, posed, num_frames) if source else Poses()
+    poses = complete_people(poses, num_frames, every, options.cleaning)
+    logits = score_frames(models, frames, poses, num_frames, options)
+    return Prediction(logits, num_frames, poses, "".join(damage))
+
+
+def frames_to_look_at(
+    num_frames: int, models: Iterable[str], estimating: bool, options: Options
+) -> tuple[set[int], Sequence[int], int]:
+    """Which of the frames 1 … `num_frames`, of a video or a window of one, the test of the streams `models` needs.
+
+    Returns those needed as pictures, those whose people are needed, and n if people are found in every n-th frame
+    (where `estimating`) and interpolated in those between.
+    """
+    needed = {name: clips_for_testing(num_frames, STREAMS[name].length)[0] for name in models if name != SKELETON.name}
     seen, drawn, moving = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE, FLOW))
     seen = {*seen, *(number for first in moving for number in _pair(first, num_frames))}
     # People are followed over the whole video, unless only their own scores count.
     followed = options.cleaning and (options.cleaning["max_people"] or options.cleaning["smooth"])
-    every = options.estimate_every if isinstance(source, Estimator) else 1
+    every = options.estimate_every if estimating else 1
     whole = options.every_pose or SKELETON.name in models or (drawn and (followed or every > 1))
-    posed = key_frames(num_frames, every) if whole else drawn
-    frames: dict[int, bytes] = {}
+    return seen, key_frames(num_frames, every) if whole else drawn, every
 
-    def keep_seen(encoded: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-        for number, jpeg in encoded:
-            if number in seen:
-                frames[number] = jpeg
-            yield number, jpeg
 
-    if isinstance(source, Estimator):
-        encoded = keep_seen(_encoded_frames(path, options, {*seen, *posed}))
-        poses = _find_people(encoded, source, tqdm(total=len(posed), desc=stem(path.name), **BAR))
-        if every > 1 and poses.people:
-            poses.people = dict(enumerate(fill_in(poses.people, poses.frame_size), 1))
-    else:
-        frames.update(_encoded_frames(path, options, set(seen)))
-        poses = _look_up(source, posed, num_frames) if source else Poses()
-    if options.cleaning and poses.people:
-        cleaned = clean_people(poses.keypoints(num_frames), options.cleaning)
-        poses.people = {number: people_of_frame(cleaned, number) for number in poses.people}
-    logits = score_frames(models, frames, poses, num_frames, options)
-    return Prediction(logits, num_frames, poses, "".join(damage))
+def complete_people(poses: Poses, num_frames: int, every: int, cleaning: dict | None) -> Poses:
+    """The people found in the frames of `frames_to_look_at`, and those between every n-th frame, cleaned."""
+    people = poses.people
+    if every > 1 and people:
+        people = dict(enumerate(fill_in(people, poses.frame_size), 1))
+    if cleaning and people:
+        cleaned = clean_people(join_frames(people, num_frames, poses.frame_size), cleaning)
+        people = {number: people_of_frame(cleaned, number) for number in people}
+    return Poses(people, poses.frame_size)
 
 
 def score_frames(
@@ -242,11 +262,16 @@ def _encoded_frames(path: Path, options: Options, numbers: set[int]) -> Iterator
                 yield number, encode_jpeg(resize_short_side(rgb, settings.short_side), settings.quality)
 
 
-def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, bar: tqdm) -> Poses:
-    """People of numbered frames; raises `UserError` if these are not all of one size."""
+def find_people(
+    frames: Iterator[tuple[int, bytes]], estimator: Estimator, on_frames: Callable[[int], object] = lambda count: None
+) -> Poses:
+    """People of numbered JPEG files; `on_frames` is told how many more are done.
+
+    Raises `UserError` if they are not all of one size.
+    """
     poses = Poses()
     batches = (tuple(zip(*batch, strict=True)) for batch in iter(lambda: list(islice(frames, BATCH)), []))
-    with bar, ThreadPoolExecutor(1) as pool, closing(estimate(estimator, batches, pool, decode_image)) as results:
+    with ThreadPoolExecutor(1) as pool, closing(estimate(estimator, batches, pool, decode_image)) as results:
         for numbers, found, frame_size, error in results:
             if error:
                 raise error
@@ -254,13 +279,18 @@ def _find_people(frames: Iterator[tuple[int, bytes]], estimator: Estimator, bar:
                 raise UserError(f"its frames change from {poses.frame_size} to {frame_size} pixels (height, width)")
             poses.frame_size = frame_size
             poses.people.update(zip(numbers, found, strict=True))
-            bar.update(len(numbers))
+            on_frames(len(numbers))
     return poses
 
 
 def _look_up(keypoints: Keypoints, numbers: Iterable[int], num_frames: int) -> Poses:
     """People of the frames `numbers` from a video's keypoints."""
+    check_num_frames(keypoints, num_frames)
+    return Poses({number: people_of_frame(keypoints, number) for number in numbers}, keypoints.frame_size)
+
+
+def check_num_frames(keypoints: Keypoints, num_frames: int) -> None:
+    """Raise `UserError` unless the keypoints are those of `num_frames` frames."""
     if keypoints.num_frames != num_frames:
         counts = f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}"
         raise UserError(f"{counts}; give its own keypoints, and --every or --fps as they were made with")
-    return Poses({number: people_of_frame(keypoints, number) for number in numbers}, keypoints.frame_size)

@@ -25,7 +25,9 @@ from pose.smoothing import clean_people
 from prediction.capture import Capture, Captured
 from prediction.classify import Options, Poses, Prediction, score_frames
 from prediction.live_output import Classified, Screen, describe_in_a_line, open_table, table_row
-from prediction.results import Fusion, describe
+from prediction.prepare import Classifier
+from prediction.results import describe
+from prediction.timeline import Plan
 from utils import StopRequest, catch_stop_signals
 
 
@@ -134,23 +136,13 @@ def watch(
             yield classify().result()
 
 
-def run_live(
-    source: str,
-    models: Mapping[str, Model],
-    estimator: Estimator | None,
-    options: Options,
-    fusion: Fusion,
-    *,
-    window: float,
-    stride: float,
-    topk: int,
-    csv: Path | None,
-) -> None:
+def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, csv: Path | None) -> None:
     """Print what is seen until the source ends, or SIGINT or SIGTERM comes; `csv` gets a line per classification."""
+    models, fusion, estimator, options = classifier
     screen, latencies, seen = Screen(), [], None
     with catch_stop_signals() as stop, open_table(csv, fusion.classes) as write:
         capture = Capture(source, report=screen.notice)
-        with closing(screen), closing(watch(capture, models, estimator, options, window, stride, stop)) as watched:
+        with closing(screen), closing(watch(capture, models, estimator, options, *plan, stop)) as watched:
             for seen in watched:
                 result = describe(seen.prediction, fusion)
                 latencies.append(time.monotonic() - seen.time)

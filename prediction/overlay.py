@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -29,7 +29,7 @@ class Bars(NamedTuple):
     """What the panel below the frames shows.
 
     `top` are class names with their fused probabilities, best first; `streams` each stream's probabilities of these
-    classes; `notes` lines of text. Unless `answered`, it says "none of these".
+    classes; `notes` lines of text. The best one is green if it is what is `answered`.
     """
 
     top: Sequence[tuple[str, float]]
@@ -39,19 +39,26 @@ class Bars(NamedTuple):
 
 
 def write_overlay(
-    path: str | os.PathLike, frames: Iterable[np.ndarray], people: Mapping[int, np.ndarray], bars: Bars, rate: Fraction
+    path: str | os.PathLike,
+    frames: Iterable[np.ndarray],
+    people: Mapping[int, np.ndarray],
+    bars: Callable[[int], Bars],
+    rate: Fraction,
 ) -> None:
     """Encode frames, uint8 (H, W, 3) RGB, with skeletons and a panel of classes as MP4.
 
-    `people` maps the number of a frame, from 1, to its people (P, 18, 3); `rate` is in frames per second. Raises
-    `UserError` if the encoder fails.
+    `people` maps the number of a frame, from 1, to its people (P, 18, 3); `bars` gives what its panel shows, which must
+    be of one height for all; `rate` is in frames per second. Raises `UserError` if the encoder fails.
     """
 
     def pictures() -> Iterator[Image.Image]:
+        drawn = None
         for number, frame in enumerate(frames, 1):
             if number == 1:
                 size = picture_size(*frame.shape[:2])
-                panel = draw_panel(bars, max(size[0], MIN_WIDTH))
+            shown = bars(number)
+            if shown is not drawn:  # following frames mostly share their panel
+                drawn, panel = shown, draw_panel(shown, max(size[0], MIN_WIDTH))
             yield compose(frame, people.get(number, ()), panel, size)
 
     write_mp4(path, pictures(), rate)
@@ -98,14 +105,14 @@ def draw_skeletons(picture: Image.Image, people: Iterable[np.ndarray]) -> None:
 def draw_panel(bars: Bars, width: int) -> Image.Image:
     """A row for each class: its name, a bar whose length is its probability, that in percent; lower ones for streams.
 
-    Below them stand the notes, above them "none of these" if that is the answer.
+    Below them stand the notes.
     """
     row = min(max(width // 20, 24), 44)
     low, margin = row // 2, row // 3
     large, small = round(row * 0.58), round(row * 0.4)
     notes = [(line, _font(note, small)) for note in map(clean, bars.notes) for line in wrap(note, small, width, margin)]
-    top, block = margin + row * (not bars.answered), row + low * len(bars.streams)
-    below = top + block * len(bars.top) + (low // 2 if notes else 0)
+    block = row + low * len(bars.streams)
+    below = margin + block * len(bars.top) + (low // 2 if notes else 0)
     panel = Image.new("RGB", (width, below + low * len(notes) + margin), BACKGROUND)
     draw = ImageDraw.Draw(panel)
     right = width - margin - round(_font("", large).getlength("100.0 %"))
@@ -125,10 +132,8 @@ def draw_panel(bars: Bars, width: int) -> Image.Image:
             draw.rectangle((left, box[1], left + filled - 1, box[3]), color)
         draw.text((width - margin, middle), f"{100 * probability:.1f} %", grey, _font("", size), anchor="rm")
 
-    if not bars.answered:
-        draw.text((margin, margin + row // 2), "none of these", NOTE, _font("", large), anchor="lm")
     for i, (name, probability) in enumerate(bars.top):
-        y = top + block * i
+        y = margin + block * i
         bar(y, row, clean(name), large, probability, BEST if bars.answered and not i else OTHERS)
         for j, (stream, values) in enumerate(bars.streams.items()):
             bar(y + row + low * j, low, stream, small, values[i], STREAM)

@@ -55,11 +55,7 @@ def describe(prediction: Prediction, fusion: Fusion) -> dict:
         "frames_looked_at": len(people),
         "frames_with_people": sum(len(persons) > 0 for persons in people),
         "damage": prediction.damage or None,
-        "fused": fused_scores(prediction.logits, fusion),
-        "streams": {
-            stream: class_scores(logits, fusion.classes, fusion.calibrations[stream].temperature)
-            for stream, logits in prediction.logits.items()
-        },
+        **describe_scores(prediction.logits, fusion),
     }
     threshold = fusion.calibration.threshold
     ((best, probability),) = top_classes(result["fused"], 1)
@@ -67,13 +63,17 @@ def describe(prediction: Prediction, fusion: Fusion) -> dict:
     return result | {"answer": None if refused else best, "notes": notes(result, threshold if refused else None)}
 
 
-def fused_scores(logits: Mapping[str, np.ndarray], fusion: Fusion) -> dict[str, dict[str, float]]:
-    """The `class_scores` of the streams together, whose `logits` (classes,) are by stream.
+def describe_scores(logits: Mapping[str, np.ndarray], fusion: Fusion) -> dict[str, dict]:
+    """The `class_scores` of the streams, whose `logits` (classes,) are by stream, and those fused.
 
-    The logits are those of average_fusion.py; the probabilities have the temperature of `calibration.combine`.
+    The fused logits are those of average_fusion.py; their probabilities have the temperature of `calibration.combine`.
     """
+    streams = {
+        stream: class_scores(values, fusion.classes, fusion.calibrations[stream].temperature)
+        for stream, values in logits.items()
+    }
     fused = fuse(list(logits.values()), fusion.weights)
-    return class_scores(fused, fusion.classes, fusion.calibration.temperature)
+    return {"fused": class_scores(fused, fusion.classes, fusion.calibration.temperature), "streams": streams}
 
 
 def class_scores(logits: np.ndarray, classes: Sequence[str], temperature: float = 1.0) -> dict[str, dict[str, float]]:

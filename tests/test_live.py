@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-import predict
 from common.cli import UserError
 from common.frame_settings import FrameSettings
 from common.video import decode_frames
@@ -185,7 +184,7 @@ def test_a_window_of_less_than_a_frame_holds_one(monkeypatch):
 
 @pytest.fixture
 def estimating(monkeypatch):
-    monkeypatch.setattr(predict, "estimator_from_arguments", lambda *args: fake_estimator())
+    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: fake_estimator())
 
 
 def arguments(data: Path, *others) -> tuple:

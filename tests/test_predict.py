@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-import predict
 import process_pose
 from dataloader import sampling
 from fusion.scores import load_scores
@@ -152,7 +151,7 @@ def data(tmp_path_factory) -> Path:
 def estimating(monkeypatch) -> list:
     """Make predict.py find `people_of` frames; the list receives the frames looked at."""
     seen = []
-    monkeypatch.setattr(predict, "estimator_from_arguments", lambda *args: fake_estimator(seen))
+    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: fake_estimator(seen))
     return seen
 
 
@@ -245,7 +244,9 @@ def test_keypoints_file_and_nested_folders(data, tmp_path):
 
 def test_people_come_without_any_option(data, tmp_path, estimating, monkeypatch):
     estimators = []
-    monkeypatch.setattr(predict, "estimator_from_arguments", lambda *args: estimators.append(args) or fake_estimator())
+    monkeypatch.setattr(
+        "prediction.prepare.estimator_from_arguments", lambda *args: estimators.append(args) or fake_estimator()
+    )
     result = run_json(data, tmp_path, *paths(data, 1), "--motion", data / "motion.pth.tar")
     assert distance(result["videos"][0]["streams"]["motion_pose"], data, "motion_pose", VIDEOS[1][0]) < 1e-3
     run_json(data, tmp_path, *paths(data, 1), "--spatial", data / "spatial.pth.tar")
@@ -369,7 +370,7 @@ def test_printed_classes(data, tmp_path):
 
 def test_warning_if_nobody_is_found(data, tmp_path, monkeypatch):
     empty = Estimator(np.ascontiguousarray, lambda frames: [(frame,) for frame in frames], nobody, {})
-    monkeypatch.setattr(predict, "estimator_from_arguments", lambda *args: empty)
+    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: empty)
     result = run_json(data, tmp_path, *paths(data, 1), *streams(data), "--model", "openpose")
     assert result["videos"][0]["frames_with_people"] == 0
     error = result["finished"].stderr
@@ -553,10 +554,14 @@ def test_overlay_of_odd_frames_and_failure_leaves_nothing(tmp_path):
         if fail:
             raise OSError(28, "No space left on device")
 
-    overlay.write_overlay(tmp_path / "thin.mp4", frames(False), {}, overlay.Bars([("a", 1.0)]), Fraction(30000, 1001))
+    overlay.write_overlay(
+        tmp_path / "thin.mp4", frames(False), {}, lambda number: overlay.Bars([("a", 1.0)]), Fraction(30000, 1001)
+    )
     pictures, rate = read_video(tmp_path / "thin.mp4")
     assert len(pictures) == 3 and rate == Fraction(30000, 1001)
     assert pictures[0].shape[1] == overlay.MIN_WIDTH and pictures[0].shape[0] % 2 == 0
     with pytest.raises(OSError, match="No space"):
-        overlay.write_overlay(tmp_path / "none.mp4", frames(True), {}, overlay.Bars([("a", 1.0)]), Fraction(25))
+        overlay.write_overlay(
+            tmp_path / "none.mp4", frames(True), {}, lambda number: overlay.Bars([("a", 1.0)]), Fraction(25)
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["thin.mp4"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dataloader.images import CROP_SIZES, corner_crop, jitter_colors
+from dataloader.images import CROP_SIZES, corner_crop, jitter_colors, resize, resized_crop
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD
 from dataloader.video_dataset import EpochBatches, training_loader
 from fusion.scores import load_scores
@@ -23,7 +23,7 @@ from utils import load_checkpoint, save_checkpoint
 
 EVERYTHING = (
     *("--schedule", "cosine", "--warmup", 0.5, "--weight-decay", 1e-3, "--dropout", 0.5, "--label-smoothing", 0.1),
-    *("--ema", 0.9, "--freeze-bn", "--test-every", 2, "--test-clips", 3, "--scale-jitter", "--color-jitter", 0.4),
+    *("--ema", 0.9, "--freeze-bn", "--test-every", 2, "--test-clips", 3, "--crop", "corner", "--color-jitter", 0.4),
 )
 
 
@@ -145,6 +145,17 @@ def test_stacks_of_several_segments(tiny, tmp_path):
     assert trained_stream(MOTION_POSE, options).to_input.keywords["std"]
     assert trained_stream(MOTION_POSE, {}).to_input.keywords["std"] is None
     assert trained_stream(SPATIAL, {}) == SPATIAL
+
+
+def test_resized_crops():
+    images = torch.randint(0, 256, (2, 60, 80, 3), dtype=torch.uint8)
+    assert torch.equal(resized_crop(images, 40, (0.9, 0.9, 1.0, 0.5)), resize(images, 40, 40))  # all of them
+    half = resized_crop(images, 40, (0.0, 0.999, 0.0, 0.5))  # half of the area, top right, in the images' own ratio
+    assert torch.equal(half, resize(images[:, :42, -57:], 40, 40))
+    flat = resized_crop(images, 40, (0.999, 0.0, 0.0, 0.0))
+    assert torch.equal(flat, resize(images[:, -37:, :65], 40, 40))
+    for draws in np.random.default_rng(0).random((50, 4)):
+        assert resized_crop(images, 32, draws).shape == (2, 32, 32, 3)
 
 
 def test_corner_crops():

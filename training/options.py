@@ -15,7 +15,7 @@ METHOD = (
     *("split", "class_index", "val_groups", "val_list", "arch", "image_size", "from_keypoints", "seed"),
     *("epochs", "batch_size", "accumulate", "lr", "schedule", "warmup", "lr_patience", "lr_steps", "momentum"),
     *("weight_decay", "dropout", "label_smoothing", "ema", "freeze_bn", "sync_bn", "test_every", "test_clips"),
-    *("segments", "normalize", "scale_jitter", "color_jitter", "recipe", "least_steps", "flow_method"),
+    *("segments", "normalize", "crop", "color_jitter", "recipe", "least_steps", "flow_method"),
     *("optimizer", "clip_gradients"),
 )
 SELECTION = "scheduler and model selection use them, and the test list is scored once, at the end"

@@ -32,12 +32,15 @@ _MODERN = {
 # Temporal heads: a constant rate of Adam.
 _TEMPORAL = _ORIGINAL | {"schedule": "step", "optimizer": "adam", "test_clips": 1, "test_every": None}
 _TEMPORAL |= {"epochs": 30, "batch_size": 64, "least_steps": 300}
-_SPATIAL = {"lr": 5e-4, "batch_size": 25, "epochs": 15, "scale_jitter": False, "color_jitter": 0.0}
+_SPATIAL = {"lr": 5e-4, "batch_size": 25, "epochs": 15, "crop": "random", "color_jitter": 0.0}
 _SPATIAL |= {"normalize": True}  # with ImageNet's mean and standard deviation
 _MOTION_POSE = {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1, "normalize": False, "from_keypoints": False}
 _FLOW = {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1}
 RECIPES = {
-    "spatial": {"original": _ORIGINAL | _SPATIAL, "modern": _ORIGINAL | _SPATIAL | _MODERN | {"lr": 2e-3}},
+    "spatial": {
+        "original": _ORIGINAL | _SPATIAL,
+        "modern": _ORIGINAL | _SPATIAL | _MODERN | {"lr": 2e-3, "crop": "resized"},
+    },
     "motion_pose": {
         "original": _ORIGINAL | _MOTION_POSE,
         "modern": _ORIGINAL | _MOTION_POSE | _MODERN | {"normalize": True, "from_keypoints": None},

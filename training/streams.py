@@ -54,7 +54,7 @@ def _prepare_spatial(args: Namespace, videos: list):
     if looks_like_pose_flow(args.data):
         raise UserError(f"--data {args.data}: holds {FILE_NAME}, so it is pose flow; give the folder of RGB frames")
     good, bad, sample = prepare_frames(args.data, videos)
-    jitter = {"scale_jitter": args.scale_jitter, "color_jitter": args.color_jitter}
+    jitter = {"crop": args.crop, "color_jitter": args.color_jitter}
     return good, bad, partial(sample, image_size=args.image_size, **jitter)
 
 

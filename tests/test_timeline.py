@@ -1,0 +1,427 @@
+"""predict.py --timeline: windows against whole videos, segments with known borders, and what goes wrong."""
+
+import csv
+import json
+import weakref
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.cli import UserError
+from common.frame_settings import FrameSettings
+from dataloader.sampling import test_starts as starts_of
+from fusion.calibration import Calibration
+from network import build_network
+from pose.estimators import Estimator
+from pose.keypoints import Keypoints, join_frames, save_keypoints
+from prediction import timeline
+from prediction.classify import Options, Poses, classify, load_for_testing
+from prediction.results import Fusion
+from prediction.segments import GAP, NONE, bars_of_frames, borders, segments
+from prediction.timeline import Plan, Timeline, classify_windows, window_starts, windows_of
+from prediction.timeline_files import subtitles, write_timeline
+from prediction.timeline_plot import clock, thin_out
+from tests.helpers import assert_error, call_main, run_script
+from tests.test_predict import fake_estimator, nobody, people_of, read_video, write_checkpoint
+from training.streams import MOTION_POSE, SPATIAL
+from utils import save_checkpoint
+
+COLOURS = {"Red": (230, 20, 20), "Tai Chi, grün": (20, 230, 20), "Blue": (20, 20, 230)}
+CLASSES = list(COLOURS)
+RATE = 10
+CPU = ("--device", "cpu", "--short-side", "40")
+
+
+def write_lossless(path: Path, pictures, rate: int = RATE) -> Path:
+    """A video whose frames come back as they were."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=rate)
+        stream.pix_fmt = "bgr0"
+        for number, picture in enumerate(pictures):
+            if number == 0:
+                stream.height, stream.width = picture.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def noise(count: int, seed: int = 0, size=(40, 52)) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def coloured(*counts: int) -> list[np.ndarray]:
+    """Frames of each colour in turn."""
+    plain = [np.full((40, 52, 3), colour, np.uint8) for colour in COLOURS.values()]
+    return [frame for frame, count in zip(plain, counts, strict=False) for _ in range(count)]
+
+
+def write_colour_network(path: Path) -> Path:
+    """A ResNet-18 that passes a picture's colours on: logits are its positive mean red, green and blue."""
+    network = build_network("resnet18", 3, 3)
+    for name, parameter in network.named_parameters():
+        parameter.data.zero_()
+        if name == "conv1.weight":
+            parameter.data[range(3), range(3), 3, 3] = 1
+        elif name == "bn1.weight" or name.endswith("downsample.1.weight"):
+            parameter.data.fill_(1)
+        elif name.endswith("downsample.0.weight"):
+            parameter.data[range(3), range(3), 0, 0] = 1
+        elif name == "fc.weight":
+            parameter.data[range(3), range(3)] = 2
+    content = {"epoch": 1, "arch": "resnet18", "classes": CLASSES, "in_channels": 3, "image_size": 32}
+    save_checkpoint(path, content | {"state_dict": network.state_dict(), "best_prec1": 0.0})
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("timeline")
+    write_colour_network(root / "colour.pth.tar")
+    write_checkpoint(root / "spatial.pth.tar", 3, 1)
+    write_checkpoint(root / "motion.pth.tar", 30, 2)
+    write_lossless(root / "three.mkv", coloured(40, 30, 36))
+    write_lossless(root / "noise.mkv", noise(47))
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(data):
+    device = torch.device("cpu")
+    return {
+        stream.name: load_for_testing(data / f"{file}.pth.tar", stream, data / "none", device)
+        for stream, file in ((SPATIAL, "spatial"), (MOTION_POSE, "motion"))
+    }
+
+
+def fusion_of(models, weights=None) -> Fusion:
+    return Fusion(CLASSES, {name: Calibration() for name in models}, weights)
+
+
+# ---- windows ----
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "stride", "expected"),
+    [
+        (10, 4, 2, [(0, 4), (2, 6), (4, 8), (6, 10)]),
+        (11, 4, 2, [(0, 4), (2, 6), (4, 8), (6, 10), (7, 11)]),
+        (4, 4, 1, [(0, 4)]),
+        (3, 4, 1, [(0, 3)]),
+        (1, 4, 1, [(0, 1)]),
+        (12, 2, 5, [(0, 2), (5, 7), (10, 12)]),
+        (14, 2, 5, [(0, 2), (5, 7), (10, 12), (12, 14)]),
+    ],
+)
+def test_windows_cover_the_items(count, length, stride, expected):
+    found = list(windows_of(range(count), length, iter(range(0, 1000, stride))))
+    assert [(start, start + len(items)) for start, items in found] == expected
+    assert all(items == list(range(start, start + len(items))) for start, items in found)
+
+
+def test_starts_are_rounded_but_never_repeat():
+    assert list(islice(window_starts(Plan(4, 1.5), Fraction(25)), 4)) == [0, 38, 75, 112]
+    assert list(islice(window_starts(Plan(4, 1), Fraction(30000, 1001), 4), 4)) == [0, 28, 60, 88]
+    assert list(islice(window_starts(Plan(4, 0.001), Fraction(10)), 3)) == [0, 1, 2]
+
+
+def test_no_more_than_a_window_is_held():
+    class Item:
+        pass
+
+    def items():
+        for _ in range(300):
+            known.add(item := Item())
+            yield item
+            del item
+            alive.append(len(known))
+
+    alive, known = [], weakref.WeakSet()
+    for _ in windows_of(items(), 20, iter(range(0, 1000, 5))):
+        pass
+    assert len(alive) == 300 and max(alive) < 20 + 5  # the loop itself keeps the window before
+
+
+CLEANING = {"min_score": None, "max_people": 1, "smooth": 10.0}
+
+
+@pytest.mark.parametrize(("every", "cleaning"), [(1, None), (3, None), (2, CLEANING)])
+def test_windows_are_scored_as_files_of_their_frames(data, models, tmp_path, every, cleaning):
+    """Streams, people found, interpolated and cleaned: all as `classify` does with a video cut to the window."""
+    seen = []
+    options = Options(FrameSettings(short_side=40), cleaning, every)
+    result = classify_windows(
+        data / "noise.mkv", models, fake_estimator(seen), options, Plan(1.5, 1.1), fusion_of(models, [1, 2])
+    )
+    starts = [every * round(number * 11 / every) for number in range(4)]
+    expected = [(start, start + 15) for start in starts if start + 15 <= 47]
+    expected += [(32, 47)] * (expected[-1][1] < 47)
+    assert result.spans.tolist() == [list(span) for span in expected] and result.num_frames == 47
+    assert len(seen) <= 47 if every == 1 else len(seen) < 40
+    assert len({frame.tobytes() for frame in seen}) == len(seen) == result.looked_at or every > 1
+    pictures, means = noise(47), dict.fromkeys(models, 0)
+    for (first, end), probabilities in zip(expected, result.probabilities, strict=True):
+        cut = write_lossless(tmp_path / f"{first}.mkv", pictures[first:end])
+        alone = classify(cut, models, fake_estimator(), options).logits
+        fused = (alone["spatial"].astype(float) + 2 * alone["motion_pose"]) / 3
+        np.testing.assert_allclose(probabilities, np.exp(fused) / np.exp(fused).sum(), atol=1e-5)
+        means = {name: means[name] + alone[name] / len(expected) for name in models}
+    for name, logits in result.logits.items():
+        np.testing.assert_allclose(logits, means[name], atol=1e-4)
+
+
+def test_keypoints_of_the_window(data, models):
+    """Those of a file give what finding the same people in the same frames gives; they must be the video's own."""
+    options = Options(FrameSettings(short_side=40), None, every_pose=True)
+    found = classify_windows(data / "noise.mkv", models, fake_estimator(), options, Plan(2, 1), fusion_of(models))
+    keypoints = join_frames(found.poses.people, 47, (40, 52))
+    assert sorted(found.poses.people) == list(range(1, 48))
+    looked_up = classify_windows(data / "noise.mkv", models, keypoints, options, Plan(2, 1), fusion_of(models))
+    np.testing.assert_array_equal(found.probabilities, looked_up.probabilities)
+    for number in (46, 48):
+        wrong = Keypoints(keypoints.keypoints[:3], keypoints.frame[:3], number, keypoints.frame_size)
+        with pytest.raises(UserError, match=f"{number} frames, but it has 47"):
+            classify_windows(data / "noise.mkv", models, wrong, options, Plan(2, 1), fusion_of(models))
+
+
+def test_a_window_of_the_whole_video_is_the_video(data, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: fake_estimator(seen))
+    streams = ("--spatial", data / "spatial.pth.tar", "--motion", data / "motion.pth.tar", "--model", "openpose")
+    results = []
+    for extra in ((), ("--timeline", tmp_path / "t.png")):
+        finished = call_main(
+            "predict", data / "noise.mkv", *streams, *CPU, "--window", 9, "--json", tmp_path / "r.json", *extra
+        )
+        assert finished.returncode == 0, finished.stderr
+        results.append(json.loads((tmp_path / "r.json").read_text())["videos"][0])
+    assert finished.stderr.splitlines()[-1].endswith(
+        "noise.mkv: shorter than a window of 9 s: one window of all its 4.70 s"
+    )
+    assert len(seen) == 2 * 46
+    plain, windows = results
+    assert plain.pop("answer") is not None  # of windows, segments tell it
+    assert windows | {"segments": 0, "timeline": 0} == plain | {"segments": 0, "timeline": 0}
+    (segment,) = windows["segments"]
+    assert (segment["start"], segment["end"]) == (0, 4.7)
+    assert segment["probability"] == pytest.approx(max(plain["fused"]["probabilities"].values()), abs=1e-4)
+
+
+# ---- segments ----
+
+
+def expected_borders(counts, length: int, stride: int) -> list[float]:
+    """In frames: midway between the centres of the last window with more test positions on one colour and the next."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    starts = list(range(0, len(owner) - length + 1, stride))
+    starts += [len(owner) - length] * (starts[-1] + length < len(owner))
+    won = [np.bincount([owner[start + at - 1] for at in starts_of(length)]).argmax() for start in starts]
+    return [
+        (a + b + length) / 2 for a, b, one, other in zip(starts, starts[1:], won, won[1:], strict=False) if one != other
+    ]
+
+
+def test_three_actions_in_one_file(data, tmp_path):
+    """The script, as a user runs it: segments, table, files that other programs read."""
+    file = tmp_path / "was geschieht.png"
+    finished = run_script(
+        "predict.py",
+        *(data / "three.mkv", "--spatial", data / "colour.pth.tar", *CPU, "--timeline", file),
+        *("--window", 2, "--stride", 0.5, "--overlay", tmp_path / "o.mp4", "--json", tmp_path / "r.json"),
+    )
+    assert finished.returncode == 0, finished.stderr
+    cuts = [frame / RATE for frame in expected_borders((40, 30, 36), 20, 5)]
+    assert len(cuts) == 2 and abs(cuts[0] - 4) <= 0.5 and abs(cuts[1] - 7) <= 0.5
+    content = json.loads(file.with_suffix(".json").read_text("utf-8"))
+    found = [(segment["start"], segment["end"], segment["class"]) for segment in content["segments"]]
+    assert found == list(zip([0, *cuts], [*cuts, 10.6], CLASSES, strict=True))
+    assert json.loads((tmp_path / "r.json").read_text())["videos"][0]["segments"] == content["segments"]
+    rows = list(csv.DictReader(file.with_suffix(".csv").open(encoding="utf-8", newline="")))
+    assert len(rows) == len(content["windows"]) == 19 and rows[1]["start"] == "0.5" and rows[1]["end"] == "2.5"
+    assert [row["winner"] for row in rows] == [window["winner"] for window in content["windows"]]
+    assert all(sum(float(row[name]) for name in CLASSES) == pytest.approx(1, abs=1e-5) for row in rows)
+    with av.open(str(file.with_suffix(".srt"))) as container:  # FFmpeg's reader of subtitles
+        lines = [packet for packet in container.demux() if packet.size]
+    assert [(float(p.pts * p.time_base), float((p.pts + p.duration) * p.time_base)) for p in lines] == [
+        pytest.approx(segment[:2], abs=1e-3) for segment in found
+    ]
+    assert [bytes(packet).decode().split(" (")[0] for packet in lines] == CLASSES
+    table = finished.stdout[finished.stdout.index("segment") :].splitlines()
+    assert [line.split()[-3:-1] for line in table[1:4]] == [[clock(start, 1), clock(end, 1)] for start, end, _ in found]
+    picture = np.asarray(Image.open(file).convert("RGB"))
+    assert 300 < picture.shape[0] < 700 and 1000 < picture.shape[1] < 1600
+    # The panel of the overlay changes at the border and not within a moment.
+    frames, _ = read_video(tmp_path / "o.mp4")
+    panels = np.stack([frame[490:] for frame in frames])
+    changed = {number for number in range(1, 106) if np.abs(panels[number] - panels[number - 1]).max() > 60}
+    first_frames = {round(cut * RATE - 0.5) for cut in cuts}  # whose middle is the border, or follows it
+    assert first_frames <= changed <= {*range(12, 96, 5), 95}
+
+
+def made_timeline(probabilities, length: int = 4, stride: int = 2, rate: int = 2) -> Timeline:
+    values = np.array(probabilities, np.float32)
+    starts = stride * np.arange(len(values))
+    spans = np.stack((starts, starts + length), axis=1)
+    people, number = np.ones(len(values), np.float32), int(spans[-1, 1])
+    return Timeline(Fraction(rate), number, spans, values, people, {}, Poses(), "", 0, 0, [])
+
+
+def test_segments_of_windows():
+    gap = [np.nan, np.nan]
+    made = made_timeline([[0.9, 0.1], [0.7, 0.3], [0.55, 0.45], gap, gap, [0.2, 0.8]])
+    assert borders(made).tolist() == [0, 1.5, 2.5, 3.5, 4.5, 5.5, 7]
+    found = segments(made, 0.6)
+    assert [segment[:3] for segment in found] == [(0, 2.5, 0), (2.5, 3.5, NONE), (3.5, 5.5, GAP), (5.5, 7, 1)]
+    assert [segment.probability for segment in found] == pytest.approx([0.8, 0.55, np.nan, 0.8], nan_ok=True)
+    assert [segment.label for segment in segments(made, 0)] == [0, GAP, 1]
+    bars = bars_of_frames(made, ["a", "b"], 3, 0.6)
+    assert bars(1).top == [("a", pytest.approx(0.9)), ("b", pytest.approx(0.1))] and bars(1) is bars(2)
+    assert [bars(number).top[0][0] for number in range(1, 15)] == ["a"] * 7 + ["gap"] * 4 + ["b"] * 3
+    assert [bars(number).answered for number in range(1, 15)] == [True] * 5 + [False] * 6 + [True] * 3
+    assert [bars(number).notes for number in (5, 6, 8)] == [[""], ["none of these"], [""]]
+    text = subtitles(found, ["a", "b\n\n99"])
+    assert text == "1\n00:00:00,000 --> 00:00:02,500\na (80 %)\n\n2\n00:00:05,500 --> 00:00:07,000\nb??99 (80 %)\n\n"
+    assert clock(3599.96, 1) == "1:00:00.0" and clock(59.94, 1) == "0:59.9" and clock(7325, 3, True) == "02:02:05.000"
+
+
+@pytest.mark.parametrize(("classes", "windows"), [(2, 1), (15, 30), (101, 7200)])
+def test_pictures_of_any_length(tmp_path, classes, windows):
+    generator = np.random.default_rng(0)
+    values = generator.dirichlet(np.full(classes, 0.1), windows)
+    values[windows // 2 : windows // 2 + windows // 10] = np.nan
+    made = made_timeline(values, 8, 2, 2)
+    names = [f"Class $_{number} 跳绳" for number in range(classes)]
+    write_timeline(tmp_path / "a.png", made, segments(made, 0.3), names, 0.3, "a $video_.mkv")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert 1000 < picture.width < 1700 and 350 < picture.height < 700
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "a.png", "a.srt"]
+
+
+def test_thinned_lines_are_means():
+    edges = np.arange(1201.0)
+    values = np.arange(1200.0)[:, None].repeat(2, 1)
+    values[700, 1] = np.nan
+    grid, thin = thin_out(edges, values, 600)
+    assert np.array_equal(grid, edges[::2])
+    np.testing.assert_array_equal(thin[:, 0], np.arange(600) * 2 + 0.5)
+    assert np.flatnonzero(np.isnan(thin[:, 1])).tolist() == [350]
+    assert thin_out(edges, values, 1200)[1] is values
+
+
+# ---- what goes wrong ----
+
+
+def test_a_failing_window_is_a_gap(data, tmp_path, monkeypatch):
+    """One that cannot be scored, and frames whose size changes: the rest is as it was."""
+    score = timeline.score_frames
+    calls = []
+
+    def fail_third(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise UserError("the scores are not finite")
+        return score(*arguments)
+
+    monkeypatch.setattr(timeline, "score_frames", fail_third)
+    file = tmp_path / "t.png"
+    command = ("predict", data / "three.mkv", "--spatial", data / "colour.pth.tar", *CPU, "--window", 2, "--stride", 2)
+    finished = call_main(*command, "--timeline", file, "--json", tmp_path / "r.json")
+    assert finished.returncode == 0
+    assert "three.mkv: 1 of 6 windows could not be scored: the scores are not finite" in finished.stderr
+    content = json.loads(file.with_suffix(".json").read_text())
+    assert [window["winner"] for window in content["windows"]] == [
+        CLASSES[i] if i >= 0 else "gap" for i in (0, 0, -1, 1, 2, 2)
+    ]
+    assert set(content["windows"][2]["probabilities"].values()) == {None}
+    assert content["segments"][1] == {"start": 4, "end": 6, "class": "gap", "probability": None}
+    monkeypatch.setattr(timeline, "score_frames", lambda *arguments: fail_third(calls.clear(), calls.extend([1, 1])))
+    finished = call_main(*command, "--timeline", tmp_path / "none.png")
+    assert finished.returncode == 1 and "failed" in finished.stderr and not (tmp_path / "none.png").exists()
+
+
+def test_frames_that_change_their_size(data, models, tmp_path, monkeypatch):
+    """Windows that see both sizes are gaps where people are looked for; those on either side are not."""
+    pictures = noise(30) + noise(30, 1, (52, 40))
+    monkeypatch.setattr(timeline, "decode_frames", lambda *arguments: (picture for picture in pictures))
+    file = write_lossless(tmp_path / "v.mkv", noise(2))
+    options = Options(FrameSettings(short_side=40))
+    result = classify_windows(file, models, fake_estimator(), options, Plan(1, 0.5), fusion_of(models))
+    mixed = (result.spans[:, 0] < 30) & (result.spans[:, 1] > 30)
+    assert np.array_equal(np.isnan(result.probabilities).any(axis=1), mixed) and mixed.sum() == 1
+    assert "change from (40, 52) to (52, 40)" in result.failures[0]
+    alone = {SPATIAL.name: models[SPATIAL.name]}
+    assert np.isfinite(classify_windows(file, alone, None, options, Plan(1, 0.5), fusion_of(alone)).probabilities).all()
+
+
+def test_a_file_that_ends_early_keeps_what_came_before(data, tmp_path):
+    whole = data / "three.mkv"
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    spatial = ("--spatial", data / "colour.pth.tar", *CPU, "--window", 2)
+    finished = call_main("predict", cut, *spatial, "--timeline", tmp_path / "t.png")
+    assert finished.returncode == 0, finished.stderr
+    assert any(word in finished.stdout for word in ("damaged", "cut short"))
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert content["segments"][0]["class"] == "Red" and 4 < content["segments"][-1]["end"] < 10.6
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"RIFF" + bytes(500))
+    finished = call_main("predict", broken, cut, *spatial, "--timeline", tmp_path / "two.png")
+    assert finished.returncode == 1 and "broken.avi" in finished.stderr
+    assert (tmp_path / "two-cut.png").exists() and not (tmp_path / "two-broken.png").exists()
+
+
+def test_an_end_that_cannot_be_decoded(data, models, monkeypatch):
+    def decode(*arguments):
+        yield from noise(25)
+        raise UserError("damaged: only 25 of 90 frames can be decoded")
+
+    monkeypatch.setattr(timeline, "decode_frames", decode)
+    options = Options(FrameSettings(short_side=40))
+    result = classify_windows(data / "noise.mkv", models, fake_estimator(), options, Plan(1, 1), fusion_of(models))
+    assert result.spans.tolist() == [[0, 10], [10, 20], [15, 25]] and "25 of 90" in result.damage
+
+
+def test_nobody_all_along(data, tmp_path, monkeypatch):
+    empty = Estimator(np.ascontiguousarray, lambda frames: [(frame,) for frame in frames], nobody, {})
+    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: empty)
+    motion = ("--motion", data / "motion.pth.tar", "--model", "openpose", *CPU)
+    finished = call_main("predict", data / "noise.mkv", *motion, "--window", 2, "--timeline", tmp_path / "t.png")
+    assert finished.returncode == 0
+    (line,) = finished.stderr.strip().splitlines()[-1:]
+    assert "nobody found in the 47 frames looked at; the motion stream saw black images" in line
+    assert {window["people"] for window in json.loads((tmp_path / "t.json").read_text())["windows"]} == {0}
+
+
+def test_share_of_frames_with_people(data, models):
+    people = {number: people_of(np.zeros((4, 4, 3)))[: number > 20] for number in range(1, 48)}
+    keypoints = join_frames(people, 47, (40, 52))
+    alone = {MOTION_POSE.name: models[MOTION_POSE.name]}
+    result = classify_windows(data / "noise.mkv", alone, keypoints, Options(), Plan(1, 1), fusion_of(alone))
+    assert result.people.tolist() == [0, 0, 1, 1, 1] and (result.looked_at, result.with_people) == (47, 27)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--timeline", "a.jpg"), ["a.jpg", ".png"]),
+        (("--timeline", "a.png", "--json", "a.json"), ["a.json", "twice"]),
+        (("--timeline", "a.png", "--window", "0"), ["--window", "positive"]),
+        (("--timeline", "a.png", "--threshold", "30"), ["--threshold", "between 0 and 1"]),
+    ],
+)
+def test_mistakes(data, arguments, words):
+    assert_error(call_main("predict", data / "noise.mkv", "--spatial", data / "colour.pth.tar", *arguments), *words)
+
+
+def test_joined_keypoints_file(data, tmp_path):
+    people = np.repeat(people_of(np.zeros((4, 4, 3)))[:1], 47, axis=0)
+    save_keypoints(tmp_path / "keypoints.npz", people, np.arange(1, 48), 47, (40, 52))
+    motion = ("--motion", data / "motion.pth.tar", "--keypoints", tmp_path / "keypoints.npz", "--window", 2, *CPU)
+    finished = call_main("predict", data / "noise.mkv", *motion, "--timeline", tmp_path / "t.png")
+    assert finished.returncode == 0 and "people in 47 of the 47" in finished.stdout
