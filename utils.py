@@ -147,6 +147,13 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device(name, local_rank % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
 
 
+def computes_in_half(device: torch.device) -> bool:
+    """Whether mixed precision pays on the device: on CUDA, and on processors with bfloat16 (AVX512-BF16, AMX)."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # torch has no public way
+
+
 def memory_format(device: torch.device) -> torch.memory_format:
     """Channels last, the faster one for convolutions; not on mps, where torch has computed wrong results in it."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last

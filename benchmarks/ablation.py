@@ -76,8 +76,6 @@ def train(args, kind: str, stream: str, name: str, options: str, data: str, seed
     root, epochs = args.data / folder.format(seed=seed), short if kind == "parts" else whole
     command = [sys.executable, script, "--data", root / images, "--ucf-list", root / lists, "--class-index", index]
     command += ["--split", split, "--val-groups", groups, "--epochs", epochs, "--test-every", max(epochs // 10, 1)]
-    if args.amp:
-        command.append("--amp")
     command += ["--test-clips", 5, "--seed", seed, "--record", record, *shlex.split(f"{COMMON} {options}")]
     if (record / "checkpoint.pth.tar").exists():
         command += ["--resume", record / "checkpoint.pth.tar"]
@@ -177,7 +175,6 @@ def get_args_parser() -> ArgumentParser:
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="train these variants alone, such as modern")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="train on these data alone")
-    parser.add_argument("--amp", action="store_true", help="in bfloat16, on processors that have it")
     return parser
 
 

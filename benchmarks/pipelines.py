@@ -23,7 +23,7 @@ from network import Model, build_network
 from training.engine import Context, evaluate, train_one_epoch
 from training.recipes import RECIPES
 from training.streams import MOTION_POSE, SPATIAL, trained_stream
-from utils import memory_format
+from utils import computes_in_half, memory_format
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     """This project's pipeline, as `training/run.py` wires it. `stream`: spatial, motion or keypoints."""
     what, training, tested, sample = prepare(root, stream, setup)
     device, cuda = setup.device, setup.device.type == "cuda"
-    context = Context(what, device, amp=cuda)
+    context = Context(what, device, amp=computes_in_half(device))
     torch.manual_seed(0)
     network = build_network("resnet18", what.in_channels, setup.classes)
     network.to(device, memory_format=memory_format(device))

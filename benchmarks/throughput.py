@@ -23,7 +23,7 @@ from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import end_workers
 from network import build_network, for_testing
 from training.engine import TEST_CLIPS
-from utils import pick_device
+from utils import computes_in_half, pick_device
 
 QUICK = {"repeat": 1, "videos": 1, "frames": 12, "size": 32, "batch_spatial": 2, "batch_motion": 2, "workers": 0}
 
@@ -113,7 +113,7 @@ def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> d
 
         def step(network, images):
             network.train().zero_grad()
-            with torch.autocast(setup.device.type, enabled=setup.device.type == "cuda" and images is last):
+            with torch.autocast(setup.device.type, enabled=computes_in_half(setup.device) and images is last):
                 logits = network(images)
             F.cross_entropy(logits.float(), torch.zeros(clips, dtype=torch.int64, device=setup.device)).backward()
 
@@ -123,7 +123,7 @@ def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> d
 
     @torch.inference_mode()
     def forward(network, parts):
-        with torch.autocast(setup.device.type, enabled=setup.device.type == "cuda" and network is tester):
+        with torch.autocast(setup.device.type, enabled=computes_in_half(setup.device) and network is tester):
             return [network(part) for part in parts]
 
     return {

@@ -16,7 +16,7 @@ from prediction.classify import Options, check_same_classes, common_settings, lo
 from prediction.results import Fusion
 from training.resume import trained_poses
 from training.streams import FLOW, MOTION_POSE, SKELETON
-from utils import pick_device
+from utils import computes_in_half, pick_device
 
 
 class Classifier(NamedTuple):
@@ -54,7 +54,7 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
     flow = None
     if args.flow:  # computed as that of training
         flow = flow_method(models[FLOW.name].checkpoint.get("options", {}).get("flow_method") or "dis", device)
-    amp = args.amp and device.type == "cuda"
+    amp = args.amp and computes_in_half(device)
     return Classifier(
         models, fusion, estimator, Options(settings, cleaning, poses.get("every") or 1, overlay, amp, flow)
     )

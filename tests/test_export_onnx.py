@@ -142,7 +142,7 @@ def test_predict_gives_the_checkpoints_probabilities(files, tmp_path):
     write_video(video, 24, (48, 36))
     write_people(tmp_path / "poses" / "clip", 12, 1, 1)  # of every second frame, as the checkpoints tell
     assert load_keypoints(tmp_path / "poses" / "clip" / FILE_NAME).num_frames == 12
-    common = (video, "--keypoints", tmp_path / "poses", "--device", "cpu", "--json")
+    common = (video, "--keypoints", tmp_path / "poses", "--device", "cpu", "--no-amp", "--json")
     checkpoints = [word for name, option in OPTIONS.items() for word in (option, files / f"{name}.tar")]
     finished = call_main("predict", *common, tmp_path / "expected.json", *checkpoints)
     assert finished.returncode == 0, finished.stderr

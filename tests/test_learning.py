@@ -1,5 +1,6 @@
 """Training learns, batch norm's statistics move, and mixed precision and compiling are used where asked for."""
 
+import json
 import math
 
 import pandas as pd
@@ -8,8 +9,8 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torchvision.models import resnet18
 
-from tests.helpers import CLASSES, STREAMS, train_script, write_images, write_lists
-from utils import load_checkpoint
+from tests.helpers import CLASSES, FAST, STREAMS, train_script, write_images, write_lists
+from utils import computes_in_half, load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,16 @@ def test_mixed_precision_is_used_when_asked_for(amp, six, tmp_path):
         hook.remove()
     assert types[True] == types[False] == {torch.bfloat16 if amp else torch.float32}
     assert {tensor.dtype for tensor in checkpoint["state_dict"].values()} == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_mixed_precision_is_the_default_where_processors_have_it(native, six, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("tests.helpers.FAST", tuple(option for option in FAST if option != "--no-amp"))
+    train("spatial", six, tmp_path, "--epochs", 1)
+    assert json.loads((tmp_path / "summary.json").read_text())["amp"] is native
+    assert computes_in_half(torch.device("cuda")) and not computes_in_half(torch.device("mps"))
 
 
 def test_compiled_training_gives_the_same_network(six, tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def test_predict_gives_the_scores_of_the_script_and_the_picture(tiny, tmp_path):
     for video in videos:
         write_video(video, load_keypoints(tiny / "skeletons" / video.stem / FILE_NAME).num_frames, (48, 36))
     outputs = ("--json", tmp_path / "out.json", "--parts", tmp_path / "parts.png")
-    source = ("--skeleton", tmp_path / "s.tar", "--keypoints", tiny / "skeletons", "--device", "cpu")
+    source = ("--skeleton", tmp_path / "s.tar", "--keypoints", tiny / "skeletons", "--device", "cpu", "--no-amp")
     finished = call_main("predict", *videos, *source, *outputs)
     assert finished.returncode == 0, finished.stderr
     for video, result in zip(videos, json.loads((tmp_path / "out.json").read_text())["videos"], strict=True):

@@ -136,6 +136,7 @@ def data(tmp_path_factory) -> Path:
                     0,
                     "--device",
                     "cpu",
+                    "--no-amp",
                 )
             )
         pickles = [root / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS]
@@ -166,7 +167,7 @@ def streams(data: Path) -> tuple:
 def run_json(data: Path, tmp_path: Path, *arguments, status: int = 0) -> dict:
     """Run predict.py; what it wrote as JSON."""
     file = tmp_path / "result.json"
-    finished = call_main("predict", "--device", "cpu", "--json", file, *FRAMES, *arguments)
+    finished = call_main("predict", "--device", "cpu", "--no-amp", "--json", file, *FRAMES, *arguments)
     assert finished.returncode == status, finished.stderr
     return json.loads(file.read_text(encoding="utf-8")) | {"finished": finished}
 
@@ -327,6 +328,7 @@ def test_real_videos_and_network(shared, data, tmp_path):
             0,
             "--device",
             "cpu",
+            "--no-amp",
         ),
     ):
         finished = call_main(*step)
@@ -339,6 +341,7 @@ def test_real_videos_and_network(shared, data, tmp_path):
         *model,
         "--every",
         30,
+        "--no-amp",
         "--json",
         tmp_path / "result.json",
     )

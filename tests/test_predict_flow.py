@@ -33,7 +33,7 @@ def data(tmp_path_factory):
         stream = folder.replace("frames", "spatial")
         write_checkpoint(root / f"{stream}.pth.tar", channels, channels)
         places = ("--data", root / folder, "--resume", root / f"{stream}.pth.tar", "--record", root / "record" / stream)
-        steps.append((script, *places, *common, "--evaluate", "--workers", 0, "--device", "cpu"))
+        steps.append((script, *places, *common, "--evaluate", "--workers", 0, "--device", "cpu", "--no-amp"))
     for step in steps:
         finished = call_main(*step)
         assert finished.returncode == 0, finished.stderr
@@ -43,7 +43,9 @@ def data(tmp_path_factory):
 def test_scores_are_those_of_the_scripts(data, tmp_path):
     videos = [data / "videos" / path for _, path, _, _ in VIDEOS]
     streams = ("--spatial", data / "spatial.pth.tar", "--flow", data / "flow.pth.tar")
-    finished = call_main("predict", *videos, *streams, *FRAMES, "--device", "cpu", "--json", tmp_path / "result.json")
+    finished = call_main(
+        "predict", *videos, *streams, *FRAMES, "--device", "cpu", "--no-amp", "--json", tmp_path / "result.json"
+    )
     assert finished.returncode == 0, finished.stderr
     results = json.loads((tmp_path / "result.json").read_text())["videos"]
     for stream in ("spatial", "flow"):

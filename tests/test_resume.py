@@ -51,6 +51,13 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert tables[0].equals(tables[1]), name
 
 
+def test_resuming_in_mixed_precision_is_exact(tiny, tmp_path):
+    for record, epochs in (("whole", 2), ("parts", 1)):
+        train(tiny, tmp_path / record, "--seed", 3, "--epochs", epochs, "--amp")
+    train(tiny, tmp_path / "parts", "--resume", tmp_path / "parts/checkpoint.pth.tar", "--epochs", 2, "--amp")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory) -> Path:
     """The record of 5 epochs without interruption, whose learning rate was cut on the way."""
@@ -277,6 +284,6 @@ def test_apple_devices_do_without_what_torch_gets_wrong_there(monkeypatch):
     args.skip_broken, args.label_smoothing, args.clip_gradients = False, 0.0, 0.0
     context = run.make_context(args, SPATIAL, Processes(), StopRequest())
     assert not context.amp and not context.non_blocking
-    args.amp = True
+    args.amp, args.given = True, {"amp"}
     with pytest.raises(UserError, match="--amp"):
         run.make_context(args, SPATIAL, Processes(), StopRequest())

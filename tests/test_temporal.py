@@ -44,7 +44,7 @@ def ordered(tmp_path_factory):
 
 
 def train(features, record, *arguments):
-    device = ("--device", "cpu", "--record", record)
+    device = ("--device", "cpu", "--no-amp", "--record", record)
     return call_main("temporal_cnn_15", "--features", *features, *device, *arguments)
 
 

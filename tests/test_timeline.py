@@ -35,7 +35,7 @@ from utils import save_checkpoint
 COLOURS = {"Red": (230, 20, 20), "Tai Chi, grün": (20, 230, 20), "Blue": (20, 20, 230)}
 CLASSES = list(COLOURS)
 RATE = 10
-CPU = ("--device", "cpu", "--short-side", "40")
+CPU = ("--device", "cpu", "--no-amp", "--short-side", "40")
 
 
 def write_lossless(path: Path, pictures, rate: int = RATE) -> Path:

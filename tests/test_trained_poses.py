@@ -54,7 +54,16 @@ def trained(tmp_path_factory):
     frames, poses = made_of(Namespace(data=root / "flow"), None, True)
     torch.save(checkpoint | {"frames": frames, "poses": poses}, root / "motion.pth.tar")
     options = ("--data", root / "flow", "--ucf-list", lists, "--class-index", "index.txt", "--workers", 0)
-    resume = ("--resume", root / "motion.pth.tar", "--evaluate", "--record", root / "record", "--device", "cpu")
+    resume = (
+        "--resume",
+        root / "motion.pth.tar",
+        "--evaluate",
+        "--record",
+        root / "record",
+        "--device",
+        "cpu",
+        "--no-amp",
+    )
     finished = call_main("motion_pose_cnn_15", *options, *resume)
     assert finished.returncode == 0 and not finished.stderr, finished.stderr
     return root
@@ -64,7 +73,7 @@ def scores(root, monkeypatch, *options):
     seen, file = [], root / "result.json"
     monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: fake_estimator(seen))
     videos = (root / "videos/Diving" / name for name in NAMES)
-    arguments = ("--motion", root / "motion.pth.tar", "--device", "cpu", "--json", file, *options)
+    arguments = ("--motion", root / "motion.pth.tar", "--device", "cpu", "--no-amp", "--json", file, *options)
     finished = call_main("predict", *videos, *arguments)
     assert finished.returncode == 0, finished.stderr
     videos = json.loads(file.read_text())["videos"]

@@ -16,7 +16,7 @@ METHOD = (
     *("epochs", "batch_size", "accumulate", "lr", "schedule", "warmup", "lr_patience", "lr_steps", "momentum"),
     *("weight_decay", "dropout", "label_smoothing", "ema", "freeze_bn", "sync_bn", "test_every", "test_clips"),
     *("segments", "normalize", "crop", "color_jitter", "recipe", "least_steps", "flow_method"),
-    *("optimizer", "clip_gradients"),
+    *("optimizer", "clip_gradients", "amp"),
 )
 SELECTION = "scheduler and model selection use them, and the test list is scored once, at the end"
 
@@ -200,7 +200,11 @@ def _add_machine_arguments(group, stream: str) -> None:
         default=min(os.cpu_count() or 1, 8),
         help="processes that read images, per training process; 0 reads in the process itself",
     )
-    add("--amp", action=argparse.BooleanOptionalAction, help="mixed precision (default: on CUDA)")
+    add(
+        "--amp",
+        action=argparse.BooleanOptionalAction,
+        help="mixed precision (default: on CUDA, and processors with bfloat16)",
+    )
     add("--compile", action="store_true", help="compile the network with torch.compile for training")
     add(
         "--record",

@@ -25,7 +25,16 @@ from training.loop import fit
 from training.record import BEST, CHECKPOINT, check_record, open_record, scores_path
 from training.resume import check_same_videos, fingerprint, made_of, restore_run
 from training.streams import Stream, trained_stream
-from utils import StopRequest, catch_stop_signals, environment, memory_format, pick_device, seed_everything, write_json
+from utils import (
+    StopRequest,
+    catch_stop_signals,
+    computes_in_half,
+    environment,
+    memory_format,
+    pick_device,
+    seed_everything,
+    write_json,
+)
 
 TESTS = 20  # in a run, unless --test-every tells
 
@@ -141,8 +150,9 @@ def hold_out(split: Split, groups: tuple[int, ...]) -> Split:
 def make_context(args: Namespace, stream: Stream, processes: Processes, stop: StopRequest) -> Context:
     """Where and how to compute; raises `UserError` for what the device or the processes cannot do."""
     device = pick_device(args.device, processes.local_rank)
-    amp = device.type == "cuda" if args.amp is None else args.amp
-    if amp and device.type == "mps":
+    if args.amp is None or ("amp" not in args.given and not computes_in_half(device)):  # a checkpoint's, elsewhere
+        args.amp = computes_in_half(device)
+    if args.amp and device.type == "mps":
         raise UserError("--amp: float16 on mps would need a gradient scaler, which torch lacks there; leave it out")
     if args.batch_size < processes.world and not args.evaluate:
         raise UserError(
@@ -152,7 +162,7 @@ def make_context(args: Namespace, stream: Stream, processes: Processes, stop: St
     return Context(
         stream,
         device,
-        amp=amp,
+        amp=args.amp,
         accumulate=args.accumulate,
         freeze_bn=args.freeze_bn,
         label_smoothing=args.label_smoothing,
