@@ -86,7 +86,7 @@ class _Pace:
 
     def wait(self, stamp: float | None) -> None:
         passed = self.step if None in (stamp, self.stamp) else stamp - self.stamp
-        self.due += passed if 0 < passed <= MAX_PAUSE else self.step
+        self.due += passed if abs(passed) <= MAX_PAUSE else self.step
         self.stamp = stamp
         time.sleep(max(self.due - time.monotonic(), 0))
 

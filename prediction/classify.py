@@ -20,7 +20,7 @@ from common.images import decode_image
 from common.optical_flow import Method, flow_images
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.names import stem
-from dataloader.sampling import clips_for_testing
+from dataloader.sampling import TEST_SAMPLES, clips_for_testing
 from dataloader.skeleton_dataloader import normalized_paths, skeleton_clips
 from dataloader.split_train_test_video import read_class_index
 from dataloader.video_dataset import Sample, sample_for_testing
@@ -49,6 +49,7 @@ class Options:
     every_pose: bool = False  # find the people of all frames, not only of those that the motion stream looks at
     amp: bool = False  # mixed precision of the streams
     flow: Method | None = None  # what computes the flow stream's images
+    clips: int = TEST_SAMPLES  # that streams of images vote over
 
 
 @dataclass
@@ -194,7 +195,11 @@ def frames_to_look_at(
     Returns those needed as pictures, those whose people are needed, and n if people are found in every n-th frame
     (where `estimating`) and interpolated in those between.
     """
-    needed = {name: clips_for_testing(num_frames, STREAMS[name].length)[0] for name in models if name != SKELETON.name}
+    needed = {
+        name: clips_for_testing(num_frames, STREAMS[name].length, options.clips)[0]
+        for name in models
+        if name != SKELETON.name
+    }
     seen, drawn, moving = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE, FLOW))
     seen = {*seen, *(number for first in moving for number in _pair(first, num_frames))}
     # People are followed over the whole video, unless only their own scores count.
@@ -223,7 +228,7 @@ def score_frames(
     `frames` holds those that the test looks at as JPEG files, `poses` the people of all that the motion stream looks
     at, and of every one for the skeleton stream.
     """
-    drawn = clips_for_testing(num_frames, MOTION_POSE.length)[0] if MOTION_POSE.name in models else ()
+    drawn = clips_for_testing(num_frames, MOTION_POSE.length, options.clips)[0] if MOTION_POSE.name in models else ()
     encoded_poses = {number: encode_pose_image(poses.people[number], poses.frame_size) for number in drawn}
     readers = {
         SPATIAL.name: lambda number: decode_image(frames[number]),
@@ -235,7 +240,8 @@ def score_frames(
         if name == SKELETON.name:
             sample = skeleton_clips(normalized_paths(poses.keypoints(num_frames)))
         else:
-            sample = sample_for_testing(readers[name], num_frames, STREAMS[name].length, model.image_size)
+            length = STREAMS[name].length
+            sample = sample_for_testing(readers[name], num_frames, length, model.image_size, options.clips)
         stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
         logits[name] = score(model, stream, sample, options.amp)
     return logits

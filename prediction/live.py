@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,9 @@ from prediction.prepare import Classifier
 from prediction.results import describe
 from prediction.timeline import Plan
 from utils import StopRequest, catch_stop_signals
+
+# Positions that a window is tested at: windows of 4 seconds, one every second, still vote over 20 of each 4 seconds.
+CLIPS = 5
 
 
 class Handled(NamedTuple):
@@ -139,6 +143,7 @@ def watch(
 def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, csv: Path | None) -> None:
     """Print what is seen until the source ends, or SIGINT or SIGTERM comes; `csv` gets a line per classification."""
     models, fusion, estimator, options = classifier
+    options = replace(options, clips=CLIPS)
     screen, latencies, seen = Screen(), [], None
     with catch_stop_signals() as stop, open_table(csv, fusion.classes) as write:
         capture = Capture(source, report=screen.notice)

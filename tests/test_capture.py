@@ -37,6 +37,18 @@ def test_only_the_newest_frame_is_given():
         assert source.newest() is None and source.ended
 
 
+def test_files_keep_their_speed_where_stamps_are_out_of_order(monkeypatch):
+    now, shown = [100.0], []
+    monkeypatch.setattr(capture.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(capture.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    pace = capture._Pace(0.04)
+    for stamp in (0.04, 0.08, 0.16, 0.12, 0.2, 1000.0, 1000.04, None, 0.0, 0.04):
+        pace.wait(stamp)
+        shown.append(now[0] - 100)
+    # A jump of the clock, as where recordings were joined, is one frame.
+    assert shown == pytest.approx([0, 0.04, 0.12, 0.12, 0.16, 0.2, 0.24, 0.28, 0.32, 0.36])
+
+
 def test_a_lost_source_is_tried_again_with_growing_pauses():
     opened, notices = [], []
 
