@@ -147,6 +147,15 @@ def test_stacks_of_several_segments(tiny, tmp_path):
     assert trained_stream(SPATIAL, {}) == SPATIAL
 
 
+@pytest.mark.parametrize(("schedule", "best"), [("cosine", 3), ("plateau", 1)])
+def test_of_equal_epochs_the_later_one_is_kept_if_the_rate_is_annealed(schedule, best, tiny, tmp_path):
+    options = ("--schedule", schedule, "--lr", 1e-20, "--momentum", 0, "--epochs", 3, "--freeze-bn", "all")
+    finished = train_script("spatial", tiny, tmp_path, *options, inline=True)
+    assert finished.returncode == 0, finished.stderr
+    assert len(set(pd.read_csv(tmp_path / "rgb_test.csv")["Prec@1"])) == 1
+    assert load_checkpoint(tmp_path / "model_best.pth.tar")["epoch"] == best
+
+
 def test_resized_crops():
     images = torch.randint(0, 256, (2, 60, 80, 3), dtype=torch.uint8)
     assert torch.equal(resized_crop(images, 40, (0.9, 0.9, 1.0, 0.5)), resize(images, 40, 40))  # all of them

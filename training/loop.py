@@ -68,7 +68,8 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
             scores = tested.pop("scores")
             if args.schedule == "plateau":
                 scheduler.step(tested["loss"])
-            is_best = tested["prec1"] > best
+            # Of equals the later one where the rate is annealed; of few videos many epochs are equal.
+            is_best = tested["prec1"] > best or (tested["prec1"] == best and args.schedule == "cosine")
             best = max(best, tested["prec1"])
         if not main:
             continue
