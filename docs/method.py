@@ -58,7 +58,7 @@ def main(result: Path, frames: Path, poses: Path, out: Path) -> None:
     rgb, drawn = list_frames(frames), list_frames(poses)
     chosen = segment_starts(len(rgb), np.full(3, 0.5))
     stack = stack_indices(num_starts(len(rgb)) // 2, len(rgb), STACK_LENGTH)
-    figure = Figure(figsize=(11, 4.2), facecolor=BACKGROUND)
+    figure = Figure(figsize=(11.5, 4.2), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     draw_images(axes, [read_image(rgb[number - 1]) for number in chosen], 0.15, 3.85, 1.15, 0.3)
@@ -76,7 +76,7 @@ def main(result: Path, frames: Path, poses: Path, out: Path) -> None:
         )
         arrow(axes, (7.75, y), (8.15, 2.1 + np.sign(y - 2) * 0.15))
     draw_bars(axes, fused, names, 8.3, 2.65, "logits averaged")
-    axes.set(xlim=(0, 11), ylim=(0, 4.2), aspect="equal")
+    axes.set(xlim=(0, 11.5), ylim=(0, 4.2), aspect="equal")
     axes.axis("off")
     figure.savefig(out, dpi=110)
 
