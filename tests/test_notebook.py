@@ -34,7 +34,7 @@ def run(tmp_path_factory) -> tuple[Path, list]:
             cell.source = re.sub(r"^(!.*)$", r"\1\nassert _exit_code == 0", cell.source, flags=re.M)
         if "parameters" in cell.metadata.get("tags", ()):
             cell.source += f"\nGROUPS, EPOCHS, DEMO = 4, 1, {str(out)!r}"
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()
     return out, [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
