@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from common.atomic import atomic_write
 from common.cli import UserError
@@ -70,45 +71,74 @@ def plot_confusion(
     write_png(figure, path)
 
 
-def plot_curves(train_csv: str | os.PathLike, test_csv: str | os.PathLike, path: str | os.PathLike) -> None:
+def plot_curves(
+    train_csv: str | os.PathLike,
+    test_csv: str | os.PathLike,
+    path: str | os.PathLike,
+    title: str = "Training",
+    latest: bool = False,
+) -> None:
     """Draw loss, Prec@1 and learning rate over the epochs of two records (columns as in `record/`) as PNG.
 
-    The second record is called validation if its name ends in `_val`. Values that are not finite are skipped.
-    Raises `UserError` if a record cannot be read or lacks a column.
+    The second record is called validation if its name ends in `_val`. Its epoch of the highest Prec@1 is marked: of
+    equals the first, or the `latest`. The first line of `title` is the heading. Values that are not finite are
+    skipped. Raises `UserError` if a record cannot be read or lacks a column.
     """
     columns = ["Epoch", "Loss", "Prec@1"]
     train, test = read_columns(train_csv, [*columns, "lr"]), read_columns(test_csv, columns)
     test_name = "validation" if Path(test_csv).stem.endswith("_val") else "test"
-    figure = Figure(figsize=(8, 8))
-    loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
-    marker = {"marker": "o", "markersize": 4 if len(train) <= 30 else 0}
+    figure = Figure(figsize=(8, 8.5), layout="constrained")
+    loss, accuracy, rate = panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.8))
+    heading, *more = title.splitlines()
+    figure.suptitle("\n".join([printable(heading, 80), *(printable(line, 100) for line in more)]), fontsize=11)
     for axes, column in ((loss, "Loss"), (accuracy, "Prec@1")):
-        axes.plot(train["Epoch"], train[column], label="train", color=TRAIN_COLOR, **marker)
-        axes.plot(test["Epoch"], test[column], label=test_name, color=TEST_COLOR, **marker)
-    if test["Prec@1"].notna().any():
-        best = test.loc[test["Prec@1"].idxmax()]
-        accuracy.axhline(best["Prec@1"], color=TEST_COLOR, linewidth=0.8, linestyle=":")
-        text = f"best {best['Prec@1']:.2f} in epoch {best['Epoch']:g}"
-        accuracy.set_title(text, loc="right", fontsize=9, color=TEST_COLOR)
-    loss.set(ylabel="loss", ylim=(0, None))
-    loss.legend(frameon=False)
-    accuracy.set(ylabel="Prec@1 (%)", ylim=(0, 101))
-    rates = train["lr"].where(train["lr"] > 0)
-    rate.plot(train["Epoch"], rates, color="#555555", drawstyle="steps-mid", **marker)
-    if rates.notna().any():
-        rate.set_yscale("log")
-        rate.set_ylim(rates.min() / 3, rates.max() * 3)
-    rate.set(ylabel="lr", xlabel="epoch")
-    rate.yaxis.set_minor_formatter(NullFormatter())
-    rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.plot(train["Epoch"], train[column], label="train", color=TRAIN_COLOR, **_markers(train))
+        axes.plot(test["Epoch"], test[column], label=test_name, color=TEST_COLOR, **_markers(test))
+    _plot_rates(rate, train)
+    best = test[test["Prec@1"] == test["Prec@1"].max()]
+    if len(best):
+        epoch, prec1 = best.iloc[-1 if latest else 0][["Epoch", "Prec@1"]]
+        for axes in panels:
+            axes.axvline(epoch, color=TEST_COLOR, linewidth=0.8, linestyle=":")
+        style = {"color": TEST_COLOR, "markersize": 14, "markeredgecolor": "white", "zorder": 3}
+        accuracy.plot(epoch, prec1, marker="*", **style)
+        text = f"best {test_name} Prec@1: {prec1:.2f} % in epoch {epoch:g}"
+        accuracy.set_title(text, loc="right", fontsize=10, color=TEST_COLOR)
+    highest = np.nanmax([train["Loss"].max(), test["Loss"].max(), 0])
+    loss.set(ylabel="loss (cross-entropy)", ylim=(0, 1.05 * highest or 1))
+    loss.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)  # above the lines
+    accuracy.set(ylabel="Prec@1 (%)", ylim=(0, 102))
+    rate.set(ylabel="learning rate", xlabel="epoch (the first is 0)")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
     first, last = train["Epoch"].min(), train["Epoch"].max()
     if first == last:
         rate.set_xlim(first - 0.5, last + 0.5)
-    for axes in (loss, accuracy, rate):
+    for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
     write_png(figure, path)
+
+
+def _plot_rates(axes: Axes, train: pd.DataFrame) -> None:
+    """Draw the learning rates: on a logarithmic axis if they fall in steps, to a tenth or less, else from 0."""
+    rates = train["lr"]
+    stepped = (rates.diff().iloc[1:] != 0).mean() <= 0.5
+    low, high = rates.min(), rates.max()
+    if stepped and 0 < low < 0.11 * high:
+        axes.plot(train["Epoch"], rates, color="#555555", drawstyle="steps-mid", **_markers(train))
+        axes.set(yscale="log", ylim=(low / 2, high * 2))
+        axes.yaxis.set_major_locator(LogLocator(numticks=6))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.plot(train["Epoch"], rates, color="#555555", **_markers(train))
+        axes.set_ylim(0, 1.1 * high if high > 0 else 1)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 2.5, 5, 10)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _markers(record: pd.DataFrame) -> dict:
+    return {"marker": "o", "markersize": 4 if len(record) <= 30 else 0}
 
 
 def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> None:
