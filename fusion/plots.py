@@ -20,19 +20,31 @@ from common.cli import UserError
 from common.images import BrokenImage, read_image
 
 TRAIN_COLOR, TEST_COLOR = "#4c72b0", "#c44e52"
+RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"
 # Fonts with Chinese, Japanese and Korean letters on Linux, macOS and Windows, tried after the default.
 MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Arial Unicode MS", "Microsoft YaHei")
 FONTS = ["DejaVu Sans", *(name for name in MORE_FONTS if name in fontManager.get_font_names())]
 
 
+class Answer(NamedTuple):
+    """What a stream, or their fusion, says of a video."""
+
+    who: str
+    predicted: str
+    probability: float  # of the predicted class, 0..1
+
+
 class Mistake(NamedTuple):
-    """A misclassified video with its pictures, None where there is none."""
+    """A misclassified video, what was said of it, and its pictures, None where there is none.
+
+    `frame_size` is (height, width) of its frames, if known: pose-flow images are squares that were stretched.
+    """
 
     name: str
     true: str
-    predicted: str
-    confidence: float  # probability of the predicted class, 0..1
+    answers: Sequence[Answer]
     images: Sequence[Path | None]
+    frame_size: tuple[int, int] | None = None
 
 
 def plot_confusion(
@@ -87,10 +99,11 @@ def plot_curves(
     columns = ["Epoch", "Loss", "Prec@1"]
     train, test = read_columns(train_csv, [*columns, "lr"]), read_columns(test_csv, columns)
     test_name = "validation" if Path(test_csv).stem.endswith("_val") else "test"
-    figure = Figure(figsize=(8, 8.5), layout="constrained")
+    figure = Figure(figsize=(8, 8.5))
     loss, accuracy, rate = panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.8))
     heading, *more = title.splitlines()
-    figure.suptitle("\n".join([printable(heading, 80), *(printable(line, 100) for line in more)]), fontsize=11)
+    heading = "\n".join([printable(heading, 80), *(printable(line, 100) for line in more)])
+    figure.suptitle(heading, fontsize=11, y=0.94, va="bottom")
     for axes, column in ((loss, "Loss"), (accuracy, "Prec@1")):
         axes.plot(train["Epoch"], train[column], label="train", color=TRAIN_COLOR, **_markers(train))
         axes.plot(test["Epoch"], test[column], label=test_name, color=TEST_COLOR, **_markers(test))
@@ -106,7 +119,7 @@ def plot_curves(
         accuracy.set_title(text, loc="right", fontsize=10, color=TEST_COLOR)
     highest = np.nanmax([train["Loss"].max(), test["Loss"].max(), 0])
     loss.set(ylabel="loss (cross-entropy)", ylim=(0, 1.05 * highest or 1))
-    loss.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)  # above the lines
+    loss.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1.01), borderaxespad=0)  # above the lines
     accuracy.set(ylabel="Prec@1 (%)", ylim=(0, 102))
     rate.set(ylabel="learning rate", xlabel="epoch (the first is 0)")
     rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
@@ -141,34 +154,64 @@ def _markers(record: pd.DataFrame) -> dict:
     return {"marker": "o", "markersize": 4 if len(record) <= 30 else 0}
 
 
-def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> None:
-    """Draw each mistake's pictures side by side, above them its name, true and predicted class, as PNG.
+def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike, title: str = "Mistakes") -> None:
+    """Draw each mistake's pictures side by side, above them its name, true class and all answers, as PNG.
 
-    A picture that is None or cannot be read leaves a grey tile.
+    Pictures have the shape of the video's frames, or, where that is not known, of its first picture. A picture that is
+    None or cannot be read leaves a grey tile. Wrong answers are red, right ones green.
     """
     across = max((len(mistake.images) for mistake in mistakes), default=1)
+    lines = 2 + max((len(mistake.answers) for mistake in mistakes), default=1)
     columns = min(3, max(1, math.ceil(math.sqrt(len(mistakes) / 2))))
     rows = max(1, math.ceil(len(mistakes) / columns))
-    figure = Figure(figsize=(max(4.6, 2.3 * across) * columns, 2.75 * rows + 0.4))
+    pictures = [[_read(image) for image in mistake.images] for mistake in mistakes]
+    shapes = [_shape(mistake, shown) for mistake, shown in zip(mistakes, pictures, strict=True)]
+    widest = min(max((width / height for height, width in shapes), default=1), 1.8)
+    # Inches: a line of text, the height of a picture, and a video's part of the figure.
+    line, tall, gap, top = 0.17, 1.7, 0.12, 0.4
+    wide, high = max(4.4, across * (tall * widest + gap) + gap), lines * line + tall + 3 * gap
+    figure = Figure(figsize=(wide * columns, high * rows + top))
+    width, height = figure.get_size_inches()
+    figure.text(0.5, 1 - 0.1 / height, printable(title, 120), ha="center", va="top", fontsize=12)
     if not mistakes:
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
-    grid = figure.subfigures(rows, columns, squeeze=False)
-    for part, mistake in zip(grid.flat, mistakes, strict=False):
-        predicted = f"predicted: {printable(mistake.predicted)} ({mistake.confidence:.0%})"
-        heading = f"{printable(mistake.name, 48)}\ntrue: {printable(mistake.true)}\n{predicted}"
-        part.suptitle(heading, fontsize=9, y=0.98, va="top")
-        tiles = part.subplots(1, across, squeeze=False)
-        part.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.76, wspace=0.03)
-        for axes, image in zip(tiles.flat, mistake.images, strict=False):
-            try:
-                pixels = read_image(image or "")
-            except BrokenImage:
-                pixels = np.full((3, 4, 3), 225, np.uint8)
-                axes.text(0.5, 0.5, "no picture", ha="center", va="center", transform=axes.transAxes, fontsize=8)
-            axes.imshow(pixels)
-        for axes in tiles.flat:
+    for place, (mistake, shown, shape) in enumerate(zip(mistakes, pictures, shapes, strict=True)):
+        left, below = place % columns * wide + gap, height - top - place // columns * high
+        for number, (text, color, weight) in enumerate(_lines(mistake)):
+            y = (below - number * line) / height
+            figure.text(left / width, y, text, color=color, weight=weight, fontsize=9, va="top")
+        tile = (wide - 2 * gap) / across
+        for number, pixels in enumerate(shown):
+            box = (left + number * tile, below - lines * line - tall - gap, tile - gap / 2, tall)
+            axes = figure.add_axes(np.divide(box, (width, height, width, height)), anchor="W")
             axes.axis("off")
+            if pixels is None:
+                pixels = np.full((1, 1, 3), 225, np.uint8)
+                axes.text(0.5, 0.5, "no picture", ha="center", va="center", transform=axes.transAxes, fontsize=8)
+            axes.imshow(pixels, extent=(0, shape[1], shape[0], 0))
     write_png(figure, path)
+
+
+def _lines(mistake: Mistake) -> list[tuple[str, str, str]]:
+    """Text, colour and weight of the lines above a mistake's pictures."""
+    lines = [(printable(mistake.name, 48), "black", "bold"), (f"true: {printable(mistake.true)}", "black", "normal")]
+    for who, predicted, probability in mistake.answers:
+        right = predicted == mistake.true
+        text = f"{'✓' if right else '✗'} {printable(who, 24)}: {printable(predicted)} ({probability:.0%})"
+        lines.append((text, RIGHT_COLOR if right else WRONG_COLOR, "normal"))
+    return lines
+
+
+def _read(image: Path | None) -> np.ndarray | None:
+    try:
+        return read_image(image or "")
+    except BrokenImage:
+        return None
+
+
+def _shape(mistake: Mistake, pictures: Sequence[np.ndarray | None]) -> tuple[int, int]:
+    """(height, width) in whose ratio a mistake's pictures are shown."""
+    return mistake.frame_size or next((pixels.shape[:2] for pixels in pictures if pixels is not None), (3, 4))
 
 
 def write_png(figure: Figure, path: str | os.PathLike) -> None:
