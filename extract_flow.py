@@ -180,8 +180,11 @@ def write_preview(path: Path, root: Path, sources: dict[str, Path], settings: Fr
         else:
             frame = next(itertools.islice(frames_of(source, settings, []), number - 1, None))
         flow = decode_flow(np.stack([read_grey(folder / FRAME_NAME.format(number)) for folder in folders[index]], 2))
-        cells.append((f"{names[index]}  {number}", (frame, flow_colors(flow))))
-    write_sheet(path, cells)
+        cells.append((f"{names[index]}, frame {number}", (frame, flow_colors(flow))))
+    offsets = np.stack(np.meshgrid(np.linspace(-4, 4, 33), np.linspace(-4, 4, 33)), 2)
+    write_sheet(
+        path, cells, "colour: direction of motion, as in the square on the left; strength: speed", flow_colors(offsets)
+    )
 
 
 if __name__ == "__main__":
