@@ -180,8 +180,10 @@ def write_preview(path: Path, root: Path, sources: dict[str, Path], settings: Fr
         else:
             frame = next(itertools.islice(frames_of(source, settings, []), number - 1, None))
         flow = decode_flow(np.stack([read_grey(folder / FRAME_NAME.format(number)) for folder in folders[index]], 2))
-        cells.append((f"{names[index]}  {number}", (frame, flow_colors(flow))))
-    write_sheet(path, cells)
+        cells.append((f"{names[index]}, frame {number}", (frame, flow_colors(flow))))
+    side = np.linspace(-4, 4, 49)
+    note = "colour: direction of motion, outwards from the square's middle; strength: speed, in each picture's scale"
+    write_sheet(path, cells, note, flow_colors(np.stack(np.meshgrid(side, side), 2)))
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def write_parts_picture(file: Path, video: Path, model: Model, prediction: Predi
     with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
         pictures = {number: rgb for number, rgb in enumerate(frames, 1) if number in shown}
     relevance = part_relevance(model, keypoints, label)
-    write_parts(file, pictures, keypoints, relevance, f"{video.name}: {model.classes[label]}")
+    write_parts(file, pictures, keypoints, relevance, f"what spoke for {model.classes[label]}, {video.name}")
 
 
 if __name__ == "__main__":

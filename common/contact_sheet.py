@@ -30,8 +30,13 @@ def label_font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
 
 
-def write_sheet(path: Path, cells: Sequence[tuple[str, Sequence[np.ndarray]]]) -> None:
-    """Write a PNG of labelled pairs of uint8 pictures (H, W, 3), the second one stretched to the shape of the first."""
+def write_sheet(
+    path: Path, cells: Sequence[tuple[str, Sequence[np.ndarray]]], note: str = "", key: np.ndarray | None = None
+) -> None:
+    """Write a PNG of labelled pairs of uint8 pictures (H, W, 3), the second one stretched to the shape of the first.
+
+    Below them stand the small picture `key`, if any, and a line that says how to read them.
+    """
     sizes = []
     for _, (frame, _) in cells:
         scale = min(HEIGHT / frame.shape[0], MAX_WIDTH / frame.shape[1])
@@ -39,7 +44,9 @@ def write_sheet(path: Path, cells: Sequence[tuple[str, Sequence[np.ndarray]]]) -
     cell_width = 2 * max(width for width, _ in sizes) + GAP // 2
     columns = min(COLUMNS, len(cells))
     rows = -(-len(cells) // columns)
-    sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, rows * (HEIGHT + LABEL + GAP) + GAP), (245, 245, 245))
+    foot = rows * (HEIGHT + LABEL + GAP) + GAP  # where the note begins
+    below = max(LABEL, 0 if key is None else len(key)) + GAP if note else 0
+    sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, foot + below), (245, 245, 245))
     draw = ImageDraw.Draw(sheet)
     font = label_font()
     for k, ((label, pair), size) in enumerate(zip(cells, sizes, strict=True)):
@@ -50,5 +57,10 @@ def write_sheet(path: Path, cells: Sequence[tuple[str, Sequence[np.ndarray]]]) -
         draw.text((left, top), label, fill=(20, 20, 20), font=font)
         for image, x in zip(pair, (left, left + size[0] + GAP // 2), strict=True):
             sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), (x, top + LABEL))
+    left = GAP
+    if key is not None:
+        sheet.paste(Image.fromarray(key), (left, foot))
+        left += key.shape[1] + GAP
+    draw.text((left, foot + (below - GAP) // 2), note, fill=(20, 20, 20), font=font, anchor="lm")
     with atomic_write(path) as file:
         sheet.save(file, format="PNG")

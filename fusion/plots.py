@@ -10,28 +10,41 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from common.atomic import atomic_write
 from common.cli import UserError
 from common.images import BrokenImage, read_image
 
 TRAIN_COLOR, TEST_COLOR = "#4c72b0", "#c44e52"
+RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"
 # Fonts with Chinese, Japanese and Korean letters on Linux, macOS and Windows, tried after the default.
 MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Arial Unicode MS", "Microsoft YaHei")
 FONTS = ["DejaVu Sans", *(name for name in MORE_FONTS if name in fontManager.get_font_names())]
 
 
+class Answer(NamedTuple):
+    """What a stream, or their fusion, says of a video."""
+
+    who: str
+    predicted: str
+    probability: float  # of the predicted class, 0..1
+
+
 class Mistake(NamedTuple):
-    """A misclassified video with its pictures, None where there is none."""
+    """A misclassified video, what was said of it, and its pictures, None where there is none.
+
+    `frame_size` is (height, width) of its frames, if known: pose-flow images are squares that were stretched.
+    """
 
     name: str
     true: str
-    predicted: str
-    confidence: float  # probability of the predicted class, 0..1
+    answers: Sequence[Answer]
     images: Sequence[Path | None]
+    frame_size: tuple[int, int] | None = None
 
 
 def plot_confusion(
@@ -70,75 +83,135 @@ def plot_confusion(
     write_png(figure, path)
 
 
-def plot_curves(train_csv: str | os.PathLike, test_csv: str | os.PathLike, path: str | os.PathLike) -> None:
+def plot_curves(
+    train_csv: str | os.PathLike,
+    test_csv: str | os.PathLike,
+    path: str | os.PathLike,
+    title: str = "Training",
+    latest: bool = False,
+) -> None:
     """Draw loss, Prec@1 and learning rate over the epochs of two records (columns as in `record/`) as PNG.
 
-    The second record is called validation if its name ends in `_val`. Values that are not finite are skipped.
-    Raises `UserError` if a record cannot be read or lacks a column.
+    The second record is called validation if its name ends in `_val`. Its epoch of the highest Prec@1 is marked: of
+    equals the first, or the `latest`. The first line of `title` is the heading. Values that are not finite are
+    skipped. Raises `UserError` if a record cannot be read or lacks a column.
     """
     columns = ["Epoch", "Loss", "Prec@1"]
     train, test = read_columns(train_csv, [*columns, "lr"]), read_columns(test_csv, columns)
     test_name = "validation" if Path(test_csv).stem.endswith("_val") else "test"
-    figure = Figure(figsize=(8, 8))
-    loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.5))
-    marker = {"marker": "o", "markersize": 4 if len(train) <= 30 else 0}
+    figure = Figure(figsize=(8, 8.5))
+    loss, accuracy, rate = panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.8))
+    heading, *more = title.splitlines()
+    heading = "\n".join([printable(heading, 80), *(printable(line, 100) for line in more)])
+    figure.suptitle(heading, fontsize=11, y=0.94, va="bottom")
     for axes, column in ((loss, "Loss"), (accuracy, "Prec@1")):
-        axes.plot(train["Epoch"], train[column], label="train", color=TRAIN_COLOR, **marker)
-        axes.plot(test["Epoch"], test[column], label=test_name, color=TEST_COLOR, **marker)
-    if test["Prec@1"].notna().any():
-        best = test.loc[test["Prec@1"].idxmax()]
-        accuracy.axhline(best["Prec@1"], color=TEST_COLOR, linewidth=0.8, linestyle=":")
-        text = f"best {best['Prec@1']:.2f} in epoch {best['Epoch']:g}"
-        accuracy.set_title(text, loc="right", fontsize=9, color=TEST_COLOR)
-    loss.set(ylabel="loss", ylim=(0, None))
-    loss.legend(frameon=False)
-    accuracy.set(ylabel="Prec@1 (%)", ylim=(0, 101))
-    rates = train["lr"].where(train["lr"] > 0)
-    rate.plot(train["Epoch"], rates, color="#555555", drawstyle="steps-mid", **marker)
-    if rates.notna().any():
-        rate.set_yscale("log")
-        rate.set_ylim(rates.min() / 3, rates.max() * 3)
-    rate.set(ylabel="lr", xlabel="epoch")
-    rate.yaxis.set_minor_formatter(NullFormatter())
-    rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.plot(train["Epoch"], train[column], label="train", color=TRAIN_COLOR, **_markers(train))
+        axes.plot(test["Epoch"], test[column], label=test_name, color=TEST_COLOR, **_markers(test))
+    _plot_rates(rate, train)
+    best = test[test["Prec@1"] == test["Prec@1"].max()]
+    if len(best):
+        epoch, prec1 = best.iloc[-1 if latest else 0][["Epoch", "Prec@1"]]
+        for axes in panels:
+            axes.axvline(epoch, color=TEST_COLOR, linewidth=0.8, linestyle=":")
+        style = {"color": TEST_COLOR, "markersize": 14, "markeredgecolor": "white", "zorder": 3}
+        accuracy.plot(epoch, prec1, marker="*", **style)
+        text = f"best {test_name} Prec@1: {prec1:.2f} % in epoch {epoch:g}"
+        accuracy.set_title(text, loc="right", fontsize=10, color=TEST_COLOR)
+    highest = np.nanmax([train["Loss"].max(), test["Loss"].max(), 0])
+    loss.set(ylabel="loss (cross-entropy)", ylim=(0, 1.05 * highest or 1))
+    loss.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1.01), borderaxespad=0)  # above the lines
+    accuracy.set(ylabel="Prec@1 (%)", ylim=(0, 102))
+    rate.set(ylabel="learning rate", xlabel="epoch (the first is 0)")
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
     first, last = train["Epoch"].min(), train["Epoch"].max()
     if first == last:
         rate.set_xlim(first - 0.5, last + 0.5)
-    for axes in (loss, accuracy, rate):
+    for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
     write_png(figure, path)
 
 
-def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> None:
-    """Draw each mistake's pictures side by side, above them its name, true and predicted class, as PNG.
+def _plot_rates(axes: Axes, train: pd.DataFrame) -> None:
+    """Draw the learning rates: on a logarithmic axis if they fall in steps, to a tenth or less, else from 0."""
+    rates = train["lr"]
+    stepped = (rates.diff().iloc[1:] != 0).mean() <= 0.5
+    low, high = rates.min(), rates.max()
+    if stepped and 0 < low < 0.11 * high:
+        axes.plot(train["Epoch"], rates, color="#555555", drawstyle="steps-mid", **_markers(train))
+        axes.set(yscale="log", ylim=(low / 2, high * 2))
+        axes.yaxis.set_major_locator(LogLocator(numticks=6))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.plot(train["Epoch"], rates, color="#555555", **_markers(train))
+        axes.set_ylim(0, 1.1 * high if high > 0 else 1)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 2.5, 5, 10)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
-    A picture that is None or cannot be read leaves a grey tile.
+
+def _markers(record: pd.DataFrame) -> dict:
+    return {"marker": "o", "markersize": 4 if len(record) <= 30 else 0}
+
+
+def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike, title: str = "Mistakes") -> None:
+    """Draw each mistake's pictures side by side, above them its name, true class and all answers, as PNG.
+
+    Pictures have the shape of the video's frames, or, where that is not known, of its first picture. A picture that is
+    None or cannot be read leaves a grey tile. Wrong answers are red, right ones green.
     """
     across = max((len(mistake.images) for mistake in mistakes), default=1)
+    lines = 2 + max((len(mistake.answers) for mistake in mistakes), default=1)
     columns = min(3, max(1, math.ceil(math.sqrt(len(mistakes) / 2))))
     rows = max(1, math.ceil(len(mistakes) / columns))
-    figure = Figure(figsize=(max(4.6, 2.3 * across) * columns, 2.75 * rows + 0.4))
+    pictures = [[_read(image) for image in mistake.images] for mistake in mistakes]
+    shapes = [_shape(mistake, shown) for mistake, shown in zip(mistakes, pictures, strict=True)]
+    widest = min(max((width / height for height, width in shapes), default=1), 1.8)
+    # Inches: a line of text, the height of a picture, and a video's part of the figure.
+    line, tall, gap, top = 0.17, 1.7, 0.12, 0.4
+    wide, high = max(4.4, across * (tall * widest + gap) + gap), lines * line + tall + 3 * gap
+    figure = Figure(figsize=(wide * columns, high * rows + top))
+    width, height = figure.get_size_inches()
+    figure.text(0.5, 1 - 0.1 / height, printable(title, 120), ha="center", va="top", fontsize=12)
     if not mistakes:
         figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
-    grid = figure.subfigures(rows, columns, squeeze=False)
-    for part, mistake in zip(grid.flat, mistakes, strict=False):
-        predicted = f"predicted: {printable(mistake.predicted)} ({mistake.confidence:.0%})"
-        heading = f"{printable(mistake.name, 48)}\ntrue: {printable(mistake.true)}\n{predicted}"
-        part.suptitle(heading, fontsize=9, y=0.98, va="top")
-        tiles = part.subplots(1, across, squeeze=False)
-        part.subplots_adjust(left=0.02, right=0.98, bottom=0.02, top=0.76, wspace=0.03)
-        for axes, image in zip(tiles.flat, mistake.images, strict=False):
-            try:
-                pixels = read_image(image or "")
-            except BrokenImage:
-                pixels = np.full((3, 4, 3), 225, np.uint8)
-                axes.text(0.5, 0.5, "no picture", ha="center", va="center", transform=axes.transAxes, fontsize=8)
-            axes.imshow(pixels)
-        for axes in tiles.flat:
+    for place, (mistake, shown, shape) in enumerate(zip(mistakes, pictures, shapes, strict=True)):
+        left, below = place % columns * wide + gap, height - top - place // columns * high
+        for number, (text, color, weight) in enumerate(_lines(mistake)):
+            y = (below - number * line) / height
+            figure.text(left / width, y, text, color=color, weight=weight, fontsize=9, va="top")
+        tile = (wide - 2 * gap) / across
+        for number, pixels in enumerate(shown):
+            box = (left + number * tile, below - lines * line - tall - gap, tile - gap / 2, tall)
+            axes = figure.add_axes(np.divide(box, (width, height, width, height)), anchor="W")
             axes.axis("off")
+            if pixels is None:
+                pixels = np.full((1, 1, 3), 225, np.uint8)
+                axes.text(0.5, 0.5, "no picture", ha="center", va="center", transform=axes.transAxes, fontsize=8)
+            axes.imshow(pixels, extent=(0, shape[1], shape[0], 0))
     write_png(figure, path)
+
+
+def _lines(mistake: Mistake) -> list[tuple[str, str, str]]:
+    """Text, colour and weight of the lines above a mistake's pictures."""
+    lines = [(printable(mistake.name, 48), "black", "bold"), (f"true: {printable(mistake.true)}", "black", "normal")]
+    for who, predicted, probability in mistake.answers:
+        right = predicted == mistake.true
+        text = f"{'✓' if right else '✗'} {printable(who, 24)}: {printable(predicted)} ({probability:.0%})"
+        lines.append((text, RIGHT_COLOR if right else WRONG_COLOR, "normal"))
+    return lines
+
+
+def _read(image: Path | None) -> np.ndarray | None:
+    try:
+        return read_image(image or "")
+    except BrokenImage:
+        return None
+
+
+def _shape(mistake: Mistake, pictures: Sequence[np.ndarray | None]) -> tuple[int, int]:
+    """(height, width) in whose ratio a mistake's pictures are shown."""
+    return mistake.frame_size or next((pixels.shape[:2] for pixels in pictures if pixels is not None), (3, 4))
 
 
 def write_png(figure: Figure, path: str | os.PathLike) -> None:

@@ -1,5 +1,6 @@
 """Results of a fusion: what `average_fusion.py` prints and writes."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +11,15 @@ import numpy as np
 import pandas as pd
 
 from common.atomic import atomic_write
-from common.cli import print_table
+from common.cli import UserError, print_table
 from common.frames import FRAME_NAME
 from dataloader.frame_index import index_frames
 from dataloader.names import first_names
 from dataloader.split_train_test_video import Video
 from fusion.metrics import confusion_matrix, fuse, precision, softmax
-from fusion.plots import Mistake, plot_confusion, plot_misclassified
+from fusion.plots import Answer, Mistake, plot_confusion, plot_misclassified
 from fusion.scores import save_scores
+from pose.keypoints import FILE_NAME, load_keypoints
 
 MAX_MISTAKES = 12  # in misclassified.png
 FEW_VIDEOS = 50  # with fewer, a difference of a few points of Prec@1 is chance
@@ -144,7 +146,10 @@ def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]
         written += write_confusion(less, matrix, result.classes, f"{title}, without {name}")
     if not image_folders:
         return written
-    plot_misclassified(find_mistakes(result, image_folders), mistakes)
+    wrong, count = int((result.scores["fused"].argmax(1) != result.labels).sum()), len(result.videos)
+    title = f"split {result.split}: {wrong} of {count} videos misclassified"
+    title += f"; the {MAX_MISTAKES} most confident mistakes" * (wrong > MAX_MISTAKES)
+    plot_misclassified(find_mistakes(result, image_folders), mistakes, title)
     return [*written, mistakes]
 
 
@@ -159,22 +164,38 @@ def write_confusion(folder: Path, matrix: np.ndarray, classes: Sequence[str], ti
 
 def find_mistakes(result: SplitResult, image_folders: Sequence[Path]) -> list[Mistake]:
     """The most confident mistakes, each with its middle frame from every one of the folders that has it."""
-    scores = result.scores["fused"].astype(np.float64)
-    predicted, everyone = scores.argmax(1), np.arange(len(scores))
-    probability = softmax(scores)[everyone, predicted]
+    scores = {name: scores.astype(np.float64) for name, scores in result.scores.items()}
+    fused, everyone = scores["fused"], np.arange(len(result.labels))
+    probabilities = {name: softmax(values) for name, values in scores.items()}
+    confidence = probabilities["fused"].max(1)
     # Where probabilities saturate, the lead over the true class tells which mistake is worse.
-    lead = scores.max(1) - scores[everyone, result.labels]
-    wrong = np.flatnonzero(predicted != result.labels)
-    wrong = wrong[np.lexsort((-lead[wrong], -probability[wrong]))][:MAX_MISTAKES]
+    lead = fused.max(1) - fused[everyone, result.labels]
+    wrong = np.flatnonzero(fused.argmax(1) != result.labels)
+    wrong = wrong[np.lexsort((-lead[wrong], -confidence[wrong]))][:MAX_MISTAKES]
     videos = [result.videos[i] for i in wrong]
     middle = [
         {video: Path(at, FRAME_NAME.format((frames + 1) // 2)) for video, at, frames in index_frames(root, videos)[0]}
         for root in image_folders
     ]
-    return [
-        Mistake(v.name, v.class_name, result.classes[predicted[i]], float(probability[i]), [at.get(v) for at in middle])
-        for i, v in zip(wrong, videos, strict=True)
-    ]
+    names = ["fused", *result.weights]
+    mistakes = []
+    for i, video in zip(wrong, videos, strict=True):
+        best = [int(scores[name][i].argmax()) for name in names]
+        answers = [
+            Answer(name, result.classes[label], float(probabilities[name][i, label]))
+            for name, label in zip(names, best, strict=True)
+        ]
+        images = [at.get(video) for at in middle]
+        mistakes.append(Mistake(video.name, video.class_name, answers, images, _frame_size(images)))
+    return mistakes
+
+
+def _frame_size(images: Sequence[Path | None]) -> tuple[int, int] | None:
+    """(height, width) of the frames of a video, if keypoints beside one of its images tell it."""
+    for image in filter(None, images):
+        with contextlib.suppress(UserError):
+            return load_keypoints(image.parent / FILE_NAME).frame_size
+    return None
 
 
 def write_summary(path: Path, results: Sequence[SplitResult]) -> None:

@@ -27,7 +27,7 @@ def write_preview(path: Path, videos: Sequence[PoseJob], count: int = 12) -> Non
         video = videos[index]
         people = len(people_of_frame(keypoints[index], number))
         pair = [read_image(folder / FRAME_NAME.format(number)) for folder in (video.frames, video.poses)]
-        cells.append((f"{video.name}  {number}  ({people or 'no'} {'person' if people == 1 else 'people'})", pair))
+        cells.append((f"{video.name}, frame {number}, {people or 'no'} {'person' if people == 1 else 'people'}", pair))
     write_sheet(path, cells)
 
 
@@ -46,7 +46,7 @@ def write_chosen_preview(path: Path, videos: Sequence[tuple[str, Keypoints]], ma
         grey = np.repeat(others.max(axis=2, keepdims=True) // 3, 3, axis=2)
         pair = [np.where(alone.any(axis=2, keepdims=True), alone, grey), alone]
         pair = [np.asarray(Image.fromarray(image).resize(data.frame_size[::-1])) for image in pair]
-        cells.append((f"{name}  {number}  ({len(chosen)} of {len(everyone)})", pair))
+        cells.append((f"{name}, frame {number}, {len(chosen)} of {len(everyone)} people", pair))
     write_sheet(path, cells)
 
 
@@ -66,7 +66,7 @@ def write_clip(path: Path, videos: Sequence[PoseJob], rate: Fraction, count: int
             first = (num_frames - length) // 2 + 1
             for number in range(first, first + length):
                 canvas = Image.new("RGB", size, (24, 24, 24))
-                ImageDraw.Draw(canvas).text((4, 2), f"{video.name}  {number}", fill=(230, 230, 230), font=font)
+                ImageDraw.Draw(canvas).text((4, 2), f"{video.name}, frame {number}", fill=(230, 230, 230), font=font)
                 images = [read_image(folder / FRAME_NAME.format(number)) for folder in (video.frames, video.poses)]
                 height, width = images[0].shape[:2]
                 scale = side / max(height, width)

@@ -5,17 +5,17 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from common.atomic import atomic_write
 from dataloader.skeleton_dataloader import MOMENTS, PEOPLE, normalized_paths, skeleton_clips, skeleton_input
+from fusion.plots import printable, write_png
 from network import Model
 from pose.keypoints import Keypoints
 from pose.skeleton import DRAWN_LIMBS, PART_NAMES
 from pose.tracking import main_paths
 
 SHOWN = 8  # frames of the video
+FOR_COLOR, AGAINST_COLOR = "#b2182b", "#2166ac"
 
 
 def part_relevance(model: Model, keypoints: Keypoints, label: int) -> np.ndarray:
@@ -44,35 +44,64 @@ def write_parts(
     """Write a PNG: the `shown_frames`, by number, with the chosen people on them, and a map of parts over time.
 
     `relevance` is that of `part_relevance`. Red parts spoke for the class, blue ones against it; the larger a disc, the
-    more. The map sums over people.
+    more. The pictures are cut to where people are in any of them. The map sums over people, the bars beside it over
+    time; the dotted lines are the pictures' frames.
     """
     people, total = main_paths(keypoints, PEOPLE), relevance.sum(0)
     limit = max(np.abs(total).max(), 1e-9)
-    figure = Figure(figsize=(2 * SHOWN, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2, 3))
-    for axes, (number, picture) in zip(np.atleast_1d(top.subplots(1, len(pictures))), pictures.items(), strict=True):
-        height, width = picture.shape[:2]
-        axes.imshow(picture, alpha=0.6)
-        axes.set_title(f"frame {number}", fontsize=9)
-        axes.set_xlim(0, width)
-        axes.set_ylim(height, 0)
+    colors = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    left, right, top, bottom = people_window(people[:, [number - 1 for number in pictures]])
+    height, width = next(iter(pictures.values())).shape[:2]
+    columns = min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
+    tall = min(max(12 / columns * (bottom - top) * height / ((right - left) * width), 2), 3)  # inches of a picture
+    figure = Figure(figsize=(13, 5.5 + (tall + 0.35) * rows), layout="constrained")
+    figure.suptitle(printable(title, 100), fontsize=13)
+    above, below = figure.subfigures(2, 1, height_ratios=((tall + 0.35) * rows, 5))
+    grid = list(above.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid:
         axes.axis("off")
+    for axes, (number, picture) in zip(grid, pictures.items(), strict=False):
+        height, width = picture.shape[:2]
+        axes.imshow(picture, alpha=0.6, extent=(0, width, height, 0))
+        axes.set_title(f"frame {number}", fontsize=10)
+        axes.set(xlim=(left * width, right * width), ylim=(bottom * height, top * height))
         moment = shown_frames(keypoints.num_frames)[number]
         for person, values in zip(people[:, number - 1], relevance[:, moment], strict=True):
             x, y, found = person[:, 0] * width, person[:, 1] * height, person[:, 2] > 0
             for ends in DRAWN_LIMBS:
                 if found[list(ends)].all():
-                    axes.plot(x[list(ends)], y[list(ends)], color="0.2", linewidth=1)
-            sizes = 4 + 120 * np.abs(values[found]) / limit
-            colors = {"c": values[found], "cmap": "coolwarm", "vmin": -limit, "vmax": limit}
-            axes.scatter(x[found], y[found], sizes, zorder=3, edgecolors="0.2", linewidths=0.5, **colors)
-    axes = bottom.subplots()
+                    axes.plot(x[list(ends)], y[list(ends)], color="0.2", linewidth=1.5)
+            sizes = 12 + 300 * np.abs(values[found]) / limit
+            axes.scatter(x[found], y[found], sizes, values[found], zorder=3, edgecolors="0.2", linewidths=0.7, **colors)
+    over_time, sums = below.subplots(1, 2, sharey=True, width_ratios=(5, 1))
     extent = (0.5, keypoints.num_frames + 0.5, len(PART_NAMES) - 0.5, -0.5)
-    image = axes.imshow(total.T, cmap="coolwarm", vmin=-limit, vmax=limit, aspect="auto", extent=extent)
-    axes.set_yticks(range(len(PART_NAMES)), PART_NAMES, fontsize=8)
-    axes.set_xlabel("frame")
-    bottom.colorbar(image, ax=axes, label="share of the logit (gradient × input)")
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+    image = over_time.imshow(total.T, aspect="auto", interpolation="nearest", extent=extent, **colors)
+    over_time.set_yticks(range(len(PART_NAMES)), PART_NAMES, fontsize=9)
+    over_time.set(xlabel="frame")
+    for number in pictures:
+        over_time.axvline(number, color="0.4", linewidth=0.8, linestyle=":")
+    values = total.sum(0)
+    sums.barh(range(len(PART_NAMES)), values, color=[FOR_COLOR if value > 0 else AGAINST_COLOR for value in values])
+    sums.axvline(0, color="0.4", linewidth=0.8)
+    sums.set(xlabel="sum over the frames")
+    sums.tick_params(left=False)
+    sums.spines[["top", "right", "left"]].set_visible(False)
+    label = "share of the class's logit (gradient × input)\n← against it        for it →"
+    below.colorbar(image, ax=[over_time, sums], label=label)
+    write_png(figure, path)
+
+
+def people_window(people: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, right, top and bottom, in [0, 1] of the frame, of where `people` (P, T, 18, 3) are, with room around.
+
+    At least a third of the frame each way; all of it if there is nobody.
+    """
+    found = people[people[..., 2] > 0][:, :2]
+    if not len(found):
+        return 0.0, 1.0, 0.0, 1.0
+    low, high = found.min(0).clip(0, 1), found.max(0).clip(0, 1)
+    half = np.maximum((high - low) * 0.65, 1 / 6)
+    centre = ((low + high) / 2).clip(np.minimum(half, 0.5), np.maximum(1 - half, 0.5))
+    (left, top), (right, bottom) = (centre - half).clip(0, 1).tolist(), (centre + half).clip(0, 1).tolist()
+    return left, right, top, bottom

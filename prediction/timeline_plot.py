@@ -56,7 +56,8 @@ def plot_timeline(
             axes.broken_barh(spans, (0, 1.02), **_band_style(label, colors))
     for segment in found:
         _write_name(band, segment, edges[-1], classes)
-    top.axhline(minimum, color="#606060", linewidth=0.8, linestyle=":")
+    style = {"color": "#606060", "linewidth": 1, "linestyle": ":", "label": f"minimum of a winner: {minimum:g}"}
+    lines.append(top.axhline(minimum, **style))
     if labels - {NONE, GAP} - set(shown):
         lines.append(Patch(color=REST, label="won by another class"))
     for label, text in ((NONE, "none: below the minimum"), (GAP, "gap: not scored")):
@@ -66,7 +67,9 @@ def plot_timeline(
     top.set(ylim=(0, 1.02), ylabel="probability", title=printable(title, 100))
     top.grid(alpha=0.25)
     top.spines[["top", "right"]].set_visible(False)
-    band.set(xlim=edges[[0, -1]], ylim=(0, 1), yticks=[], xlabel="time")
+    band.set(
+        xlim=edges[[0, -1]], ylim=(0, 1), yticks=[], xlabel="time (m:ss)" if edges[-1] < 3600 else "time (h:mm:ss)"
+    )
     step = next((step for step in STEPS if edges[-1] / step <= TICKS), edges[-1] / TICKS)
     band.xaxis.set_major_locator(MultipleLocator(step))
     band.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds, int(step < 1))))

@@ -16,6 +16,7 @@ cv2 = pytest.importorskip("cv2")
 
 from common import optical_flow  # noqa: E402
 from common.cli import UserError  # noqa: E402
+from common.contact_sheet import GAP  # noqa: E402
 from common.frame_settings import FrameSettings, read_frame_settings  # noqa: E402
 from common.optical_flow import decode_flow, encode_flow, flow_colors, flow_images, flow_method  # noqa: E402
 from dataloader.images import read_grey  # noqa: E402
@@ -127,6 +128,10 @@ def test_a_second_run_does_what_is_missing(frames, tmp_path):
     flow = tmp_path / "flow"
     finished = extract(frames, flow, "--preview", tmp_path / "sheet.png")
     assert "2 done (5 frames" in finished.stdout and Image.open(tmp_path / "sheet.png").width > 300
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
+    key = sheet[-GAP - 49 : -GAP, GAP : GAP + 49]  # what a colour means: right is red, left cyan, the middle white
+    for at, color in ((48, (255, 0, 0)), (24, (255, 255, 255)), (0, (0, 255, 255))):
+        assert np.abs(key[24, at] - color).max() < 80
     whole = tree(flow)
     assert "0 done" in extract(frames, flow).stdout
     for lost in ("u/v_shift/frame000001.jpg", "u/v_shift/frame000003.jpg", "v/v_shift/frame000004.jpg"):

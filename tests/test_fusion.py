@@ -546,15 +546,21 @@ def test_most_confident_mistakes_with_their_pictures(tmp_path, lists, monkeypatc
             folder.mkdir(parents=True)
             for frame in range(1, count + 1):
                 Image.new("RGB", (32, 24), (10 * number, 50 * frame, 0)).save(folder / f"frame{frame:06d}.jpg")
-    drawn = []
-    monkeypatch.setattr(report, "plot_misclassified", lambda items, to: drawn.extend(items))
+    drawn, titles = [], []
+    monkeypatch.setattr(
+        report, "plot_misclassified", lambda items, to, title: (drawn.extend(items), titles.append(title))
+    )
     fuse_them(tmp_path, lists, path, "--frames", frames, "--pose-flow", pose_flow)
+    assert titles == [f"split 01: 3 of {len(names)} videos misclassified"]
     assert [mistake.name for mistake in drawn] == sorted(wrong, key=wrong.get, reverse=True)
     for mistake in drawn:
         label = labels[names.index(mistake.name)]
-        assert (mistake.true, mistake.predicted) == (CLASSES[label], CLASSES[(label + 1) % 4])
+        assert mistake.true == CLASSES[label]
+        assert [answer.who for answer in mistake.answers] == ["fused", "spatial"]
+        assert {answer.predicted for answer in mistake.answers} == {CLASSES[(label + 1) % 4]}
         logits = scores[mistake.name]
-        assert mistake.confidence == pytest.approx(np.exp(logits.max()) / np.exp(logits).sum())
+        probability = np.exp(logits.max()) / np.exp(logits).sum()
+        assert [answer.probability for answer in mistake.answers] == pytest.approx([probability] * 2)
         assert mistake.images[0] == frames / f"v_{mistake.name}" / "frame000003.jpg"
         expected = pose_flow / mistake.name / "frame000002.jpg" if mistake.name != names[0] else None
         assert mistake.images[1] == expected

@@ -12,7 +12,7 @@ from fusion.scores import load_scores
 from network import Model
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME, load_keypoints
-from prediction.parts import part_relevance, shown_frames
+from prediction.parts import part_relevance, people_window, shown_frames
 from tests.helpers import CLASSES, call_main, train_script
 from tests.test_network import random_statistics
 from tests.test_predict import write_video
@@ -45,6 +45,19 @@ def test_shown_frames(frames):
     shown = shown_frames(frames)
     assert len(shown) == min(frames, 8) and 1 <= min(shown) <= max(shown) <= frames
     assert all(abs((moment + 0.5) / MOMENTS * frames - number) <= 1 for number, moment in shown.items())
+
+
+def test_the_window_holds_the_people_and_stays_in_the_frame():
+    people = np.zeros((2, 3, 18, 3), np.float32)
+    assert people_window(people) == (0, 1, 0, 1)  # nobody
+    people[0, 1, 4] = 0.9, 0.5, 1
+    people[0, 2, 5] = 0.95, 0.1, 1
+    people[1, 0, 0] = 0.2, 0.2, 0  # a part that was not found does not count
+    left, right, top, bottom = people_window(people)
+    assert 0.6 < left < 0.9 and 0.95 < right <= 1 and 0 <= top < 0.1 and 0.5 < bottom < 0.7
+    assert right - left == pytest.approx(1 / 3)
+    people[1, 0, 0] = 0.0, 1.0, 1
+    assert people_window(people) == (0, 1, 0, 1)
 
 
 def test_predict_gives_the_scores_of_the_script_and_the_picture(tiny, tmp_path):

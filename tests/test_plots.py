@@ -1,6 +1,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import _pylab_helpers
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from PIL import Image
 
 from common.cli import UserError
 from fusion import plots
-from fusion.plots import Mistake, plot_confusion, plot_curves, plot_misclassified
+from fusion.plots import Answer, Mistake, plot_confusion, plot_curves, plot_misclassified
 
 HOSTILE = ["跳跃", "Übung 1", "$x^", "a$b$c", r"\alpha_{", "v" * 300, "x\ny", "\udcff", "%s {0}"]
 
@@ -82,7 +83,9 @@ def test_hostile_names_are_drawn_in_silence(tmp_path, drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plot_confusion(random_matrix(len(HOSTILE)), HOSTILE, tmp_path / "c.png", "$title")
-        plot_misclassified([Mistake(name, name, name, 0.5, [None]) for name in HOSTILE], tmp_path / "m.png")
+        plot_misclassified(
+            [Mistake(name, name, [Answer(name, name, 0.5)], [None]) for name in HOSTILE], tmp_path / "m.png"
+        )
     assert "Übung 1 " in " ".join(texts(drawn[0])) and r"\$x^" in texts(drawn[0])
     assert all(len(text) < 60 for text in texts(drawn[0]) if text.startswith("v"))
 
@@ -102,7 +105,8 @@ def write_records(folder, epochs, second="rgb_test.csv"):
 
 @pytest.mark.parametrize("epochs", [1, 2, 8, 60])
 def test_curves_show_the_records(tmp_path, drawn, epochs):
-    plot_curves(*write_records(tmp_path, epochs), tmp_path / "curves.png")
+    title = "spatial stream, resnet18\nselected on the test list"
+    plot_curves(*write_records(tmp_path, epochs), tmp_path / "curves.png", title)
     loss, accuracy, rate = drawn[0].axes
     for axes, values in (
         (loss, (lambda e: 2 / (e + 1), lambda e: 3 / (e + 1))),
@@ -113,10 +117,51 @@ def test_curves_show_the_records(tmp_path, drawn, epochs):
             np.testing.assert_allclose(line.get_ydata(), [value(e) for e in range(epochs)])
             np.testing.assert_array_equal(line.get_xdata(), range(epochs))
     np.testing.assert_allclose(rate.lines[0].get_ydata(), [0.01 * 0.1 ** (e // 4) for e in range(epochs)])
-    assert rate.get_yscale() == "log"
-    best = {1: "best 40.00 in epoch 0", 2: "best 41.00 in epoch 1", 8: "best 70.00 in epoch 5"}
-    assert accuracy.get_title(loc="right") == best.get(epochs, "best 99.00 in epoch 59")
+    assert rate.get_yscale() == ("log" if epochs > 4 else "linear")
+    best, prec1 = {1: (0, "40.00"), 2: (1, "41.00"), 8: (5, "70.00"), 60: (59, "99.00")}[epochs]
+    assert accuracy.get_title(loc="right") == f"best test Prec@1: {prec1} % in epoch {best}"
+    assert [list(axes.lines[-1].get_xdata()) for axes in (loss, rate)] == [[best, best]] * 2
+    assert (best, float(prec1)) in [tuple(np.ravel(line.get_data())) for line in accuracy.lines]
+    assert drawn[0].get_suptitle() == "spatial stream, resnet18\nselected on the test list"
+    for axes in drawn[0].axes:  # the one legend lies above its lines
+        assert axes.get_ylabel()
+        box = axes.get_legend() and axes.get_legend().get_window_extent()
+        assert not box or box.y0 >= axes.get_window_extent().y1
     assert pixels(tmp_path / "curves.png").shape > (600, 600)
+
+
+@pytest.mark.parametrize(
+    ("rates", "scale"),
+    [
+        ([0.05 * (1 + np.cos(np.pi * e / 300)) for e in range(300)], "linear"),  # 1e-6 at the end
+        ([5e-4 * 0.1 ** (e // 150) for e in range(500)], "log"),
+        ([0.005, 0.005, 0.0005], "log"),
+        ([1e-5], "linear"),
+        ([0.0] * 3, "linear"),
+    ],
+)
+def test_learning_rates_can_be_read(tmp_path, drawn, rates, scale):
+    train, test = write_records(tmp_path, len(rates))
+    table = pd.read_csv(train)
+    table.assign(lr=rates).to_csv(train, index=False)
+    plot_curves(train, test, tmp_path / "curves.png")
+    axes = drawn[0].axes[2]
+    drawn[0].canvas.draw()
+    low, high = axes.get_ylim()
+    ticks = [(at, text.get_text()) for at, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)]
+    ticks = [(at, text) for at, text in ticks if low <= at <= high]
+    assert axes.get_yscale() == scale and low <= min(rates) and max(rates) <= high and 2 <= len(ticks) <= 7
+    assert all(float(text) == pytest.approx(at) and len(text) <= 7 for at, text in ticks)  # each label is its value
+    assert not axes.yaxis.get_offset_text().get_text()
+    assert axes.lines[0].get_markersize() == (0 if len(rates) > 30 else 4)
+
+
+def test_of_equally_good_epochs_the_first_or_the_latest_is_marked(tmp_path, drawn):
+    train, test = write_records(tmp_path, 4)
+    pd.read_csv(test).assign(**{"Prec@1": [50, 70, 60, 70]}).to_csv(test, index=False)
+    for latest, epoch in ((False, 1), (True, 3)):
+        plot_curves(train, test, tmp_path / "curves.png", latest=latest)
+        assert drawn[-1].axes[1].get_title(loc="right").endswith(f"70.00 % in epoch {epoch}")
 
 
 def test_the_validation_record_is_called_so(tmp_path, drawn):
@@ -169,7 +214,12 @@ def test_mistakes_show_their_pictures_and_classes(tmp_path, drawn, count):
     for i, color in enumerate(colors):
         Image.new("RGB", (64, 48), color).save(tmp_path / f"{i}.png")
     mistakes = [
-        Mistake(f"video{i}", f"true{i}", f"wrong{i}", 0.9 - i / 100, [tmp_path / "0.png", tmp_path / "1.png"])
+        Mistake(
+            f"video{i}",
+            f"true{i}",
+            [Answer("fused", f"wrong{i}", 0.9 - i / 100), Answer("spatial", f"true{i}", 0.4)],
+            [tmp_path / "0.png", tmp_path / "1.png"],
+        )
         for i in range(count)
     ]
     plot_misclassified(mistakes, tmp_path / "m.png")
@@ -178,8 +228,25 @@ def test_mistakes_show_their_pictures_and_classes(tmp_path, drawn, count):
         assert ((np.abs(image - color).max(2) < 3).sum() > 5000) == (count > 0)
     shown = " ".join(texts(drawn[0]))
     for i in range(count):
-        assert f"video{i}\ntrue: true{i}\npredicted: wrong{i} ({0.9 - i / 100:.0%})" in shown
+        lines = f"video{i}", f"true: true{i}", f"✗ fused: wrong{i} ({0.9 - i / 100:.0%})", f"✓ spatial: true{i} (40%)"
+        assert all(line in shown for line in lines)
     assert ("no mistakes" in shown) == (count == 0)
+
+
+@pytest.mark.parametrize(("frame", "known"), [((96, 54), None), ((48, 64), None), (None, (48, 64))])
+def test_poses_are_shown_in_the_shape_of_the_frames(tmp_path, drawn, frame, known):
+    """A square pose image beside a frame, or alone with keypoints that tell the frame's size."""
+    Image.new("RGB", (224, 224), (250, 10, 10)).save(tmp_path / "pose.png")
+    if frame:
+        Image.new("RGB", frame[::-1], (10, 250, 10)).save(tmp_path / "frame.png")
+    images = [tmp_path / "frame.png", tmp_path / "pose.png"]
+    plot_misclassified([Mistake("a", "b", [Answer("fused", "c", 1.0)], images, known)], tmp_path / "m.png")
+    image, (height, width) = pixels(tmp_path / "m.png"), frame or known
+    for color in [(250, 10, 10), *[(10, 250, 10)] * bool(frame)]:
+        ys, xs = np.nonzero(np.abs(image - color).max(2) < 3)
+        assert np.ptp(xs) / np.ptp(ys) == pytest.approx(width / height, rel=0.03) and np.ptp(ys) > 100
+    with Image.open(tmp_path / "m.png") as picture:  # nothing shines through where a page is dark
+        assert np.asarray(picture.convert("RGBA"))[..., 3].min() == 255 and image[0, 0].min() == 255
 
 
 def test_missing_and_broken_pictures_leave_a_tile(tmp_path, drawn):
@@ -187,7 +254,7 @@ def test_missing_and_broken_pictures_leave_a_tile(tmp_path, drawn):
     (tmp_path / "empty.jpg").touch()
     Image.new("CMYK", (30, 30)).save(tmp_path / "cmyk.jpg")
     images = [None, tmp_path / "broken.jpg", tmp_path / "empty.jpg", tmp_path / "none.jpg", tmp_path / "cmyk.jpg"]
-    plot_misclassified([Mistake("a", "b", "c", 1.0, images)], tmp_path / "m.png")
+    plot_misclassified([Mistake("a", "b", [Answer("fused", "c", 1.0)], images)], tmp_path / "m.png")
     assert texts(drawn[0]).count("no picture") == 4
 
 

@@ -20,7 +20,7 @@ from fusion.calibration import Calibration
 from network import build_network
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, save_keypoints
-from prediction import timeline
+from prediction import timeline, timeline_plot
 from prediction.classify import Options, Poses, classify, load_for_testing
 from prediction.results import Fusion
 from prediction.segments import GAP, NONE, bars_of_frames, borders, segments
@@ -301,6 +301,17 @@ def test_pictures_of_any_length(tmp_path, classes, windows):
     with Image.open(tmp_path / "a.png") as picture:
         assert 1000 < picture.width < 1700 and 350 < picture.height < 700
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "a.png", "a.srt"]
+
+
+@pytest.mark.parametrize(("stride", "unit"), [(2, "time (m:ss)"), (2000, "time (h:mm:ss)")])
+def test_the_picture_names_what_it_shows(tmp_path, monkeypatch, stride, unit):
+    drawn = []
+    monkeypatch.setattr(timeline_plot, "write_png", lambda figure, path: drawn.append(figure))
+    made = made_timeline([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.2, 0.8], [0.2, 0.8]], stride, stride)
+    timeline_plot.plot_timeline(tmp_path / "t.png", made, segments(made, 0.35), ["a", "b"], 0.35, "title")
+    (legend,), (top, band) = drawn[0].legends, drawn[0].axes
+    assert [text.get_text() for text in legend.get_texts()] == ["b", "a", "minimum of a winner: 0.35"]
+    assert (top.get_ylabel(), band.get_xlabel()) == ("probability", unit)
 
 
 def test_thinned_lines_are_means():

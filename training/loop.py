@@ -14,7 +14,7 @@ from fusion.plots import plot_curves
 from fusion.scores import save_scores
 from network import Model, add_dropout
 from training.engine import Context, evaluate, train_one_epoch
-from training.record import BEST, CHECKPOINT, record_path, scores_path
+from training.record import BEST, CHECKPOINT, record_path, scores_path, selected_on
 from training.resume import options_of, resume_averaging, resume_training
 from training.schedule import average_weights, make_optimizer, rate_factor
 from utils import save_checkpoint, write_record
@@ -33,6 +33,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
     """
     stream, record, main = context.stream, args.record, context.processes.main
     selection = "val" if "val" in loaders else "test"
+    latest = args.schedule == "cosine"  # of equally good epochs, which are many where videos are few
     cuda = context.device.type == "cuda"
     optimizer = make_optimizer(args, model.network.parameters(), fused=cuda)
     scheduler = ReduceLROnPlateau(optimizer, "min", patience=args.lr_patience)
@@ -68,8 +69,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
             scores = tested.pop("scores")
             if args.schedule == "plateau":
                 scheduler.step(tested["loss"])
-            # Of equals the later one where the rate is annealed; of few videos many epochs are equal.
-            is_best = tested["prec1"] > best or (tested["prec1"] == best and args.schedule == "cosine")
+            is_best = tested["prec1"] > best or (tested["prec1"] == best and latest)
             best = max(best, tested["prec1"])
         if not main:
             continue
@@ -77,7 +77,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: 
         write_record(train_csv, _row(epoch, train) | {"lr": lr})
         if tested:
             write_record(selection_csv, _row(epoch, tested))
-            plot_curves(train_csv, selection_csv, record / "curves.png")
+            plot_curves(train_csv, selection_csv, record / "curves.png", _title(args, model, context), latest)
         checkpoint = {
             "epoch": epoch + 1,
             "arch": model.arch,
@@ -128,6 +128,11 @@ def wrap(network: nn.Module, args: Namespace, context: Context) -> nn.Module:
         device_ids = [device] if device.type == "cuda" else None
         trained = nn.parallel.DistributedDataParallel(trained, device_ids=device_ids)
     return torch.compile(trained) if args.compile else trained
+
+
+def _title(args: Namespace, model: Model, context: Context) -> str:
+    data = f"{args.data}, split {args.split}; " if args.data else ""
+    return f"{context.stream.name} stream, {model.arch}\n{data}model selected on the {selected_on(args)}"
 
 
 def _row(epoch: int, result: dict[str, float]) -> dict:

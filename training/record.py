@@ -27,6 +27,11 @@ def record_path(record: Path, stream: Stream, what: str) -> Path:
     return record / f"{stream.prefix}_{what}.csv"
 
 
+def selected_on(args: Namespace) -> str:
+    """What the best model of a run is chosen on, in words."""
+    return "validation set" if args.val_groups or args.val_list else "test list"
+
+
 def run_files(record: Path, stream: Stream) -> list[Path]:
     """Those files of a run of `stream` that `record` holds."""
     names = [record / name for name in (CHECKPOINT, BEST, "curves.png", "summary.json", "evaluation.json")]

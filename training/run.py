@@ -22,7 +22,7 @@ from training.calibration import calibrate_on, keep_calibration
 from training.distributed import Processes, gather, join_processes, wait_for_main
 from training.engine import Context, Stopped, evaluate, extract_features
 from training.loop import fit
-from training.record import BEST, CHECKPOINT, check_record, open_record, scores_path
+from training.record import BEST, CHECKPOINT, check_record, open_record, scores_path, selected_on
 from training.resume import check_same_videos, fingerprint, made_of, restore_run
 from training.streams import Stream, trained_stream
 from utils import (
@@ -240,7 +240,7 @@ def write_summary(args: Namespace, model: Model, context: Context, results: dict
         "classes": len(model.classes),
         "image_size": args.image_size,
         "seed": args.seed,
-        "selected_on": "validation set" if args.val_groups or args.val_list else "test list",
+        "selected_on": selected_on(args),
         **results,
         "processes": context.processes.world,
         "amp": context.amp,
