@@ -19,15 +19,16 @@ FOR_COLOR, AGAINST_COLOR = "#b2182b", "#2166ac"
 
 
 def part_relevance(model: Model, keypoints: Keypoints, label: int) -> np.ndarray:
-    """What each part at each moment adds to the logit of the class `label`: float32 (people, 48, 18).
+    """What each part at each moment says for the class `label` rather than others: float32 (people, 48, 18).
 
-    The gradient of the video's mean logit times the network's input (arXiv 1605.01713), summed over the channels of a
-    part and over the clips of the test.
+    The gradient times the network's input (arXiv 1605.01713) of the class's logit above the mean of all classes' (what
+    all share tells them not apart), summed over the channels of a part and over the clips of the test.
     """
     sample = skeleton_clips(normalized_paths(keypoints))
     device = model.device
     inputs = skeleton_input(sample.images, sample.index).to(device).requires_grad_()
-    (gradient,) = torch.autograd.grad(model.network(inputs).mean(0)[label], inputs)
+    logits = model.network(inputs).mean(0)
+    (gradient,) = torch.autograd.grad(logits[label] - logits.mean(), inputs)
     return (gradient * inputs).detach().sum((0, 2)).cpu().numpy()
 
 
