@@ -1,7 +1,7 @@
 """A page in the browser: upload a video, or switch the camera on, and see what people do.
 
-    pip install -r requirements-app.txt
-    python app.py --spatial record/spatial/model_best.pth.tar --motion record/motion_pose/model_best.pth.tar
+pip install -r requirements-app.txt
+python app.py --spatial record/spatial/model_best.pth.tar --motion record/motion_pose/model_best.pth.tar
 """
 
 import os
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import ArgumentParser, UserError, positive, run, whole_number
+from dataloader.names import find_videos
 from prediction.arguments import add_people_arguments, add_stream_arguments, check_streams
 from prediction.prepare import prepare
 from utils import catch_stop_signals
@@ -44,9 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until SIGINT or SIGTERM comes."""
     args = get_args_parser().parse_args(argv)
     check_streams(args)
-    examples = find_examples(args.examples)
+    examples = [video for path in args.examples for video in find_videos(path).values()]
     port = free_port(args.host, args.port)
-    with tempfile.TemporaryDirectory(prefix="actions-", ignore_cleanup_errors=True) as folder, catch_stop_signals() as stop:
+    temporary = tempfile.TemporaryDirectory(prefix="actions-", ignore_cleanup_errors=True)
+    with temporary as folder, catch_stop_signals() as stop:
         os.environ.update(SETTINGS, GRADIO_TEMP_DIR=folder)
         try:
             from prediction.page import Limits, build_page, serve
@@ -62,17 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         while not stop.signum:
             time.sleep(0.1)
         page.close(verbose=False)
-
-
-def find_examples(paths: Sequence[Path]) -> list[Path]:
-    """The files of `paths` and the videos in its folders; raises `UserError` if there are none."""
-    found = []
-    for path in paths:
-        files = list_videos(path) if path.is_dir() else [path]
-        if not files or not all(file.is_file() for file in files):
-            raise UserError(f"--examples {path}: no such video, or no video in it; give files or folders of some")
-        found += files
-    return found
 
 
 def free_port(host: str, port: int) -> int:

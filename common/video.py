@@ -103,7 +103,9 @@ def measure_duration(path: str | os.PathLike) -> float:
             return seconds
         with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
             packets = container.demux(video_stream(container, 1))
-            return max((float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None), default=0)
+            return max(
+                (float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None), default=0
+            )
     except av.FFmpegError as error:
         raise UserError(f"cannot be read: {error.strerror}") from None
 

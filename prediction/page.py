@@ -94,9 +94,9 @@ def one_at_a_time(method: Method) -> Method:
 def _about(classifier: Classifier, limits: Limits) -> str:
     streams = ", ".join(name.replace("_", " ") for name in classifier.models)
     return (
-        f"# What do people do in a video?\n{len(classifier.classes)} classes, by these streams: {streams}. Videos up to "
-        f"{limits.megabytes} MB and {clock(limits.seconds)} minutes, one after the other; they and what is made of them "
-        f"are deleted after {limits.minutes:g} minutes."
+        f"# What do people do in a video?\nStreams: {streams}; classes: {len(classifier.classes)}. Videos of up to "
+        f"{limits.megabytes} MB and {clock(limits.seconds)} minutes, one after the other. They and what is made of "
+        f"them are deleted after {limits.minutes:g} minutes."
     )
 
 
@@ -130,9 +130,9 @@ def _add_video_tab(classifier: Classifier, limits: Limits, examples: Sequence[Pa
             shown = bars_of(result, 3)
             overlay_video(overlay, path, prediction.poses.people, lambda number: shown, options.frames)
             facts = [path.name, count_frames(result), *filter(None, [result["damage"]])]
-            return bars_html(bars, facts), str(overlay)
+            return str(overlay), bars_html(bars, facts)
 
-    _on_click(button, answer_video, [upload], [answer, video], "classify")
+    _on_click(button, answer_video, [upload], [video, answer], "classify")
 
 
 def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence[Path]) -> None:
@@ -181,9 +181,9 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence
             lines = [path.name, f"{len(windows.spans)} windows, {count_frames(result)}"]
             html = bars_html(mean, [*lines, *filter(None, [result["damage"]])], "Mean over the windows")
             tables = [str(out.with_suffix(suffix)) for suffix in SUFFIXES if suffix != out.suffix]
-            return html, str(out), rows, tables
+            return str(out), html, rows, tables
 
-    _on_click(button, answer_long_video, [upload, window, stride], [facts, picture, table, files], "timeline")
+    _on_click(button, answer_long_video, [upload, window, stride], [picture, facts, table, files], "timeline")
 
 
 def _add_live_tab(classifier: Classifier) -> None:
@@ -224,8 +224,9 @@ def _add_live_tab(classifier: Classifier) -> None:
 
 
 def _on_click(button: gr.Button, answer, inputs: list, outputs: list, name: str) -> None:
-    """Call `answer` at a click; one video is classified at a time, whatever the tab."""
-    button.click(answer, inputs, outputs, api_name=name, concurrency_limit=1, concurrency_id="videos")
+    """Call `answer` at a click, its progress on the first output; one video at a time is classified, whatever the tab."""
+    shared = {"concurrency_limit": 1, "concurrency_id": "videos"}
+    button.click(answer, inputs, outputs, api_name=name, show_progress_on=outputs[0], **shared)
 
 
 # ---- files ----

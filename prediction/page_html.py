@@ -14,17 +14,17 @@ CSS = """
 .bars .track i { display: block; height: 100%; background: var(--other); }
 .bars .best i { background: var(--good); }
 .bars .stream { display: grid; grid-template-columns: 6.5rem 1fr 4rem; column-gap: .7rem; align-items: center;
-  font-size: .85rem; color: var(--body-text-color-subdued); }
+  font-size: .85rem; opacity: .75; }
 .bars .stream .track { height: .4rem; }
 .bars .stream i { background: var(--stream); }
 .bars .percent { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bars ul { margin: .9rem 0 0; padding-left: 1.2rem; }
-.bars .facts { margin-top: .9rem; font-size: .85rem; color: var(--body-text-color-subdued); }
+.bars .facts { margin-top: .9rem; font-size: .85rem; opacity: .75; }
 """
 
 
 def bars_html(bars: Bars, facts: Sequence[str] = (), heading: str | None = None) -> str:
-    """The answer, or `heading`, a bar for each of `bars.top`, lower ones for the streams, the notes, and lines of facts.
+    """The answer, or `heading`, a bar for each of `bars.top`, lower ones for the streams, notes, and lines of facts.
 
     All text is escaped, for names of classes and files may hold anything.
     """
