@@ -117,7 +117,7 @@ def _add_video_tab(classifier: Classifier, limits: Limits, examples: Sequence[Pa
             button = gr.Button("Classify", variant="primary")
             answer = gr.HTML(padding=True)
         with gr.Column(min_width=320, scale=2):
-            video = gr.Video(label="People and classes", autoplay=True, loop=True, interactive=False)
+            video = gr.Video(show_label=False, autoplay=True, loop=True, interactive=False)
 
     def answer_video(file: str | None, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
         with taken(file, limits) as (path, folder):
@@ -144,12 +144,13 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence
                 window = gr.Number(plan.length, label="Window, seconds", minimum=LEAST_STRIDE, min_width=120)
                 stride = gr.Number(plan.stride, label="Stride, seconds", minimum=LEAST_STRIDE, min_width=120)
             button = gr.Button("Classify", variant="primary")
-            facts = gr.HTML(padding=True)
         with gr.Column(min_width=320, scale=2):
-            picture = gr.Image(label="Classes over time", type="filepath", interactive=False)
-            headers = ["Class", "From", "To", "Probability, %"]
-            table = gr.Dataframe(headers=headers, label="Segments", interactive=False, max_height=400, wrap=True)
-            files = gr.File(label="Tables and subtitles", file_count="multiple", interactive=False)
+            shown = {"show_label": False, "buttons": ["fullscreen"], "elem_classes": "timeline"}
+            picture = gr.Image(type="filepath", interactive=False, **shown)
+            label = "Segments, with the mean probability of their windows"
+            table = gr.Dataframe(headers=["Class", "From", "To", "%"], label=label, interactive=False, max_height=400)
+            facts = gr.HTML(padding=True)
+            files = gr.File(label="Picture, tables and subtitles", file_count="multiple", interactive=False)
 
     def answer_long_video(
         file: str | None,
@@ -178,12 +179,12 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence
                 for segment in found
             ]
             mean = bars_of(result | {"answer": None}, CLASSES)._replace(notes=result["notes"])
-            lines = [path.name, f"{len(windows.spans)} windows, {count_frames(result)}"]
+            count = len(windows.spans)
+            lines = [path.name, f"{count} window{'s' * (count != 1)}, {count_frames(result)}"]
             html = bars_html(mean, [*lines, *filter(None, [result["damage"]])], "Mean over the windows")
-            tables = [str(out.with_suffix(suffix)) for suffix in SUFFIXES if suffix != out.suffix]
-            return str(out), html, rows, tables
+            return str(out), rows, html, [str(out.with_suffix(suffix)) for suffix in SUFFIXES]
 
-    _on_click(button, answer_long_video, [upload, window, stride], [picture, facts, table, files], "timeline")
+    _on_click(button, answer_long_video, [upload, window, stride], [picture, table, facts, files], "timeline")
 
 
 def _add_live_tab(classifier: Classifier) -> None:
@@ -224,7 +225,7 @@ def _add_live_tab(classifier: Classifier) -> None:
 
 
 def _on_click(button: gr.Button, answer, inputs: list, outputs: list, name: str) -> None:
-    """Call `answer` at a click, its progress on the first output; one video at a time is classified, whatever the tab."""
+    """Call `answer` at a click, its progress on the first output; both tabs together classify one video at a time."""
     shared = {"concurrency_limit": 1, "concurrency_id": "videos"}
     button.click(answer, inputs, outputs, api_name=name, show_progress_on=outputs[0], **shared)
 

@@ -19,7 +19,13 @@ CSS = """
 .bars .stream i { background: var(--stream); }
 .bars .percent { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bars ul { margin: .9rem 0 0; padding-left: 1.2rem; }
-.bars .facts { margin-top: .9rem; font-size: .85rem; opacity: .75; }
+.bars .facts { margin-top: .9rem; }
+.bars .facts div { margin-top: .2rem; font-size: .85rem; opacity: .75; }
+.timeline img { padding-top: 2.2rem; }
+@media (max-width: 700px) {
+  .timeline .image-frame { overflow-x: auto; justify-content: flex-start; }
+  .timeline img { min-width: 900px; }
+}
 """
 
 
@@ -40,7 +46,7 @@ def bars_html(bars: Bars, facts: Sequence[str] = (), heading: str | None = None)
             parts.append(f'<div class="stream"><span>{_text(stream)}</span>{_track(values[i])}{percent}</div>')
     if bars.notes:
         parts.append(f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in bars.notes)}</ul>")
-    parts += [f'<div class="facts">{_text(fact)}</div>' for fact in facts]
+    parts.append(f'<div class="facts">{"".join(f"<div>{_text(fact)}</div>" for fact in facts)}</div>')
     return f'<div class="bars">{"".join(parts)}</div>'
 
 
