@@ -250,7 +250,8 @@ def taken(file: str | None, limits: Limits) -> Iterator[tuple[Path, Path]]:
             with _named(path):
                 seconds = measure_duration(path)
                 if seconds > limits.seconds:
-                    raise UserError(f"lasts {clock(seconds)}, and {clock(limits.seconds)} is the most; upload a part")
+                    most = clock(limits.seconds, 1)
+                    raise UserError(f"lasts {clock(seconds, 1)}, and {most} is the most; upload a part of it")
                 yield path, folder
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
