@@ -106,7 +106,9 @@ def _about(classifier: Classifier, limits: Limits) -> str:
 def _add_upload(examples: Sequence[Path]) -> gr.File:
     upload = gr.File(label="Video", height=140)
     if examples:
-        gr.Examples([[str(path)] for path in examples], upload, label="Or one of these")
+        paths = [str(path.resolve()) for path in examples]
+        gr.set_static_paths(paths)  # else they are copied, and the copies deleted as uploads are
+        gr.Examples([[path] for path in paths], upload, label="Or one of these")
     return upload
 
 
