@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     examples = [video for path in args.examples for video in find_videos(path).values()]
     port = free_port(args.host, args.port)
     temporary = tempfile.TemporaryDirectory(prefix="actions-", ignore_cleanup_errors=True)
-    with temporary as folder, catch_stop_signals() as stop:
+    with temporary as folder:
         os.environ.update(SETTINGS, GRADIO_TEMP_DIR=folder)
         try:
             from prediction.page import Limits, build_page, serve
@@ -59,11 +59,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         classifier = prepare(args, keypoints=False, overlay=True)
         limits = Limits(args.max_seconds, args.max_megabytes, args.keep_minutes, Path(folder))
         page = build_page(classifier, limits, examples)
-        serve(page, limits, args.host, port)
-        print(f"open {page.local_url}; Ctrl-C ends it", flush=True)
-        while not stop.signum:
-            time.sleep(0.1)
-        page.close(verbose=False)
+        with catch_stop_signals() as stop:
+            serve(page, limits, args.host, port)
+            print(f"open {page.local_url}; Ctrl-C ends it", flush=True)
+            while not stop.signum:
+                time.sleep(0.1)
+            page.close(verbose=False)
 
 
 def free_port(host: str, port: int) -> int:

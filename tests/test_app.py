@@ -182,7 +182,7 @@ def page(browser, app):
     context = browser.new_context(viewport={"width": 390, "height": 800}, permissions=["camera"])
     page, outside = context.new_page(), []
     page.on("request", lambda request: outside.append(request.url) if app[1] not in request.url else None)
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(90_000)
     page.goto(app[1])
     yield page
     assert not [address for address in outside if not address.startswith(("data:", "blob:"))]
@@ -244,9 +244,9 @@ def test_a_camera_in_the_browser(page):
 def test_uploads_and_results_are_deleted_and_ctrl_c_ends_it(app):
     process, _, folder = app
     kept = lambda: {path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size}  # noqa: E731
-    wait_for(lambda: not kept(), 60 * KEPT * 3 + 10)
+    wait_for(lambda: not kept(), 90)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=90)
     assert process.returncode == 0 and "Traceback" not in err, err
     assert not folder.exists()
 
