@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError("the page needs Gradio: pip install gradio") from None
         classifier = prepare(args, keypoints=False, overlay=True)
         limits = Limits(args.max_seconds, args.max_megabytes, args.keep_minutes, Path(folder))
-        page = build_page(classifier, limits, examples)
         with catch_stop_signals() as stop:
+            page = build_page(classifier, limits, examples, stop)
             serve(page, limits, args.host, port)
             print(f"open {page.local_url}; Ctrl-C ends it", flush=True)
             while not stop.signum:

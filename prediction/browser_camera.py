@@ -26,14 +26,14 @@ PAUSE = 5.0  # seconds without a frame after which the camera counts as switched
 class BrowserCamera:
     """One viewer's camera: `show` its frames as they come, `news` tells what was seen in the last seconds.
 
-    Frames that come while one is handled are skipped. A thread ends `PAUSE` seconds after the last frame, or at `end`.
+    Frames that come while one is handled are skipped. Its thread ends `PAUSE` seconds after the last frame, at `end`, or
+    when `stop` is requested, which several viewers may share.
     """
 
-    def __init__(self, classifier: Classifier, plan: Plan):
-        self.frames: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+    def __init__(self, classifier: Classifier, plan: Plan, stop: StopRequest):
+        self.frames: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         self.seen: queue.SimpleQueue[tuple[Classified, dict, float] | UserError] = queue.SimpleQueue()
-        self.stop = StopRequest()
-        self.thread = Thread(target=self._watch, args=(classifier, plan), daemon=True)
+        self.thread = Thread(target=self._watch, args=(classifier, plan, stop), daemon=True)
         self.thread.start()
 
     @property
@@ -60,21 +60,21 @@ class BrowserCamera:
 
     def end(self) -> None:
         """End its thread soon."""
-        self.stop.signum = 1
+        self.frames.put(None)
 
     def _pictures(self, source: str) -> Iterator[Picture]:
         """The frames when they come; `Capture` keeps the newest one only."""
         with contextlib.suppress(queue.Empty):
-            while True:
-                yield partial(np.asarray, self.frames.get(timeout=PAUSE))
+            for rgb in iter(partial(self.frames.get, timeout=PAUSE), None):
+                yield partial(np.asarray, rgb)
 
-    def _watch(self, classifier: Classifier, plan: Plan) -> None:
+    def _watch(self, classifier: Classifier, plan: Plan, stop: StopRequest) -> None:
         models, fusion, estimator, options = classifier
         if {MOTION_POSE.name, SKELETON.name}.isdisjoint(models):
             estimator = None  # people would be found for nothing
         try:
             capture = Capture("the browser's camera", self._pictures)
-            with closing(watch(capture, models, estimator, options, *plan, self.stop)) as watched:
+            with closing(watch(capture, models, estimator, options, *plan, stop)) as watched:
                 for seen in watched:
                     result = describe(seen.prediction, fusion)
                     self.seen.put((seen, result, time.monotonic() - seen.time))

@@ -28,6 +28,7 @@ from prediction.segments import label_name, least_probability, segments
 from prediction.timeline import Plan, classify_windows
 from prediction.timeline_files import SUFFIXES, describe_timeline, write_timeline
 from prediction.timeline_plot import clock
+from utils import StopRequest
 
 CLASSES = 5  # that are shown
 LEAST_STRIDE = 0.5  # seconds
@@ -46,8 +47,8 @@ class Limits(NamedTuple):
     folder: Path
 
 
-def build_page(classifier: Classifier, limits: Limits, examples: Sequence[Path] = ()) -> gr.Blocks:
-    """The page, with one tab for each way of classifying, ready for `serve`."""
+def build_page(classifier: Classifier, limits: Limits, examples: Sequence[Path], stop: StopRequest) -> gr.Blocks:
+    """The page, with one tab for each way of classifying, ready for `serve`; `stop` ends what cameras show."""
     if classifier.options.flow:
         options = replace(classifier.options, flow=one_at_a_time(classifier.options.flow))
         classifier = classifier._replace(options=options)
@@ -59,7 +60,7 @@ def build_page(classifier: Classifier, limits: Limits, examples: Sequence[Path] 
         with gr.Tab("A long video"):
             _add_timeline_tab(classifier, limits, examples)
         with gr.Tab("Live"):
-            _add_live_tab(classifier)
+            _add_live_tab(classifier, stop)
     return page.queue(max_size=20)
 
 
@@ -189,7 +190,7 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence
     _on_click(button, answer_long_video, [upload, window, stride], [picture, table, facts, files], "timeline")
 
 
-def _add_live_tab(classifier: Classifier) -> None:
+def _add_live_tab(classifier: Classifier, stop: StopRequest) -> None:
     with gr.Row():
         with gr.Column(min_width=320):
             options = gr.WebcamOptions(mirror=False)  # the streams would see left and right exchanged
@@ -204,7 +205,7 @@ def _add_live_tab(classifier: Classifier) -> None:
         if rgb is None:
             return gr.skip(), viewer
         if viewer is None or viewer.ended:
-            viewer = BrowserCamera(classifier, plan)
+            viewer = BrowserCamera(classifier, plan, stop)
         viewer.show(rgb)
         with told():
             news = viewer.news()

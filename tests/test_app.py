@@ -34,6 +34,7 @@ from tests.live_sources import wait_for
 from tests.pose_fixtures import MAPPING, save_network
 from tests.test_predict import fake_estimator, write_checkpoint
 from tests.test_timeline import CLASSES, coloured, write_colour_network, write_lossless
+from utils import StopRequest
 
 KEPT = 0.1  # minutes, of uploads
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -320,7 +321,7 @@ def viewer(monkeypatch):
     monkeypatch.setattr("prediction.live.score_frames", score)
     fusion = Fusion(CLASSES, {"motion_pose": Calibration()})
     classifier = Classifier({"motion_pose": None}, fusion, fake_estimator(), Options(FrameSettings(fps=10)))
-    viewer = BrowserCamera(classifier, Plan(2, 0.2))
+    viewer = BrowserCamera(classifier, Plan(2, 0.2), StopRequest())
     yield viewer
     viewer.end()
     viewer.thread.join(10)
