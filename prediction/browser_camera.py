@@ -26,8 +26,8 @@ PAUSE = 5.0  # seconds without a frame after which the camera counts as switched
 class BrowserCamera:
     """One viewer's camera: `show` its frames as they come, `news` tells what was seen in the last seconds.
 
-    Frames that come while one is handled are skipped. Its thread ends `PAUSE` seconds after the last frame, at `end`, or
-    when `stop` is requested, which several viewers may share.
+    Frames that come while one is handled are skipped. Its thread ends `PAUSE` seconds after the last frame, at `end`,
+    or when `stop` is requested, which several viewers may share.
     """
 
     def __init__(self, classifier: Classifier, plan: Plan, stop: StopRequest):
@@ -65,7 +65,7 @@ class BrowserCamera:
     def _pictures(self, source: str) -> Iterator[Picture]:
         """The frames when they come; `Capture` keeps the newest one only."""
         with contextlib.suppress(queue.Empty):
-            for rgb in iter(partial(self.frames.get, timeout=PAUSE), None):
+            while (rgb := self.frames.get(timeout=PAUSE)) is not None:
                 yield partial(np.asarray, rgb)
 
     def _watch(self, classifier: Classifier, plan: Plan, stop: StopRequest) -> None:
