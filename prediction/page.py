@@ -144,8 +144,8 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence
         with gr.Column(min_width=320):
             upload = _add_upload(examples)
             with gr.Row():
-                window = gr.Number(plan.length, label="Window, seconds", minimum=LEAST_STRIDE, min_width=120)
-                stride = gr.Number(plan.stride, label="Stride, seconds", minimum=LEAST_STRIDE, min_width=120)
+                window = gr.Number(plan.length, label="Window, seconds", min_width=120)
+                stride = gr.Number(plan.stride, label="Stride, seconds", min_width=120)
             button = gr.Button("Classify", variant="primary")
         with gr.Column(min_width=320, scale=2):
             shown = {"show_label": False, "buttons": ["fullscreen"], "elem_classes": "timeline"}
@@ -161,8 +161,8 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence
         stride: float | None,
         progress=gr.Progress(track_tqdm=True),  # noqa: B008
     ):
-        if not window or not stride:
-            raise gr.Error("Give the window and the stride in seconds.", print_exception=False)
+        if min(window or 0, stride or 0) < LEAST_STRIDE:
+            raise gr.Error(f"Give window and stride in seconds, {LEAST_STRIDE} or more.", print_exception=False)
         with taken(file, limits) as (path, folder):
             progress(0, "testing the streams on windows")
             models, fusion, estimator, options = classifier
