@@ -14,14 +14,14 @@ from pathlib import Path
 
 from common.cli import UserError, run
 from common.frame_settings import FrameSettings
-from common.video import decode_frames, frame_rate
+from common.video import decode_frames
 from dataloader.names import stem
 from network import Model
 from pose.keypoints import load_keypoints
 from prediction.arguments import check_arguments, find_keypoints, get_args_parser, output_paths
 from prediction.classify import Prediction, classify
 from prediction.live import run_live
-from prediction.overlay import Bars, write_overlay
+from prediction.overlay import Bars, overlay_video
 from prediction.parts import part_relevance, shown_frames, write_parts
 from prediction.prepare import Classifier, prepare
 from prediction.results import bars_of, describe, print_result, write_results
@@ -93,9 +93,7 @@ def classify_video(
         print_segments(found, fusion.classes)
         print(f"  timeline: {timeline}, and .csv, .json, .srt beside it", flush=True)
     if overlay:
-        frames = decode_frames(path, options.frames.every, fps=options.frames.fps)
-        with contextlib.closing(frames):
-            write_overlay(overlay, frames, people, bars, options.frames.rate(frame_rate(path)))
+        overlay_video(overlay, path, people, bars, options.frames)
         result["overlay"] = str(overlay)
         print(f"  overlay: {overlay}", flush=True)
     if parts:

@@ -93,6 +93,23 @@ def duration(path: str | os.PathLike) -> float | None:
         return container.duration / av.time_base if container.duration and container.duration > 0 else None
 
 
+def measure_duration(path: str | os.PathLike) -> float:
+    """Seconds that a video file lasts: as it says, else, as with what browsers record, by its last packet's time.
+
+    Raises `UserError` with the reason (not the path) if it cannot be read.
+    """
+    try:
+        if seconds := duration(path):
+            return seconds
+        with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
+            packets = container.demux(video_stream(container, 1))
+            return max(
+                (float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None), default=0
+            )
+    except av.FFmpegError as error:
+        raise UserError(f"cannot be read: {error.strerror}") from None
+
+
 def video_stream(container, threads: int):
     """A container's best video stream, to be decoded by so many threads; raises `UserError` if there is none."""
     stream = container.streams.best("video")

@@ -65,8 +65,6 @@ def people_share(result: dict) -> float | None:
 
 def describe_in_a_line(seen: Classified, result: dict, latency: float, topk: int) -> str:
     """The best classes in percent, the streams' own best, and how the machine keeps up; `result` is of `describe`."""
-    share = people_share(result)
-    people = "" if share is None else f"  people {100 * share:.0f} %"
     best = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(result["fused"], topk))
     streams = result["streams"] if len(result["streams"]) > 1 else {}
     own = "".join(
@@ -75,7 +73,14 @@ def describe_in_a_line(seen: Classified, result: dict, latency: float, topk: int
         for name, value in top_classes(scores, 1)
     )
     none = "none of these: " * (result["answer"] is None)
-    return f"{seen.seconds:6.1f} s  {seen.fps:4.1f} fps  latency {latency:.1f} s{people}  {none}{best}{own}"
+    return f"{seen.seconds:6.1f} s  {describe_pace(seen, result, latency)}  {none}{best}{own}"
+
+
+def describe_pace(seen: Classified, result: dict, latency: float) -> str:
+    """How the machine keeps up, and in how much of the window people were found, if they were looked for."""
+    share = people_share(result)
+    people = "" if share is None else f"  people {100 * share:.0f} %"
+    return f"{seen.fps:4.1f} fps  latency {latency:.1f} s{people}"
 
 
 @contextlib.contextmanager

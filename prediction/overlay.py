@@ -14,7 +14,8 @@ from matplotlib.font_manager import fontManager
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from common.video import write_mp4
+from common.frame_settings import FrameSettings
+from common.video import decode_frames, frame_rate, write_mp4
 from fusion.plots import MORE_FONTS
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 
@@ -62,6 +63,18 @@ def write_overlay(
             yield compose(frame, people.get(number, ()), panel, size)
 
     write_mp4(path, pictures(), rate)
+
+
+def overlay_video(
+    path: str | os.PathLike,
+    video: str | os.PathLike,
+    people: Mapping[int, np.ndarray],
+    bars: Callable[[int], Bars],
+    settings: FrameSettings,
+) -> None:
+    """`write_overlay` of a video file, whose frames, made with these settings, are those that `people` counts."""
+    with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
+        write_overlay(path, frames, people, bars, settings.rate(frame_rate(video)))
 
 
 def picture_size(height: int, width: int) -> tuple[int, int]:

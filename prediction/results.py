@@ -114,11 +114,16 @@ def bars_of(result: dict, count: int) -> Bars:
     return Bars(top, each, result["notes"], result["answer"] is not None)
 
 
+def count_frames(result: dict) -> str:
+    """How many frames a `describe`d result is of, and how many show people, if people were looked for."""
+    frames, looked_at = result["frames"], result["frames_looked_at"]
+    people = f", people in {result['frames_with_people']} of the {looked_at} looked at" if looked_at else ""
+    return f"{frames} frame{'s' * (frames != 1)}{people}"
+
+
 def print_result(result: dict, topk: int) -> None:
     """Print the fused top k with every stream's probabilities, and each stream's own top k."""
-    looked_at = result["frames_looked_at"]
-    people = f", people in {result['frames_with_people']} of the {looked_at} looked at" if looked_at else ""
-    print(f"\n{result['video']}: {result['frames']} frame{'s' * (result['frames'] != 1)}{people}")
+    print(f"\n{result['video']}: {count_frames(result)}")
     if result["damage"]:
         print(f"  {result['damage']}")
     streams = result["streams"]

@@ -1,0 +1,360 @@
+"""app.py: the page says what predict.py says, bears bad uploads, forgets files, and works in a real browser."""
+
+import contextlib
+import csv
+import html
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from common.cli import UserError
+from common.frame_settings import FrameSettings
+from common.video import duration, measure_duration
+from fusion.calibration import Calibration
+from prediction import browser_camera
+from prediction.browser_camera import BrowserCamera
+from prediction.classify import Options
+from prediction.overlay import Bars
+from prediction.page_html import bars_html
+from prediction.prepare import Classifier
+from prediction.results import Fusion
+from prediction.timeline import Plan
+from tests.helpers import ROOT, assert_error, call_main
+from tests.live_sources import wait_for
+from tests.pose_fixtures import MAPPING, save_network
+from tests.test_predict import fake_estimator, write_checkpoint
+from tests.test_timeline import CLASSES, coloured, write_colour_network, write_lossless
+from utils import StopRequest
+
+KEPT = 0.1  # minutes, of uploads
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("app")
+    write_colour_network(root / "spatial.pth.tar")
+    write_checkpoint(root / "motion.pth.tar", 30, 2, CLASSES)
+    save_network(root / "net.onnx")
+    write_lossless(root / "example.mkv", coloured(0, 0, 12))
+    write_lossless(root / "short.mkv", coloured(12, 18))
+    write_lossless(root / "three.mkv", coloured(15, 15, 20))
+    write_lossless(root / "long.mkv", coloured(81))
+    (root / "text.mp4").write_text("no video\n")
+    (root / "empty.mp4").write_bytes(b"")
+    (root / "large.mp4").write_bytes(bytes(1_100_000))
+    return root
+
+
+def options(data: Path) -> list:
+    streams = ["--spatial", data / "spatial.pth.tar", "--motion", data / "motion.pth.tar", "--device", "cpu"]
+    return [*streams, "--short-side", 40, "--model", "onnx", "--pose-weights", data / "net.onnx", *MAPPING]
+
+
+@pytest.fixture(scope="module")
+def app(data):
+    """The running script: its process, address, and the folder that it keeps files in."""
+    pytest.importorskip("gradio", reason="the page needs Gradio: pip install gradio")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    limits = ["--max-seconds", 8, "--max-megabytes", 1, "--keep-minutes", KEPT]
+    command = [ROOT / "app.py", "--port", port, "--examples", data / "example.mkv", *limits, *options(data)]
+    temporary = data / "temporary"
+    temporary.mkdir()
+    env = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), "no_proxy": "127.0.0.1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=data, env=env, **pipes)
+    line = process.stdout.readline()
+    if str(port) not in line:
+        raise AssertionError(line + process.communicate(timeout=30)[1])
+    (folder,) = temporary.glob("actions-*")
+    yield process, f"http://127.0.0.1:{port}", folder
+    if process.poll() is None:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def ask(app, tmp_path):
+    """Ask the page as a script would: a function of the endpoint's name, the video and what else it takes."""
+    client = pytest.importorskip("gradio_client")
+    asking = client.Client(app[1], verbose=False, analytics_enabled=False, download_files=str(tmp_path))
+    return lambda name, video, *others: asking.predict(client.handle_file(str(video)), *others, api_name=f"/{name}")
+
+
+def rows(answer: str) -> list[tuple[str, str]]:
+    """Names and percentages of an answer's classes."""
+    return re.findall(r'class="row"><span>(.*?)</span><span class="percent">(.*?)</span>', html.unescape(answer))
+
+
+# ---- through HTTP ----
+
+
+def test_a_video_gets_the_answer_of_predict(data, ask, tmp_path):
+    video, answer = ask("classify", data / "short.mkv")
+    finished = call_main("predict", data / "short.mkv", *options(data), "--overlay", tmp_path / "overlay.mp4")
+    table = re.findall(r"^  (.+?)  +([\d.]+)  +[\d.]+  +[\d.]+$", finished.stdout, re.M)
+    assert len(table) == 3 and rows(answer) == [(name, f"{value} %") for name, value in table], finished.stdout
+    assert answer.count('class="stream"') == 6 and "30 frames, people in" in answer
+    path = Path(video["video"] if isinstance(video, dict) else video)
+    assert path.read_bytes() == (tmp_path / "overlay.mp4").read_bytes()
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+
+
+def test_a_long_video_gets_the_timeline_of_predict(data, ask, tmp_path):
+    picture, table, answer, files = ask("timeline", data / "three.mkv", 1, 0.5)
+    plan = ("--window", 1, "--stride", 0.5)
+    finished = call_main("predict", data / "three.mkv", *options(data), *plan, "--timeline", tmp_path / "three.png")
+    assert finished.returncode == 0, finished.stderr
+    assert [Path(file).suffix for file in files] == [".png", ".csv", ".json", ".srt"]
+    for file in files:
+        assert Path(file).read_bytes() == tmp_path.joinpath(f"three{Path(file).suffix}").read_bytes()
+    assert Path(picture["path"] if isinstance(picture, dict) else picture).stat().st_size > 10_000
+    with Path(files[1]).open(encoding="utf-8") as lines:
+        winners = [line["winner"] for line in csv.DictReader(lines)]
+    firsts = [name for number, name in enumerate(winners) if number == 0 or winners[number - 1] != name]
+    assert [row[0] for row in table["data"]] == firsts and table["data"][-1][2] == "0:05.0"
+    assert f"{len(winners)} windows, 50 frames" in answer
+
+
+@pytest.mark.parametrize("name", ["classify", "timeline"])
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("text.mp4", "text.mp4: cannot be read: Invalid data"),
+        ("empty.mp4", "empty.mp4: cannot be read: Invalid data"),
+        ("long.mkv", "long.mkv: lasts 0:08.1, and 0:08.0 is the most"),
+        ("large.mp4", "exceeds the maximum file size"),
+    ],
+)
+def test_bad_uploads_end_in_a_message(data, app, ask, name, file, words):
+    with pytest.raises(Exception, match=re.escape(words)):
+        ask(name, data / file, *(1, 1) * (name == "timeline"))
+    assert app[0].poll() is None
+
+
+def test_the_server_itself_refuses_large_uploads(data, app):
+    httpx = pytest.importorskip("httpx")
+    for name, status in (("large.mp4", 413), ("short.mkv", 200)):
+        with (data / name).open("rb") as file:
+            answer = httpx.post(f"{app[1]}/gradio_api/upload", files={"files": (name, file)})
+        assert answer.status_code == status, answer.text
+
+
+def test_no_upload_and_odd_windows(data, app, ask):
+    client = pytest.importorskip("gradio_client").Client(app[1], verbose=False, analytics_enabled=False)
+    with pytest.raises(Exception, match="no video yet"):
+        client.predict(None, api_name="/classify")
+    for window in (None, 0.1):
+        with pytest.raises(Exception, match="Give window and stride"):
+            ask("timeline", data / "short.mkv", window, 1)
+
+
+# ---- in a browser ----
+
+
+@pytest.fixture(scope="module")
+def browser():
+    reason = "needs playwright: pip install playwright"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium or Chrome")
+    arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, app):
+    """The page on a phone's screen; it may ask for nothing from elsewhere."""
+    context = browser.new_context(viewport={"width": 390, "height": 800}, permissions=["camera"])
+    page, outside = context.new_page(), []
+    page.on("request", lambda request: outside.append(request.url) if app[1] not in request.url else None)
+    page.set_default_timeout(90_000)
+    page.goto(app[1])
+    yield page
+    assert not [address for address in outside if not address.startswith(("data:", "blob:"))]
+    context.close()
+
+
+def upload(page, tab: str, video: Path):
+    """Classify a video in a tab; what the tab then shows."""
+    page.get_by_role("tab", name=tab, exact=True).click()
+    panel = page.locator("[role=tabpanel]:visible")
+    panel.locator("input[type=file]").first.set_input_files(str(video))
+    panel.get_by_text(video.suffix).first.wait_for()
+    panel.get_by_role("button", name="Classify").click()
+    return panel
+
+
+def test_a_video_in_the_browser(data, page):
+    panel = upload(page, "A video", data / "text.mp4")
+    page.get_by_text("text.mp4: cannot be read").wait_for()
+    panel.get_by_role("button", name="Clear").first.click()
+    panel.get_by_text("example.mkv").click()
+    panel.locator("a[download]").wait_for()
+    panel.get_by_role("button", name="Classify").click()
+    panel.locator(".bars .row").first.wait_for()
+    assert panel.locator(".bars .row").count() == len(CLASSES)
+    assert panel.locator(".bars .track").first.bounding_box()["width"] > 200
+    page.wait_for_function(
+        "document.querySelector('video')?.videoWidth > 0 && document.querySelector('video').duration"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_long_video_in_the_browser(data, page):
+    panel = upload(page, "A long video", data / "three.mkv")
+    panel.get_by_text("Mean over the windows").wait_for()
+    page.wait_for_function("[...document.querySelectorAll('.timeline img')].some(image => image.naturalWidth > 1000)")
+    assert panel.get_by_text("three.srt").count() == 1 or panel.get_by_text(".srt").count() == 1
+    assert panel.locator("td").get_by_text("0:00.0").count() >= 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_camera_in_the_browser(page):
+    page.get_by_role("tab", name="Live", exact=True).click()
+    panel = page.locator("[role=tabpanel]:visible")
+    panel.get_by_text("Click to Access Webcam").click()
+    panel.locator("button[aria-label='capture photo']").click()
+    panel.locator(".bars .row").first.wait_for()
+    assert panel.locator(".bars .row").count() == len(CLASSES)
+    before = panel.locator(".facts").inner_text()
+    assert re.search(r"fps +latency \d", before)
+    page.wait_for_function("before => document.querySelector('[role=tabpanel] .facts')", arg=before)
+    assert page.evaluate("document.querySelector('video[data-testid=webcam-video]').videoWidth") > 0
+    panel.get_by_text("Stop").click()
+
+
+# ---- files and the end ----
+
+
+def test_uploads_and_results_are_deleted_and_ctrl_c_ends_it(app):
+    process, _, folder = app
+    kept = lambda: {path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size}  # noqa: E731
+    wait_for(lambda: not kept(), 90)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 0 and "Traceback" not in err, err
+    assert not folder.exists()
+
+
+# ---- before the page ----
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--spatial CHECKPOINT --port TAKEN", ["--port", "in use", "choose another"]),
+        ("--spatial CHECKPOINT --port 70000", ["--port", "65535"]),
+        ("--spatial CHECKPOINT --host 203.0.113.9 --port 0", ["--host 203.0.113.9", "choose another"]),
+        ("--spatial none.pth --port 0", ["none.pth", "no such file"]),
+        ("--spatial CHECKPOINT --port 0 --examples none.mp4", ["none.mp4", "no such file"]),
+        ("--spatial CHECKPOINT --max-seconds 0", ["--max-seconds", "positive"]),
+        ("--port 0", ["no stream", "--spatial"]),
+    ],
+)
+def test_mistakes(data, given, words):
+    if "none.pth" in given:
+        pytest.importorskip("gradio")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        names = {"CHECKPOINT": data / "spatial.pth.tar", "TAKEN": server.getsockname()[1]}
+        assert_error(call_main("app", *(names.get(word, word) for word in given.split())), *words)
+
+
+def test_without_gradio_it_says_what_to_install(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "prediction.page", raising=False)
+    finished = call_main("app", "--spatial", data / "spatial.pth.tar", "--port", 0)
+    assert_error(finished, "pip install gradio")
+
+
+# ---- parts ----
+
+
+def test_names_are_escaped_in_an_answer():
+    text = bars_html(Bars([("<b>x", 0.9), ("y", 0.1)], {"s&t": [0.5, 0.25]}, ["a < b"], answered=False), ["<i>"])
+    assert (
+        "<b>" not in text and "&lt;b&gt;x" in text and "s&amp;t" in text and "a &lt; b" in text and "&lt;i&gt;" in text
+    )
+    assert "None of these" in text and 'class="track best"' not in text and "width:25.00%" in text
+
+
+def test_length_of_a_file_that_does_not_say(tmp_path, data):
+    class Pipe:
+        def __init__(self, file):
+            self.write = file.write
+
+    path = tmp_path / "recorded.webm"
+    with path.open("wb") as file, av.open(Pipe(file), "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 48, 48
+        for picture in [np.zeros((48, 48, 3), np.uint8)] * 30:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert duration(path) is None and measure_duration(path) == pytest.approx(2.9, abs=0.05)
+    assert measure_duration(data / "short.mkv") == pytest.approx(3, abs=0.05)
+
+
+@pytest.fixture
+def viewer(monkeypatch):
+    """A camera whose window of 2 s is scored every 0.2 s by networks that take a while."""
+    monkeypatch.setattr(browser_camera, "PAUSE", 0.5)
+
+    def score(models, frames, poses, count, options):
+        time.sleep(0.1)
+        return {"motion_pose": np.array([len(frames), len(poses.people), 0], np.float32)}
+
+    monkeypatch.setattr("prediction.live.score_frames", score)
+    fusion = Fusion(CLASSES, {"motion_pose": Calibration()})
+    classifier = Classifier({"motion_pose": None}, fusion, fake_estimator(), Options(FrameSettings(fps=10)))
+    viewer = BrowserCamera(classifier, Plan(2, 0.2), StopRequest())
+    yield viewer
+    viewer.end()
+    viewer.thread.join(10)
+
+
+def test_frames_of_a_camera_are_skipped_not_queued(viewer):
+    news, frame = [], np.zeros((48, 64, 3), np.uint8)
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        viewer.show(frame)
+        time.sleep(0.002)
+        with contextlib.suppress(TypeError):
+            news.append(tuple(viewer.news()))
+    seen, result, latency = news[-1]
+    assert 3 < len(news) < 12 and seen.handled < seen.captured and latency < 1
+    assert result["frames_with_people"] == result["frames_looked_at"] > 5
+    assert viewer.news() is None or viewer.news() is None
+    assert not viewer.ended
+    wait_for(lambda: viewer.ended, 10)  # nothing came for a while
+
+
+def test_what_ends_a_camera_is_told(viewer, monkeypatch):
+    def fail(*args):
+        raise UserError("the scores are not finite")
+
+    monkeypatch.setattr("prediction.live.score_frames", fail)
+
+    def told():
+        viewer.show(np.zeros((48, 64, 3), np.uint8))
+        time.sleep(0.05)
+        with contextlib.suppress(StopIteration):
+            viewer.news()
+        return False
+
+    with pytest.raises(UserError, match="not finite"):
+        wait_for(told, 10)
