@@ -6,6 +6,7 @@ python check_data.py --full   # decodes every image
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, UserError, print_table, run, whole_number
+from common.cli import ArgumentParser, UserError, print_first, print_table, run, whole_number
 from common.frames import FRAME_NAME, frame_numbers
 from common.images import BrokenImage
 from common.parallel import run_parallel
@@ -188,10 +189,8 @@ def print_videos(what: str, findings: dict[str, Finding], videos: Sequence[Video
         details = {v.name: findings[v.name].problems[problem] for v in videos if problem in findings[v.name].problems}
         if details:
             print(f"\n{what}, {problem} ({len(details)}): {meaning}")
-            for name in list(details)[:limit]:
-                print(f"  {name}: {details[name]}")
-            if limit and len(details) > limit:
-                print(f"  … and {len(details) - limit} more; --all names all")
+            lines = [f"  {name}: {detail}" for name, detail in details.items()]
+            print_first(lines, "--all names all", limit, sys.stdout)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     work = functools.partial(extract, root=args.flow, method=method, settings=settings)
     workers = 0 if args.method.startswith("raft") else args.workers
     make_images(work, jobs, workers, report, lambda: settings and keep_frame_settings(args.flow, settings))
-    status = report.show(len(sources), "done", args.shard)
+    status = report.show(len(sources), "done", args.flow, args.shard)
     if args.preview:
         done = {name: source for name, source in sources.items() if source not in report.broken}
         write_preview(args.preview, args.flow, done, settings)

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
             report.broken[videos[name]] = error
     work = functools.partial(extract, settings=settings, threads=max(1, args.workers // max(1, len(jobs))))
     make_images(work, jobs, args.workers, report, lambda: keep_frame_settings(args.frames, settings))
-    return report.show(len(videos), "extracted", args.shard)
+    return report.show(len(videos), "extracted", args.frames, args.shard)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from common.cli import ArgumentParser, UserError, positive, run, shard, whole_nu
 from common.frame_settings import FrameSettings, check_frame_settings, keep_frame_settings
 from common.frames import count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
+from common.preparation import print_problems, problems_path
 from dataloader.frame_index import frame_settings
 from dataloader.names import Video, find_videos, folder_names, normal, pose_name, split_line, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
@@ -86,7 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     if made and (done or skipped):
         keep_frame_settings(args.out, made)
     finished = sorted(done + skipped, key=lambda video: video.name)
-    print_report(len(done), len(skipped), finished, failures)
+    lines = [f"failed: {failure}" for failure in failures]
+    print_problems(lines, problems_path(args.out, "failed", args.shard))
+    print_report(len(done), len(skipped), finished, len(failures))
     if args.preview and finished:
         from pose.preview import write_clip, write_preview
 
@@ -212,8 +215,9 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
                 if not done:  # the first poses: a run that makes none shall not bind others
                     keep_settings(args.out, settings)
                 done.append(video)
-    for video in sorted(damaged.keys() & set(done), key=lambda video: video.name):
-        print(f"kept: {video.frames}: {damaged[video]}", file=sys.stderr)
+    kept = sorted(damaged.keys() & set(done), key=lambda video: video.name)
+    lines = [f"kept: {video.frames}: {damaged[video]}" for video in kept]
+    print_problems(lines, problems_path(args.out, "kept", args.shard))
     return done, skipped, failed
 
 
@@ -264,8 +268,8 @@ def progress_bar(total: int | None) -> tqdm:
     return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=mininterval, disable=total == 0)
 
 
-def print_report(done: int, skipped: int, finished: list[PoseJob], failures: list[str]) -> None:
-    """Print the closing table over the videos done and skipped, then a line for each that failed."""
+def print_report(done: int, skipped: int, finished: list[PoseJob], failed: int) -> None:
+    """Print the closing table over the videos done, skipped and failed."""
     frames = empty = people = 0
     for video in finished:
         keypoints = load_keypoints(video.poses / FILE_NAME)
@@ -274,12 +278,10 @@ def print_report(done: int, skipped: int, finished: list[PoseJob], failures: lis
         people += len(keypoints.frame)
     print(f"videos done               {done:>9}")
     print(f"videos skipped (finished) {skipped:>9}")
-    print(f"videos failed             {len(failures):>9}")
+    print(f"videos failed             {failed:>9}")
     print(f"frames                    {frames:>9}")
     print(f"frames with no person     {empty:>9}" + f" ({100 * empty / max(frames, 1):.1f} %)" * (frames > 0))
     print(f"people per frame, mean    {people / max(frames, 1):>9.2f}", flush=True)
-    for failure in failures:
-        print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 
 class UserError(Exception):
@@ -135,7 +136,22 @@ def shard(text: str) -> str:
     return f"{int(match[1])}/{int(match[2])}"
 
 
-# ---- tables ----
+# ---- tables and lists ----
+
+
+def print_first(lines: Sequence[str], rest: str = "", limit: int | None = 5, file: TextIO | None = None) -> None:
+    """Print the first `limit` lines (None: all), by default on stderr, and how many more there are.
+
+    That line reads `… and 1,713 more; REST`, where `rest` says what names them all.
+    """
+    file = file or sys.stderr
+    for line in lines[:limit]:
+        print(line, file=file)
+    more = len(lines) - len(lines[:limit])
+    if more:
+        indent = " " * (len(lines[0]) - len(lines[0].lstrip()))
+        print(f"{indent}… and {more:,} more" + f"; {rest}" * bool(rest), file=file)
+    file.flush()
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
