@@ -102,6 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     videos = {name: path for name, path in find_videos(args.videos).items() if in_shard(name, args.shard)}
     folders = {name: args.frames / name for name in videos}
+    if args.frames.exists() and not args.frames.is_dir():
+        raise UserError(f"{args.frames}: is no folder; give the one that the folders of frames go to")
     settings = settings_from_arguments(args)
     check_frame_settings(args.frames, frame_settings(args.frames), settings)
     for parent in {folder.parent for folder in folders.values()}:

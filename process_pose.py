@@ -14,11 +14,11 @@ from tqdm import tqdm
 from common.atomic import recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, positive, run, shard, whole_number
 from common.frame_settings import FrameSettings, check_frame_settings, keep_frame_settings
-from common.frames import count_frames, find_frame_folders
+from common.frames import FRAME_NAME, count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
 from common.preparation import print_problems, problems_path
 from dataloader.frame_index import frame_settings
-from dataloader.names import Video, find_videos, folder_names, normal, pose_name, split_line, unique_names
+from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, split_line, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
@@ -142,6 +142,9 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     """The videos that the options ask for, ordered by name, and a line for each listed one that is not there."""
     root = args.videos_in or (args.out if args.from_keypoints else args.frames)
     sources = find_videos(root) if args.videos_in else {name: root / name for name in find_frame_folders(root)}
+    extracted = any((path / FRAME_NAME.format(1)).exists() for path in sources.values())
+    if args.frames == root and not extracted and any(map(is_video, [*root.glob("*"), *root.glob("*/*")])):
+        raise UserError(f"--frames {root}: holds videos; give them with --videos-in, or see extract_frames.py")
     if not sources:
         hint = "; give the folder that holds this video's folder" if any(root.glob("*.jpg")) else ""
         raise UserError(f"{root}: no folders of videos in it{hint}")
@@ -162,6 +165,8 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
 
 def listed_folders(file: Path, root: Path, names: Iterable[str], shard: str | None) -> tuple[list[str], list[str]]:
     """Those of the folders `names` that a list has, and a line for each of its videos without a folder."""
+    if file.is_dir():
+        raise UserError(f"--videos {file}: is a folder; give a list file, or the folder of videos with --videos-in")
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -9,7 +9,7 @@ import numpy as np
 
 from common.cli import ArgumentParser, UserError, positive, probability, whole_number
 from common.frame_settings import add_frame_arguments
-from dataloader.names import Video, VideoFolders, normal, stem
+from dataloader.names import Video, VideoFolders, is_video, normal, stem
 from fusion.metrics import fuse
 from pose.estimators import add_estimator_arguments
 from pose.keypoints import FILE_NAME
@@ -150,6 +150,12 @@ def check_source(args: argparse.Namespace) -> None:
     """Raise `UserError` unless there are videos, or what --live shows and nothing that only videos have."""
     if not args.live and not args.videos:
         raise UserError("nothing to classify; give video files, or --live SOURCE")
+    for path in filter(Path.is_dir, args.videos):
+        videos = sorted(filter(is_video, path.glob("*")))
+        example = f"all of its videos with {path}/*{videos[0].suffix}" if videos else "video files, such as clip.mp4"
+        raise UserError(f"{path}: is a folder; give {example}")
+    if args.videos and not any(path.exists() for path in args.videos):
+        raise UserError(f"{args.videos[0]}: no such file; give video files")
     if not args.live and args.csv:
         raise UserError(f"--csv {args.csv}: is of --live SOURCE; give --json for videos")
     of_videos = ("json", "overlay", "parts", "timeline", "keypoints")

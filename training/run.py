@@ -20,6 +20,7 @@ from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, te
 from fusion.scores import save_scores
 from network import Model, load_starting_weights, read_model
 from training.calibration import calibrate_on, keep_calibration
+from training.checks import check_options
 from training.distributed import Processes, gather, join_processes, wait_for_main
 from training.engine import Context, Stopped, evaluate, extract_features
 from training.loop import fit
@@ -42,12 +43,7 @@ TESTS = 20  # in a run, unless --test-every tells
 
 def run_stream(args: Namespace, stream: Stream) -> int:
     """Train or test `stream` as the command line says; returns the exit status."""
-    if args.evaluate and args.resume is None:
-        raise UserError("--evaluate needs a checkpoint to test; give it with --resume CHECKPOINT")
-    if args.write_features and not args.evaluate:
-        raise UserError(
-            f"--features {args.write_features}: is written of a trained network; add --resume and --evaluate"
-        )
+    check_options(args)
     with catch_stop_signals() as stop:
         try:
             with join_processes() as processes:
