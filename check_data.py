@@ -211,7 +211,7 @@ def print_next_steps(args: Namespace, split: Split, problems: dict[str, list], u
     ucf101 = set(split.classes) <= set(read_class_index(UCF101_CLASSES))
     places = [args.ucf_list.parent / "videos", *(Path(place) for place in ("data/UCF-101", "UCF-101") if ucf101)]
     videos = next((str(place) for place in places if place.is_dir()), None)
-    steps = next_steps(roots, problems, lists, records, videos, ucf101, unlisted)
+    steps = next_steps(roots, problems, lists, records, videos, ucf101, unlisted, not args.from_keypoints)
     if steps:
         print("\nnext steps")
     for number, (what, commands) in enumerate(steps, 1):

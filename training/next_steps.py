@@ -58,13 +58,15 @@ def next_steps(
     videos: str | None = None,
     ucf101: bool = False,
     unlisted: bool = False,
+    drawn: bool = True,
 ) -> list[Step]:
     """The steps that are left, in their order.
 
     `roots` are the folders of frames, pose flow and flow; `problems` tell of each one that is wanted the problems of
     every listed video, as check_data.py names them. `records` are the streams to train, with their folder and their
-    state, as `state_of_run` tells it. `videos`: the folder of videos, None if it is not there. `ucf101`: the classes are
-    some of UCF101's; `unlisted`: there are frames of other videos, for which poses are not needed.
+    state, as `state_of_run` tells it. `videos`: the folder of videos, None if it is not there. `ucf101`: the classes
+    are some of UCF101's; `unlisted`: there are frames of other videos, for which poses are not needed; `drawn`: the
+    pose flow has images.
     """
     steps = []
     lacking = {what: sum(bool(REPAIRED & set(names)) for names in found) for what, found in problems.items()}
@@ -97,7 +99,8 @@ def next_steps(
     if training:
         steps.append(Step("train, one after the other or on several machines", training))
     if len(records) > 1:
-        steps.append(Step("fuse the scores", [_fuse({what: roots[what] for what in problems}, lists, records)]))
+        shown = {what: roots[what] for what in problems if drawn or what != POSE_FLOW}
+        steps.append(Step("fuse the scores", [_fuse(shown, lists, records)]))
     return steps
 
 
