@@ -1,7 +1,10 @@
 """Look over lists, frames and pose-flow images before hours of training are spent on them.
 
-python check_data.py          # counts all images, decodes the first, the middle and the last of each video
-python check_data.py --full   # decodes every image
+Counts all images, decodes the first, the middle and the last of each video (--full: all), and tells what to do next.
+
+python check_data.py
+python check_data.py --full --flow data/flow
+python check_data.py --class-index classInd.txt --split 01 --from-keypoints
 """
 
 import contextlib
@@ -16,7 +19,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, UserError, print_first, print_table, run, whole_number
+from common.cli import ArgumentParser, UserError, examples, print_first, print_table, run, whole_number
 from common.frames import FRAME_NAME, frame_numbers
 from common.images import BrokenImage
 from common.parallel import run_parallel
@@ -56,9 +59,10 @@ def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
         description="Report what is missing, broken, short or unmatched in the images of the listed videos. "
-        "Exit status 1: there are problems."
+        "Then tell what to do next. Exit status 1: there are problems.",
+        epilog=examples(__doc__),
     )
-    add = parser.add_argument
+    add = parser.group("data").add_argument
     add("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames")
     add("--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"), help="pose-flow images and keypoints")
     add("--flow", type=Path, metavar="DIR", help="optical flow, u and v (default: not looked at)")
@@ -68,10 +72,12 @@ def get_args_parser() -> ArgumentParser:
         action="store_true",
         help=f"the pose flow needs {FILE_NAME}, but no images, as for the skeleton stream",
     )
+    add = parser.group("lists").add_argument
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", metavar="NN", default="04", help="number of the train and test list")
     add("--val-list", metavar="FILE", help="list of validation videos in --ucf-list, if there is one")
     add("--class-index", metavar="FILE", default="classInd15.txt", help="class index in --ucf-list")
+    add = parser.group("report").add_argument
     add("--record", type=Path, metavar="DIR", default=Path("record"), help="where runs are: next steps leave these out")
     add("--full", action="store_true", help="decode every image, not three of each video")
     add("--all", action="store_true", help=f"name all videos, not {NAMED} per problem")

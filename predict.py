@@ -1,9 +1,6 @@
 """Say what people do in videos: frames, poses, the streams and their fusion in one go.
 
-    python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \\
-        --motion record/motion_pose/model_best.pth.tar
-    python predict.py match.mp4 --timeline match.png --spatial … --motion …
-    python predict.py --live 0 --csv seen.csv --spatial … --motion …
+Examples: python predict.py --help
 """
 
 import argparse

@@ -1,4 +1,11 @@
-"""Estimate the people of every frame: keypoints and pose-flow images, one folder for each video."""
+"""Estimate the people of every frame: keypoints and pose-flow images, one folder for each video.
+
+python process_pose.py --frames data/jpegs_256 --out data/pose_flow
+python process_pose.py --frames data/jpegs_256 --out data/pose_flow \\
+    --videos UCF_list/testlist04.txt --every 3 --smooth --preview people.png
+python process_pose.py --videos-in my_videos --fps 25 --out data/pose_flow
+python process_pose.py --out data/pose_flow --from-keypoints
+"""
 
 import argparse
 import contextlib
@@ -12,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.atomic import recover_folders, temporary_name
-from common.cli import ArgumentParser, UserError, positive, run, shard, whole_number
+from common.cli import ArgumentParser, UserError, examples, positive, run, shard, whole_number
 from common.frame_settings import FrameSettings, check_frame_settings, keep_frame_settings
 from common.frames import FRAME_NAME, count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
@@ -32,18 +39,25 @@ Outcome = tuple[list[PoseJob], list[PoseJob], list[str]]
 def get_args_parser() -> ArgumentParser:
     """Options of this script."""
     parser = ArgumentParser(
-        description=__doc__,
-        epilog="Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a "
-        "person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a last "
-        "call without --shard does what is left and reports the whole.",
+        description=__doc__.partition("\n")[0],
+        epilog=examples(
+            __doc__,
+            "Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a "
+            "person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a last "
+            "call without --shard does what is left and reports the whole.",
+        ),
     )
-    add, number = parser.add_argument, whole_number(1)
+    number = whole_number(1)
+    add = parser.group("input and output").add_argument
     add("--frames", type=Path, metavar="DIR", help="folders of frames, as extract_frames.py writes them")
     text = "videos, in place of --frames: their frames go straight to the network and are not kept"
     add("--videos-in", type=Path, metavar="DIR", help=text)
     add("--out", type=Path, metavar="DIR", required=True, help="where the pose folders go")
     add("--from-keypoints", action="store_true", help="draw the keypoints.npz files in --out, without a network")
     add("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
+    text = "frames beside their poses: a contact sheet of 12 (.png), or a clip of 2 seconds of up to 5 videos (.mp4)"
+    add("--preview", type=Path, nargs="+", metavar="FILE", help=text)
+    add = parser.group("which videos and frames").add_argument
     add("--videos", type=Path, metavar="LIST", help="only these: lines CLASS/VIDEO, as in the split lists, or VIDEO")
     add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a hash of a video's name decides")
     add(
@@ -53,11 +67,10 @@ def get_args_parser() -> ArgumentParser:
         default=1,
         help="estimate frames 1, 1+N, … and the last, interpolate others",
     )
+    add = parser.group("machine").add_argument
     add("--batch-size", type=number, metavar="N", default=8, help="frames that a torch network takes at once")
     text = "processes that group and draw, and threads that read; 0: no processes"
     add("--workers", type=whole_number(0), metavar="N", default=min(8, cores()), help=text)
-    text = "frames beside their poses: a contact sheet of 12 (.png), or a clip of 2 seconds of up to 5 videos (.mp4)"
-    add("--preview", type=Path, nargs="+", metavar="FILE", help=text)
     text = "cleaning of people (those found are kept in keypoints_raw.npz)"
     add_cleaning_arguments(parser.add_argument_group(text))
     add = parser.add_argument_group("frames of --videos-in, as those of extract_frames.py").add_argument

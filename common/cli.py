@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+EXAMPLES = "examples:"
+
 
 class UserError(Exception):
     """A mistake in the input, said in one line: what is wrong, with the path or value, and what to do."""
@@ -23,6 +25,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         silent = action.default is None or action.default is False or action.default in ("", (), [])
         return action.help if silent or "(default" in (action.help or "") else super()._get_help_string(action)
 
+    def _fill_text(self, text, width, indent):
+        fill = super()._fill_text
+        parts = text.strip().split("\n\n")
+        return "\n\n".join(p if p.startswith(EXAMPLES) else fill(p, width, indent) for p in parts)
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with help that shows defaults and mistakes that end as one `error:` line, status 2."""
@@ -32,9 +39,23 @@ class ArgumentParser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
+    def group(self, title: str):
+        """The group of options of this title, which is added if it is not there."""
+        groups = (group for group in self._action_groups if group.title == title)
+        return next(groups, None) or self.add_argument_group(title)
+
     def error(self, message: str):
         """Print `message` as the one line and leave with status 2 (argparse would print the usage too)."""
         self.exit(2, f"error: {message}; see --help\n")
+
+
+def examples(doc: str, more: str = "") -> str:
+    """An epilog for a script's help: the commands in its docstring, which start with `python`, as they are, and `more`.
+
+    A backslash at the end of a line carries a command on.
+    """
+    commands = re.findall(r"^ *(python .*(?:\\\n.*)*)$", doc, re.MULTILINE)
+    return "\n\n".join(["\n  ".join([EXAMPLES, *commands]), more] if more else ["\n  ".join([EXAMPLES, *commands])])
 
 
 def run(main: Callable[[], int | None]) -> None:

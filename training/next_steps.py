@@ -109,9 +109,8 @@ def _prepare(
 ) -> list[str]:
     frames, root = str(roots[FRAMES]), str(roots[what])
     if what == FRAMES:
-        if (
-            ucf101 and Path(videos or "").name == "UCF-101" and lists.class_index != "classInd.txt"
-        ):  # not all of its classes
+        some_classes = ucf101 and lists.class_index != "classInd.txt"
+        if some_classes and Path(videos or "").name == "UCF-101":
             names = f"$(cut -d' ' -f2 {shlex.quote(str(lists.ucf_list / lists.class_index))})"
             extract = f'python extract_frames.py "{videos}/$class" {shlex.quote(root)}'
             return [f"for class in {names}; do {extract}; done"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.cli import ArgumentParser, not_negative, positive, whole_number
+from common.cli import ArgumentParser, examples, not_negative, positive, whole_number
 from network import RESNETS, Family
 from training.recipes import RECIPES
 
@@ -21,18 +21,22 @@ METHOD = (
 SELECTION = "scheduler and model selection use them, and the test list is scored once, at the end"
 
 
-def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> ArgumentParser:
+def training_parser(stream: str, doc: str, data: str | None, family: Family = RESNETS) -> ArgumentParser:
     """Parser of one stream's script, whose networks are of `family`; the defaults are those of its modern recipe.
 
+    `doc` is the script's docstring: what it does, and example commands.
     `data` is where its images lie. Without it the stream knows its videos, lists and networks by itself (temporal
     heads), and a recipe goes with a network: `--head` chooses both.
     """
     recipes = RECIPES[stream]
     default = "modern" if "modern" in recipes else next(iter(recipes))
     parser = ArgumentParser(
-        description=f"Train or test the {stream} stream.",
-        epilog="Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
-        "norm in training mode each process has statistics of its own; --sync-bn shares them, --freeze-bn has none.",
+        description=doc.partition("\n")[0] + " Trains, trains on with --resume, or tests with --evaluate.",
+        epilog=examples(
+            doc,
+            "Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
+            "norm in training mode each process has statistics of its own; --sync-bn shares them, --freeze-bn has none.",
+        ),
     )
     parser.set_defaults(**recipes[default])
     data_group, model_group, training_group, machine_group = map(
