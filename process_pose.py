@@ -43,8 +43,8 @@ def get_args_parser() -> ArgumentParser:
         epilog=examples(
             __doc__,
             "Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a "
-            "person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a last "
-            "call without --shard does what is left and reports the whole.",
+            "person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a "
+            "last call without --shard does what is left and reports the whole.",
         ),
     )
     number = whole_number(1)

@@ -54,8 +54,8 @@ def examples(doc: str, more: str = "") -> str:
 
     A backslash at the end of a line carries a command on.
     """
-    commands = re.findall(r"^ *(python .*(?:\\\n.*)*)$", doc, re.MULTILINE)
-    return "\n\n".join(["\n  ".join([EXAMPLES, *commands]), more] if more else ["\n  ".join([EXAMPLES, *commands])])
+    commands = re.findall(r"^ *(python (?:.*\\\n)*.*)$", doc, re.MULTILINE)
+    return "\n  ".join([EXAMPLES, *commands]) + f"\n\n{more}" * bool(more)
 
 
 def run(main: Callable[[], int | None]) -> None:
