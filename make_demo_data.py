@@ -34,11 +34,12 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Make drawn videos of 15 classes with keypoints and split lists.", epilog=examples(__doc__)
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make videos/, pose_flow/ and UCF_list/ in")
-    parser.add_argument("--seed", type=whole_number(0, 2**32), default=0, help="another seed, other people and places")
-    parser.add_argument("--groups", type=whole_number(2, 99), default=36, help="groups per class: a person in a place")
-    parser.add_argument("--clips", type=whole_number(1, 99), default=2, help="clips per group")
-    parser.add_argument("--workers", type=whole_number(0, 256), default=2, help="processes; the result is the same")
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder to make videos/, pose_flow/ and UCF_list/ in")
+    add("--seed", type=whole_number(0, 2**32), metavar="N", default=0, help="another seed, other people and places")
+    add("--groups", type=whole_number(2, 99), metavar="N", default=36, help="groups per class: a person in a place")
+    add("--clips", type=whole_number(1, 99), metavar="N", default=2, help="clips per group")
+    add("--workers", type=whole_number(0, 256), metavar="N", default=2, help="processes; the result is the same")
     return parser
 
 

@@ -33,20 +33,17 @@ from pose.pipeline import PoseJob, process_videos
 from pose.settings import check_settings, keep_settings, kept_settings, write_settings
 from pose.smoothing import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
 
+MORE = (
+    "Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a person give "
+    "black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a last call without "
+    "--shard does what is left and reports the whole."
+)
 Outcome = tuple[list[PoseJob], list[PoseJob], list[str]]
 
 
 def get_args_parser() -> ArgumentParser:
     """Options of this script."""
-    parser = ArgumentParser(
-        description=__doc__.partition("\n")[0],
-        epilog=examples(
-            __doc__,
-            "Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a "
-            "person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a "
-            "last call without --shard does what is left and reports the whole.",
-        ),
-    )
+    parser = ArgumentParser(description=__doc__.partition("\n")[0], epilog=examples(__doc__, MORE))
     number = whole_number(1)
     add = parser.group("input and output").add_argument
     add("--frames", type=Path, metavar="DIR", help="folders of frames, as extract_frames.py writes them")
@@ -60,13 +57,8 @@ def get_args_parser() -> ArgumentParser:
     add = parser.group("which videos and frames").add_argument
     add("--videos", type=Path, metavar="LIST", help="only these: lines CLASS/VIDEO, as in the split lists, or VIDEO")
     add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a hash of a video's name decides")
-    add(
-        "--every",
-        type=number,
-        metavar="N",
-        default=1,
-        help="estimate frames 1, 1+N, … and the last, interpolate others",
-    )
+    text = "estimate frames 1, 1+N, … and the last, interpolate others"
+    add("--every", type=number, metavar="N", default=1, help=text)
     add = parser.group("machine").add_argument
     add("--batch-size", type=number, metavar="N", default=8, help="frames that a torch network takes at once")
     text = "processes that group and draw, and threads that read; 0: no processes"
