@@ -1,4 +1,12 @@
-"""Fuse the saved scores of the streams: accuracy of each and of their weighted mean, confusion matrix."""
+"""Fuse the saved scores of the streams: accuracy of each and of their weighted mean, confusion matrix.
+
+python average_fusion.py --frames data/jpegs_256 --pose-flow data/pose_flow
+python average_fusion.py record/spatial/spatial_video_preds.pickle \\
+    record/skeleton/skeleton_video_preds.pickle --weights 1 1.5
+python average_fusion.py --weights auto --val-list vallist01.txt --split 01
+python average_fusion.py 'runs/{split}/spatial_video_preds.pickle' \\
+    'runs/{split}/motion_pose_video_preds.pickle' --split 01 02 03
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -6,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import ArgumentParser, UserError, run
+from common.cli import ArgumentParser, UserError, examples, run
 from dataloader.split_train_test_video import read_split
 from fusion import report
 from fusion.matching import load_table, match_names, stack_scores, stream_names, weights_from_validation
@@ -20,10 +28,12 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Fuse score pickles: Prec@1 and Prec@3 of each stream and of the weighted mean of their scores, "
         "accuracy per class, confusion matrix.",
-        epilog="Weights auto are the most even ones whose Prec@1 on validation scores is within one standard error of "
-        "the best. Several splits: average_fusion.py 'runs/{split}/spatial_video_preds.pickle' "
-        "'runs/{split}/motion_pose_video_preds.pickle' --split 01 02 03 puts each split's number in place of "
-        "{split}, reports each split, and mean and standard deviation over them.",
+        epilog=examples(
+            __doc__,
+            "Weights auto are the most even ones whose Prec@1 on validation scores is within one standard error of "
+            "the best. Several splits: the number of each takes the place of {split} in the paths; each is "
+            "reported, and mean and standard deviation over them.",
+        ),
     )
     add = parser.add_argument
     text = "scores of one stream each (default: record/NAME/NAME_video_preds.pickle of spatial and motion_pose, with "
@@ -32,10 +42,12 @@ def get_args_parser() -> ArgumentParser:
     add("--weights", nargs="+", metavar="W", help="one number >= 0 per PICKLE, or auto (default: equal)")
     text = "validation scores for --weights auto (default: the PICKLEs with _video_val_preds in place of _video_preds)"
     add("--val-scores", nargs="+", metavar="PICKLE", help=text)
+    add = parser.group("lists").add_argument
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", nargs="+", metavar="NN", default=["04"], help="test list, or several (default: 04)")
     add("--val-list", metavar="FILE", help="list within --ucf-list of the videos of --val-scores, as in training")
     add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
+    add = parser.group("results").add_argument
     add("--skip-missing", action="store_true", help="skip the videos that not every PICKLE has, and say which")
     add("--out", type=Path, metavar="DIR", default=Path("record/fusion"), help="where the results are written")
     add("--frames", type=Path, metavar="DIR", help="RGB frames, for misclassified.png")

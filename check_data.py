@@ -1,12 +1,17 @@
 """Look over lists, frames and pose-flow images before hours of training are spent on them.
 
-python check_data.py          # counts all images, decodes the first, the middle and the last of each video
-python check_data.py --full   # decodes every image
+Counts all images, decodes the first, the middle and the last of each video (--full: all), and tells what to do next.
+
+python check_data.py
+python check_data.py --full --flow data/flow
+python check_data.py --class-index classInd.txt --split 01 --from-keypoints
 """
 
 import contextlib
 import os
+import sys
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +19,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, UserError, print_table, run, whole_number
+from common.cli import ArgumentParser, UserError, examples, print_first, print_table, run, whole_number
 from common.frames import FRAME_NAME, frame_numbers
 from common.images import BrokenImage
 from common.parallel import run_parallel
@@ -24,8 +29,9 @@ from dataloader.frame_index import IndexedVideo, find_folders, folders_in, index
 from dataloader.images import read_image
 from dataloader.names import Video, first_names
 from dataloader.sampling import STACK_LENGTH
-from dataloader.split_train_test_video import read_split
+from dataloader.split_train_test_video import Split, read_class_index, read_split
 from pose.keypoints import FILE_NAME, load_keypoints
+from training.next_steps import FLOW, FRAMES, POSE_FLOW, SCRIPTS, Lists, find_run, next_steps
 
 PROBLEMS = {
     "missing": "no folder below the root",
@@ -36,8 +42,8 @@ PROBLEMS = {
     "keypoints": f"{FILE_NAME} cannot be read, or is of another number of frames",
     "unmatched": "other number of pose-flow or flow images than of frames, or one without the other",
 }
-FRAMES, POSE_FLOW = "frames", "pose flow"
-FLOW = tuple(f"flow {part}" for part in PARTS)
+FLOW_PARTS = tuple(f"flow {part}" for part in PARTS)
+UCF101_CLASSES = Path(__file__).resolve().parent / "UCF_list" / "classInd.txt"
 NAMED = 5  # videos named per problem, without --all
 
 
@@ -53,9 +59,10 @@ def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
         description="Report what is missing, broken, short or unmatched in the images of the listed videos. "
-        "Exit status 1: there are problems."
+        "Then tell what to do next. Exit status 1: there are problems.",
+        epilog=examples(__doc__),
     )
-    add = parser.add_argument
+    add = parser.group("data").add_argument
     add("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames")
     add("--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"), help="pose-flow images and keypoints")
     add("--flow", type=Path, metavar="DIR", help="optical flow, u and v (default: not looked at)")
@@ -65,10 +72,13 @@ def get_args_parser() -> ArgumentParser:
         action="store_true",
         help=f"the pose flow needs {FILE_NAME}, but no images, as for the skeleton stream",
     )
+    add = parser.group("lists").add_argument
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", metavar="NN", default="04", help="number of the train and test list")
     add("--val-list", metavar="FILE", help="list of validation videos in --ucf-list, if there is one")
     add("--class-index", metavar="FILE", default="classInd15.txt", help="class index in --ucf-list")
+    add = parser.group("report").add_argument
+    add("--record", type=Path, metavar="DIR", default=Path("record"), help="where runs are: next steps leave these out")
     add("--full", action="store_true", help="decode every image, not three of each video")
     add("--all", action="store_true", help=f"name all videos, not {NAMED} per problem")
     workers = min(os.cpu_count() or 1, 8)
@@ -122,7 +132,7 @@ def kind_of_problem(folder: Path | None) -> str:
 def check_roots(roots: dict[str, Path]) -> None:
     """Raise `UserError` if a root is no folder, is empty, or is the other one."""
     for what, root in roots.items():
-        option = "--flow" if what in FLOW else "--" + what.replace(" ", "-")
+        option = "--flow" if what in FLOW_PARTS else "--" + what.replace(" ", "-")
         if not root.is_dir() or not any(root.iterdir()):
             problem = "the folder is empty" if root.is_dir() else "no such folder"
             raise UserError(f"{root}: {problem}; give another with {option}, or skip it with --only")
@@ -188,10 +198,33 @@ def print_videos(what: str, findings: dict[str, Finding], videos: Sequence[Video
         details = {v.name: findings[v.name].problems[problem] for v in videos if problem in findings[v.name].problems}
         if details:
             print(f"\n{what}, {problem} ({len(details)}): {meaning}")
-            for name in list(details)[:limit]:
-                print(f"  {name}: {details[name]}")
-            if limit and len(details) > limit:
-                print(f"  … and {len(details) - limit} more; --all names all")
+            lines = [f"  {name}: {detail}" for name, detail in details.items()]
+            print_first(lines, "--all names all", limit, sys.stdout)
+
+
+def print_next_steps(args: Namespace, split: Split, problems: dict[str, list], unlisted: bool = False) -> None:
+    """Print what is left to do, given the names of each video's `problems` in each of the roots."""
+    lists = Lists(args.ucf_list, args.split, args.class_index, args.val_list)
+    roots = {FRAMES: args.frames, POSE_FLOW: args.pose_flow, FLOW: args.flow}
+    problems = dict(problems)
+    u, v = (problems.pop(part, None) for part in FLOW_PARTS)
+    if u is not None:
+        problems[FLOW] = [{*one, *other} for one, other in zip(u, v, strict=True)] if len(u) == len(v) else u or v
+    streams = [name for name, (_, what) in SCRIPTS.items() if what in problems]
+    if args.pose_flow.is_dir() and not frame_index.looks_like_pose_flow(args.pose_flow):  # images only
+        streams = [name for name in streams if name != "skeleton"]
+    records = {name: find_run(args.record, name, lists) for name in streams}
+    ucf101 = set(split.classes) <= set(read_class_index(UCF101_CLASSES))
+    places = [args.ucf_list.parent / "videos", *(Path(place) for place in ("data/UCF-101", "UCF-101") if ucf101)]
+    videos = next((str(place) for place in places if place.is_dir()), None)
+    steps = next_steps(roots, problems, lists, records, videos, ucf101, unlisted, not args.from_keypoints)
+    if steps:
+        print("\nnext steps")
+    for number, (what, commands) in enumerate(steps, 1):
+        print(f"{number}. {what}")
+        for command in commands:
+            print(f"   {command}")
+    sys.stdout.flush()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -202,11 +235,14 @@ def main(argv: list[str] | None = None) -> int:
     videos = [video for part in lists.values() for video in part]
     roots = {FRAMES: args.frames, POSE_FLOW: args.pose_flow}
     if args.flow:
-        roots |= {what: args.flow / part for what, part in zip(FLOW, PARTS, strict=True)}
+        roots |= {what: args.flow / part for what, part in zip(FLOW_PARTS, PARTS, strict=True)}
     elif args.only == "flow":
         raise UserError("--only flow: where it lies is not given; add --flow DIR")
     if args.only:
         roots = {what: root for what, root in roots.items() if what.split(" ")[0] == args.only.split("-")[0]}
+    absent = {what for what, root in roots.items() if not root.is_dir() or not any(root.iterdir())}
+    if absent:
+        print_next_steps(args, split, {what: [{"missing"} for _ in videos * (what in absent)] for what in roots})
     check_roots(roots)
     found = {what: examine(root, videos, args, what == POSE_FLOW) for what, root in roots.items()}
     for what in found if not args.only else ():
@@ -215,8 +251,9 @@ def main(argv: list[str] | None = None) -> int:
     for what, findings in found.items():
         print_videos(what, findings, videos, None if args.all else NAMED)
     print()
-    for root in roots.values():
-        unlisted = count_unlisted(root, {folder for _, folder in find_folders(root, videos) if folder})
+    others = {}
+    for what, root in roots.items():
+        others[what] = unlisted = count_unlisted(root, {folder for _, folder in find_folders(root, videos) if folder})
         if unlisted:
             print(f"{root}: {unlisted} more folders, which these lists do not name")
     empty = [name for name, finding in found.get(POSE_FLOW, {}).items() if finding.nobody]
@@ -226,6 +263,8 @@ def main(argv: list[str] | None = None) -> int:
     images = sum(finding.num_frames for findings in found.values() for finding in findings.values())
     verdict = f"{len(bad)} videos have problems" if bad else "no problems"
     print(f"{len(videos)} videos, {images} images, {time.time() - started:.0f} s: {verdict}")
+    names = {what: [findings[video.name].problems for video in videos] for what, findings in found.items()}
+    print_next_steps(args, split, names, unlisted=bool(others.get(FRAMES)))
     return 1 if bad else 0
 
 

@@ -1,12 +1,13 @@
 """Write a trained stream's network as an ONNX file, which predict.py takes in place of the checkpoint.
 
 python export_onnx.py record/spatial/model_best.pth.tar spatial.onnx
+python predict.py clip.avi --spatial spatial.onnx
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import ArgumentParser, UserError, run
+from common.cli import ArgumentParser, UserError, examples, run
 from network import CPU
 from prediction.classify import add_class_arguments, load_for_testing
 from prediction.onnx_model import is_onnx, write_onnx
@@ -18,7 +19,7 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Write a stream's network as an ONNX file, with batch norm folded into the convolutions and any "
         "batch size. It is compared with the network in ONNX Runtime before it appears.",
-        epilog="The file's metadata tell, in JSON, what goes in and which classes come out.",
+        epilog=examples(__doc__, "The file's metadata tell, in JSON, what goes in and which classes come out."),
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="written by a stream's training script")
     parser.add_argument("file", type=Path, metavar="FILE.onnx", help="file to write")

@@ -1,6 +1,7 @@
 """Optical flow between following frames, as grey images: from folders of frames, or straight from videos.
 
-python extract_flow.py data/jpegs_256 data/flow
+python extract_flow.py data/jpegs_256 data/flow --preview flow.png
+python extract_flow.py my_videos data/flow --fps 25 --method raft --device cuda
 """
 
 import argparse
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from common.atomic import recover_folders, replace_folder, temporary_name
-from common.cli import ArgumentParser, UserError, run, shard, whole_number
+from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
 from common.contact_sheet import choose_frames, write_sheet
 from common.frame_settings import (
     FrameSettings,
@@ -44,19 +45,23 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Write the optical flow from each frame to the next one as FLOW/u/VIDEO/frame000001.jpg, … (to the "
         "right) and FLOW/v/VIDEO/… (downwards): -20 to 20 pixels as 0 to 255, 128 is no motion. Run again, it does "
-        "what is missing. Exit status 1: some videos are broken and were skipped."
+        "what is missing. Exit status 1: some videos are broken and were skipped.",
+        epilog=examples(__doc__),
     )
     add = parser.add_argument
     add("frames", type=Path, metavar="FRAMES", help="folders of frames, or videos: a folder, class folders, or one")
     add("flow", type=Path, metavar="FLOW", help="folder for u and v")
+    text = f"sheet of {PREVIEWED} frames and their flow in colours"
+    add("--preview", type=Path, metavar="FILE.png", help=text)
+    add = parser.group("method").add_argument
     text = "DIS, Farneback and TV-L1 of OpenCV, RAFT (large or small) of torchvision"
     add("--method", choices=METHODS, default="dis", help=text)
     add("--weights", type=Path, metavar="FILE", help="RAFT's weights (default: downloaded by torchvision)")
+    add = parser.group("machine").add_argument
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where RAFT computes")
     text = "processes; 0: only this one, which RAFT takes"
     add("--workers", type=whole_number(0), default=cores(), metavar="N", help=text)
     add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a last run without it does the rest")
-    add("--preview", type=Path, metavar="FILE.png", help=f"sheet of {PREVIEWED} frames and their flow in colours")
     add_frame_arguments(parser.add_argument_group("frames that are made of videos"), FrameSettings())
     return parser
 
@@ -149,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     work = functools.partial(extract, root=args.flow, method=method, settings=settings)
     workers = 0 if args.method.startswith("raft") else args.workers
     make_images(work, jobs, workers, report, lambda: settings and keep_frame_settings(args.flow, settings))
-    status = report.show(len(sources), "done", args.shard)
+    status = report.show(len(sources), "done", args.flow, args.shard)
     if args.preview:
         done = {name: source for name, source in sources.items() if source not in report.broken}
         write_preview(args.preview, args.flow, done, settings)

@@ -1,6 +1,8 @@
 """Decode videos into folders of JPEG frames: the first step from videos to actions.
 
-python extract_frames.py UCF-101 data/jpegs_256
+python extract_frames.py data/UCF-101 data/jpegs_256
+python extract_frames.py my_videos data/frames --fps 25
+python extract_frames.py clip.mp4 data/frames --every 2 --short-side 128
 """
 
 import contextlib
@@ -9,7 +11,7 @@ import os
 from pathlib import Path
 
 from common.atomic import atomic_folder, recover_folders, temporary_name
-from common.cli import ArgumentParser, UserError, run, shard, whole_number
+from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
 from common.frame_settings import (
     NOTE,
     FrameSettings,
@@ -31,12 +33,14 @@ def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(
         description="Decode videos into FRAMES/VIDEO/frame000001.jpg, …, or FRAMES/CLASS/VIDEO/… where several "
         "classes have a video of the same name. Run again, it does what is missing. Exit status 1: some videos "
-        "are broken and were skipped."
+        "are broken and were skipped.",
+        epilog=examples(__doc__),
     )
     add = parser.add_argument
     add("videos", type=Path, help="folder of videos or of class folders of videos, or one video")
     add("frames", type=Path, help="folder for the folders of frames")
-    add_frame_arguments(parser, FrameSettings())
+    add_frame_arguments(parser.group("frames"), FrameSettings())
+    add = parser.group("machine").add_argument
     add("--workers", type=whole_number(0), default=cores(), metavar="N", help="processes; 0: only this one")
     add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a last run without it does the rest")
     return parser
@@ -102,6 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     videos = {name: path for name, path in find_videos(args.videos).items() if in_shard(name, args.shard)}
     folders = {name: args.frames / name for name in videos}
+    if args.frames.exists() and not args.frames.is_dir():
+        raise UserError(f"{args.frames}: is no folder; give the one that the folders of frames go to")
     settings = settings_from_arguments(args)
     check_frame_settings(args.frames, frame_settings(args.frames), settings)
     for parent in {folder.parent for folder in folders.values()}:
@@ -120,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
             report.broken[videos[name]] = error
     work = functools.partial(extract, settings=settings, threads=max(1, args.workers // max(1, len(jobs))))
     make_images(work, jobs, args.workers, report, lambda: keep_frame_settings(args.frames, settings))
-    return report.show(len(videos), "extracted", args.shard)
+    return report.show(len(videos), "extracted", args.frames, args.shard)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Make a small data set to try everything on: videos of 15 classes, their keypoints and split lists.
 
     python make_demo_data.py demo --seed 0
+    python make_demo_data.py small --groups 8 --clips 1
 
 Drawn people exercise, play, work and dive in drawn places. The videos are real files, named and grouped as
 UCF101's are, and the lists follow the same rule: the first groups are tested on, the others trained on.
@@ -16,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.atomic import atomic_write, recover_folders
-from common.cli import ArgumentParser, UserError, run, whole_number
+from common.cli import ArgumentParser, UserError, examples, run, whole_number
 from common.parallel import run_parallel
 from demo_data.classes import ACTIONS, Action
 from demo_data.clip import HEIGHT, RATE, WIDTH, render, stage
@@ -30,12 +31,15 @@ TEST_SHARE = 7 / 25  # UCF101 tests on 7 of its 25 groups
 
 def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
-    parser = ArgumentParser(description="Make drawn videos of 15 classes with keypoints and split lists.")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make videos/, pose_flow/ and UCF_list/ in")
-    parser.add_argument("--seed", type=whole_number(0, 2**32), default=0, help="another seed, other people and places")
-    parser.add_argument("--groups", type=whole_number(2, 99), default=36, help="groups per class: a person in a place")
-    parser.add_argument("--clips", type=whole_number(1, 99), default=2, help="clips per group")
-    parser.add_argument("--workers", type=whole_number(0, 256), default=2, help="processes; the result is the same")
+    parser = ArgumentParser(
+        description="Make drawn videos of 15 classes with keypoints and split lists.", epilog=examples(__doc__)
+    )
+    add = parser.add_argument
+    add("out", type=Path, metavar="OUT", help="folder to make videos/, pose_flow/ and UCF_list/ in")
+    add("--seed", type=whole_number(0, 2**32), metavar="N", default=0, help="another seed, other people and places")
+    add("--groups", type=whole_number(2, 99), metavar="N", default=36, help="groups per class: a person in a place")
+    add("--clips", type=whole_number(1, 99), metavar="N", default=2, help="clips per group")
+    add("--workers", type=whole_number(0, 256), metavar="N", default=2, help="processes; the result is the same")
     return parser
 
 

@@ -1,8 +1,9 @@
 """Flow stream: a ResNet on the optical flow of 10 following frames, 20 channels (Two-Stream Networks).
 
-python motion_cnn_15.py                                                # train
-python motion_cnn_15.py --resume record/flow/checkpoint.pth.tar         # train on
-python motion_cnn_15.py --resume record/flow/model_best.pth.tar --evaluate # test
+python motion_cnn_15.py
+python motion_cnn_15.py --resume record/flow/checkpoint.pth.tar
+python motion_cnn_15.py --evaluate \\
+    --resume record/flow/model_best.pth.tar
 """
 
 from common.cli import ArgumentParser, run, whole_number
@@ -13,9 +14,9 @@ from training.streams import FLOW
 
 def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the modern recipe."""
-    parser = training_parser(FLOW.name, data="data/flow")
+    parser = training_parser(FLOW.name, __doc__, data="data/flow")
     text = "stacks of a video in training, with consensus (TSN)"
-    parser.add_argument("--segments", type=whole_number(1), metavar="N", help=text)
+    parser.group("training").add_argument("--segments", type=whole_number(1), metavar="N", help=text)
     parser.set_defaults(flow_method=None)  # that of --data, which the checkpoint keeps
     return parser
 

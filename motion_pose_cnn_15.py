@@ -1,8 +1,9 @@
 """Motion stream: a ResNet on stacks of 10 pose-flow images, 30 channels.
 
-python motion_pose_cnn_15.py                                                          # train
-python motion_pose_cnn_15.py --resume record/motion_pose/checkpoint.pth.tar            # train on
-python motion_pose_cnn_15.py --resume record/motion_pose/model_best.pth.tar --evaluate # test
+python motion_pose_cnn_15.py
+python motion_pose_cnn_15.py --resume record/motion_pose/checkpoint.pth.tar
+python motion_pose_cnn_15.py --evaluate \\
+    --resume record/motion_pose/model_best.pth.tar
 """
 
 import argparse
@@ -15,8 +16,8 @@ from training.streams import MOTION_POSE
 
 def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the modern recipe."""
-    parser = training_parser("motion_pose", data="data/pose_flow")
-    add, flag = parser.add_argument, argparse.BooleanOptionalAction
+    parser = training_parser("motion_pose", __doc__, data="data/pose_flow")
+    add, flag = parser.group("training").add_argument, argparse.BooleanOptionalAction
     add("--segments", type=whole_number(1), metavar="N", help="stacks of a video in training, with consensus (TSN)")
     add("--normalize", action=flag, help="take the mean and standard deviation of pose flow out of the images")
     add(

@@ -1,9 +1,6 @@
 """Say what people do in videos: frames, poses, the streams and their fusion in one go.
 
-    python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \\
-        --motion record/motion_pose/model_best.pth.tar
-    python predict.py match.mp4 --timeline match.png --spatial … --motion …
-    python predict.py --live 0 --csv seen.csv --spatial … --motion …
+Examples: python predict.py --help
 """
 
 import argparse
@@ -12,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import UserError, run
+from common.cli import UserError, print_first, run
 from common.frame_settings import FrameSettings
 from common.video import decode_frames
 from dataloader.names import stem
@@ -53,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         write_results(args.json, results, classifier.models, classifier.fusion, classifier.options.frames)
     failed = [result for result in results if "error" in result]
-    for result in failed:
-        print(f"failed: {result['video']}: {result['error']}", file=sys.stderr)
+    lines = [f"failed: {result['video']}: {result['error']}" for result in failed]
+    print_first(lines, f"all in {args.json}" if args.json else "--json FILE would name all")
     return 1 if failed else 0
 
 

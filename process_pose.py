@@ -1,4 +1,11 @@
-"""Estimate the people of every frame: keypoints and pose-flow images, one folder for each video."""
+"""Estimate the people of every frame: keypoints and pose-flow images, one folder for each video.
+
+python process_pose.py --frames data/jpegs_256 --out data/pose_flow
+python process_pose.py --frames data/jpegs_256 --out data/pose_flow \\
+    --videos UCF_list/testlist04.txt --every 3 --smooth --preview people.png
+python process_pose.py --videos-in my_videos --fps 25 --out data/pose_flow
+python process_pose.py --out data/pose_flow --from-keypoints
+"""
 
 import argparse
 import contextlib
@@ -12,12 +19,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.atomic import recover_folders, temporary_name
-from common.cli import ArgumentParser, UserError, positive, run, shard, whole_number
+from common.cli import ArgumentParser, UserError, examples, positive, run, shard, whole_number
 from common.frame_settings import FrameSettings, check_frame_settings, keep_frame_settings
-from common.frames import count_frames, find_frame_folders
+from common.frames import FRAME_NAME, count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
+from common.preparation import print_problems, problems_path
 from dataloader.frame_index import frame_settings
-from dataloader.names import Video, find_videos, folder_names, normal, pose_name, split_line, unique_names
+from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, split_line, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, load_keypoints
@@ -25,38 +33,36 @@ from pose.pipeline import PoseJob, process_videos
 from pose.settings import check_settings, keep_settings, kept_settings, write_settings
 from pose.smoothing import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
 
+MORE = (
+    "Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a person give "
+    "black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a last call without "
+    "--shard does what is left and reports the whole."
+)
 Outcome = tuple[list[PoseJob], list[PoseJob], list[str]]
 
 
 def get_args_parser() -> ArgumentParser:
     """Options of this script."""
-    parser = ArgumentParser(
-        description=__doc__,
-        epilog="Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a "
-        "person give black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a last "
-        "call without --shard does what is left and reports the whole.",
-    )
-    add, number = parser.add_argument, whole_number(1)
+    parser = ArgumentParser(description=__doc__.partition("\n")[0], epilog=examples(__doc__, MORE))
+    number = whole_number(1)
+    add = parser.group("input and output").add_argument
     add("--frames", type=Path, metavar="DIR", help="folders of frames, as extract_frames.py writes them")
     text = "videos, in place of --frames: their frames go straight to the network and are not kept"
     add("--videos-in", type=Path, metavar="DIR", help=text)
     add("--out", type=Path, metavar="DIR", required=True, help="where the pose folders go")
     add("--from-keypoints", action="store_true", help="draw the keypoints.npz files in --out, without a network")
     add("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
+    text = "frames beside their poses: a contact sheet of 12 (.png), or a clip of 2 seconds of up to 5 videos (.mp4)"
+    add("--preview", type=Path, nargs="+", metavar="FILE", help=text)
+    add = parser.group("which videos and frames").add_argument
     add("--videos", type=Path, metavar="LIST", help="only these: lines CLASS/VIDEO, as in the split lists, or VIDEO")
     add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a hash of a video's name decides")
-    add(
-        "--every",
-        type=number,
-        metavar="N",
-        default=1,
-        help="estimate frames 1, 1+N, … and the last, interpolate others",
-    )
+    text = "estimate frames 1, 1+N, … and the last, interpolate others"
+    add("--every", type=number, metavar="N", default=1, help=text)
+    add = parser.group("machine").add_argument
     add("--batch-size", type=number, metavar="N", default=8, help="frames that a torch network takes at once")
     text = "processes that group and draw, and threads that read; 0: no processes"
     add("--workers", type=whole_number(0), metavar="N", default=min(8, cores()), help=text)
-    text = "frames beside their poses: a contact sheet of 12 (.png), or a clip of 2 seconds of up to 5 videos (.mp4)"
-    add("--preview", type=Path, nargs="+", metavar="FILE", help=text)
     text = "cleaning of people (those found are kept in keypoints_raw.npz)"
     add_cleaning_arguments(parser.add_argument_group(text))
     add = parser.add_argument_group("frames of --videos-in, as those of extract_frames.py").add_argument
@@ -86,7 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     if made and (done or skipped):
         keep_frame_settings(args.out, made)
     finished = sorted(done + skipped, key=lambda video: video.name)
-    print_report(len(done), len(skipped), finished, failures)
+    lines = [f"failed: {failure}" for failure in failures]
+    print_problems(lines, problems_path(args.out, "failed", args.shard))
+    print_report(len(done), len(skipped), finished, len(failures))
     if args.preview and finished:
         from pose.preview import write_clip, write_preview
 
@@ -139,6 +147,9 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     """The videos that the options ask for, ordered by name, and a line for each listed one that is not there."""
     root = args.videos_in or (args.out if args.from_keypoints else args.frames)
     sources = find_videos(root) if args.videos_in else {name: root / name for name in find_frame_folders(root)}
+    extracted = any((path / FRAME_NAME.format(1)).exists() for path in sources.values())
+    if args.frames == root and not extracted and any(map(is_video, [*root.glob("*"), *root.glob("*/*")])):
+        raise UserError(f"--frames {root}: holds videos; give them with --videos-in, or see extract_frames.py")
     if not sources:
         hint = "; give the folder that holds this video's folder" if any(root.glob("*.jpg")) else ""
         raise UserError(f"{root}: no folders of videos in it{hint}")
@@ -159,6 +170,8 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
 
 def listed_folders(file: Path, root: Path, names: Iterable[str], shard: str | None) -> tuple[list[str], list[str]]:
     """Those of the folders `names` that a list has, and a line for each of its videos without a folder."""
+    if file.is_dir():
+        raise UserError(f"--videos {file}: is a folder; give a list file, or the folder of videos with --videos-in")
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -212,8 +225,9 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
                 if not done:  # the first poses: a run that makes none shall not bind others
                     keep_settings(args.out, settings)
                 done.append(video)
-    for video in sorted(damaged.keys() & set(done), key=lambda video: video.name):
-        print(f"kept: {video.frames}: {damaged[video]}", file=sys.stderr)
+    kept = sorted(damaged.keys() & set(done), key=lambda video: video.name)
+    lines = [f"kept: {video.frames}: {damaged[video]}" for video in kept]
+    print_problems(lines, problems_path(args.out, "kept", args.shard))
     return done, skipped, failed
 
 
@@ -264,8 +278,8 @@ def progress_bar(total: int | None) -> tqdm:
     return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=mininterval, disable=total == 0)
 
 
-def print_report(done: int, skipped: int, finished: list[PoseJob], failures: list[str]) -> None:
-    """Print the closing table over the videos done and skipped, then a line for each that failed."""
+def print_report(done: int, skipped: int, finished: list[PoseJob], failed: int) -> None:
+    """Print the closing table over the videos done, skipped and failed."""
     frames = empty = people = 0
     for video in finished:
         keypoints = load_keypoints(video.poses / FILE_NAME)
@@ -274,12 +288,10 @@ def print_report(done: int, skipped: int, finished: list[PoseJob], failures: lis
         people += len(keypoints.frame)
     print(f"videos done               {done:>9}")
     print(f"videos skipped (finished) {skipped:>9}")
-    print(f"videos failed             {len(failures):>9}")
+    print(f"videos failed             {failed:>9}")
     print(f"frames                    {frames:>9}")
     print(f"frames with no person     {empty:>9}" + f" ({100 * empty / max(frames, 1):.1f} %)" * (frames > 0))
     print(f"people per frame, mean    {people / max(frames, 1):>9.2f}", flush=True)
-    for failure in failures:
-        print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

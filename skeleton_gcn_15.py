@@ -1,9 +1,10 @@
 """Skeleton stream: ST-GCN++ on the coordinates of the main people's parts; for few videos and slow machines.
 
-python skeleton_gcn_15.py --preview people.png                                   # whom it would learn from
-python skeleton_gcn_15.py                                                        # train
-python skeleton_gcn_15.py --resume record/skeleton/checkpoint.pth.tar            # train on
-python skeleton_gcn_15.py --resume record/skeleton/model_best.pth.tar --evaluate # test
+python skeleton_gcn_15.py --preview people.png
+python skeleton_gcn_15.py
+python skeleton_gcn_15.py --resume record/skeleton/checkpoint.pth.tar
+python skeleton_gcn_15.py --evaluate \\
+    --resume record/skeleton/model_best.pth.tar
 """
 
 import argparse
@@ -22,10 +23,10 @@ from training.streams import SKELETON
 
 def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the stream's recipe."""
-    parser = training_parser(SKELETON.name, data="data/pose_flow", family=SKELETON.family)
+    parser = training_parser(SKELETON.name, __doc__, data="data/pose_flow", family=SKELETON.family)
     parser.set_defaults(workers=0)  # the keypoints are in memory, and a sample takes less than handing it over
     text = "write 12 frames of training videos, the chosen people in colour and the others in grey, and stop"
-    parser.add_argument("--preview", type=Path, metavar="FILE.png", help=text)
+    parser.group("data").add_argument("--preview", type=Path, metavar="FILE.png", help=text)
     return parser
 
 

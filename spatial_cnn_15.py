@@ -1,8 +1,9 @@
 """Spatial stream: a ResNet on 3 RGB frames per video (Temporal Segment Networks).
 
-python spatial_cnn_15.py                                                      # train
-python spatial_cnn_15.py --resume record/spatial/checkpoint.pth.tar            # train on
-python spatial_cnn_15.py --resume record/spatial/model_best.pth.tar --evaluate # test
+python spatial_cnn_15.py
+python spatial_cnn_15.py --resume record/spatial/checkpoint.pth.tar
+python spatial_cnn_15.py --evaluate \\
+    --resume record/spatial/model_best.pth.tar
 """
 
 from common.cli import ArgumentParser, not_negative, run
@@ -14,8 +15,8 @@ from training.streams import SPATIAL
 
 def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the modern recipe."""
-    parser = training_parser("spatial", data="data/jpegs_256")
-    add = parser.add_argument
+    parser = training_parser("spatial", __doc__, data="data/jpegs_256")
+    add = parser.group("training").add_argument
     text = "resized: parts of random size and shape, resized as the test's whole frames are (arXiv 1409.4842, "
     text += "1906.06423); corner: of 4 scales, from corners and the centre (TSN, arXiv 1608.00859); random: of one size"
     add("--crop", choices=CROPS, help=text)

@@ -1,7 +1,9 @@
 """Temporal heads on saved features of the streams: TS-LSTM, Temporal-Inception, and the mean to compare with.
 
-python spatial_cnn_15.py --resume record/spatial/model_best.pth.tar --evaluate --features spatial.npz
-python motion_cnn_15.py --resume record/flow/model_best.pth.tar --evaluate --features flow.npz
+python spatial_cnn_15.py --evaluate --features spatial.npz \\
+    --resume record/spatial/model_best.pth.tar
+python motion_cnn_15.py --evaluate --features flow.npz \\
+    --resume record/flow/model_best.pth.tar
 python temporal_cnn_15.py --features spatial.npz flow.npz --head ts-lstm
 """
 
@@ -16,9 +18,9 @@ from training.temporal import TEMPORAL_HEADS, temporal_stream
 
 def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the paper's TS-LSTM."""
-    parser = training_parser("temporal", data=None, family=TEMPORAL_HEADS)
+    parser = training_parser("temporal", __doc__, data=None, family=TEMPORAL_HEADS)
     text = "features of one split, which --evaluate --features of the streams wrote; they stand side by side"
-    parser.add_argument("--features", nargs="+", type=Path, metavar="FILE.npz", required=True, help=text)
+    parser.group("data").add_argument("--features", nargs="+", type=Path, metavar="FILE.npz", required=True, help=text)
     parser.set_defaults(workers=0, record=None)
     return parser
 

@@ -22,14 +22,22 @@ from common.cli import UserError
 # ---- checkpoints ----
 
 
+def check_file(path: str | os.PathLike) -> None:
+    """Raise `UserError` unless `path` is a file, as checkpoints and weights are."""
+    if Path(path).is_dir():
+        inside = max(Path(path).glob("*.pth*"), default=Path(path, "model_best.pth.tar"))
+        raise UserError(f"{path}: is a folder; give a checkpoint or weights file, such as {inside}")
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; give an existing checkpoint or weights file")
+
+
 def load_checkpoint(path: str | os.PathLike) -> dict:
     """Load a dict saved by torch, onto the CPU, constructing nothing but tensors and plain values.
 
     Raises `UserError` if the file does not exist, is no such file, or names anything that would have to be
     executed.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; give an existing checkpoint or weights file")
+    check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what the file names
@@ -50,8 +58,7 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """Tensors of a .safetensors file; raises `UserError` if it is none."""
     from safetensors.torch import load_file
 
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+    check_file(path)
     try:
         return load_file(path)
     except Exception as error:

@@ -1,6 +1,6 @@
 """Class indices and split lists: UCF101's own, of a subset of its classes, or of a folder of videos.
 
-python -m UCF_list.make_lists                                    # the ten files beside this script
+python -m UCF_list.make_lists
 python -m UCF_list.make_lists --classes Archery,Diving --split 05
 python -m UCF_list.make_lists --videos my_videos --out my_lists
 """
@@ -16,7 +16,7 @@ if not __package__:
     sys.exit(2)
 
 from common.atomic import atomic_write
-from common.cli import ArgumentParser, UserError, run
+from common.cli import ArgumentParser, UserError, examples, run
 from dataloader.own_videos import find_groups, find_videos, own_group, split_videos
 
 HERE = Path(__file__).resolve().parent
@@ -35,6 +35,7 @@ def get_args_parser() -> ArgumentParser:
         prog="python -m UCF_list.make_lists",
         description="Write class indices and split lists. Without arguments: the ten files of UCF101, whose split "
         "04 is split 01 limited to 15 classes.",
+        epilog=examples(__doc__),
     )
     add = parser.add_argument
     add("--out", type=Path, help="folder for the lists; --videos needs it, the others default to this script's")

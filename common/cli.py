@@ -9,6 +9,9 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import TextIO
+
+EXAMPLES = "examples:"
 
 
 class UserError(Exception):
@@ -22,6 +25,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         silent = action.default is None or action.default is False or action.default in ("", (), [])
         return action.help if silent or "(default" in (action.help or "") else super()._get_help_string(action)
 
+    def _fill_text(self, text, width, indent):
+        fill = super()._fill_text
+        parts = text.strip().split("\n\n")
+        return "\n\n".join(p if p.startswith(EXAMPLES) else fill(p, width, indent) for p in parts)
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with help that shows defaults and mistakes that end as one `error:` line, status 2."""
@@ -31,9 +39,23 @@ class ArgumentParser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
+    def group(self, title: str):
+        """The group of options of this title, which is added if it is not there."""
+        groups = (group for group in self._action_groups if group.title == title)
+        return next(groups, None) or self.add_argument_group(title)
+
     def error(self, message: str):
         """Print `message` as the one line and leave with status 2 (argparse would print the usage too)."""
         self.exit(2, f"error: {message}; see --help\n")
+
+
+def examples(doc: str, more: str = "") -> str:
+    """An epilog for a script's help: the commands in its docstring, which start with `python`, as they are, and `more`.
+
+    A backslash at the end of a line carries a command on.
+    """
+    commands = re.findall(r"^ *(python (?:.*\\\n)*.*)$", doc, re.MULTILINE)
+    return "\n  ".join([EXAMPLES, *commands]) + f"\n\n{more}" * bool(more)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -135,7 +157,22 @@ def shard(text: str) -> str:
     return f"{int(match[1])}/{int(match[2])}"
 
 
-# ---- tables ----
+# ---- tables and lists ----
+
+
+def print_first(lines: Sequence[str], rest: str = "", limit: int | None = 5, file: TextIO | None = None) -> None:
+    """Print the first `limit` lines (None: all), by default on stderr, and how many more there are.
+
+    That line reads `… and 1,713 more; REST`, where `rest` says what names them all.
+    """
+    file = file or sys.stderr
+    for line in lines[:limit]:
+        print(line, file=file)
+    more = len(lines) - len(lines[:limit])
+    if more:
+        indent = " " * (len(lines[0]) - len(lines[0].lstrip()))
+        print(f"{indent}… and {more:,} more" + f"; {rest}" * bool(rest), file=file)
+    file.flush()
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

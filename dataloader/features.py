@@ -64,8 +64,9 @@ def load_features(path: str | os.PathLike) -> Features:
     try:
         with np.load(path, allow_pickle=False) as file:
             data = {name: file[name] for name in ("features", "names", "labels", "test", "classes")}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; write it with --evaluate --features FILE.npz of a stream") from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else "is a folder"
+        raise UserError(f"{path}: {what}; write it with --evaluate --features FILE.npz of a stream") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"{path}: cannot be read as features ({reason}); write it again") from None

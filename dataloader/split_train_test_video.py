@@ -67,18 +67,32 @@ def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_li
 
     Raises `UserError` if a file is missing or malformed, or if a video is in two lists or twice in one.
     """
+    check_lists(ucf_list, split, class_index, val_list)
     folder = Path(ucf_list)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of split lists; see --ucf-list")
-    if val_list and not (folder / val_list).is_file():
-        raise UserError(f"{folder / val_list}: no such file; see --val-list")
     classes = read_class_index(folder / class_index)
-    files = [folder / name for name in (f"trainlist{split}.txt", f"testlist{split}.txt", val_list) if name]
+    files = [folder / name for name in (*_lists_of(split), val_list) if name]
     parts = [read_list(file, classes) for file in files]
     videos = unique_names([video for part in parts for video in part])
     _refuse_twice([video.name for video in videos], f"{' and '.join(map(str, files))}: video", "list it once")
     remaining = iter(videos)
     return Split(classes, *(list(islice(remaining, len(part))) for part in parts))
+
+
+def check_lists(
+    ucf_list: str | os.PathLike, split: str | None, class_index: str | None, val_list: str | None = None
+) -> None:
+    """Raise `UserError` if a file that `read_split` would read is not there; what is None is not looked for."""
+    folder = Path(ucf_list)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of split lists; see --ucf-list")
+    files = {class_index: "--class-index", val_list: "--val-list"} | dict.fromkeys(_lists_of(split), "--split")
+    for name, option in files.items():
+        if name and not (folder / name).exists():
+            raise UserError(f"{folder / name}: no such file; see --ucf-list and {option}")
+
+
+def _lists_of(split: str | None) -> tuple[str, ...]:
+    return (f"trainlist{split}.txt", f"testlist{split}.txt") if split else ()
 
 
 def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:

@@ -24,7 +24,7 @@ def load_scores(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if not path.is_file():
-        what = "not a regular file" if path.exists() else "no such file"
+        what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
         raise UserError(f"{path}: {what}; test the stream first, or name another score pickle")
     content = _unpickle(path)
     if not isinstance(content, dict) or not content:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import ArgumentParser, UserError, positive, probability, whole_number
+from common.cli import ArgumentParser, UserError, examples, positive, probability, whole_number
 from common.frame_settings import add_frame_arguments
-from dataloader.names import Video, VideoFolders, normal, stem
+from dataloader.names import Video, VideoFolders, is_video, normal, stem
 from fusion.metrics import fuse
 from pose.estimators import add_estimator_arguments
 from pose.keypoints import FILE_NAME
@@ -20,6 +20,14 @@ from prediction.segments import MINIMUM
 from prediction.timeline_files import SUFFIXES
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, Stream
 
+USAGE = """
+python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \\
+    --motion record/motion_pose/model_best.pth.tar --overlay clip_seen.mp4
+python predict.py match.mp4 --timeline match.png \\
+    --skeleton record/skeleton/model_best.pth.tar
+python predict.py --live 0 --csv seen.csv \\
+    --spatial record/spatial/model_best.pth.tar
+"""
 MORE = (
     "A video is decoded twice, with --timeline once, with --overlay once more, so that only a few of its frames are in "
     "memory at once. The answer is always one of the classes that the streams were trained on, unless it is less "
@@ -32,7 +40,7 @@ MORE = (
 def get_args_parser() -> ArgumentParser:
     """Command line of predict.py."""
     description = "Classify videos with trained streams: decode, find people, test the streams, fuse."
-    parser = ArgumentParser(description=description, epilog=MORE)
+    parser = ArgumentParser(description=description, epilog=examples(USAGE, MORE))
     add, number = parser.add_argument, whole_number(1)
     add("videos", nargs="*", type=Path, metavar="VIDEO", help="video files")
     add("--topk", type=number, metavar="K", default=3, help="number of classes to print")
@@ -150,6 +158,12 @@ def check_source(args: argparse.Namespace) -> None:
     """Raise `UserError` unless there are videos, or what --live shows and nothing that only videos have."""
     if not args.live and not args.videos:
         raise UserError("nothing to classify; give video files, or --live SOURCE")
+    for path in filter(Path.is_dir, args.videos):
+        videos = sorted(filter(is_video, path.glob("*")))
+        example = f"all of its videos with {path}/*{videos[0].suffix}" if videos else "video files, such as clip.mp4"
+        raise UserError(f"{path}: is a folder; give {example}")
+    if args.videos and not any(path.exists() for path in args.videos):
+        raise UserError(f"{args.videos[0]}: no such file; give video files")
     if not args.live and args.csv:
         raise UserError(f"--csv {args.csv}: is of --live SOURCE; give --json for videos")
     of_videos = ("json", "overlay", "parts", "timeline", "keypoints")

@@ -81,7 +81,8 @@ def test_clean_data(data):
         for (_, name), row in counts.items():
             assert row["videos"] == row["ok"] == (12 if name == "train" else 6)
         images = sum(1 for folder in ("frames", "pose_flow") for path in (data / folder).rglob("*.jpg"))
-        assert finished.stdout.splitlines()[-1].startswith(f"18 videos, {images} images")
+        result, _, steps = finished.stdout.partition("\n\nnext steps\n")
+        assert result.splitlines()[-1].startswith(f"18 videos, {images} images") and "python spatial_cnn_15" in steps
         assert "no problems" in finished.stdout and "more folders" not in finished.stdout
 
 

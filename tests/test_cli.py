@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -108,3 +109,21 @@ def test_how_a_script_ends(body, status, out, err):
     env = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     assert (finished.returncode, finished.stdout, finished.stderr) == (status, out, err)
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "UCF_list.make_lists"])
+def test_help_ends_with_examples_that_the_parsers_take(script, monkeypatch):
+    parser = importlib.import_module(script).get_args_parser()
+    for columns in ("80", "120"):
+        monkeypatch.setenv("COLUMNS", columns)  # the commands stay as they are
+        shown = parser.format_help().partition("\nexamples:\n")[2].partition("\n\n")[0].replace("\\\n", " ")
+        commands = [shlex.split(line) for line in shown.splitlines()]
+        own = 0
+        for python, name, *words in commands:
+            if name == "-m":
+                name, *words = words
+            module = name.removesuffix(".py")
+            importlib.import_module(module).get_args_parser().parse_intermixed_args(words)
+            own += module == script
+            assert python == "python"
+        assert own, f"{script} shows no command of its own"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.cli import ArgumentParser, not_negative, positive, whole_number
+from common.cli import ArgumentParser, examples, not_negative, positive, whole_number
 from network import RESNETS, Family
 from training.recipes import RECIPES
 
@@ -21,26 +21,32 @@ METHOD = (
 SELECTION = "scheduler and model selection use them, and the test list is scored once, at the end"
 
 
-def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> ArgumentParser:
+def training_parser(stream: str, doc: str, data: str | None, family: Family = RESNETS) -> ArgumentParser:
     """Parser of one stream's script, whose networks are of `family`; the defaults are those of its modern recipe.
 
+    `doc` is the script's docstring: what it does, and example commands.
     `data` is where its images lie. Without it the stream knows its videos, lists and networks by itself (temporal
     heads), and a recipe goes with a network: `--head` chooses both.
     """
     recipes = RECIPES[stream]
     default = "modern" if "modern" in recipes else next(iter(recipes))
     parser = ArgumentParser(
-        description=f"Train or test the {stream} stream.",
-        epilog="Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
-        "norm in training mode each process has statistics of its own; --sync-bn shares them, --freeze-bn has none.",
+        description=doc.partition("\n")[0] + " Trains, trains on with --resume, or tests with --evaluate.",
+        epilog=examples(
+            doc,
+            "Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
+            "norm in training mode each process has statistics of its own; --sync-bn shares them, --freeze-bn has "
+            "none.",
+        ),
     )
     parser.set_defaults(**recipes[default])
     data_group, model_group, training_group, machine_group = map(
         parser.add_argument_group, ("data", "model", "training", "machine")
     )
-    selection = _add_selection_arguments(data_group)
     if data:
-        _add_data_arguments(data_group, selection, data)
+        _add_data_arguments(data_group, data)
+    _add_selection_arguments(data_group, bool(data))
+    if data:
         _add_network_arguments(model_group, family)
         option, text = (
             "--recipe",
@@ -59,8 +65,8 @@ def training_parser(stream: str, data: str | None, family: Family = RESNETS) -> 
     return parser
 
 
-def _add_selection_arguments(group):
-    """Validation set; returns the group of options of which one can be given."""
+def _add_selection_arguments(group, lists: bool) -> None:
+    """Validation set, which may be a list where there are `lists`."""
     selection = group.add_mutually_exclusive_group()
     selection.add_argument(
         "--val-groups",
@@ -69,23 +75,23 @@ def _add_selection_arguments(group):
         default=(),
         help=f"hold these groups of the training list out as the validation set: {SELECTION}",
     )
+    if lists:
+        text = f"validation set: a list within --ucf-list, such as vallist01.txt; {SELECTION}"
+        selection.add_argument("--val-list", metavar="FILE", help=text)
     group.add_argument(
         "--allow-other-split",
         action="store_true",
         help="resume or test a checkpoint that was trained on other videos than this training list names",
     )
-    return selection
 
 
-def _add_data_arguments(group, selection, data: str) -> None:
+def _add_data_arguments(group, data: str) -> None:
     """Folders and lists of videos."""
     add = group.add_argument
     add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", metavar="NN", default="04", help="number of the train and test list")
     add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
-    text = f"validation set: a list within --ucf-list, such as vallist01.txt; {SELECTION}"
-    selection.add_argument("--val-list", metavar="FILE", help=text)
     add("--skip-broken", action="store_true", help="skip missing and broken videos, and list them at the end")
 
 
@@ -106,7 +112,8 @@ def _add_model_arguments(group, family: Family) -> None:
     """Where the weights come from, and whether they are only tested."""
     add = group.add_argument
     if family is RESNETS:
-        add("--weights", metavar="imagenet|none|FILE", default="imagenet", help="starting weights")
+        text = "starting weights: torchvision's of ImageNet, which are downloaded; random ones; or a file's"
+        add("--weights", metavar="imagenet|none|FILE", default="imagenet", help=text)
     else:
         add("--weights", metavar="none|FILE", default="none", help="starting weights, such as another run's checkpoint")
     text = "train on from this checkpoint, or test it; options that are not given are the checkpoint's"

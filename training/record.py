@@ -43,6 +43,8 @@ def run_files(record: Path, stream: Stream) -> list[Path]:
 def check_record(args: Namespace, stream: Stream) -> None:
     """Raise `UserError` if `args.record` holds a run that is not the one of `--resume`, nor to be overwritten."""
     record, there = args.record, run_files(args.record, stream)
+    if record.exists() and not record.is_dir():
+        raise UserError(f"--record {record}: is no folder; give the name of one")
     own = args.resume is not None and args.resume.resolve().parent == record.resolve()
     if args.overwrite and own:
         raise UserError(f"--overwrite would remove {args.resume}, which --resume needs; leave one of them out")

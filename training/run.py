@@ -7,10 +7,11 @@ import time
 from argparse import Namespace
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from common.cli import UserError
+from common.cli import UserError, print_first
 from dataloader.features import save_features
 from dataloader.frame_index import check_usable
 from dataloader.names import Video, group_of
@@ -19,6 +20,7 @@ from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, te
 from fusion.scores import save_scores
 from network import Model, load_starting_weights, read_model
 from training.calibration import calibrate_on, keep_calibration
+from training.checks import check_options
 from training.distributed import Processes, gather, join_processes, wait_for_main
 from training.engine import Context, Stopped, evaluate, extract_features
 from training.loop import fit
@@ -41,12 +43,7 @@ TESTS = 20  # in a run, unless --test-every tells
 
 def run_stream(args: Namespace, stream: Stream) -> int:
     """Train or test `stream` as the command line says; returns the exit status."""
-    if args.evaluate and args.resume is None:
-        raise UserError("--evaluate needs a checkpoint to test; give it with --resume CHECKPOINT")
-    if args.write_features and not args.evaluate:
-        raise UserError(
-            f"--features {args.write_features}: is written of a trained network; add --resume and --evaluate"
-        )
+    check_options(args)
     with catch_stop_signals() as stop:
         try:
             with join_processes() as processes:
@@ -87,9 +84,9 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
     model = model or new_model(args, stream, split.classes, processes)
     model.classes, model.image_size = split.classes, args.image_size
     model.network.to(context.device, memory_format=memory_format(context.device))
-    calibration = None
+    calibration, results = None, []
     if args.evaluate:
-        figures = {what: score(args, model, loader, context, what) for what, loader in loaders.items()}
+        figures = {what: score(args, model, loader, context, what, results) for what, loader in loaders.items()}
         if split.val and processes.main:
             calibration = calibrate_on(scores_path(args.record, stream, "val"), split.val)
         if args.write_features:
@@ -108,17 +105,20 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
                 model.network.load_state_dict(best.network.state_dict())
             for what, videos in final.items():
                 loader = make_loader(args, videos, what, context, stream.test_clips)
-                figures[what] = score(args, model, loader, context, what)
+                figures[what] = score(args, model, loader, context, what, results)
             if split.val and processes.main and (args.record / BEST).exists():
                 calibration = calibrate_on(scores_path(args.record, stream, "val"), split.val)
                 keep_calibration(args.record / BEST, calibration)
 
     skipped = {name: reason for part in gather(processes, context.skipped) for name, reason in part.items()}
     if processes.main:
-        for name, reason in skipped.items():
-            print(f"skipped {name}: {reason}", file=sys.stderr)
-        results = {"figures": figures, "calibration": calibration, "skipped": skipped, "started": started}
-        write_summary(args, model, context, results)
+        done = {"figures": figures, "calibration": calibration, "skipped": skipped, "started": started}
+        summary = write_summary(args, model, context, done)
+        print_first([f"skipped {name}: {reason}" for name, reason in skipped.items()], f"all in {summary}")
+        if skipped and not results and figures["best_prec1"] >= 0:  # the epochs' lines are above
+            results.append(f"best Prec@1 {figures['best_prec1']:.2f}; all figures in {summary}")
+        for line in results:
+            print(line)
     return 0
 
 
@@ -204,14 +204,14 @@ def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Pr
     return Model(network, args.arch, args.image_size, classes)
 
 
-def score(args: Namespace, model: Model, loader: DataLoader, context: Context, what: str) -> dict:
-    """Test the model, print the figures and write the score pickle; returns the figures."""
+def score(args: Namespace, model: Model, loader: DataLoader, context: Context, what: str, results: list[str]) -> dict:
+    """Test the model, write the score pickle, and add a line with the figures to `results`; returns the figures."""
     result = evaluate(model, loader, context, what)
     scores = result.pop("scores")
     if context.processes.main:
         path = scores_path(args.record, context.stream, what)
         save_scores(path, scores)
-        print(
+        results.append(
             f"{what}: loss {result['loss']:.4f} Prec@1 {result['prec1']:.2f} Prec@3 {result['prec3']:.2f} "
             f"on {len(scores)} videos; scores in {path}"
         )
@@ -231,8 +231,8 @@ def write_features(args: Namespace, model: Model, split: Split, context: Context
         print(f"features of {shape[0]} videos, {shape[1]} positions, {shape[2]} numbers each: {args.write_features}")
 
 
-def write_summary(args: Namespace, model: Model, context: Context, results: dict) -> None:
-    """Write what a run did: figures, skipped videos, options, versions, git commit, device, times."""
+def write_summary(args: Namespace, model: Model, context: Context, results: dict) -> Path:
+    """Write what a run did: figures, skipped videos, options, versions, git commit, device, times; returns the file."""
     started = results.pop("started")
     summary = {
         "stream": context.stream.name,
@@ -249,7 +249,9 @@ def write_summary(args: Namespace, model: Model, context: Context, results: dict
         "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
         "seconds": round(time.time() - started, 1),
     }
-    write_json(args.record / ("evaluation.json" if args.evaluate else "summary.json"), summary)
+    path = args.record / ("evaluation.json" if args.evaluate else "summary.json")
+    write_json(path, summary)
+    return path
 
 
 def _say_how_to_resume(args: Namespace, signum: int) -> int:
