@@ -15,7 +15,7 @@ $(VENV)/installed: requirements.txt
 	$(VENV)/bin/pip install --quiet --no-deps 'rtmlib>=0.0.16' # it asks for opencv-python, which needs libGL
 	touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+$(VENV)/installed-dev: requirements-dev.txt requirements-app.txt $(VENV)/installed
 	$(VENV)/bin/pip install --quiet -r requirements-dev.txt
 	touch $@
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.cli import ArgumentParser, UserError, examples, run
 from network import CPU
-from prediction.classify import add_class_arguments, load_for_testing
+from prediction.models import add_class_arguments, load_for_testing
 from prediction.onnx_model import is_onnx, write_onnx
 from training.streams import stream_of
 

@@ -14,7 +14,7 @@ from fusion.metrics import fuse
 from pose.estimators import add_estimator_arguments
 from pose.keypoints import FILE_NAME
 from pose.smoothing import add_cleaning_arguments
-from prediction.classify import add_class_arguments
+from prediction.models import add_class_arguments
 from prediction.onnx_model import is_onnx
 from prediction.segments import MINIMUM
 from prediction.timeline_files import SUFFIXES

@@ -1,12 +1,11 @@
 """One video through trained streams, by the same code and images as the steps from videos to score pickles."""
 
 import os
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,23 +14,20 @@ import torch
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.frame_settings import FrameSettings, settings_from_arguments
+from common.frame_settings import FrameSettings
 from common.images import decode_image
 from common.optical_flow import Method, flow_images
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.names import stem
 from dataloader.sampling import TEST_SAMPLES, clips_for_testing
 from dataloader.skeleton_dataloader import normalized_paths, skeleton_clips
-from dataloader.split_train_test_video import read_class_index
 from dataloader.video_dataset import Sample, sample_for_testing
-from network import Model, for_testing, read_model
+from network import Model
 from pose.draw import encode_pose_image
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, people_of_frame
 from pose.pipeline import estimate, fill_in, key_frames
 from pose.smoothing import clean_people
-from prediction.onnx_model import is_onnx, read_onnx
-from training.resume import trained_frames
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_stream
 
 BATCH = 8  # frames that go through a pose network together
@@ -78,62 +74,6 @@ class Prediction(NamedTuple):
 
 
 # ---- streams ----
-
-
-def add_class_arguments(parser) -> None:
-    """Add --ucf-list and --class-index, the `class_index` of `load_for_testing`, to a parser or one of its groups."""
-    add = parser.add_argument
-    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
-    text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
-    add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
-
-
-def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torch.device) -> Model:
-    """A stream's checkpoint with its network made for testing, on `device`; or an ONNX file, by `read_onnx`.
-
-    The file `class_index` names the classes of a checkpoint that does not. Raises `UserError` if it is no checkpoint,
-    or another stream's.
-    """
-    if is_onnx(path):
-        return read_onnx(path, stream, device)
-    model = read_model(path, stream.in_channels, stream.family)
-    if model.classes is None:
-        unnamed = f"{path}: does not name its {model.network.fc.out_features} classes"
-        if not class_index.is_file():
-            raise UserError(f"{unnamed}, and {class_index} is missing; give --ucf-list and --class-index")
-        model.classes = read_class_index(class_index)
-        if len(model.classes) != model.network.fc.out_features:
-            found = f"{class_index} has {len(model.classes)}"
-            raise UserError(f"{unnamed}, and {found}; give the --class-index that it was trained with")
-    model.network = for_testing(model.network, device)
-    return model
-
-
-def check_same_classes(models: Iterable[Model]) -> None:
-    """Raise a `UserError` that tells the difference unless all know the same classes in the same order."""
-    first, *others = models
-    for other in others:
-        for number, names in enumerate(zip_longest(first.classes, other.classes, fillvalue="missing"), 1):
-            if names[0] != names[1]:
-                raise UserError(
-                    f"{first.path} and {other.path} were trained on different classes: number {number} is "
-                    f"{names[0]!r} in one, {names[1]!r} in the other; give checkpoints of the same class index"
-                )
-
-
-def common_settings(models: Iterable[Model], args: Namespace) -> FrameSettings | None:
-    """How the frames that the streams were trained on were made; None if no checkpoint tells.
-
-    Raises `UserError` if two streams' differ in what `args`, of `add_frame_arguments`, leaves open.
-    """
-    known = [(model.path, trained_frames(model.checkpoint, model.path)) for model in models]
-    known = [(path, settings) for path, settings in known if settings]
-    for path, settings in known[1:]:
-        first, other = (settings_from_arguments(args, made) for made in (known[0][1], settings))
-        if first != other:
-            made = f"{known[0][0]} was trained on frames made with {first}, {path} with {other}"
-            raise UserError(f"{made}; choose with --every, --fps, --short-side, --quality")
-    return known[0][1] if known else None
 
 
 @torch.inference_mode()

@@ -12,7 +12,8 @@ from network import Model
 from pose.estimators import Estimator, estimator_from_arguments
 from pose.smoothing import cleaning_from_arguments
 from prediction.arguments import checkpoints
-from prediction.classify import Options, check_same_classes, common_settings, load_for_testing
+from prediction.classify import Options
+from prediction.models import check_same_classes, common_settings, load_for_testing
 from prediction.results import Fusion
 from training.resume import trained_poses
 from training.streams import FLOW, MOTION_POSE, SKELETON

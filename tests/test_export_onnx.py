@@ -12,7 +12,7 @@ from common.cli import UserError
 from network import read_model
 from pose.keypoints import FILE_NAME, load_keypoints
 from prediction import onnx_model
-from prediction.classify import load_for_testing
+from prediction.models import load_for_testing
 from tests.helpers import CLASSES, assert_error, call_main, run_script, write_people
 from tests.pose_fixtures import save_network
 from tests.test_network import random_statistics

@@ -19,9 +19,10 @@ from common.video import decode_frames
 from pose.interpolation import interpolate_people
 from prediction import live
 from prediction.capture import Capture, Captured
-from prediction.classify import Options, classify, load_for_testing
+from prediction.classify import Options, classify
 from prediction.live import Handled, classify_window, handle, resample, watch
 from prediction.live_output import Screen, open_table
+from prediction.models import load_for_testing
 from tests.helpers import ROOT, assert_error, call_main
 from tests.live_sources import COUNT, RATE, picture, rows, wait_for, web
 from tests.test_predict import CLASSES, fake_estimator, write_checkpoint, write_video

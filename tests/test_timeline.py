@@ -21,7 +21,8 @@ from network import build_network
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, save_keypoints
 from prediction import timeline, timeline_plot
-from prediction.classify import Options, Poses, classify, load_for_testing
+from prediction.classify import Options, Poses, classify
+from prediction.models import load_for_testing
 from prediction.results import Fusion
 from prediction.segments import GAP, NONE, bars_of_frames, borders, segments
 from prediction.timeline import Plan, Timeline, classify_windows, window_starts, windows_of
