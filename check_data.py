@@ -132,7 +132,7 @@ def check_roots(roots: dict[str, Path]) -> None:
             raise UserError(f"{option} {root}: holds frames of extract_frames.py; give them with --frames")
 
 
-def examine(root: Path, videos: list[Video], args, pose: bool) -> dict[str, Finding]:
+def examine(root: Path, videos: list[Video], args: Namespace, pose: bool) -> dict[str, Finding]:
     """Findings below `root` by the video's name."""
     folders = {video: folder and root / folder for video, folder in find_folders(root, videos)}
     if pose and args.from_keypoints:

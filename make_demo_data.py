@@ -80,7 +80,7 @@ def make_clip(job: tuple[int, int, int], out: Path, seed: int) -> None:
         write_video(file, render(clip))
 
 
-def write_video(file, images) -> None:
+def write_video(file: BinaryIO, images: Iterable[Image.Image]) -> None:
     """Encode RGB images of 320 × 240 as MPEG-4 in AVI to an open file."""
     with av.open(file, "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=RATE, options={"qmin": "3", "qmax": "3", "threads": "1"})

@@ -171,8 +171,8 @@ def for_testing(network: nn.Module, device: torch.device = CPU) -> nn.Module:
         for name in [name for name in names if name.startswith("bn")]:
             _fold(module, "conv" + name[2:], name)
         if isinstance(names.get("downsample"), nn.Sequential):
-            _fold(module.downsample, "0", "1")
-    return network.to(device, memory_format=memory_format(device))
+            _fold(names["downsample"], "0", "1")
+    return network.to(device).to(memory_format=memory_format(device))
 
 
 def _fold(parent: nn.Module, conv: str, norm: str) -> None:

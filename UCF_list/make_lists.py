@@ -171,7 +171,7 @@ def make_own_lists(args: argparse.Namespace) -> list[Path]:
     return written
 
 
-def _numbered(names) -> list[str]:
+def _numbered(names: Iterable[str]) -> list[str]:
     return [f"{number} {name}" for number, name in enumerate(names, 1)]
 
 

@@ -111,7 +111,7 @@ def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> d
     last = batch.contiguous(memory_format=torch.channels_last)
     if what == "training":
 
-        def step(network, images):
+        def step(network: torch.nn.Module, images: torch.Tensor):
             network.train().zero_grad()
             with torch.autocast(setup.device.type, enabled=computes_in_half(setup.device) and images is last):
                 logits = network(images)
@@ -122,7 +122,7 @@ def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> d
     plain_network.eval()
 
     @torch.inference_mode()
-    def forward(network, parts):
+    def forward(network: torch.nn.Module, parts: Sequence[torch.Tensor]):
         with torch.autocast(setup.device.type, enabled=computes_in_half(setup.device) and network is tester):
             return [network(part) for part in parts]
 

@@ -144,7 +144,7 @@ def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving
         if videos == total[name] and giving is not None:
             return math.inf
         far_off = videos == total[name] or videos == 0 and (giving is None or name in giving)
-        return 10 * far_off + (videos / total[name] - fraction) ** 2
+        return 10.0 * far_off + (videos / total[name] - fraction) ** 2
 
     chosen: set[tuple] = set()
     changed = True

@@ -80,7 +80,7 @@ def skeleton_sample(
     start = generator.uniform(0, 1 - share)
     clip = take_moments(path, generator.random((1, MOMENTS)), start, share)[0]
     if generator.random() < 0.5:
-        clip = clip[:, :, list(MIRROR)] * np.float32((-1, 1, 1))
+        clip = clip[:, :, list(MIRROR)] * np.array((-1, 1, 1), np.float32)
     angle = generator.uniform(-MAX_ANGLE, MAX_ANGLE)
     turn = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     turn = turn * MAX_STRETCH ** generator.uniform(-1, 1, 2)[:, None]

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ class Sample(NamedTuple):
     """The images of one video that are needed, each once, and which of them make up each of its clips."""
 
     images: torch.Tensor  # uint8 (M, S, S, 3)
-    index: torch.Tensor  # int64 (clips, L) into them, in time order
+    index: torch.Tensor  # type: ignore[assignment]  # of a tuple; int64 (clips, L) into images, in time order
 
 
 def sample_for_testing(
@@ -56,7 +56,7 @@ class VideoDataset(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: int | tuple[int, int]):
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[int, Sample | Broken]:
         epoch, position = key if isinstance(key, tuple) else (None, key)
         video = self.videos[position]
         generator = None if epoch is None else random_state(self.seed, epoch, video.video.name)
@@ -139,7 +139,7 @@ def end_workers() -> None:
 
 
 def _loader_options(workers: int, pin: bool) -> dict:
-    options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
     # The workers' seeds, which nobody uses, come from a generator of their own: from torch's they would be drawn once
     # with workers and every epoch without, and shift the dropout that follows.
     options["generator"] = torch.Generator()

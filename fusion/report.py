@@ -104,7 +104,7 @@ def print_split(result: SplitResult) -> None:
             print(f"note: {count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1")
     prec1 = {name: values[0] for name, values in result.precisions.items()}
     fused = prec1.pop("fused")
-    best = max(prec1, key=prec1.get)
+    best = max(prec1, key=prec1.__getitem__)
     if fused < prec1[best]:
         remedy = "" if result.validation else "; --weights auto chooses weights on validation scores"
         print(f"note: the fusion ({fused:.2f}) is below {best} alone ({prec1[best]:.2f}){remedy}")

@@ -103,7 +103,7 @@ def make_estimator(
     *,
     rtmpose_mode: str = RTMPOSE_MODE,
     rcnn_side: int = RCNN_SIDE,
-    **onnx_options,
+    **onnx_options: Any,
 ) -> Estimator:
     """Make an estimator of one of `MODELS`; without `weights`, those of all but `onnx` are downloaded.
 
@@ -158,14 +158,14 @@ def _torch_estimator(
     network = network.to(device)
     cast = partial(torch.autocast, "cuda", torch.float16) if amp and device.type == "cuda" else contextlib.nullcontext
 
-    def infer(frames):
+    def infer(frames: Sequence):
         with torch.inference_mode(), cast():
             return forward(network, torch.from_numpy(np.stack(frames)).to(device))
 
     return Estimator(np.ascontiguousarray, infer, group, settings)
 
 
-def _openpose_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
+def _openpose_forward(network: Callable, frames: Sequence) -> list[tuple[np.ndarray, ...]]:
     from pose.openpose import preprocess
 
     images, (height, width) = preprocess(frames)
@@ -174,7 +174,7 @@ def _openpose_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
     return [(*maps, covered) for maps in zip(heatmaps, pafs, strict=True)]
 
 
-def _keypointrcnn_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
+def _keypointrcnn_forward(network: Callable, frames: Sequence) -> list[tuple[np.ndarray, ...]]:
     images = [frame.permute(2, 0, 1).float() / 255 for frame in frames]
     names = ("scores", "keypoints", "keypoints_scores")
     return [tuple(found[name].float().cpu().numpy() for name in names) for found in network(images)]

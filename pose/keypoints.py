@@ -68,7 +68,7 @@ def load_keypoints(path: str | os.PathLike) -> Keypoints:
         raise UserError(f"{path}: not a valid keypoints file ({str(error)[:200]}); make it again") from None
 
 
-def make_keypoints(keypoints, frame, num_frames, frame_size) -> Keypoints:
+def make_keypoints(keypoints: np.ndarray, frame: np.ndarray, num_frames: int, frame_size: np.ndarray) -> Keypoints:
     """Check arrays and numbers and order them by frame; raises `ValueError` saying what is wrong."""
     keypoints, frame, num_frames, frame_size = map(np.asarray, (keypoints, frame, num_frames, frame_size))
     if keypoints.ndim != 3 or keypoints.shape[1:] != (NUM_PARTS, 3) or keypoints.dtype.kind != "f":

@@ -79,7 +79,7 @@ def one_euro(path: np.ndarray, rate: float, frame_size: tuple[int, int]) -> np.n
     return smoothed
 
 
-def _share(cutoff, rate: float):
+def _share(cutoff: float, rate: float):
     """Share of a new value in the output of a low-pass of first order."""
     return 1 / (1 + rate / (2 * np.pi * cutoff))
 
@@ -87,7 +87,7 @@ def _share(cutoff, rate: float):
 # ---- options of the scripts ----
 
 
-def add_cleaning_arguments(parser) -> None:
+def add_cleaning_arguments(parser: ArgumentGroup) -> None:
     """Add the options that `cleaning_from_arguments` reads to a parser or one of its groups."""
     add = parser.add_argument
     text = "drop people whose found parts score less than X on average"

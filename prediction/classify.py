@@ -80,7 +80,7 @@ class Prediction(NamedTuple):
 # ---- streams ----
 
 
-def add_class_arguments(parser) -> None:
+def add_class_arguments(parser: ArgumentGroup) -> None:
     """Add --ucf-list and --class-index, the `class_index` of `load_for_testing`, to a parser or one of its groups."""
     add = parser.add_argument
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")

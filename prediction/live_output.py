@@ -33,7 +33,7 @@ class Classified(NamedTuple):
 class Screen:
     """Where lines are shown: on a terminal each in the place of the one before, else one below the other."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.in_place, self.begun = sys.stdout.isatty(), False
 
     def show(self, line: str) -> None:

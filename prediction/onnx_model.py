@@ -34,7 +34,7 @@ OUTPUT = "logits: float32 (N, classes). A video's score is the mean of the logit
 class OnnxNetwork(nn.Module):
     """A network in an ONNX Runtime session, for inference alone: input tensors to logits, both on the CPU."""
 
-    def __init__(self, session):
+    def __init__(self, session: Any):
         super().__init__()
         self.session = session
 
@@ -90,7 +90,7 @@ def describe(model: Model, stream: Stream) -> dict:
     }
 
 
-def _is_plain(value) -> bool:
+def _is_plain(value: object) -> bool:
     try:
         json.dumps(value)
     except (TypeError, ValueError):

@@ -69,7 +69,7 @@ def sum_over(processes: Processes, values: list[float]) -> list[float]:
     return tensor.tolist()
 
 
-def gather(processes: Processes, item) -> list:
+def gather(processes: Processes, item: Any) -> list:
     """`item` of every process, in the order of ranks, on every process."""
     if processes.world == 1:
         return [item]

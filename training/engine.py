@@ -130,7 +130,9 @@ def train_one_epoch(
     }
 
 
-def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torch.Tensor:
+def _train_step(
+    model: nn.Module, batch: dict, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, context: Context
+) -> torch.Tensor:
     """One optimiser step in parts; returns the sums (loss, Prec@1 hits, Prec@3 hits, videos) of this process."""
     device, stream, labels, parts = context.device, context.stream, batch["labels"], batch["parts"]
     optimizer.zero_grad(set_to_none=True)

@@ -131,7 +131,11 @@ def trained_poses(checkpoint: Mapping, path: str | os.PathLike) -> dict | None:
 
 
 def resume_training(
-    model: Model, changed: Mapping, optimizer: torch.optim.Optimizer, scheduler: ReduceLROnPlateau, scaler
+    model: Model,
+    changed: Mapping,
+    optimizer: torch.optim.Optimizer,
+    scheduler: ReduceLROnPlateau,
+    scaler: torch.amp.GradScaler,
 ) -> tuple[int, float]:
     """Restore optimiser, scheduler and scaler from the checkpoint that `model` was read from.
 

@@ -86,7 +86,7 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
 
     model = model or new_model(args, stream, split.classes, processes)
     model.classes, model.image_size = split.classes, args.image_size
-    model.network.to(context.device, memory_format=memory_format(context.device))
+    model.network.to(context.device).to(memory_format=memory_format(context.device))
     calibration = None
     if args.evaluate:
         figures = {what: score(args, model, loader, context, what) for what, loader in loaders.items()}
