@@ -7,6 +7,7 @@ python check_data.py --full   # decodes every image
 import contextlib
 import os
 import time
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path

@@ -7,12 +7,15 @@ UCF101's are, and the lists follow the same rule: the first groups are tested on
 """
 
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from common.atomic import atomic_write, recover_folders

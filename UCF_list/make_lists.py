@@ -9,6 +9,7 @@ import argparse
 import difflib
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 if not __package__:

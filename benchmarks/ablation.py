@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path

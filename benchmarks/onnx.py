@@ -5,6 +5,7 @@ python -m benchmarks.onnx --threads 1 2
 
 import statistics
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np

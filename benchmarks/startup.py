@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Nothing large is imported here: a child's peak memory would include that of the process it was forked from.
@@ -180,10 +181,10 @@ def measure(data: Path, batches: int, workers: int) -> dict:
         def __len__(self) -> int:
             return min(self.limit, super().__len__())
 
-        def __iter__(self):
+        def __iter__(self) -> Iterator:
             return itertools.islice(super().__iter__(), self.limit)
 
-    def no_images(video: IndexedVideo, generator: np.random.Generator | None):
+    def no_images(video: object, generator: object):
         return Sample(torch.zeros(1, 1, 1, 3, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64))
 
     torch.set_num_threads(1)
@@ -238,7 +239,7 @@ def memory() -> float:
         return float("nan")
 
 
-def worker_memory(loader: DataLoader) -> float:
+def worker_memory(loader: Iterable) -> float:
     """The largest memory in MB that one of the loader's workers has for itself, not shared with any other process."""
     largest = 0.0
     for process in loader._iterator._workers if loader.num_workers else ():

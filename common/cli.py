@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+ArgumentGroup = argparse._ActionsContainer  # what options can be added to: a parser or one of its groups
+
 
 class UserError(Exception):
     """A mistake in the input, said in one line: what is wrong, with the path or value, and what to do."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.atomic import atomic_write
-from common.cli import UserError, positive, whole_number
+from common.cli import ArgumentGroup, UserError, positive, whole_number
 
 RECORD = "frame_settings.json"
 # In the comment of a video's first frame: settings, damage, count.
@@ -42,7 +42,7 @@ def parse_settings(description: str) -> FrameSettings | None:
     return FrameSettings(int(every or 1), float(fps) if fps else None, int(short_side), int(quality))
 
 
-def add_frame_arguments(parser: argparse._ActionsContainer, defaults: FrameSettings | None = None) -> None:
+def add_frame_arguments(parser: ArgumentGroup, defaults: FrameSettings | None = None) -> None:
     """Add the options that `settings_from_arguments` reads to a parser or one of its groups."""
     number, known = whole_number(1), defaults._asdict() if defaults else {}
     add = parser.add_mutually_exclusive_group().add_argument

@@ -6,11 +6,14 @@ import os
 from collections.abc import Generator, Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from PIL import Image
 
 from common.atomic import atomic_write
@@ -138,7 +141,7 @@ def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: float) -
     return _upright(rgb, frame.side_data.get("DISPLAYMATRIX"), aspect)
 
 
-def _upright(rgb: np.ndarray, matrix: Buffer | None, aspect: float) -> np.ndarray:
+def _upright(rgb: np.ndarray, matrix: Any, aspect: float) -> np.ndarray:
     """The picture with square pixels (theirs are `aspect` wide), turned as the display matrix says."""
     height, width = rgb.shape[:2]
     if aspect != 1 and 0.25 <= aspect <= 4:

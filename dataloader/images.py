@@ -16,6 +16,8 @@ from common import images
 from common.frames import FRAME_NAME
 from utils import memory_format
 
+Draws = np.ndarray | Sequence[float]
+
 # Training crops are cut from images of this ratio of short side to crop: 256 for crops of 224.
 SHORT_SIDE_RATIO = 256 / 224
 

@@ -11,7 +11,7 @@ import torch
 from dataloader.frame_index import IndexedVideo
 from dataloader.motion_keypoints import load_all_keypoints
 from dataloader.names import Video, first_names
-from dataloader.video_dataset import Sample
+from dataloader.video_dataset import Prepared, Sample
 from pose.keypoints import Keypoints
 from pose.skeleton import LIMBS, MIRROR, NUM_PARTS
 from pose.smoothing import fill_gaps
@@ -33,7 +33,7 @@ for inner, outer in LIMBS[:-2]:
     PARENT[outer] = inner
 
 
-def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]):
+def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
     """Load the `keypoints.npz` of every video below `root`, and choose and follow its main people, once.
 
     Returns the good videos, `(video, reason)` for the others, and the function that samples their paths. Says on stderr

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from common.images import BrokenImage
 from dataloader.frame_index import IndexedVideo
 from dataloader.images import resize, transform_images
+from dataloader.names import Video
 from dataloader.sampling import TEST_SAMPLES, clips_for_testing, random_state
 
 
@@ -22,6 +23,10 @@ class Sample(NamedTuple):
 
     images: torch.Tensor  # uint8 (M, S, S, 3)
     index: torch.Tensor  # type: ignore[assignment]  # of a tuple; int64 (clips, L) into images, in time order
+
+
+# Videos that can be used, others with the reason, and what samples a video.
+Prepared = tuple[list[IndexedVideo], list[tuple[Video, str]], Callable[..., Sample]]
 
 
 def sample_for_testing(

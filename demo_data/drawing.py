@@ -1,5 +1,6 @@
 """Draw a clothed figure and its props on an image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

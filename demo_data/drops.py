@@ -1,11 +1,12 @@
 """Places with a way down: swimming pool, sea cliff, ski slope."""
 
 import numpy as np
+from PIL import ImageDraw
 
-from demo_data.scene import Layout, blotches, clutter, rgb, shades, sky_color, some_color, tint
+from demo_data.scene import Layout, Painting, blotches, clutter, rgb, shades, sky_color, some_color, tint
 
 
-def pool(rng: np.random.Generator, layout: Layout):
+def pool(rng: np.random.Generator, layout: Layout) -> Painting:
     """Indoor or open-air pool: stands, a tower with platforms, lanes on the water."""
     x, y = layout.edge
     wall = tint(rng, rng.choice([(195, 200, 200), (150, 170, 190), (185, 175, 160)]))
@@ -46,7 +47,7 @@ def pool(rng: np.random.Generator, layout: Layout):
     return base, objects
 
 
-def cliff(rng: np.random.Generator, layout: Layout):
+def cliff(rng: np.random.Generator, layout: Layout) -> Painting:
     """Rocks above the sea, sky and a far coast."""
     x, y = layout.edge
     sky, sea = sky_color(rng), tint(rng, (45, 110, 135), 25)
@@ -77,7 +78,7 @@ def cliff(rng: np.random.Generator, layout: Layout):
     return base, objects
 
 
-def snow(rng: np.random.Generator, layout: Layout):
+def snow(rng: np.random.Generator, layout: Layout) -> Painting:
     """Ski slope: snow, mountains, firs, gates."""
     far = layout.ground - rng.integers(50, 130)
     sky, white = sky_color(rng), tint(rng, (222, 228, 238), 14)

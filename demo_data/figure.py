@@ -115,12 +115,15 @@ class Trunk:
         return self.pelvis + vec(np.asarray(x) * (1 if side else -1), y, z)
 
 
+Pair = tuple[np.ndarray, ...]  # of the right and the left one
+
+
 @dataclass
 class Prop:
     """A thing that goes with the figure: a line through points (T, K, 3), or a filled shape."""
 
     points: np.ndarray
-    color: tuple[int, int, int]
+    color: tuple[int, ...]
     width: float = 0.03  # metres
     filled: bool = False
     behind: bool = False
@@ -131,8 +134,8 @@ class Pose:
     """A movement: the trunk over time, targets of hands and feet (right, left), turns of the whole figure."""
 
     trunk: Trunk
-    hands: tuple[np.ndarray, np.ndarray]
-    feet: tuple[np.ndarray, np.ndarray]
+    hands: Pair
+    feet: Pair
     elbows: np.ndarray | tuple[float, float, float] = (0.5, -1.0, -0.4)  # where elbows point, x outward
     knees: np.ndarray | tuple[float, float, float] = (0.15, 0.0, 1.0)
     nod: float | np.ndarray = 0.0

@@ -4,9 +4,11 @@ Every movement takes the body, the time (T,) in seconds and a generator for what
 returns a `Pose`. Lengths are metres; side 0 is the right, 1 the left.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from demo_data.figure import ANKLE, Body, Pose, Prop, Trunk, vec
+from demo_data.figure import ANKLE, Body, Pair, Pose, Prop, Trunk, vec
 
 STEEL, WOOD, ROPE = (150, 155, 165), (150, 105, 60), (225, 215, 180)
 
@@ -25,12 +27,12 @@ def keys(t: np.ndarray, times: np.ndarray | Sequence[float], rows: np.ndarray | 
     return rows[i] * (1 - s) + rows[i + 1] * s
 
 
-def stand(t: np.ndarray, width: float, depth: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def stand(t: np.ndarray, width: float, depth: float = 0.0) -> Pair:
     """Feet (T, 3) at rest, `width` metres apart, the left one `depth` metres further forward."""
     return tuple(vec(sign * width / 2 + 0 * t, ANKLE, sign * depth / 2) for sign in (-1, 1))
 
 
-def idle_hands(trunk: Trunk, body: Body, rng: np.random.Generator, down: float = 0.95):
+def idle_hands(trunk: Trunk, body: Body, rng: np.random.Generator, down: float = 0.95) -> Pair:
     """Both hands (T, 3) hanging, on the hips, or crossed, as drawn by `rng`."""
     style = rng.choice(3, p=(0.4, 0.4, 0.2))
     if style == 0:

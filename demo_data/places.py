@@ -1,9 +1,13 @@
 """Places to exercise, play and work in: sports hall, home, park, playing field."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from PIL import ImageDraw
 
 from demo_data.scene import (
     Layout,
+    Painting,
     blotches,
     clutter,
     planks,
@@ -17,7 +21,7 @@ from demo_data.scene import (
 )
 
 
-def hall(rng: np.random.Generator, layout: Layout):
+def hall(rng: np.random.Generator, layout: Layout) -> Painting:
     """Sports hall: plank floor, wall bars, high windows, mats, things that stand about."""
     corner = layout.ground - rng.integers(15, 60)
     wall, floor = tint(rng, rng.choice([(205, 200, 180), (150, 165, 185), (190, 150, 120)])), tint(rng, (185, 135, 80))
@@ -53,7 +57,7 @@ def hall(rng: np.random.Generator, layout: Layout):
     return base, objects
 
 
-def home(rng: np.random.Generator, layout: Layout):
+def home(rng: np.random.Generator, layout: Layout) -> Painting:
     """Room at home: floor, wallpaper, pictures, cupboards, a sofa, a rug."""
     corner = layout.ground - rng.integers(10, 50)
     wall = tint(rng, rng.choice([(215, 205, 190), (170, 190, 170), (200, 170, 170), (150, 150, 175)]))
@@ -108,7 +112,7 @@ def _open_air(rng: np.random.Generator, layout: Layout, trees: tuple[int, int], 
     return base, objects
 
 
-def park(rng: np.random.Generator, layout: Layout):
+def park(rng: np.random.Generator, layout: Layout) -> Painting:
     """Park: sky, houses, trees, paved ground, a bar on posts."""
     base, outdoors = _open_air(rng, layout, (3, 8), (95, 125, 65), 0.6)
 
@@ -132,7 +136,7 @@ def park(rng: np.random.Generator, layout: Layout):
     return base, objects
 
 
-def field(rng: np.random.Generator, layout: Layout):
+def field(rng: np.random.Generator, layout: Layout) -> Painting:
     """Playing field: lawn, sky, a fence, bare earth, targets, white lines."""
     base, outdoors = _open_air(rng, layout, (0, 4), (80, 140, 55), 0.2)
 
@@ -161,7 +165,7 @@ def field(rng: np.random.Generator, layout: Layout):
     return base, objects
 
 
-def links(rng: np.random.Generator, layout: Layout):
+def links(rng: np.random.Generator, layout: Layout) -> Painting:
     """Golf course: hills, fairways in light and dark greens, sand bunkers, a pond, a flag."""
     base, outdoors = _open_air(rng, layout, (2, 6), (130, 185, 75), 0.0)
 
@@ -189,7 +193,7 @@ def links(rng: np.random.Generator, layout: Layout):
     return base, objects
 
 
-def square(rng: np.random.Generator, layout: Layout):
+def square(rng: np.random.Generator, layout: Layout) -> Painting:
     """Square before a gate or a temple: stone slabs, a wall with a tiled roof, columns, lanterns."""
     base, outdoors = _open_air(rng, layout, (1, 4), (175, 165, 150), 0.0)
 

@@ -1,5 +1,6 @@
 """Backgrounds: painted places, each instance with colours, clutter and a layout of its own."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,11 @@ class Layout:
     ground: int  # row on which the feet stand
     edge: tuple[int, int] | None = None  # column and row of the brink of a platform or cliff
     water: int | None = None  # row of the water's surface
+
+
+# A base (H, W, 3), and what draws the things on it.
+Painting = tuple[np.ndarray, Callable[[ImageDraw.ImageDraw], object]]
+Place = Callable[[np.random.Generator, Layout], Painting]
 
 
 def blotches(rng: np.random.Generator, layout: Layout, cell: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """ST-GCN++: a network on the skeletons of people, over their parts and over time."""
 
+import os
 from collections.abc import Mapping
 
 import torch

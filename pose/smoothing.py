@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.cli import not_negative, whole_number
+from common.cli import ArgumentGroup, not_negative, whole_number
 from pose.keypoints import Keypoints
 from pose.tracking import MAX_GAP, MIN_SEEN, drop_weak_people, follow_people, keep_main_people, main_tracks
 

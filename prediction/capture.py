@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from common.cli import UserError
 from common.video import MAX_PAUSE, to_rgb, video_stream
@@ -29,6 +31,8 @@ class Captured(NamedTuple):
     picture: Picture
     connection: int
 
+
+Opener = Callable[[str], Generator[Picture, None, None]]
 
 # ---- sources ----
 

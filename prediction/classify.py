@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.cli import UserError
+from common.cli import ArgumentGroup, UserError
 from common.frame_settings import FrameSettings, settings_from_arguments
 from common.images import decode_image
 from common.optical_flow import Method, flow_images

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.cli import ArgumentParser, not_negative, positive, whole_number
+from common.cli import ArgumentGroup, ArgumentParser, not_negative, positive, whole_number
 from network import RESNETS, Family
 from training.recipes import RECIPES
 
