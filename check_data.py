@@ -135,7 +135,7 @@ def check_roots(roots: dict[str, Path]) -> None:
 
 def examine(root: Path, videos: list[Video], args: Namespace, pose: bool) -> dict[str, Finding]:
     """Findings below `root` by the video's name."""
-    folders = {video: folder and root / folder for video, folder in find_folders(root, videos)}
+    folders = {video: root / folder if folder else None for video, folder in find_folders(root, videos)}
     if pose and args.from_keypoints:
         good = [IndexedVideo(video, str(folder), 0) for video, folder in folders.items() if folder]
         bad = [(v, f"video {v.name!r} has no folder below {root}") for v, folder in folders.items() if not folder]

@@ -131,7 +131,7 @@ def describe_state_dict(state: Mapping[str, torch.Tensor], source: str | os.Path
     Raises `UserError` if it is not one of `ARCHITECTURES`.
     """
     blocks = [len({n.split(".")[1] for n in state if n.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4)]
-    known = {
+    known: dict[tuple[int, ...], str] = {
         (False, 2, 2, 2, 2): "resnet18",
         (False, 3, 4, 6, 3): "resnet34",
         (True, 3, 4, 6, 3): "resnet50",

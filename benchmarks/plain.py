@@ -129,7 +129,7 @@ def train(network: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimiz
 def test(network: nn.Module, loader: DataLoader, device: torch.device) -> dict[str, np.ndarray]:
     """Mean logits of every video's samples."""
     network.eval()
-    videos = loader.dataset.videos
+    videos = loader.dataset.videos  # type: ignore[attr-defined]  # of `Testing`
     votes = [[] for _ in videos]
     for sample, position in loader:
         votes[position.item()].append(network(sample.to(device)).cpu().numpy())

@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def resident() -> float:
     return int(line.split()[1]) / 1024
 
 
-def small(args: Namespace, listed: list[Video], **changed: object) -> Setup:
+def small(args: Namespace, listed: list[Video], **changed: Any) -> Setup:
     """Small batches of these videos."""
     return Setup(listed, args.device, args.size, **{"batch_spatial": 4, "batch_motion": 8} | changed)
 

@@ -19,6 +19,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Nothing large is imported here: a child's peak memory would include that of the process it was forked from.
 from common.cli import ArgumentParser, UserError, run
@@ -239,7 +240,7 @@ def memory() -> float:
         return float("nan")
 
 
-def worker_memory(loader: Iterable) -> float:
+def worker_memory(loader: Any) -> float:
     """The largest memory in MB that one of the loader's workers has for itself, not shared with any other process."""
     largest = 0.0
     for process in loader._iterator._workers if loader.num_workers else ():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ def sample_table(root: Path, setup: Setup, repeat: int, loops: int) -> None:
 
 def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> dict[str, Callable]:
     """Functions that train or test on a batch that is in the device's memory, as plain and as this project does."""
-    channels = pipeline.network.conv1.in_channels
+    channels: Any = pipeline.network.conv1.in_channels
     batch = torch.rand(clips, channels, setup.size, setup.size, device=setup.device)
     plain_network = build_network("resnet18", channels, setup.classes).to(setup.device)
     last = batch.contiguous(memory_format=torch.channels_last)

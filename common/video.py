@@ -6,7 +6,7 @@ import os
 from collections.abc import Generator, Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -98,7 +98,7 @@ def duration(path: str | os.PathLike) -> float | None:
 
 def video_stream(container: InputContainer, threads: int) -> VideoStream:
     """A container's best video stream, to be decoded by so many threads; raises `UserError` if there is none."""
-    stream = container.streams.best("video")
+    stream = cast(VideoStream, container.streams.best("video"))
     if stream is None or stream.disposition & Disposition.attached_pic:
         raise UserError("no video stream in it")
     if stream.codec_context is None:
@@ -113,7 +113,9 @@ class _Clock:
 
     def __init__(self, fps: float, rate: Fraction | None):
         self.fps, self.step = Fraction(str(fps)), 1 / Fraction(rate or 25)
-        self.frame, self.stamp, self.time, self.count = None, None, Fraction(0), 0
+        self.frame: av.VideoFrame | None = None
+        self.stamp: Fraction | None = None
+        self.time, self.count = Fraction(0), 0
 
     def pick(self, frame: av.VideoFrame) -> list:
         """Frames that are chosen now that `frame` follows: none, or the one before it, perhaps several times."""

@@ -90,7 +90,7 @@ def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
         if PurePath(row[0]).suffix.lower() in VIDEO_EXTENSIONS:
             row[0] = row[0].rpartition(".")[0]
     unique = unique_names(videos)
-    video_of = {video.name: original for video, original in zip(unique, videos, strict=True)}
+    video_of: dict[str | None, Video] = {video.name: original for video, original in zip(unique, videos, strict=True)}
     listed = listed_names([name for name, _ in rows], unique)
     found: dict[Video, tuple] = {}
     for name, group in rows:
@@ -144,7 +144,7 @@ def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving
         if videos == total[name] and giving is not None:
             return math.inf
         far_off = videos == total[name] or videos == 0 and (giving is None or name in giving)
-        return 10.0 * far_off + (videos / total[name] - fraction) ** 2
+        return 10 * far_off + (videos / total[name] - fraction) ** 2
 
     chosen: set[tuple] = set()
     changed = True
@@ -153,7 +153,8 @@ def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving
         for group in order:
             sign = -1 if group in chosen else 1
             moved = {name: held_out[name] + sign * videos for name, videos in members[group].items()}
-            if sum(cost(name, held_out[name]) - cost(name, videos) for name, videos in moved.items()) > 1e-12:
+            gain = sum(cost(name, held_out[name]) - cost(name, videos) for name, videos in moved.items())
+            if gain > 1e-12:
                 chosen ^= {group}
                 held_out |= moved
                 changed = True

@@ -119,17 +119,23 @@ class EpochBatches(Sampler):
             yield [(self.epoch, position) for position in share]
 
 
-def training_loader(dataset: VideoDataset, batches: EpochBatches, workers: int, pin: bool) -> DataLoader:
+class VideoLoader(DataLoader):
+    """A loader of a `VideoDataset`."""
+
+    dataset: VideoDataset
+
+
+def training_loader(dataset: VideoDataset, batches: EpochBatches, workers: int, pin: bool) -> VideoLoader:
     """Loader of training batches; set `loader.batch_sampler.epoch` before each epoch."""
-    return DataLoader(dataset, batch_sampler=batches, **_loader_options(workers, pin))
+    return VideoLoader(dataset, batch_sampler=batches, **_loader_options(workers, pin))
 
 
 def testing_loader(
     dataset: VideoDataset, workers: int, pin: bool, videos_per_batch: int = 2, rank: int = 0, world: int = 1
-) -> DataLoader:
+) -> VideoLoader:
     """Loader of every world-th test video from `rank`, each exactly once, `videos_per_batch` at a time."""
     share = range(rank, len(dataset), world)
-    return DataLoader(dataset, batch_size=videos_per_batch, sampler=share, **_loader_options(workers, pin))
+    return VideoLoader(dataset, batch_size=videos_per_batch, sampler=share, **_loader_options(workers, pin))
 
 
 def end_workers() -> None:

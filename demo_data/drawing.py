@@ -91,7 +91,7 @@ def _paint(
     thick = 0.5 * scale * body.girth
     xy, middle = points.tolist(), near[21] * 0.5 + near[1] * 0.5
 
-    def limb(a: np.ndarray, b: np.ndarray, first: float, second: float, color: tuple[int, int, int]):
+    def limb(a: int, b: int, first: float, second: float, color: tuple[int, int, int]):
         _bone(draw, xy[a], xy[b], first * thick, second * thick, color)
 
     def arm(side: int):
@@ -152,7 +152,12 @@ def _paint(
 
 
 def _bone(
-    draw: ImageDraw.ImageDraw, a: np.ndarray, b: np.ndarray, first: float, second: float, color: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw,
+    a: Sequence[float],
+    b: Sequence[float],
+    first: float,
+    second: float,
+    color: tuple[int, int, int],
 ) -> None:
     """A tapered bar with round ends; widths are radii in pixels."""
     dx, dy = b[0] - a[0], b[1] - a[1]

@@ -144,7 +144,7 @@ def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike) -> 
 def write_png(figure: Figure, path: str | os.PathLike) -> None:
     """Render `figure` and write it whole or not at all; letters that no font has become boxes."""
     for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
-        text.set_fontfamily(FONTS)
+        text.set_fontfamily(FONTS)  # type: ignore[attr-defined]  # found by it
     data = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for every letter that no font has

@@ -65,7 +65,7 @@ class SplitResult:
 
 def total_matrices(results: Sequence[SplitResult]) -> dict[str, np.ndarray]:
     """Confusion matrices of each stream and fused, summed over the splits."""
-    return {name: sum(result.matrices[name] for result in results) for name in results[0].matrices}
+    return {name: np.sum([result.matrices[name] for result in results], axis=0) for name in results[0].matrices}
 
 
 def class_results(results: Sequence[SplitResult]) -> list[tuple[str, int, dict[str, float]]]:

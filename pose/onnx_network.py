@@ -80,7 +80,7 @@ def _find_size(path: str | os.PathLike, shape: list, layout: str, size: tuple[in
     wanted = size or [side or default for side, default in zip(own, DEFAULT_SIZE, strict=True)]
     if any(side not in (None, given) for side, given in zip(own, wanted, strict=True)):
         raise UserError(f"{path}: its input is {own[0] or 'any'}x{own[1] or 'any'}; leave --input-size out")
-    return tuple(wanted)
+    return wanted[0], wanted[1]
 
 
 def _find_maps(path: str | os.PathLike, outputs: list[np.ndarray], layout: str, order: str) -> Callable:

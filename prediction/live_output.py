@@ -79,7 +79,7 @@ def describe_in_a_line(seen: Classified, result: dict, latency: float, topk: int
 
 
 @contextlib.contextmanager
-def open_table(path: Path | None, classes: Sequence[str]) -> Iterator[Callable[[Sequence], None]]:
+def open_table(path: Path | None, classes: Sequence[str]) -> Iterator[Callable[[Sequence], object]]:
     """Yield what appends a row, at once and whole, to the CSV `path`, which may hold some already (None: no table).
 
     Raises `UserError` if what it holds has other columns.

@@ -115,7 +115,7 @@ def convert(model: Model, stream: Stream) -> bytes:
         torch.onnx.export(
             model.network,
             (torch.randn(2, *input_shape(model, stream)),),
-            file,
+            file,  # type: ignore[arg-type]  # this exporter takes open files
             dynamo=False,
             opset_version=OPSET,
             input_names=["input"],

@@ -51,7 +51,7 @@ def write_parts(
     figure = Figure(figsize=(2 * SHOWN, 7), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(2, 3))
+    top, bottom = figure.subfigures(2, 1, height_ratios=(2, 3))  # type: ignore[misc]  # two of them
     for axes, (number, picture) in zip(np.atleast_1d(top.subplots(1, len(pictures))), pictures.items(), strict=True):
         height, width = picture.shape[:2]
         axes.imshow(picture, alpha=0.6)

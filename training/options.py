@@ -77,7 +77,7 @@ def _add_selection_arguments(group: ArgumentGroup):
     return selection
 
 
-def _add_data_arguments(group: ArgumentGroup, selection: bool, data: str) -> None:
+def _add_data_arguments(group: ArgumentGroup, selection: ArgumentGroup, data: str) -> None:
     """Folders and lists of videos."""
     add = group.add_argument
     add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")

@@ -8,14 +8,19 @@ from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 
-from torch.utils.data import DataLoader
-
 from common.cli import UserError
 from dataloader.features import save_features
 from dataloader.frame_index import check_usable
 from dataloader.names import Video, group_of
 from dataloader.split_train_test_video import Split
-from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, testing_loader, training_loader
+from dataloader.video_dataset import (
+    EpochBatches,
+    VideoDataset,
+    VideoLoader,
+    end_workers,
+    testing_loader,
+    training_loader,
+)
 from fusion.scores import save_scores
 from network import Model, load_starting_weights, read_model
 from training.calibration import calibrate_on, keep_calibration
@@ -173,7 +178,7 @@ def make_context(args: Namespace, stream: Stream, processes: Processes, stop: St
     )
 
 
-def make_loader(args: Namespace, videos: list[Video], what: str, context: Context, clips: int) -> DataLoader:
+def make_loader(args: Namespace, videos: list[Video], what: str, context: Context, clips: int) -> VideoLoader:
     """Loader of the videos of the `what` list, tested with `clips` samples each.
 
     Raises `UserError` if some are missing (unless skipped).
@@ -204,7 +209,7 @@ def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Pr
     return Model(network, args.arch, args.image_size, classes)
 
 
-def score(args: Namespace, model: Model, loader: DataLoader, context: Context, what: str) -> dict:
+def score(args: Namespace, model: Model, loader: VideoLoader, context: Context, what: str) -> dict:
     """Test the model, print the figures and write the score pickle; returns the figures."""
     result = evaluate(model, loader, context, what)
     scores = result.pop("scores")
