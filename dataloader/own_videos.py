@@ -134,7 +134,8 @@ def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving
     of the squared distance to the fraction, until none does. A class without held-out or without other videos
     counts as far off. With `giving`, only these classes need held-out videos, and every class keeps others.
     """
-    total, held_out = Counter(video.class_name for video in groups), defaultdict(int)
+    total = Counter(video.class_name for video in groups)
+    held_out: dict[str, int] = defaultdict(int)
     members: dict[tuple, Counter] = defaultdict(Counter)
     for video, group in groups.items():
         members[group][video.class_name] += 1
@@ -153,8 +154,7 @@ def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving
         for group in order:
             sign = -1 if group in chosen else 1
             moved = {name: held_out[name] + sign * videos for name, videos in members[group].items()}
-            gain = sum(cost(name, held_out[name]) - cost(name, videos) for name, videos in moved.items())
-            if gain > 1e-12:
+            if sum(cost(name, held_out[name]) - cost(name, videos) for name, videos in moved.items()) > 1e-12:
                 chosen ^= {group}
                 held_out |= moved
                 changed = True
