@@ -25,6 +25,7 @@ test: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy .
 
 # The demo trains from random weights on small images, hence other learning rates and epochs than the defaults;
 # groups 35 and 36 choose the model, the test list is looked at once. A run that was stopped is resumed.

@@ -142,9 +142,9 @@ def check_roots(roots: dict[str, Path]) -> None:
             raise UserError(f"{option} {root}: holds frames of extract_frames.py; give them with --frames")
 
 
-def examine(root: Path, videos: list[Video], args, pose: bool) -> dict[str, Finding]:
+def examine(root: Path, videos: list[Video], args: Namespace, pose: bool) -> dict[str, Finding]:
     """Findings below `root` by the video's name."""
-    folders = {video: folder and root / folder for video, folder in find_folders(root, videos)}
+    folders = {video: root / folder if folder else None for video, folder in find_folders(root, videos)}
     if pose and args.from_keypoints:
         good = [IndexedVideo(video, str(folder), 0) for video, folder in folders.items() if folder]
         bad = [(v, f"video {v.name!r} has no folder below {root}") for v, folder in folders.items() if not folder]
@@ -208,7 +208,7 @@ def print_next_steps(args: Namespace, split: Split, problems: dict[str, list], u
     roots = {FRAMES: args.frames, POSE_FLOW: args.pose_flow, FLOW: args.flow}
     problems = dict(problems)
     u, v = (problems.pop(part, None) for part in FLOW_PARTS)
-    if u is not None:
+    if u is not None and v is not None:
         problems[FLOW] = [{*one, *other} for one, other in zip(u, v, strict=True)] if len(u) == len(v) else u or v
     streams = [name for name, (_, what) in SCRIPTS.items() if what in problems]
     if args.pose_flow.is_dir() and not frame_index.looks_like_pose_flow(args.pose_flow):  # images only

@@ -153,7 +153,8 @@ def main(argv: list[str] | None = None) -> int:
             report.damaged[source] = damage
     work = functools.partial(extract, root=args.flow, method=method, settings=settings)
     workers = 0 if args.method.startswith("raft") else args.workers
-    make_images(work, jobs, workers, report, lambda: settings and keep_frame_settings(args.flow, settings))
+    keep = functools.partial(keep_frame_settings, args.flow, settings) if settings else lambda: None
+    make_images(work, jobs, workers, report, keep)
     status = report.show(len(sources), "done", args.flow, args.shard)
     if args.preview:
         done = {name: source for name, source in sources.items() if source not in report.broken}

@@ -8,12 +8,15 @@ UCF101's are, and the lists follow the same rule: the first groups are tested on
 """
 
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from common.atomic import atomic_write, recover_folders
@@ -84,7 +87,7 @@ def make_clip(job: tuple[int, int, int], out: Path, seed: int) -> None:
         write_video(file, render(clip))
 
 
-def write_video(file, images) -> None:
+def write_video(file: BinaryIO, images: Iterable[Image.Image]) -> None:
     """Encode RGB images of 320 × 240 as MPEG-4 in AVI to an open file."""
     with av.open(file, "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=RATE, options={"qmin": "3", "qmax": "3", "threads": "1"})

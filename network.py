@@ -131,7 +131,7 @@ def describe_state_dict(state: Mapping[str, torch.Tensor], source: str | os.Path
     Raises `UserError` if it is not one of `ARCHITECTURES`.
     """
     blocks = [len({n.split(".")[1] for n in state if n.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4)]
-    known = {
+    known: dict[tuple[int, ...], str] = {
         (False, 2, 2, 2, 2): "resnet18",
         (False, 3, 4, 6, 3): "resnet34",
         (True, 3, 4, 6, 3): "resnet50",
@@ -171,8 +171,8 @@ def for_testing(network: nn.Module, device: torch.device = CPU) -> nn.Module:
         for name in [name for name in names if name.startswith("bn")]:
             _fold(module, "conv" + name[2:], name)
         if isinstance(names.get("downsample"), nn.Sequential):
-            _fold(module.downsample, "0", "1")
-    return network.to(device, memory_format=memory_format(device))
+            _fold(names["downsample"], "0", "1")
+    return network.to(device).to(memory_format=memory_format(device))
 
 
 def _fold(parent: nn.Module, conv: str, norm: str) -> None:

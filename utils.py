@@ -10,6 +10,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ def write_record(path: str | os.PathLike, row: dict) -> None:
         table.to_csv(file, index=False)
 
 
-def read_record(path: str | os.PathLike, **options) -> pd.DataFrame:
+def read_record(path: str | os.PathLike, **options: Any) -> pd.DataFrame:
     """The table of a record; `options` are those of `pandas.read_csv`. Raises `UserError` if it is no record."""
     try:
         table = pd.read_csv(path, **options)
@@ -169,7 +170,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
 class StopRequest:
     """Whether SIGINT or SIGTERM asked the run to stop; `signum` is 0 until then."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signum = 0
 
 
@@ -182,7 +183,7 @@ def catch_stop_signals() -> Iterator[StopRequest]:
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def note(signum, frame):
+    def note(signum: int, frame: object) -> None:
         request.signum = signum
         for number, handler in before.items():
             signal.signal(number, handler)

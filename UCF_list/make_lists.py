@@ -9,6 +9,7 @@ import argparse
 import difflib
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 if not __package__:
@@ -172,7 +173,7 @@ def make_own_lists(args: argparse.Namespace) -> list[Path]:
     return written
 
 
-def _numbered(names) -> list[str]:
+def _numbered(names: Iterable[str]) -> list[str]:
     return [f"{number} {name}" for number, name in enumerate(names, 1)]
 
 

@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -66,7 +67,7 @@ def whole_runs(stream: str) -> dict[str, str]:
     return {"original": ORIGINAL[stream], "modern": "--recipe modern --lr 1e-2"}
 
 
-def train(args, kind: str, stream: str, name: str, options: str, data: str, seed: int) -> None:
+def train(args: Namespace, kind: str, stream: str, name: str, options: str, data: str, seed: int) -> None:
     """Train one variant in a process of its own, from its last checkpoint if it has one."""
     record = record_of(args.results, kind, stream, name, data, seed)
     if (record / "summary.json").exists():
@@ -97,7 +98,7 @@ def record_of(results: Path, kind: str, stream: str, name: str, data: str, seed:
     return results / kind / stream / name.replace(" ", "_") / f"{data.replace(' ', '')}_seed{seed}"
 
 
-def figure(args, kind: str, names: dict[str, str], data: str, seed: int) -> float | None:
+def figure(args: Namespace, kind: str, names: dict[str, str], data: str, seed: int) -> float | None:
     """Prec@1 of the named variants (stream → name), fused if there are two; None while one is missing."""
     folder, lists, index, split, groups, *_ = SETS[data]
     what = "_val" if kind == "parts" else ""
@@ -120,7 +121,7 @@ def known_figures(results: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEYS, "prec1"])
 
 
-def collect(args, kind: str, variants: dict[str, dict[str, str]]) -> dict[str, pd.DataFrame]:
+def collect(args: Namespace, kind: str, variants: dict[str, dict[str, str]]) -> dict[str, pd.DataFrame]:
     """Add the figures of the runs that are there to figures.csv; returns those of each stream and of their fusion."""
     names = list(dict.fromkeys(name for runs in variants.values() for name in runs))
     tables = {stream: {name: {stream: name} for name in runs} for stream, runs in variants.items()}
@@ -154,7 +155,7 @@ def print_results(tables: dict[str, pd.DataFrame]) -> None:
         print()
 
 
-def seconds(args, kind: str, variants: dict[str, dict[str, str]]) -> None:
+def seconds(args: Namespace, kind: str, variants: dict[str, dict[str, str]]) -> None:
     """Print how long the runs of each variant took."""
     for stream, runs in variants.items():
         for name, data in product(runs, SETS):

@@ -59,7 +59,7 @@ def load_scored(args: Namespace, seed: str, what: str) -> tuple[list[Video], lis
     return stack_scores(tables, there, paths, what, skip_missing=False)
 
 
-def select(videos: Sequence[Video], scores: Sequence[np.ndarray], keep: Sequence[bool]) -> Scored:
+def select(videos: Sequence[Video], scores: Sequence[np.ndarray], keep: np.ndarray) -> Scored:
     """Scores and labels of those videos to `keep`."""
     return [logits[keep] for logits in scores], np.array([video.label for video in videos])[keep]
 

@@ -5,6 +5,7 @@ python -m benchmarks.onnx --threads 1 2
 
 import statistics
 import tempfile
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
-def rates(stream: Stream, path: Path, args, threads: int) -> list:
+def rates(stream: Stream, path: Path, args: Namespace, threads: int) -> list:
     """A row of the table: clips a second of torch and ONNX Runtime, on the input as a test makes it."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)

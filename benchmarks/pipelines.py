@@ -16,13 +16,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks import plain
+from dataloader.frame_index import IndexedVideo
 from dataloader.names import Video
 from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import EpochBatches, VideoDataset, testing_loader, training_loader
 from network import Model, build_network
 from training.engine import Context, evaluate, train_one_epoch
 from training.recipes import RECIPES
-from training.streams import MOTION_POSE, SPATIAL, trained_stream
+from training.streams import MOTION_POSE, SPATIAL, Stream, trained_stream
 from utils import computes_in_half, memory_format
 
 
@@ -56,7 +57,7 @@ class Pipeline(NamedTuple):
     loaders: tuple[DataLoader, DataLoader]
 
 
-def prepare(root: Path, stream: str, setup: Setup):
+def prepare(root: Path, stream: str, setup: Setup) -> tuple[Stream, list[IndexedVideo], list[IndexedVideo], Callable]:
     """(stream, videos to train on, one batch of them, videos to test, sampling function) of videos in `root`."""
     what = SPATIAL if stream == "spatial" else MOTION_POSE
     data = root / ("frames" if stream == "spatial" else "pose_flow")

@@ -7,6 +7,7 @@ stack and goes through the network alone. Networks keep batch norm, and NCHW mem
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class SpatialTraining(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, i: int):
+    def __getitem__(self, i: int) -> tuple[list[torch.Tensor], int]:
         video = self.videos[i]
         frames = segment_starts(video.num_frames, np.random.rand(SEGMENTS))
         return [self.transform(read(video, frame)) for frame in frames], video.video.label
@@ -61,7 +62,7 @@ class MotionTraining(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, i: int):
+    def __getitem__(self, i: int) -> tuple[list[torch.Tensor], int]:
         video = self.videos[i]
         start = segment_starts(video.num_frames, np.random.rand(1))[0]
         place = transforms.RandomCrop.get_params(torch.empty(3, 256, 256), (self.size, self.size))
@@ -85,7 +86,7 @@ class Testing(Dataset):
     def __len__(self) -> int:
         return len(self.videos) * TEST_SAMPLES
 
-    def __getitem__(self, i: int):
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         position, sample = divmod(i, TEST_SAMPLES)
         video = self.videos[position]
         start = test_starts(video.num_frames)[sample]
@@ -102,7 +103,7 @@ def loaders(
     size: int,
 ) -> tuple[DataLoader, DataLoader]:
     """The loaders for training, shuffled, and for testing, of either stream."""
-    options = {"num_workers": workers, "persistent_workers": workers > 0}
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
     training = SpatialTraining(videos, size) if length == 1 else MotionTraining(videos, size)
     return (
         DataLoader(training, batch_size, shuffle=True, **options),
@@ -128,7 +129,7 @@ def train(network: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimiz
 def test(network: nn.Module, loader: DataLoader, device: torch.device) -> dict[str, np.ndarray]:
     """Mean logits of every video's samples."""
     network.eval()
-    videos = loader.dataset.videos
+    videos = loader.dataset.videos  # type: ignore[attr-defined]  # of `Testing`
     votes = [[] for _ in videos]
     for sample, position in loader:
         votes[position.item()].append(network(sample.to(device)).cpu().numpy())

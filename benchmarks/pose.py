@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"torch {torch.__version__}, {args.threads} of {os.cpu_count()} processor threads, device {where}\n")
     print("| what | median ms | least ms |\n| --- | ---: | ---: |")
 
-    def row(name, function, repeat=args.repeat, per=1):
+    def row(name: str, function: Callable[[], object], repeat: int = args.repeat, per: int = 1):
         median, least = measure(function, repeat, device.type)
         print(f"| {name} | {median / per:.2f} | {least / per:.2f} |", flush=True)
 
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
         row("save_pose_image", lambda: save_pose_image(nowhere, image))
     frame = np.random.default_rng(0).integers(0, 256, (*FRAME_SIZE, 3), dtype=np.uint8)
     row("preprocess", lambda: preprocess(frame))
-    network = OpenPose().eval().to(device, memory_format=torch.channels_last)
+    network = OpenPose().eval().to(device).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         for batch in (1,) if device.type == "cpu" else (1, 16):
             images = torch.rand(batch, 3, args.side, args.side, device=device)

@@ -6,8 +6,10 @@ import os
 import statistics
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -62,12 +64,12 @@ def resident() -> float:
     return int(line.split()[1]) / 1024
 
 
-def small(args, listed: list[Video], **changed) -> Setup:
+def small(args: Namespace, listed: list[Video], **changed: Any) -> Setup:
     """Small batches of these videos."""
     return Setup(listed, args.device, args.size, **{"batch_spatial": 4, "batch_motion": 8} | changed)
 
 
-def by_listed_videos(root: Path, args) -> dict[str, list[tuple[float, float]]]:
+def by_listed_videos(root: Path, args: Namespace) -> dict[str, list[tuple[float, float]]]:
     """Seconds to find and count the listed videos' frames, first and again, and the memory they take."""
     image = next(iter((root / "frames").rglob("*.jpg")))
     rows, series = [], {"first": [], "again": []}
@@ -96,7 +98,7 @@ def by_listed_videos(root: Path, args) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def by_tested_videos(root: Path, args) -> dict[str, list[tuple[float, float]]]:
+def by_tested_videos(root: Path, args: Namespace) -> dict[str, list[tuple[float, float]]]:
     """Seconds of a test of so many videos."""
     listed = write_videos(root / "tested", 2, 40)
     series = {stream: [] for stream in STREAMS}
@@ -110,7 +112,7 @@ def by_tested_videos(root: Path, args) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def by_length(root: Path, args) -> dict[str, list[tuple[float, float]]]:
+def by_length(root: Path, args: Namespace) -> dict[str, list[tuple[float, float]]]:
     """Milliseconds to read a sample of a video of so many frames, one thread."""
     series = {f"{stream} {what}": [] for stream in STREAMS for what in ("training", "test")}
     for length in args.lengths:
@@ -125,7 +127,7 @@ def by_length(root: Path, args) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def by_workers(root: Path, args) -> dict[str, list[tuple[float, float]]]:
+def by_workers(root: Path, args: Namespace) -> dict[str, list[tuple[float, float]]]:
     """Test samples per second that arrive from so many workers, without a network."""
     listed = write_videos(root / "workers", 2, 60)
     count = 4 if args.quick else 60
@@ -142,7 +144,7 @@ def by_workers(root: Path, args) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def by_classes(root: Path, args) -> dict[str, list[tuple[float, float]]]:
+def by_classes(root: Path, args: Namespace) -> dict[str, list[tuple[float, float]]]:
     """Seconds of a training step and of a test, by the number of classes."""
     listed = write_videos(root / "classes", 2, 30, classes=2)
     series = {"training step": [], "test of 2 videos": []}
@@ -155,7 +157,7 @@ def by_classes(root: Path, args) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def by_epochs(root: Path, args) -> dict[str, list[tuple[float, float]]]:
+def by_epochs(root: Path, args: Namespace) -> dict[str, list[tuple[float, float]]]:
     """Resident memory after each epoch of training and testing, in MB."""
     listed = write_videos(root / "epochs", 4, 40)
     series = {}

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EPOCHS = 12
 
 
-def start(stream: str, data: Path, record: Path, workers: int, *more) -> subprocess.Popen:
+def start(stream: str, data: Path, record: Path, workers: int, *more: str) -> subprocess.Popen:
     """Start a stream's script on the tiny data, in one thread, so that sums have one order."""
     script, folder, _ = STREAMS[stream]
     command = [sys.executable, ROOT / script, "--data", data / folder, "--ucf-list", data / "lists", "--record", record]
@@ -76,7 +76,7 @@ def state_of(stream: str, record: Path) -> dict:
     return state
 
 
-def flatten(value, name: str) -> dict:
+def flatten(value: object, name: str) -> dict:
     """Leaves of nested dicts and lists by their path."""
     if isinstance(value, (dict, list, tuple)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -87,7 +87,7 @@ def flatten(value, name: str) -> dict:
 def differences(found: dict, expected: dict) -> list[str]:
     """Names of entries that are not the same, bit for bit."""
 
-    def same(a, b):
+    def same(a: object, b: object):
         return torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
 
     return sorted(

@@ -16,8 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Nothing large is imported here: a child's peak memory would include that of the process it was forked from.
 from common.cli import ArgumentParser, UserError, run
@@ -139,7 +141,7 @@ def write_jpeg(path: Path) -> Path:
 # ---- one process ----
 
 
-def measure_afresh(data: Path, args) -> dict:
+def measure_afresh(data: Path, args: Namespace) -> dict:
     """`measure` in a process of its own."""
     command = [
         sys.executable,
@@ -177,13 +179,13 @@ def measure(data: Path, batches: int, workers: int) -> dict:
     class FewBatches(EpochBatches):
         limit = batches
 
-        def __len__(self):
+        def __len__(self) -> int:
             return min(self.limit, super().__len__())
 
-        def __iter__(self):
+        def __iter__(self) -> Iterator:
             return itertools.islice(super().__iter__(), self.limit)
 
-    def no_images(video, generator):
+    def no_images(video: object, generator: object):
         return Sample(torch.zeros(1, 1, 1, 3, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64))
 
     torch.set_num_threads(1)
@@ -238,7 +240,7 @@ def memory() -> float:
         return float("nan")
 
 
-def worker_memory(loader) -> float:
+def worker_memory(loader: Any) -> float:
     """The largest memory in MB that one of the loader's workers has for itself, not shared with any other process."""
     largest = 0.0
     for process in loader._iterator._workers if loader.num_workers else ():

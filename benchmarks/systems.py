@@ -88,7 +88,7 @@ def cases(args: Namespace) -> Iterator[Case]:
         yield Case(data, split, seed, groups, Path(record))
 
 
-def call(case: Case, script: str, *arguments) -> None:
+def call(case: Case, script: str, *arguments: object) -> None:
     """Run a script of the repository; raises `UserError` if it fails."""
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     print(f"{script} → {case.record}", flush=True)
@@ -100,7 +100,7 @@ def call(case: Case, script: str, *arguments) -> None:
             raise UserError(f"{script} failed; see {log.name}")
 
 
-def train(case: Case, script: str, record: Path, *arguments) -> None:
+def train(case: Case, script: str, record: Path, *arguments: object) -> None:
     """Train, or train on, unless that is done."""
     if not (record / "summary.json").exists():
         resume = ("--resume", record / CHECKPOINT) if (record / CHECKPOINT).exists() else ()

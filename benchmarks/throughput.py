@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,13 +106,13 @@ def sample_table(root: Path, setup: Setup, repeat: int, loops: int) -> None:
 
 def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> dict[str, Callable]:
     """Functions that train or test on a batch that is in the device's memory, as plain and as this project does."""
-    channels = pipeline.network.conv1.in_channels
+    channels: Any = pipeline.network.conv1.in_channels
     batch = torch.rand(clips, channels, setup.size, setup.size, device=setup.device)
     plain_network = build_network("resnet18", channels, setup.classes).to(setup.device)
     last = batch.contiguous(memory_format=torch.channels_last)
     if what == "training":
 
-        def step(network, images):
+        def step(network: torch.nn.Module, images: torch.Tensor):
             network.train().zero_grad()
             with torch.autocast(setup.device.type, enabled=computes_in_half(setup.device) and images is last):
                 logits = network(images)
@@ -122,7 +123,7 @@ def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> d
     plain_network.eval()
 
     @torch.inference_mode()
-    def forward(network, parts):
+    def forward(network: torch.nn.Module, parts: Sequence[torch.Tensor]):
         with torch.autocast(setup.device.type, enabled=computes_in_half(setup.device) and network is tester):
             return [network(part) for part in parts]
 

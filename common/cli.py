@@ -9,8 +9,9 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import Any, NoReturn, TextIO
 
+ArgumentGroup = argparse._ActionsContainer  # what options can be added to: a parser or one of its groups
 EXAMPLES = "examples:"
 
 
@@ -21,11 +22,11 @@ class UserError(Exception):
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows every default but None, "nothing", and that of a flag which is not given."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or action.default in ("", (), [])
         return action.help if silent or "(default" in (action.help or "") else super()._get_help_string(action)
 
-    def _fill_text(self, text, width, indent):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
         parts = text.strip().split("\n\n")
         return "\n\n".join(p if p.startswith(EXAMPLES) else fill(p, width, indent) for p in parts)
@@ -34,17 +35,17 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class ArgumentParser(argparse.ArgumentParser):
     """argparse with help that shows defaults and mistakes that end as one `error:` line, status 2."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         kwargs.setdefault("formatter_class", _HelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
-    def group(self, title: str):
+    def group(self, title: str) -> argparse._ArgumentGroup:
         """The group of options of this title, which is added if it is not there."""
         groups = (group for group in self._action_groups if group.title == title)
         return next(groups, None) or self.add_argument_group(title)
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         """Print `message` as the one line and leave with status 2 (argparse would print the usage too)."""
         self.exit(2, f"error: {message}; see --help\n")
 
@@ -64,12 +65,12 @@ def run(main: Callable[[], int | None]) -> None:
     A `UserError` or an `OSError` becomes one `error:` line and status 2; Ctrl-C and SIGTERM end with 130 and 143.
     """
 
-    def stop(signum, frame):
+    def stop(signum: int, frame: object) -> NoReturn:
         raise SystemExit(128 + signum)
 
     signal.signal(signal.SIGTERM, stop)
     with contextlib.suppress(AttributeError):  # a name that the terminal cannot show is no reason to end
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # caught above
     try:
         status = main()
     except UserError as error:

@@ -25,7 +25,7 @@ def download(url: str, remedy: str, sha256: str = "", notice: str = "") -> Path:
     it fails; then nothing of it stays.
     """
     path = cache_folder() / url.rsplit("/", 1)[-1]
-    sha256 = sha256 or re.search(r"-([0-9a-f]+)\.", path.name)[1]
+    sha256 = sha256 or re.findall(r"-([0-9a-f]+)\.", path.name)[0]
     try:
         if path.is_file() and file_hash(path).startswith(sha256):
             return path

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.atomic import atomic_write
-from common.cli import UserError, positive, whole_number
+from common.cli import ArgumentGroup, UserError, positive, whole_number
 
 RECORD = "frame_settings.json"
 # In the comment of a video's first frame: settings, damage, count.
@@ -42,17 +42,17 @@ def parse_settings(description: str) -> FrameSettings | None:
     return FrameSettings(int(every or 1), float(fps) if fps else None, int(short_side), int(quality))
 
 
-def add_frame_arguments(parser, defaults: FrameSettings | None = None) -> None:
+def add_frame_arguments(parser: ArgumentGroup, defaults: FrameSettings | None = None) -> None:
     """Add the options that `settings_from_arguments` reads to a parser or one of its groups."""
-    number, known = whole_number(1), defaults or FrameSettings(None, None, None, None)
+    number, known = whole_number(1), defaults._asdict() if defaults else {}
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--every", type=number, default=known.every, metavar="N", help="keep frames 1, 1+N, 1+2N, …")
+    add("--every", type=number, default=known.get("every"), metavar="N", help="keep frames 1, 1+N, 1+2N, …")
     text = "or N frames a second by time stamps, the nearest frame each (repeated where the video has fewer)"
     add("--fps", type=positive, metavar="N", help=text)
     add = parser.add_argument
     text = "scale to this short side, the other to match"
-    add("--short-side", type=number, default=known.short_side, metavar="PIXELS", help=text)
-    add("--quality", type=whole_number(1, 100), default=known.quality, metavar="1-100", help="JPEG quality")
+    add("--short-side", type=number, default=known.get("short_side"), metavar="PIXELS", help=text)
+    add("--quality", type=whole_number(1, 100), default=known.get("quality"), metavar="1-100", help="JPEG quality")
 
 
 def settings_from_arguments(args: argparse.Namespace, others: FrameSettings | None = None) -> FrameSettings:

@@ -1,8 +1,12 @@
 """Networks in ONNX files, opened with ONNX Runtime."""
 
 import os
+from typing import TYPE_CHECKING
 
 from common.cli import UserError
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
 
@@ -25,7 +29,7 @@ def available_providers() -> list[str]:
     return get_available_providers()
 
 
-def open_session(path: str | os.PathLike, device: str, threads: int = 0):
+def open_session(path: str | os.PathLike, device: str, threads: int = 0) -> "onnxruntime.InferenceSession":
     """An `onnxruntime.InferenceSession` of a file on `device`, with so many processor threads (0: one a core).
 
     Raises `UserError` if onnxruntime cannot load the file or lacks the device.

@@ -43,7 +43,7 @@ def flow_method(name: str, device: torch.device | None = None, weights: Path | N
         calculate = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc
     elif name == "farneback":
 
-        def calculate(first, second, flow):
+        def calculate(first: np.ndarray, second: np.ndarray, flow: None) -> np.ndarray:
             return cv2.calcOpticalFlowFarneback(first, second, flow, 0.5, 5, 15, 3, 5, 1.1, 0)
     else:
         if not hasattr(cv2, "optflow"):
@@ -51,7 +51,7 @@ def flow_method(name: str, device: torch.device | None = None, weights: Path | N
             raise UserError(f"optical flow by tvl1 needs OpenCV's extra modules: {extra}")
         calculate = cv2.optflow.DualTVL1OpticalFlow_create().calc
 
-    def flows(firsts, seconds):
+    def flows(firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         for pair in zip(firsts, seconds, strict=True):
             yield calculate(*(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pair), None)
 
@@ -70,7 +70,7 @@ def _raft(name: str, device: torch.device, weights: Path | None) -> Method:
     network.eval().to(device)
 
     @torch.inference_mode()
-    def flows(firsts, seconds):
+    def flows(firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> np.ndarray:
         height, width = firsts[0].shape[:2]
         # Sides of the network's input are multiples of 8.
         more = [max(LEAST_SIDE, -(-side // 8) * 8) - side for side in (width, height)]

@@ -9,9 +9,10 @@ import os
 import signal
 import threading
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from common.cli import UserError
 
@@ -33,7 +34,7 @@ def in_shard(name: str, shard: str | None) -> bool:
     return int.from_bytes(hashlib.sha1(key).digest()[:8], "big") % parts == part
 
 
-def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[tuple]:
+def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Generator[tuple, None, None]:
     """Yield `(job, result, error)` as each `function(job)` ends, in `workers` processes (0: in this one).
 
     A `UserError` or `OSError` of one job is yielded as `error`, other exceptions are raised. When the generator is
@@ -64,7 +65,7 @@ def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Iterator[t
                 pool.shutdown(cancel_futures=True)
 
 
-def _attempt(function: Callable, job):
+def _attempt(function: Callable, job: Any) -> tuple[Any, UserError | OSError | None]:
     try:
         return function(job), None
     except (UserError, OSError) as error:
@@ -94,7 +95,7 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def watch():
-        multiprocessing.parent_process().join()
+        multiprocessing.parent_process().join()  # type: ignore[union-attr]  # a worker has one
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

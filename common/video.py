@@ -3,14 +3,17 @@
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from PIL import Image
 
 from common.atomic import atomic_write
@@ -22,7 +25,7 @@ MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the cloc
 
 def decode_frames(
     path: str | os.PathLike, every: int = 1, threads: int = 1, damage: list[str] | None = None, fps: float | None = None
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Yield frames 1, 1 + every, … of a video's best video stream, uint8 RGB (H, W, 3), upright.
 
     Each decoded frame comes once, whatever its time stamp; with `fps` they are resampled by time stamps instead: for
@@ -110,9 +113,9 @@ def measure_duration(path: str | os.PathLike) -> float:
         raise UserError(f"cannot be read: {error.strerror}") from None
 
 
-def video_stream(container, threads: int):
+def video_stream(container: InputContainer, threads: int) -> VideoStream:
     """A container's best video stream, to be decoded by so many threads; raises `UserError` if there is none."""
-    stream = container.streams.best("video")
+    stream = cast(VideoStream, container.streams.best("video"))
     if stream is None or stream.disposition & Disposition.attached_pic:
         raise UserError("no video stream in it")
     if stream.codec_context is None:
@@ -127,9 +130,11 @@ class _Clock:
 
     def __init__(self, fps: float, rate: Fraction | None):
         self.fps, self.step = Fraction(str(fps)), 1 / Fraction(rate or 25)
-        self.frame, self.stamp, self.time, self.count = None, None, Fraction(0), 0
+        self.frame: av.VideoFrame | None = None
+        self.stamp: Fraction | None = None
+        self.time, self.count = Fraction(0), 0
 
-    def pick(self, frame) -> list:
+    def pick(self, frame: av.VideoFrame) -> list:
         """Frames that are chosen now that `frame` follows: none, or the one before it, perhaps several times."""
         stamp, chosen = None if frame.pts is None else frame.pts * frame.time_base, []
         if self.frame is not None:
@@ -155,7 +160,7 @@ def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: float) -
     return _upright(rgb, frame.side_data.get("DISPLAYMATRIX"), aspect)
 
 
-def _upright(rgb: np.ndarray, matrix, aspect: float) -> np.ndarray:
+def _upright(rgb: np.ndarray, matrix: Any, aspect: float) -> np.ndarray:
     """The picture with square pixels (theirs are `aspect` wide), turned as the display matrix says."""
     height, width = rgb.shape[:2]
     if aspect != 1 and 0.25 <= aspect <= 4:

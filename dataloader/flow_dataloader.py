@@ -16,7 +16,7 @@ from dataloader.frame_index import IndexedVideo, index_frames, notes
 from dataloader.images import random_crop, read_grey, transform_images
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
-from dataloader.video_dataset import Sample, sample_for_testing
+from dataloader.video_dataset import Prepared, Sample, sample_for_testing
 
 PARTS = ("u", "v")  # folders of extract_flow.py: motion to the right and downwards
 # In the comment of the first image of u: method, damage of the video, count.
@@ -29,7 +29,7 @@ def method_of(root: str | os.PathLike) -> str | None:
     return next((note[1] for note in found if note), None)
 
 
-def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]):
+def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
     """Good videos, bad ones with the reason (see `index_frames`), and the function that samples them.
 
     Their folders are those of u. Raises `UserError` if `root` has no u and v.

@@ -16,6 +16,8 @@ from common import images
 from common.frames import FRAME_NAME
 from utils import memory_format
 
+Draws = np.ndarray | Sequence[float]
+
 # Training crops are cut from images of this ratio of short side to crop: 256 for crops of 224.
 SHORT_SIDE_RATIO = 256 / 224
 
@@ -59,7 +61,7 @@ def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return transforms.resize(images.movedim(-1, -3), [height, width], antialias=True).movedim(-3, -1)
 
 
-def random_crop(images: torch.Tensor, size: int, draws: Sequence[float], square: bool) -> torch.Tensor:
+def random_crop(images: torch.Tensor, size: int, draws: Draws, square: bool) -> torch.Tensor:
     """Crops of uint8 (..., size, size, 3) from images (..., H, W, 3) scaled to 256/224 of `size`.
 
     `square` scales both sides to that length, otherwise the short side with the aspect kept. `draws` are two numbers
@@ -79,7 +81,7 @@ CROP_SIZES = [(a, b) for i, a in enumerate(CROP_SCALES) for b in CROP_SCALES[max
 CROP_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))
 
 
-def corner_crop(images: torch.Tensor, size: int, draws: Sequence[float]) -> torch.Tensor:
+def corner_crop(images: torch.Tensor, size: int, draws: Draws) -> torch.Tensor:
     """Crops of 4 scales from a corner or the centre (TSN, arXiv 1608.00859), resized to uint8 (..., size, size, 3).
 
     `draws` are two numbers in [0, 1): the scales of height and width, and the corner.
@@ -91,7 +93,7 @@ def corner_crop(images: torch.Tensor, size: int, draws: Sequence[float]) -> torc
     return resize(images[..., top : top + sides[0], left : left + sides[1], :], size, size)
 
 
-def resized_crop(images: torch.Tensor, size: int, draws: Sequence[float], least_area: float = 0.5) -> torch.Tensor:
+def resized_crop(images: torch.Tensor, size: int, draws: Draws, least_area: float = 0.5) -> torch.Tensor:
     """A part of the images, resized to uint8 (..., size, size, 3) as the test resizes whole ones.
 
     As in GoogLeNet's training (arXiv 1409.4842): of `least_area` to all of the area, its ratio of sides 3/4 to 4/3 of
@@ -107,7 +109,7 @@ def resized_crop(images: torch.Tensor, size: int, draws: Sequence[float], least_
     return resize(images[..., top : top + rows, left : left + columns, :], size, size)
 
 
-def jitter_colors(images: torch.Tensor, strength: float, draws: Sequence[float]) -> torch.Tensor:
+def jitter_colors(images: torch.Tensor, strength: float, draws: Draws) -> torch.Tensor:
     """Brightness, contrast and saturation of uint8 (..., H, W, 3), each times 1 ± `strength`; 3 `draws` in [0, 1)."""
     changed = images.movedim(-1, -3)
     adjust = (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation)

@@ -13,7 +13,7 @@ from dataloader.frame_index import IndexedVideo, find_folders
 from dataloader.images import SHORT_SIDE_RATIO, resize, transform_images
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
-from dataloader.video_dataset import Sample, sample_for_testing
+from dataloader.video_dataset import Prepared, Sample, sample_for_testing
 from pose.draw import draw_people
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
 from pose.skeleton import MIRROR
@@ -22,7 +22,7 @@ MAX_SCALE = 1.1
 MAX_ANGLE = np.deg2rad(10)
 
 
-def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]):
+def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
     """Load the `keypoints.npz` of every video below `root` into memory, 220 bytes for each person in a frame.
 
     Returns the good videos, `(video, reason)` for the others, and the function that samples from the keypoints.

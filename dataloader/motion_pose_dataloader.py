@@ -11,10 +11,10 @@ from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_frame, transform_images
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
-from dataloader.video_dataset import Sample, sample_for_testing
+from dataloader.video_dataset import Prepared, Sample, sample_for_testing
 
 
-def prepare_pose_flow(root: str | os.PathLike, videos: Sequence[Video]):
+def prepare_pose_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
     """Good videos, bad ones with the reason (see `index_frames`), and the function that samples them."""
     return *index_frames(root, videos), motion_sample
 

@@ -90,7 +90,7 @@ def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
         if PurePath(row[0]).suffix.lower() in VIDEO_EXTENSIONS:
             row[0] = row[0].rpartition(".")[0]
     unique = unique_names(videos)
-    video_of = {video.name: original for video, original in zip(unique, videos, strict=True)}
+    video_of: dict[str | None, Video] = {video.name: original for video, original in zip(unique, videos, strict=True)}
     listed = listed_names([name for name, _ in rows], unique)
     found: dict[Video, tuple] = {}
     for name, group in rows:
@@ -134,7 +134,8 @@ def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving
     of the squared distance to the fraction, until none does. A class without held-out or without other videos
     counts as far off. With `giving`, only these classes need held-out videos, and every class keeps others.
     """
-    total, held_out = Counter(video.class_name for video in groups), defaultdict(int)
+    total = Counter(video.class_name for video in groups)
+    held_out: dict[str, int] = defaultdict(int)
     members: dict[tuple, Counter] = defaultdict(Counter)
     for video, group in groups.items():
         members[group][video.class_name] += 1

@@ -11,7 +11,7 @@ import torch
 from dataloader.frame_index import IndexedVideo
 from dataloader.motion_keypoints import load_all_keypoints
 from dataloader.names import Video, first_names
-from dataloader.video_dataset import Sample
+from dataloader.video_dataset import Prepared, Sample
 from pose.keypoints import Keypoints
 from pose.skeleton import LIMBS, MIRROR, NUM_PARTS
 from pose.smoothing import fill_gaps
@@ -33,7 +33,7 @@ for inner, outer in LIMBS[:-2]:
     PARENT[outer] = inner
 
 
-def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]):
+def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
     """Load the `keypoints.npz` of every video below `root`, and choose and follow its main people, once.
 
     Returns the good videos, `(video, reason)` for the others, and the function that samples their paths. Says on stderr
@@ -80,7 +80,7 @@ def skeleton_sample(
     start = generator.uniform(0, 1 - share)
     clip = take_moments(path, generator.random((1, MOMENTS)), start, share)[0]
     if generator.random() < 0.5:
-        clip = clip[:, :, list(MIRROR)] * np.float32((-1, 1, 1))
+        clip = clip[:, :, list(MIRROR)] * np.array((-1, 1, 1), np.float32)
     angle = generator.uniform(-MAX_ANGLE, MAX_ANGLE)
     turn = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     turn = turn * MAX_STRETCH ** generator.uniform(-1, 1, 2)[:, None]

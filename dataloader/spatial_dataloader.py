@@ -11,14 +11,14 @@ from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import corner_crop, jitter_colors, random_crop, read_frame, resized_crop, transform_images
 from dataloader.names import Video
 from dataloader.sampling import SEGMENTS, TEST_SAMPLES, segment_starts
-from dataloader.video_dataset import Sample, sample_for_testing
+from dataloader.video_dataset import Prepared, Sample, sample_for_testing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROPS = ("random", "corner", "resized")  # random_crop, corner_crop, resized_crop
 
 
-def prepare_frames(root: str | os.PathLike, videos: Sequence[Video]):
+def prepare_frames(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
     """Good videos, bad ones with the reason (see `index_frames`), and the function that samples them."""
     return *index_frames(root, videos), spatial_sample
 

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from common.images import BrokenImage
 from dataloader.frame_index import IndexedVideo
 from dataloader.images import resize, transform_images
+from dataloader.names import Video
 from dataloader.sampling import TEST_SAMPLES, clips_for_testing, random_state
 
 
@@ -21,7 +22,11 @@ class Sample(NamedTuple):
     """The images of one video that are needed, each once, and which of them make up each of its clips."""
 
     images: torch.Tensor  # uint8 (M, S, S, 3)
-    index: torch.Tensor  # int64 (clips, L) into them, in time order
+    index: torch.Tensor  # type: ignore[assignment]  # of a tuple; int64 (clips, L) into images, in time order
+
+
+# Videos that can be used, others with the reason, and what samples a video.
+Prepared = tuple[list[IndexedVideo], list[tuple[Video, str]], Callable[..., Sample]]
 
 
 def sample_for_testing(
@@ -56,7 +61,7 @@ class VideoDataset(Dataset):
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: int | tuple[int, int]):
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[int, Sample | Broken]:
         epoch, position = key if isinstance(key, tuple) else (None, key)
         video = self.videos[position]
         generator = None if epoch is None else random_state(self.seed, epoch, video.video.name)
@@ -114,17 +119,23 @@ class EpochBatches(Sampler):
             yield [(self.epoch, position) for position in share]
 
 
-def training_loader(dataset: VideoDataset, batches: EpochBatches, workers: int, pin: bool) -> DataLoader:
+class VideoLoader(DataLoader):
+    """A loader of a `VideoDataset`."""
+
+    dataset: VideoDataset
+
+
+def training_loader(dataset: VideoDataset, batches: EpochBatches, workers: int, pin: bool) -> VideoLoader:
     """Loader of training batches; set `loader.batch_sampler.epoch` before each epoch."""
-    return DataLoader(dataset, batch_sampler=batches, **_loader_options(workers, pin))
+    return VideoLoader(dataset, batch_sampler=batches, **_loader_options(workers, pin))
 
 
 def testing_loader(
     dataset: VideoDataset, workers: int, pin: bool, videos_per_batch: int = 2, rank: int = 0, world: int = 1
-) -> DataLoader:
+) -> VideoLoader:
     """Loader of every world-th test video from `rank`, each exactly once, `videos_per_batch` at a time."""
     share = range(rank, len(dataset), world)
-    return DataLoader(dataset, batch_size=videos_per_batch, sampler=share, **_loader_options(workers, pin))
+    return VideoLoader(dataset, batch_size=videos_per_batch, sampler=share, **_loader_options(workers, pin))
 
 
 def end_workers() -> None:
@@ -139,7 +150,7 @@ def end_workers() -> None:
 
 
 def _loader_options(workers: int, pin: bool) -> dict:
-    options = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
     # The workers' seeds, which nobody uses, come from a generator of their own: from torch's they would be drawn once
     # with workers and every epoch without, and shift the dropout that follows.
     options["generator"] = torch.Generator()

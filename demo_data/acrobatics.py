@@ -8,7 +8,7 @@ from demo_data.movements import keys, wave
 GRAVITY = 9.81
 
 
-def dive(body: Body, t, rng, height: float) -> Pose:
+def dive(body: Body, t: np.ndarray, rng: np.random.Generator, height: float) -> Pose:
     """Jump off an edge and turn, tucked or piked, into the water `height` metres below.
 
     The figure's origin is the edge; it goes forward and down, hands first.
@@ -39,7 +39,7 @@ def dive(body: Body, t, rng, height: float) -> Pose:
     return Pose(trunk, hands, feet, somersault=spin, travel=travel)
 
 
-def gymnastics(body: Body, t, rng) -> Pose:
+def gymnastics(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Run up a few steps, then a cartwheel to the left or a forward somersault, and land."""
     start, long = rng.uniform(0.1, 0.7), rng.uniform(0.85, 1.15)
     u = (t - start) / long

@@ -120,7 +120,9 @@ def _mirror(points: np.ndarray, mirror: bool) -> np.ndarray:
     return points * (-1, 1, 1) if mirror else points
 
 
-def _layout(action: Action, own, rng, camera: Camera, drop: float | None) -> tuple[Layout, tuple[float, float]]:
+def _layout(
+    action: Action, own: np.random.Generator, rng: np.random.Generator, camera: Camera, drop: float | None
+) -> tuple[Layout, tuple[float, float]]:
     if drop is None:
         ground = MARGIN + own.uniform(203, 226)
         place = (MARGIN + own.uniform(115, 205) + rng.uniform(-20, 20), ground + rng.uniform(-4, 8))
@@ -138,12 +140,14 @@ def _widen(layout: Layout, reach: np.ndarray) -> Layout:
     )
 
 
-def _drift(action: Action, rng, camera: Camera, time: np.ndarray) -> np.ndarray:
+def _drift(action: Action, rng: np.random.Generator, camera: Camera, time: np.ndarray) -> np.ndarray:
     across, down = rng.uniform(-1, 1) * action.glide, rng.uniform(0, 0.35) * action.glide
     return camera.scale * np.stack([across * time, down * time], -1)
 
 
-def _path(action: Action, rng, layout: Layout, person: Figure, start: np.ndarray, time: np.ndarray) -> np.ndarray:
+def _path(
+    action: Action, rng: np.random.Generator, layout: Layout, person: Figure, start: np.ndarray, time: np.ndarray
+) -> np.ndarray:
     """Top left corner of the view (T, 2) in the background: it starts at `start`, follows the figure and shakes."""
     view = start
     if action.follow:
@@ -159,11 +163,11 @@ def _path(action: Action, rng, layout: Layout, person: Figure, start: np.ndarray
     return np.clip(np.rint(view), 0, (layout.width - WIDTH, layout.height - HEIGHT))
 
 
-def _crowd(action: Action, own) -> int:
+def _crowd(action: Action, own: np.random.Generator) -> int:
     return 0 if action.drop else int(own.choice([0, 1, 2], p=[0.7, 0.22, 0.08]))
 
 
-def _bystander(own, layout: Layout, camera: Camera, frames: int) -> Figure:
+def _bystander(own: np.random.Generator, layout: Layout, camera: Camera, frames: int) -> Figure:
     body, clothes = random_body(own), random_clothes(own)
     still = np.zeros(1)
     trunk = Trunk(body, vec(0 * still, 0.08 + 0.98 * body.leg, 0))
@@ -175,7 +179,7 @@ def _bystander(own, layout: Layout, camera: Camera, frames: int) -> Figure:
     return Figure(body, clothes, camera.scale * away, np.repeat(points, frames, 0), np.repeat(near, frames, 0))
 
 
-def _splash(draw, rng, x: float, y: int, age: int) -> None:
+def _splash(draw: ImageDraw.ImageDraw, rng: np.random.Generator, x: float, y: int, age: int) -> None:
     spread, tall = 4 + 3.5 * min(age, 8), 26 - abs(age - 5) * 3.5
     for dx, up, r in rng.uniform((-1, 0, 1), (1, 1, 4), (26 if tall > 0 else 0, 3)):
         cx, cy = x + dx * spread, y - up * tall * (1 - dx * dx)

@@ -30,7 +30,7 @@ def detect(clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     return found[frame, person].astype(np.float32), (frame + 1).astype(np.int32)
 
 
-def _find(clip: Clip, figure: Figure, rng, quality: float, missed: float = 0.03) -> np.ndarray:
+def _find(clip: Clip, figure: Figure, rng: np.random.Generator, quality: float, missed: float = 0.03) -> np.ndarray:
     truth, near = clip.parts(figure), figure.near
     frames, size = len(truth), figure.scale / 70
     noise = rng.normal(0, 1.3, truth.shape) + 2.2 * _slow(rng, truth.shape)
@@ -56,7 +56,7 @@ def _find(clip: Clip, figure: Figure, rng, quality: float, missed: float = 0.03)
     return out * (out[..., 2:] > 0)
 
 
-def _ghost(frames: int, rng) -> np.ndarray:
+def _ghost(frames: int, rng: np.random.Generator) -> np.ndarray:
     """Clutter taken for a person: a few parts in the shape of one, flickering."""
     shape = np.array(
         [
@@ -106,13 +106,13 @@ def _turned_away(near: np.ndarray) -> np.ndarray:
     return gone
 
 
-def _slow(rng, shape: tuple[int, ...], frames: int = 7) -> np.ndarray:
+def _slow(rng: np.random.Generator, shape: tuple[int, ...], frames: int = 7) -> np.ndarray:
     """Standard normal noise that changes over `frames` frames of the first axis."""
     raw = rng.normal(size=(shape[0] + frames - 1, *shape[1:])).cumsum(0)
     raw = np.concatenate([np.zeros((1, *shape[1:])), raw])
     return (raw[frames:] - raw[:-frames]) / np.sqrt(frames)
 
 
-def _lasting(rng, shape: tuple[int, ...]) -> np.ndarray:
+def _lasting(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Noise uniform in (0, 1), about, that changes over a few frames of the first axis."""
     return 1 / (1 + np.exp(-1.702 * _slow(rng, shape, 5)))

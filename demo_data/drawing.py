@@ -1,5 +1,6 @@
 """Draw a clothed figure and its props on an image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ def draw_figure(
     body: Body,
     clothes: Clothes,
     scale: float,
-    props: list[tuple[Prop, np.ndarray]] = (),
+    props: Sequence[tuple[Prop, np.ndarray]] = (),
     floor: int | None = None,
 ) -> None:
     """Draw on `image`, smoothly: joints (22, 2) in pixels, their nearness (22,), props with points (K, 2).
@@ -78,14 +79,22 @@ def draw_prop(draw: ImageDraw.ImageDraw, prop: Prop, spots: np.ndarray, scale: f
         draw.line(flat, prop.color, max(int(prop.width * scale + 0.5), 1), joint="curve")
 
 
-def _paint(draw, points, near, body: Body, clothes: Clothes, scale: float, props) -> None:
+def _paint(
+    draw: ImageDraw.ImageDraw,
+    points: np.ndarray,
+    near: np.ndarray,
+    body: Body,
+    clothes: Clothes,
+    scale: float,
+    props: Sequence[tuple[Prop, np.ndarray]],
+) -> None:
     thick = 0.5 * scale * body.girth
     xy, middle = points.tolist(), near[21] * 0.5 + near[1] * 0.5
 
-    def limb(a, b, first, second, color):
+    def limb(a: int, b: int, first: float, second: float, color: tuple[int, int, int]):
         _bone(draw, xy[a], xy[b], first * thick, second * thick, color)
 
-    def arm(side):
+    def arm(side: int):
         shoulder = 5 if side else 2
         fade = 0.8 if near[shoulder + 1] < middle else 1.0
         skin, shirt = _shade(clothes.skin, fade), _shade(clothes.shirt, fade * 0.93)
@@ -93,7 +102,7 @@ def _paint(draw, points, near, body: Body, clothes: Clothes, scale: float, props
         limb(shoulder + 1, shoulder + 2, 0.085, 0.06, shirt if clothes.sleeves == 2 else skin)
         _disc(draw, xy[shoulder + 2], 0.075 * thick, skin)
 
-    def leg(side):
+    def leg(side: int):
         hip = 11 if side else 8
         fade = 0.8 if near[hip + 1] < near[20 - hip] else 1.0
         skin, cloth = _shade(clothes.skin, fade), _shade(clothes.trousers, fade)
@@ -142,7 +151,14 @@ def _paint(draw, points, near, body: Body, clothes: Clothes, scale: float, props
             draw_prop(draw, prop, spots, scale)
 
 
-def _bone(draw, a, b, first: float, second: float, color) -> None:
+def _bone(
+    draw: ImageDraw.ImageDraw,
+    a: Sequence[float],
+    b: Sequence[float],
+    first: float,
+    second: float,
+    color: tuple[int, int, int],
+) -> None:
     """A tapered bar with round ends; widths are radii in pixels."""
     dx, dy = b[0] - a[0], b[1] - a[1]
     length = (dx * dx + dy * dy) ** 0.5
@@ -165,10 +181,10 @@ def _bone(draw, a, b, first: float, second: float, color) -> None:
         )
 
 
-def _disc(draw, centre, radius: float, color) -> None:
+def _disc(draw: ImageDraw.ImageDraw, centre: np.ndarray, radius: float, color: tuple[int, int, int]) -> None:
     x, y = centre
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), color)
 
 
-def _shade(color, fade: float) -> tuple[int, int, int]:
+def _shade(color: tuple[int, int, int], fade: float) -> tuple[int, int, int]:
     return int(color[0] * fade), int(color[1] * fade), int(color[2] * fade)

@@ -1,11 +1,12 @@
 """Places with a way down: swimming pool, sea cliff, ski slope."""
 
 import numpy as np
+from PIL import ImageDraw
 
-from demo_data.scene import Layout, blotches, clutter, rgb, shades, sky_color, some_color, tint
+from demo_data.scene import Layout, Painting, blotches, clutter, rgb, shades, sky_color, some_color, tint
 
 
-def pool(rng, layout: Layout):
+def pool(rng: np.random.Generator, layout: Layout) -> Painting:
     """Indoor or open-air pool: stands, a tower with platforms, lanes on the water."""
     x, y = layout.edge
     wall = tint(rng, rng.choice([(195, 200, 200), (150, 170, 190), (185, 175, 160)]))
@@ -23,7 +24,7 @@ def pool(rng, layout: Layout):
     )
     base[layout.water :] += 14 * blotches(rng, layout, 6)[layout.water :]
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         for top in np.arange(rng.uniform(10, 60), layout.water - 60, rng.uniform(60, 110)):  # windows or banners
             color = some_color(rng) if rng.uniform() < 0.3 else rgb(tint(rng, (215, 230, 240), 12))
             for left in np.arange(rng.uniform(-30, 10), layout.width, rng.uniform(50, 120)):
@@ -46,7 +47,7 @@ def pool(rng, layout: Layout):
     return base, objects
 
 
-def cliff(rng, layout: Layout):
+def cliff(rng: np.random.Generator, layout: Layout) -> Painting:
     """Rocks above the sea, sky and a far coast."""
     x, y = layout.edge
     sky, sea = sky_color(rng), tint(rng, (45, 110, 135), 25)
@@ -56,7 +57,7 @@ def cliff(rng, layout: Layout):
     )
     base[far:] += 16 * blotches(rng, layout, 7)[far:]
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         if rng.uniform() < 0.6:
             peaks = [(px, far - rng.uniform(5, 60)) for px in np.linspace(0, layout.width, 7)]
             draw.polygon([(0, far), *peaks, (layout.width, far)], rgb(tint(rng, (110, 120, 105), 25)))
@@ -77,14 +78,14 @@ def cliff(rng, layout: Layout):
     return base, objects
 
 
-def snow(rng, layout: Layout):
+def snow(rng: np.random.Generator, layout: Layout) -> Painting:
     """Ski slope: snow, mountains, firs, gates."""
     far = layout.ground - rng.integers(50, 130)
     sky, white = sky_color(rng), tint(rng, (222, 228, 238), 14)
     base = shades(layout, [(0, sky), (far - 1, sky * 0.6 + 95), (far, white * 0.9), (layout.height, white)])
     base[far:] += 7 * blotches(rng, layout, 22)[far:]
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         peaks = [(px, far - rng.uniform(0, 75)) for px in np.linspace(0, layout.width, 11)]
         draw.polygon([(0, far + 2), *peaks, (layout.width, far + 2)], rgb(tint(rng, (150, 160, 180), 25)))
         for px in rng.uniform(0, layout.width, rng.integers(3, 26)):

@@ -58,12 +58,12 @@ def random_body(rng: np.random.Generator) -> Body:
     )
 
 
-def vec(x, y, z) -> np.ndarray:
+def vec(x: float | np.ndarray, y: float | np.ndarray, z: float | np.ndarray) -> np.ndarray:
     """Stack coordinates, each a number or an array over time, to (..., 3)."""
     return np.stack(np.broadcast_arrays(x, y, z), axis=-1).astype(float)
 
 
-def rotation(axis: str, angle) -> np.ndarray:
+def rotation(axis: str, angle: float | np.ndarray) -> np.ndarray:
     """Rotation matrices (..., 3, 3); positive is up→forward for 'x', forward→left for 'y', up→left for 'z'."""
     c, s = np.cos(angle), np.sin(angle)
     zero, one = np.zeros_like(c), np.ones_like(c)
@@ -85,7 +85,14 @@ def turn(points: np.ndarray, matrix: np.ndarray, centre: np.ndarray) -> np.ndarr
 class Trunk:
     """Pelvis, spine and shoulders over time: where arms and legs are attached, (T, 3) each."""
 
-    def __init__(self, body: Body, pelvis: np.ndarray, lean=0.0, tilt=0.0, twist=0.0):
+    def __init__(
+        self,
+        body: Body,
+        pelvis: np.ndarray,
+        lean: float | np.ndarray = 0.0,
+        tilt: float | np.ndarray = 0.0,
+        twist: float | np.ndarray = 0.0,
+    ):
         """`lean` forward, `tilt` to the left and `twist` of the shoulders to the left are in radians."""
         time = len(pelvis)
         lean, tilt, twist = (np.broadcast_to(np.asarray(a, float), time) for a in (lean, tilt, twist))
@@ -98,14 +105,17 @@ class Trunk:
         hips = vec(np.cos(0.3 * twist), 0, -np.sin(0.3 * twist)) * body.hip
         self.hips = (pelvis - hips, pelvis + hips)
 
-    def at(self, side: int, x, y, z) -> np.ndarray:
+    def at(self, side: int, x: float | np.ndarray, y: float | np.ndarray, z: float | np.ndarray) -> np.ndarray:
         """Points (T, 3) seen from a shoulder (0 right, 1 left): x outward, y up, z forward of the chest."""
         local = vec(np.asarray(x) * (1 if side else -1), y, z)
         return self.shoulders[side] + np.einsum("tij,...j->ti" if local.ndim == 1 else "tij,tj->ti", self.frame, local)
 
-    def from_pelvis(self, side: int, x, y, z) -> np.ndarray:
+    def from_pelvis(self, side: int, x: float | np.ndarray, y: float | np.ndarray, z: float | np.ndarray) -> np.ndarray:
         """Points (T, 3) seen from the pelvis, not turned with the chest: x outward, y up, z forward."""
         return self.pelvis + vec(np.asarray(x) * (1 if side else -1), y, z)
+
+
+Pair = tuple[np.ndarray, ...]  # of the right and the left one
 
 
 @dataclass
@@ -113,7 +123,7 @@ class Prop:
     """A thing that goes with the figure: a line through points (T, K, 3), or a filled shape."""
 
     points: np.ndarray
-    color: tuple[int, int, int]
+    color: tuple[int, ...]
     width: float = 0.03  # metres
     filled: bool = False
     behind: bool = False
@@ -124,8 +134,8 @@ class Pose:
     """A movement: the trunk over time, targets of hands and feet (right, left), turns of the whole figure."""
 
     trunk: Trunk
-    hands: tuple[np.ndarray, np.ndarray]
-    feet: tuple[np.ndarray, np.ndarray]
+    hands: Pair
+    feet: Pair
     elbows: np.ndarray | tuple[float, float, float] = (0.5, -1.0, -0.4)  # where elbows point, x outward
     knees: np.ndarray | tuple[float, float, float] = (0.15, 0.0, 1.0)
     nod: float | np.ndarray = 0.0
@@ -135,7 +145,9 @@ class Pose:
     props: list[Prop] = field(default_factory=list)
 
 
-def two_bones(root, target, first: float, second: float, pole) -> tuple[np.ndarray, np.ndarray]:
+def two_bones(
+    root: np.ndarray, target: np.ndarray, first: float, second: float, pole: np.ndarray | tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Middle and end joints (T, 3) of a limb from `root` towards `target`, bent towards `pole`.
 
     A target out of reach is approached with the limb all but straight.

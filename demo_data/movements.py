@@ -4,9 +4,11 @@ Every movement takes the body, the time (T,) in seconds and a generator for what
 returns a `Pose`. Lengths are metres; side 0 is the right, 1 the left.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from demo_data.figure import ANKLE, Body, Pose, Prop, Trunk, vec
+from demo_data.figure import ANKLE, Body, Pair, Pose, Prop, Trunk, vec
 
 STEEL, WOOD, ROPE = (150, 155, 165), (150, 105, 60), (225, 215, 180)
 
@@ -16,7 +18,7 @@ def wave(t: np.ndarray, hertz: float, phase: float) -> np.ndarray:
     return 0.5 - 0.5 * np.cos(2 * np.pi * (hertz * t + phase))
 
 
-def keys(t: np.ndarray, times, rows) -> np.ndarray:
+def keys(t: np.ndarray, times: np.ndarray | Sequence[float], rows: np.ndarray | Sequence) -> np.ndarray:
     """Values (T, ...) that pass through `rows` (K, ...) at `times` (K,), at rest in each, held outside."""
     times, rows = np.asarray(times, float), np.asarray(rows, float)
     i = np.clip(np.searchsorted(times, t, side="right") - 1, 0, len(times) - 2)
@@ -25,12 +27,12 @@ def keys(t: np.ndarray, times, rows) -> np.ndarray:
     return rows[i] * (1 - s) + rows[i + 1] * s
 
 
-def stand(t: np.ndarray, width: float, depth: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def stand(t: np.ndarray, width: float, depth: float = 0.0) -> Pair:
     """Feet (T, 3) at rest, `width` metres apart, the left one `depth` metres further forward."""
     return tuple(vec(sign * width / 2 + 0 * t, ANKLE, sign * depth / 2) for sign in (-1, 1))
 
 
-def idle_hands(trunk: Trunk, body: Body, rng, down: float = 0.95):
+def idle_hands(trunk: Trunk, body: Body, rng: np.random.Generator, down: float = 0.95) -> Pair:
     """Both hands (T, 3) hanging, on the hips, or crossed, as drawn by `rng`."""
     style = rng.choice(3, p=(0.4, 0.4, 0.2))
     if style == 0:
@@ -42,7 +44,7 @@ def idle_hands(trunk: Trunk, body: Body, rng, down: float = 0.95):
     return tuple(trunk.at(side, -body.shoulder * 0.9, -0.14, 0.2) for side in (0, 1))
 
 
-def squats(body: Body, t, rng) -> Pose:
+def squats(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Bend and stretch the knees; arms raised forward, behind the head or idle."""
     s = wave(t, rng.uniform(0.45, 0.85), rng.uniform())
     depth, style, width = rng.uniform(0.35, 0.6), rng.choice(3, p=(0.6, 0.2, 0.2)), rng.uniform(0.3, 0.5)
@@ -65,7 +67,7 @@ def squats(body: Body, t, rng) -> Pose:
     return Pose(trunk, hands, stand(t, width), knees=(0.45, 0, 1), elbows=(1, -0.6, 0))
 
 
-def skiing(body: Body, t, rng) -> Pose:
+def skiing(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Go downhill in a crouch, bending and stretching the knees through turns, poles in the hands."""
     hertz, phase = rng.uniform(0.45, 0.85), rng.uniform()
     s, sway = wave(t, hertz, phase), np.sin(np.pi * 2 * (hertz / 2 * t + phase)) * rng.uniform(0.05, 0.3)
@@ -91,7 +93,7 @@ def skiing(body: Body, t, rng) -> Pose:
     return Pose(trunk, hands, feet, knees=(0.2, 0, 1), elbows=(0.8, -1, -0.3), props=props)
 
 
-def lunges(body: Body, t, rng) -> Pose:
+def lunges(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Step far forward with one leg, sink, step back, and so on with the other."""
     hertz, start = rng.uniform(0.4, 0.7), rng.uniform(0, 2)
     turn = hertz * t + start
@@ -110,7 +112,7 @@ def lunges(body: Body, t, rng) -> Pose:
     return Pose(trunk, idle_hands(trunk, body, rng), feet)
 
 
-def pitch(body: Body, t, rng) -> Pose:
+def pitch(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Wind up with one knee raised, stride to the left, throw overarm, follow through."""
     times = np.array([0, 0.4, 0.62, 0.76, 0.86, 1.1]) * rng.uniform(1.2, 1.8) + rng.uniform(-0.4, 0.5)
     leg, arm = body.leg, body.arm
@@ -137,7 +139,7 @@ def pitch(body: Body, t, rng) -> Pose:
     return Pose(trunk, hands, (rear + (0, ANKLE, 0), front + (0, ANKLE, 0)), elbows=(0.6, -0.4, -0.6), props=[glove])
 
 
-def archery(body: Body, t, rng) -> Pose:
+def archery(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Stand sideways, raise the bow to the left, draw to the chin, hold, loose."""
     times = np.cumsum([0, *rng.uniform((0.4, 0.5, 0.7, 0.12, 0.8), (0.8, 0.9, 1.5, 0.2, 1.4))]) - rng.uniform(0, 1.6)
     pelvis = vec(0.02 * np.sin(t), ANKLE + 0.985 * body.leg, 0)
@@ -166,7 +168,7 @@ def archery(body: Body, t, rng) -> Pose:
     return Pose(trunk, hands, stand(t, rng.uniform(0.35, 0.5)), elbows=(0.7, 0.1, -0.6), nod=0.0, props=props)
 
 
-def _stick(trunk: Trunk, body: Body, angle, reach: float, spread: float):
+def _stick(trunk: Trunk, body: Body, angle: float | np.ndarray, reach: float, spread: float):
     """Hands (T, 3) on one stick, swung as a pendulum by `angle` (to the left) around the shoulders."""
     centre = (trunk.shoulders[0] + trunk.shoulders[1]) / 2
     way = np.einsum("tij,tj->ti", trunk.frame, vec(np.sin(angle), -np.cos(angle), 0.25 + 0.2 * np.cos(angle)))
@@ -174,7 +176,7 @@ def _stick(trunk: Trunk, body: Body, angle, reach: float, spread: float):
     return centre + way * reach * body.arm, centre + way * (reach * body.arm - spread), way
 
 
-def golf(body: Body, t, rng) -> Pose:
+def golf(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Address the ball bent forward, swing the club back to the right and through to the left, long or short."""
     times = np.cumsum([0, *rng.uniform((0.65, 0.25, 0.3, 0.8), (1.0, 0.35, 0.45, 1.2))]) + rng.uniform(-0.7, 0.6)
     full = rng.uniform(0.75, 2.4)
@@ -190,7 +192,7 @@ def golf(body: Body, t, rng) -> Pose:
     )
 
 
-def mopping(body: Body, t, rng) -> Pose:
+def mopping(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Bent forward, sweep a mop from side to side, shifting the weight and shuffling along."""
     hertz, phase, wide = rng.uniform(0.4, 0.8), rng.uniform(), rng.uniform(0.45, 1.1)
     angle = wide * np.sin(2 * np.pi * (hertz * t + phase))
@@ -208,7 +210,7 @@ def mopping(body: Body, t, rng) -> Pose:
     return Pose(trunk, (low, high), feet, knees=(0.2, 0, 1), elbows=(0.5, -0.4, -0.7), props=props)
 
 
-def jumping_jack(body: Body, t, rng) -> Pose:
+def jumping_jack(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Hop between feet together with arms down and feet apart with arms overhead."""
     hertz, phase = rng.uniform(0.8, 1.3), rng.uniform()
     s = wave(t, hertz, phase)
@@ -222,7 +224,7 @@ def jumping_jack(body: Body, t, rng) -> Pose:
     return Pose(trunk, hands, feet, elbows=(0.3, -1, -0.2))
 
 
-def jump_rope(body: Body, t, rng) -> Pose:
+def jump_rope(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Hop on the spot with the hands beside the hips, a rope going round."""
     hertz, phase = rng.uniform(1.5, 2.4), rng.uniform()
     around = 2 * np.pi * (hertz * t + phase)
@@ -238,7 +240,7 @@ def jump_rope(body: Body, t, rng) -> Pose:
     return Pose(trunk, hands, feet, elbows=(0.6, -0.7, -0.6), props=[Prop(rope, ROPE, 0.025)])
 
 
-def pull_ups(body: Body, t, rng) -> Pose:
+def pull_ups(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Hang from a bar and pull the chin up to it."""
     s = wave(t, rng.uniform(0.4, 0.8), rng.uniform())
     bar = ANKLE + body.leg + body.torso + body.arm + 0.25
@@ -256,7 +258,7 @@ def pull_ups(body: Body, t, rng) -> Pose:
     return Pose(trunk, hands, feet, elbows=(0.8, -1, 0.1), nod=-0.15, props=[frame])
 
 
-def tai_chi(body: Body, t, rng) -> Pose:
+def tai_chi(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Shift the weight slowly in a deep stance, pushing both palms forward or circling the arms."""
     hertz, phase = rng.uniform(0.22, 0.45), rng.uniform()
     s, low = wave(t, hertz, phase), rng.uniform(0.08, 0.2)
@@ -275,7 +277,7 @@ def tai_chi(body: Body, t, rng) -> Pose:
     return Pose(trunk, hands, stand(t, 0.45 + long / 2), knees=(0.4, 0, 1), elbows=(0.8, -1, -0.2))
 
 
-def wall_pushups(body: Body, t, rng) -> Pose:
+def wall_pushups(body: Body, t: np.ndarray, rng: np.random.Generator) -> Pose:
     """Lean against a wall with straight body, bend and stretch the arms."""
     s, slant = wave(t, rng.uniform(0.35, 0.7), rng.uniform()), rng.uniform(0.12, 0.3)
     angle = slant + rng.uniform(0.12, 0.25) * s

@@ -1,9 +1,13 @@
 """Places to exercise, play and work in: sports hall, home, park, playing field."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from PIL import ImageDraw
 
 from demo_data.scene import (
     Layout,
+    Painting,
     blotches,
     clutter,
     planks,
@@ -17,13 +21,13 @@ from demo_data.scene import (
 )
 
 
-def hall(rng, layout: Layout):
+def hall(rng: np.random.Generator, layout: Layout) -> Painting:
     """Sports hall: plank floor, wall bars, high windows, mats, things that stand about."""
     corner = layout.ground - rng.integers(15, 60)
     wall, floor = tint(rng, rng.choice([(205, 200, 180), (150, 165, 185), (190, 150, 120)])), tint(rng, (185, 135, 80))
     base = shades(layout, [(0, wall * 0.8), (corner - 1, wall), (corner, floor * 0.75), (layout.height, floor * 1.1)])
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         planks(draw, rng, layout, corner, rgb(floor * 0.8))
         if rng.uniform() < 0.7:  # wall bars
             for x in rng.uniform(0, layout.width, rng.integers(1, 4)):
@@ -53,14 +57,14 @@ def hall(rng, layout: Layout):
     return base, objects
 
 
-def home(rng, layout: Layout):
+def home(rng: np.random.Generator, layout: Layout) -> Painting:
     """Room at home: floor, wallpaper, pictures, cupboards, a sofa, a rug."""
     corner = layout.ground - rng.integers(10, 50)
     wall = tint(rng, rng.choice([(215, 205, 190), (170, 190, 170), (200, 170, 170), (150, 150, 175)]))
     floor = tint(rng, rng.choice([(150, 110, 75), (170, 170, 165), (120, 100, 95)]))
     base = shades(layout, [(0, wall), (corner - 1, wall * 0.9), (corner, floor * 0.8), (layout.height, floor * 1.15)])
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         planks(draw, rng, layout, corner, rgb(floor * 0.75))
         draw.rectangle((0, corner - 6, layout.width, corner), rgb(wall * 0.6))
         for x in rng.uniform(0, layout.width, rng.integers(1, 4)):  # pictures and windows
@@ -86,13 +90,13 @@ def home(rng, layout: Layout):
     return base, objects
 
 
-def _open_air(rng, layout: Layout, trees: tuple[int, int], lawn, built: float):
+def _open_air(rng: np.random.Generator, layout: Layout, trees: tuple[int, int], lawn: Sequence[float], built: float):
     far = layout.ground - rng.integers(15, 70)
     sky, grass = sky_color(rng), tint(rng, lawn, 20)
     base = shades(layout, [(0, sky), (far - 1, sky * 0.6 + 95), (far, grass * 0.75), (layout.height, grass * 1.15)])
     base[far:] += 12 * blotches(rng, layout, 5)[far:]
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         if rng.uniform() < built:
             for x in rng.uniform(-30, layout.width, rng.integers(1, 4)):
                 tall, color = rng.uniform(40, 130), tint(rng, (165, 140, 125), 35)
@@ -108,11 +112,11 @@ def _open_air(rng, layout: Layout, trees: tuple[int, int], lawn, built: float):
     return base, objects
 
 
-def park(rng, layout: Layout):
+def park(rng: np.random.Generator, layout: Layout) -> Painting:
     """Park: sky, houses, trees, paved ground, a bar on posts."""
     base, outdoors = _open_air(rng, layout, (3, 8), (95, 125, 65), 0.6)
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         far, grass = outdoors(draw)
         if rng.uniform() < 0.7:  # paved ground
             x, wide = rng.uniform(-0.3, 0.6) * layout.width, rng.uniform(0.4, 1.2) * layout.width
@@ -132,11 +136,11 @@ def park(rng, layout: Layout):
     return base, objects
 
 
-def field(rng, layout: Layout):
+def field(rng: np.random.Generator, layout: Layout) -> Painting:
     """Playing field: lawn, sky, a fence, bare earth, targets, white lines."""
     base, outdoors = _open_air(rng, layout, (0, 4), (80, 140, 55), 0.2)
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         far, grass = outdoors(draw)
         if rng.uniform() < 0.5:  # mown stripes
             for y in np.geomspace(6, layout.height - far, 8)[::2]:
@@ -161,11 +165,11 @@ def field(rng, layout: Layout):
     return base, objects
 
 
-def links(rng, layout: Layout):
+def links(rng: np.random.Generator, layout: Layout) -> Painting:
     """Golf course: hills, fairways in light and dark greens, sand bunkers, a pond, a flag."""
     base, outdoors = _open_air(rng, layout, (2, 6), (130, 185, 75), 0.0)
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         far, grass = outdoors(draw)
         for x in np.arange(rng.uniform(-150, -50), layout.width, rng.uniform(90, 160)):  # hills
             tall = rng.uniform(10, 45)
@@ -189,11 +193,11 @@ def links(rng, layout: Layout):
     return base, objects
 
 
-def square(rng, layout: Layout):
+def square(rng: np.random.Generator, layout: Layout) -> Painting:
     """Square before a gate or a temple: stone slabs, a wall with a tiled roof, columns, lanterns."""
     base, outdoors = _open_air(rng, layout, (1, 4), (175, 165, 150), 0.0)
 
-    def objects(draw):
+    def objects(draw: ImageDraw.ImageDraw):
         far, stone = outdoors(draw)
         planks(draw, rng, layout, far + 3, rgb(stone * 0.75))
         wall, roof = tint(rng, (190, 120, 95), 35), tint(rng, (75, 85, 90), 25)

@@ -1,5 +1,6 @@
 """Backgrounds: painted places, each instance with colours, clutter and a layout of its own."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,11 @@ class Layout:
     water: int | None = None  # row of the water's surface
 
 
+# A base (H, W, 3), and what draws the things on it.
+Painting = tuple[np.ndarray, Callable[[ImageDraw.ImageDraw], object]]
+Place = Callable[[np.random.Generator, Layout], Painting]
+
+
 def blotches(rng: np.random.Generator, layout: Layout, cell: int) -> np.ndarray:
     """Smooth random field (H, W, 1) between about -1 and 1, its lumps `cell` pixels wide."""
     small = rng.uniform(-1, 1, (layout.height // cell + 3, layout.width // cell + 3)).astype(np.float32)
@@ -24,7 +30,7 @@ def blotches(rng: np.random.Generator, layout: Layout, cell: int) -> np.ndarray:
     return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))[..., None]
 
 
-def shades(layout: Layout, stops) -> np.ndarray:
+def shades(layout: Layout, stops: Sequence[tuple]) -> np.ndarray:
     """Vertical colour gradient (H, W, 3) through `stops`, pairs of a row and a colour."""
     rows, colors = zip(*stops, strict=True)
     y = np.arange(layout.height)
@@ -32,12 +38,12 @@ def shades(layout: Layout, stops) -> np.ndarray:
     return np.repeat(column[:, None], layout.width, 1)
 
 
-def tint(rng: np.random.Generator, color, spread: float = 18) -> np.ndarray:
+def tint(rng: np.random.Generator, color: Sequence[float] | np.ndarray, spread: float = 18) -> np.ndarray:
     """A colour near `color`, (3,)."""
     return np.clip(np.asarray(color, float) + rng.uniform(-spread, spread) + rng.uniform(-spread, spread, 3), 5, 250)
 
 
-def paint(place, rng: np.random.Generator, layout: Layout) -> Image.Image:
+def paint(place: Place, rng: np.random.Generator, layout: Layout) -> Image.Image:
     """RGB image of a place, a function of `rng` and layout that gives a base (H, W, 3) and how to draw on it."""
     base, objects = place(rng, layout)
     grain = 5 * blotches(rng, layout, 40) + 5 * blotches(rng, layout, 7) + rng.normal(0, 3, base.shape[:2] + (1,))
@@ -46,17 +52,18 @@ def paint(place, rng: np.random.Generator, layout: Layout) -> Image.Image:
     return image.filter(ImageFilter.BoxBlur(0.5))
 
 
-def rgb(color) -> tuple[int, int, int]:
+def rgb(color: Sequence[float] | np.ndarray) -> tuple[int, int, int]:
     """Colour as PIL takes it."""
-    return tuple(int(c) for c in color)
+    red, green, blue = (int(c) for c in color)
+    return red, green, blue
 
 
-def some_color(rng) -> tuple[int, int, int]:
+def some_color(rng: np.random.Generator) -> tuple[int, int, int]:
     """Any colour."""
     return rgb(rng.uniform(30, 230, 3))
 
 
-def clutter(draw, rng, layout: Layout, count: int) -> None:
+def clutter(draw: ImageDraw.ImageDraw, rng: np.random.Generator, layout: Layout, count: int) -> None:
     """Things that stand about: boxes, balls, benches, posts, mats."""
     horizon = layout.ground - rng.integers(12, 40)
     for _ in range(count):
@@ -77,7 +84,7 @@ def clutter(draw, rng, layout: Layout, count: int) -> None:
             draw.polygon([(x, y), (x + 2 * size, y), (x + 2.4 * size, top), (x + 0.4 * size, top)], color)
 
 
-def rig(draw, rng, layout: Layout) -> None:
+def rig(draw: ImageDraw.ImageDraw, rng: np.random.Generator, layout: Layout) -> None:
     """A bar on two posts, for those who hang from it; others walk past."""
     x, wide, top = rng.uniform(-40, layout.width - 60), rng.uniform(60, 160), layout.ground - rng.uniform(130, 190)
     color = some_color(rng)
@@ -88,7 +95,9 @@ def rig(draw, rng, layout: Layout) -> None:
     )
 
 
-def planks(draw, rng, layout: Layout, top: float, color) -> None:
+def planks(
+    draw: ImageDraw.ImageDraw, rng: np.random.Generator, layout: Layout, top: float, color: Sequence[float] | np.ndarray
+) -> None:
     """Boards of a floor, running away from us."""
     middle = rng.uniform(0.2, 0.8) * layout.width
     for x in np.arange(-3 * layout.width, 4 * layout.width, rng.uniform(40, 110)):
@@ -98,7 +107,7 @@ def planks(draw, rng, layout: Layout, top: float, color) -> None:
             draw.line([(0, top + y), (layout.width, top + y)], color)
 
 
-def plant_trees(draw, rng, layout: Layout, foot: float, count: int) -> None:
+def plant_trees(draw: ImageDraw.ImageDraw, rng: np.random.Generator, layout: Layout, foot: float, count: int) -> None:
     """Trees that stand around row `foot`."""
     for x in rng.uniform(-20, layout.width + 20, count):
         size, green = rng.uniform(30, 75), tint(rng, (55, 100, 45), 25)
@@ -107,6 +116,6 @@ def plant_trees(draw, rng, layout: Layout, foot: float, count: int) -> None:
             draw.ellipse((x + dx - r, foot + dy - r, x + dx + r, foot + dy + r), rgb(tint(rng, green, 10)))
 
 
-def sky_color(rng) -> np.ndarray:
+def sky_color(rng: np.random.Generator) -> np.ndarray:
     """A clear or a cloudy sky, (3,)."""
     return tint(rng, rng.choice([(120, 165, 220), (190, 200, 210), (150, 180, 215)]), 14)

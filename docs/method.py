@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -21,7 +22,7 @@ SHOWN = 4  # classes
 BACKGROUND, BOX, BARS, BEST = "white", "#e8eef7", "#9db2d3", "#4caf6e"
 
 
-def draw_images(axes, images: list[np.ndarray], left: float, top: float, height: float, step: float) -> None:
+def draw_images(axes: Axes, images: list[np.ndarray], left: float, top: float, height: float, step: float) -> None:
     """Images of one size as a fan of cards, each `step` to the right and below the one before."""
     for i, image in enumerate(images):
         width = height * image.shape[1] / image.shape[0]
@@ -30,7 +31,7 @@ def draw_images(axes, images: list[np.ndarray], left: float, top: float, height:
         axes.plot([x, x + width, x + width, x, x], [y, y, y + height, y + height, y], "0.75", lw=0.6, zorder=2.5 + i)
 
 
-def draw_bars(axes, scores: dict[str, float], names: list[str], left: float, top: float, title: str) -> None:
+def draw_bars(axes: Axes, scores: dict[str, float], names: list[str], left: float, top: float, title: str) -> None:
     """Bars of the probabilities of the classes `names`; the most probable one is green."""
     axes.text(left, top + 0.12, title, fontsize=10, weight="bold")
     for i, name in enumerate(names):
@@ -41,13 +42,13 @@ def draw_bars(axes, scores: dict[str, float], names: list[str], left: float, top
         axes.text(left + 1.36, y, f"{name} {100 * probability:.0f} %", fontsize=8, va="center")
 
 
-def box(axes, x: float, y: float, text: str) -> None:
+def box(axes: Axes, x: float, y: float, text: str) -> None:
     """A rounded box with text around (x, y)."""
     axes.add_patch(FancyBboxPatch((x - 0.55, y - 0.33), 1.1, 0.66, "round,pad=0.06", fc=BOX, ec="0.6"))
     axes.text(x, y, text, ha="center", va="center", fontsize=9)
 
 
-def arrow(axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
     """An arrow between two points."""
     axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color="0.35", lw=1.2))
 

@@ -183,7 +183,7 @@ def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike, tit
         tile = (wide - 2 * gap) / across
         for number, pixels in enumerate(shown):
             box = (left + number * tile, below - lines * line - tall - gap, tile - gap / 2, tall)
-            axes = figure.add_axes(np.divide(box, (width, height, width, height)), anchor="W")
+            axes = figure.add_axes(tuple(np.divide(box, (width, height, width, height)).tolist()), anchor="W")
             axes.axis("off")
             if pixels is None:
                 pixels = np.full((1, 1, 3), 225, np.uint8)
@@ -217,7 +217,7 @@ def _shape(mistake: Mistake, pictures: Sequence[np.ndarray | None]) -> tuple[int
 def write_png(figure: Figure, path: str | os.PathLike) -> None:
     """Render `figure` and write it whole or not at all; letters that no font has become boxes."""
     for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
-        text.set_fontfamily(FONTS)
+        text.set_fontfamily(FONTS)  # type: ignore[attr-defined]  # found by it
     data = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one for every letter that no font has

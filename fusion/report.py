@@ -67,7 +67,7 @@ class SplitResult:
 
 def total_matrices(results: Sequence[SplitResult]) -> dict[str, np.ndarray]:
     """Confusion matrices of each stream and fused, summed over the splits."""
-    return {name: sum(result.matrices[name] for result in results) for name in results[0].matrices}
+    return {name: np.sum([result.matrices[name] for result in results], axis=0) for name in results[0].matrices}
 
 
 def class_results(results: Sequence[SplitResult]) -> list[tuple[str, int, dict[str, float]]]:
@@ -106,7 +106,7 @@ def print_split(result: SplitResult) -> None:
             print(f"note: {count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1")
     prec1 = {name: values[0] for name, values in result.precisions.items()}
     fused = prec1.pop("fused")
-    best = max(prec1, key=prec1.get)
+    best = max(prec1, key=prec1.__getitem__)
     if fused < prec1[best]:
         remedy = "" if result.validation else "; --weights auto chooses weights on validation scores"
         print(f"note: the fusion ({fused:.2f}) is below {best} alone ({prec1[best]:.2f}){remedy}")

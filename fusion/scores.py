@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def save_scores(path: str | os.PathLike, scores: Mapping[str, np.ndarray]) -> No
         pickle.dump(vectors, file, protocol=4)
 
 
-def _check_vector(path: str | os.PathLike, name: str, value) -> np.ndarray:
+def _check_vector(path: str | os.PathLike, name: str, value: object) -> np.ndarray:
     if not isinstance(value, np.ndarray):
         raise UserError(f"{path}: {name!r:.100} holds a {type(value).__name__} and not a numpy vector")
     if value.ndim == 2 and len(value) == 1:
@@ -95,24 +96,24 @@ class _ScoreUnpickler(pickle.Unpickler):
 class _DType:
     """A dtype in a file: numpy's own crashes Python where the state that follows is damaged."""
 
-    def __init__(self, spec: str, *_):
+    def __init__(self, spec: str, *_: object):
         if not DTYPE.fullmatch(spec):
             raise UserError(f"holds a numpy array of type {spec!r:.100}; save plain float32 arrays")
         self.dtype = np.dtype(spec)
 
-    def __setstate__(self, state: tuple):
+    def __setstate__(self, state: tuple) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
 class _Array(np.ndarray):
     """An array in a file, whose dtype is a `_DType`."""
 
-    def __setstate__(self, state: tuple):
+    def __setstate__(self, state: tuple) -> None:
         *_, shape, dtype, fortran, data = state
         super().__setstate__((1, shape, dtype.dtype, fortran, data))
 
 
-def _from_buffer(data: bytes, dtype: _DType, shape: tuple, order: str, *_) -> np.ndarray:
+def _from_buffer(data: bytes, dtype: _DType, shape: tuple, order: Literal["C", "F"], *_: object) -> np.ndarray:
     return np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def estimator_from_arguments(args: argparse.Namespace, like: Mapping | None = No
     like = like or {}
     model = args.model or (like.get("model") if like.get("model") in MODELS else MODELS[0])
     side = (like.get("rcnn_side") or TORCHVISION_SIDE) if like.get("model") == "keypointrcnn" else RCNN_SIDE
-    own = {"rtmpose_mode": args.rtmpose_mode or like.get("rtmpose_mode") or RTMPOSE_MODE}
+    own: dict[str, Any] = {"rtmpose_mode": args.rtmpose_mode or like.get("rtmpose_mode") or RTMPOSE_MODE}
     own["rcnn_side"] = args.rcnn_side or side
     onnx_options = {name: getattr(args, f"onnx_{name}") for name in ("layout", "order", "channels", "mean", "std")}
     onnx_options["input_size"] = args.input_size
@@ -103,7 +104,7 @@ def make_estimator(
     *,
     rtmpose_mode: str = RTMPOSE_MODE,
     rcnn_side: int = RCNN_SIDE,
-    **onnx_options,
+    **onnx_options: Any,
 ) -> Estimator:
     """Make an estimator of one of `MODELS`; without `weights`, those of all but `onnx` are downloaded.
 
@@ -158,14 +159,14 @@ def _torch_estimator(
     network = network.to(device)
     cast = partial(torch.autocast, "cuda", torch.float16) if amp and device.type == "cuda" else contextlib.nullcontext
 
-    def infer(frames):
+    def infer(frames: Sequence):
         with torch.inference_mode(), cast():
             return forward(network, torch.from_numpy(np.stack(frames)).to(device))
 
     return Estimator(np.ascontiguousarray, infer, group, settings)
 
 
-def _openpose_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
+def _openpose_forward(network: Callable, frames: Any) -> list[tuple[np.ndarray, ...]]:
     from pose.openpose import preprocess
 
     images, (height, width) = preprocess(frames)
@@ -174,7 +175,7 @@ def _openpose_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
     return [(*maps, covered) for maps in zip(heatmaps, pafs, strict=True)]
 
 
-def _keypointrcnn_forward(network, frames) -> list[tuple[np.ndarray, ...]]:
+def _keypointrcnn_forward(network: Callable, frames: Any) -> list[tuple[np.ndarray, ...]]:
     images = [frame.permute(2, 0, 1).float() / 255 for frame in frames]
     names = ("scores", "keypoints", "keypoints_scores")
     return [tuple(found[name].float().cpu().numpy() for name in names) for found in network(images)]

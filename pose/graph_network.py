@@ -1,5 +1,6 @@
 """ST-GCN++: a network on the skeletons of people, over their parts and over time."""
 
+import os
 from collections.abc import Mapping
 
 import torch
@@ -119,7 +120,7 @@ def build_graph_network(arch: str, in_channels: int, classes: int) -> GraphNetwo
     return GraphNetwork(STAGES[arch], in_channels, classes)
 
 
-def describe_graph_network(state: Mapping[str, torch.Tensor], source) -> tuple[str, int, int]:
+def describe_graph_network(state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> tuple[str, int, int]:
     """(arch, in_channels, classes) of the state dict of a `GraphNetwork`; raises `UserError` if it is none."""
     first, last = state.get("norm.weight"), state.get("fc.weight")
     widths = [len(tensor) for name, tensor in state.items() if name.endswith(".join_norm.weight")]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,8 @@ def save_keypoints(
     """
     data = make_keypoints(keypoints, frame, num_frames, frame_size)
     with atomic_write(path) as file:
-        np.savez_compressed(file, **{name: np.asarray(value) for name, value in vars(data).items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(data).items()}
+        np.savez_compressed(file, **arrays)
 
 
 def load_keypoints(path: str | os.PathLike) -> Keypoints:
@@ -68,7 +70,7 @@ def load_keypoints(path: str | os.PathLike) -> Keypoints:
         raise UserError(f"{path}: not a valid keypoints file ({str(error)[:200]}); make it again") from None
 
 
-def make_keypoints(keypoints, frame, num_frames, frame_size) -> Keypoints:
+def make_keypoints(keypoints: np.ndarray, frame: np.ndarray, num_frames: int, frame_size: Any) -> Keypoints:
     """Check arrays and numbers and order them by frame; raises `ValueError` saying what is wrong."""
     keypoints, frame, num_frames, frame_size = map(np.asarray, (keypoints, frame, num_frames, frame_size))
     if keypoints.ndim != 3 or keypoints.shape[1:] != (NUM_PARTS, 3) or keypoints.dtype.kind != "f":

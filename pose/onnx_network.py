@@ -64,7 +64,7 @@ def load_network(
     return prepare, lambda inputs: [select(run(values)) for values in inputs], settings
 
 
-def _find_layout(path, shape: list, layout: str) -> str:
+def _find_layout(path: str | os.PathLike, shape: list, layout: str) -> str:
     possible = [name for name, axis in (("nhwc", 3), ("nchw", 1)) if shape[axis] == 3]
     if layout == "auto":
         if len(possible) != 1:
@@ -75,15 +75,15 @@ def _find_layout(path, shape: list, layout: str) -> str:
     return layout
 
 
-def _find_size(path, shape: list, layout: str, size: tuple[int, int] | None) -> tuple[int, int]:
+def _find_size(path: str | os.PathLike, shape: list, layout: str, size: tuple[int, int] | None) -> tuple[int, int]:
     own = [side if isinstance(side, int) else None for side in (shape[1:3] if layout == "nhwc" else shape[2:])]
     wanted = size or [side or default for side, default in zip(own, DEFAULT_SIZE, strict=True)]
     if any(side not in (None, given) for side, given in zip(own, wanted, strict=True)):
         raise UserError(f"{path}: its input is {own[0] or 'any'}x{own[1] or 'any'}; leave --input-size out")
-    return tuple(wanted)
+    return wanted[0], wanted[1]
 
 
-def _find_maps(path, outputs: list[np.ndarray], layout: str, order: str) -> Callable:
+def _find_maps(path: str | os.PathLike, outputs: list[np.ndarray], layout: str, order: str) -> Callable:
     """A function that picks (heatmaps (H, W, 19), PAFs (H, W, 38)), float32, from the network's outputs."""
     found = {}  # number of maps -> (output, axis of its channels); of several stages the last counts
     for number, output in enumerate(outputs):
@@ -92,7 +92,7 @@ def _find_maps(path, outputs: list[np.ndarray], layout: str, order: str) -> Call
                 found[output.shape[axis]] = (number, axis)
                 break
 
-    def take(outputs, count):
+    def take(outputs: list[np.ndarray], count: int):
         number, axis = found[count]
         return np.moveaxis(outputs[number][0], axis - 1, -1).astype(np.float32, copy=False)
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ STRIDE = 8
 SHORT_SIDE = 368
 STAGES = 6
 FEATURES = 128
-_VGG = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 256, FEATURES)
+_VGG = (64, 64, None, 128, 128, None, 256, 256, 256, 256, None, 512, 512, 256, FEATURES)  # None: a pooling
 _CAFFE_VGG = (
     *("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv3_4"),
     *("conv4_1", "conv4_2", "conv4_3_CPM", "conv4_4_CPM"),
@@ -27,11 +28,11 @@ NOTICE = "these weights are CMU's (OpenPose): for academic or non-profit, non-co
 REMEDY = "get that file elsewhere and give it with --pose-weights FILE, or use --model rtmpose"
 
 
-def _layers(in_channels: int, layers: list[tuple[int, int] | str]) -> nn.Sequential:
-    """A convolution and a ReLU for each (out channels, kernel), a pooling for each "pool"."""
-    modules = []
+def _layers(in_channels: int, layers: Sequence[tuple[int, int] | None]) -> nn.Sequential:
+    """A convolution and a ReLU for each (out channels, kernel), a pooling for each None."""
+    modules: list[nn.Module] = []
     for layer in layers:
-        if layer == "pool":
+        if layer is None:
             modules.append(nn.MaxPool2d(2))
         else:
             out_channels, kernel = layer
@@ -47,9 +48,9 @@ class OpenPose(nn.Module):
     modules are those of the weights in circulation (`model0.0.weight`, `model1_1.0.weight`, …).
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.model0 = _layers(3, [layer if layer == "pool" else (layer, 3) for layer in _VGG])
+        self.model0 = _layers(3, [(channels, 3) if channels else None for channels in _VGG])
         seen = FEATURES + NUM_PAFS + NUM_HEATMAPS
         for stage in range(1, STAGES + 1):
             for branch, channels in ((1, NUM_PAFS), (2, NUM_HEATMAPS)):

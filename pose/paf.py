@@ -30,7 +30,9 @@ def _cubic_matrix(length: int, factor: int) -> np.ndarray:
     for offset in (-1, 0, 1, 2):
         d = np.abs(positions - first - offset)
         near, far = (1.25 * d - 2.25) * d * d + 1, ((-0.75 * d + 3.75) * d - 6) * d + 3
-        np.add.at(matrix, (range(len(positions)), (first + offset).clip(0, length - 1)), np.where(d <= 1, near, far))
+        np.add.at(
+            matrix, (np.arange(len(positions)), (first + offset).clip(0, length - 1)), np.where(d <= 1, near, far)
+        )
     return matrix.astype(np.float32)
 
 

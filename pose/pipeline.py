@@ -3,12 +3,12 @@
 import contextlib
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class PoseJob:
 
 def estimate(
     estimator: Estimator, batches: Iterable[tuple], pool: Executor, load: Callable | None = None, readers: int = 2
-) -> Iterator[tuple]:
+) -> Generator[tuple, None, None]:
     """Yield `(tag, people, frame_size, error)` of each `(tag, items)` in `batches`, in order, overlapping stages.
 
     `load(item)` gives a frame, uint8 (H, W, 3) RGB, without it the items are frames; those of one batch must be of
@@ -71,7 +71,7 @@ def estimate(
         threads.shutdown(cancel_futures=True)
 
 
-def _prepare(estimator: Estimator, load: Callable | None, item) -> tuple[np.ndarray, tuple[int, int]]:
+def _prepare(estimator: Estimator, load: Callable | None, item: Any) -> tuple[np.ndarray, tuple[int, int]]:
     frame = load(item) if load else item
     return estimator.prepare(frame), frame.shape[:2]
 
@@ -93,7 +93,7 @@ def _group(group: Callable, raw: list, frame_size: tuple[int, int]) -> list[np.n
     return [group(output, frame_size) for output in raw]
 
 
-def _check_size(item, size: tuple[int, int], expected: tuple[int, int]) -> None:
+def _check_size(item: Any, size: tuple[int, int], expected: tuple[int, int]) -> None:
     if size != expected:
         sizes = f"{size[1]}x{size[0]} pixels, but the video's first frame has {expected[1]}x{expected[0]}"
         raise UserError(f"{item}: {sizes}; make its frames again" if isinstance(item, Path) else f"a frame has {sizes}")
@@ -120,7 +120,7 @@ def process_videos(
     made: FrameSettings | None = None,
     damaged: dict[PoseJob, str] | None = None,
     on_frames: Callable[[int], object] = lambda count: None,
-) -> Iterator[tuple[PoseJob, UserError | None]]:
+) -> Generator[tuple[PoseJob, UserError | None], None, None]:
     """Write the pose folder of each video, whole or not at all; yield `(video, None)` as each is done.
 
     Batches are cut at the same frames in every run, so that a video's result depends on nothing but its frames.
@@ -132,7 +132,7 @@ def process_videos(
     failed: dict[PoseJob, UserError] = {}
     drawing: deque[_Drawing] = deque()
 
-    def batches():
+    def batches() -> Iterator[tuple]:
         for video in videos:
             damage: list[str] = []
             try:
@@ -200,7 +200,7 @@ def _finish(drawing: deque[_Drawing], most: int) -> Iterator[tuple[PoseJob, None
         yield drawing.popleft().video, None
 
 
-def _key_items(source: Path, every: int, made: FrameSettings, damage: list[str]) -> Iterator[tuple]:
+def _key_items(source: Path, every: int, made: FrameSettings, damage: list[str]) -> Generator[tuple, None, None]:
     """Number and path, or picture, of the frames to estimate of a folder, or of a video's file."""
     if source.is_dir():
         frames = list_frames(source)

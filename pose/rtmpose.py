@@ -4,8 +4,9 @@ import contextlib
 import io
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def load_rtmpose(mode: str = "balanced", device: str = "auto") -> tuple[Callable
     known = rtmlib.Body.RTMO_MODE["balanced"] if mode == "rtmo" else rtmlib.Body.MODE[mode]
     files = {part: _weights(known[part], download_checkpoint) for part in ("det", "pose") if part in known}
 
-    def load(tool: Callable, part: str, **options):
+    def load(tool: Callable, part: str, **options: Any):
         size = known[f"{part}_input_size"]
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it tells what it loads
@@ -63,7 +64,7 @@ def load_rtmpose(mode: str = "balanced", device: str = "auto") -> tuple[Callable
         # Without boxes it would look for one person in the whole picture.
         return pose(rgb, bboxes=boxes) if len(boxes) else nobody
 
-    def infer(frames) -> list[tuple[np.ndarray, np.ndarray]]:
+    def infer(frames: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         try:
             return [find(frame) for frame in frames]
         except Exception as error:  # as above

@@ -24,7 +24,9 @@ def kept_settings(root: str | os.PathLike) -> dict | None:
 def check_settings(root: str | os.PathLike, settings: dict) -> None:
     """Raise `UserError` if the poses in `root` are known to be made with others, so that no run mixes two networks'."""
     before = kept_settings(root)
-    for key, value in settings.items() if before is not None else ():
+    if before is None:
+        return
+    for key, value in settings.items():
         if before.get(key) != value:
             made = f"its poses were made with {key} = {before.get(key)}, now it is {value}"
             raise UserError(f"{root}: {made}; choose another --out, or the same settings")

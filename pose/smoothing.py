@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.cli import not_negative, whole_number
+from common.cli import ArgumentGroup, not_negative, whole_number
 from pose.keypoints import Keypoints
 from pose.tracking import MAX_GAP, MIN_SEEN, drop_weak_people, follow_people, keep_main_people, main_tracks
 
@@ -79,7 +79,7 @@ def one_euro(path: np.ndarray, rate: float, frame_size: tuple[int, int]) -> np.n
     return smoothed
 
 
-def _share(cutoff, rate: float):
+def _share(cutoff: float, rate: float):
     """Share of a new value in the output of a low-pass of first order."""
     return 1 / (1 + rate / (2 * np.pi * cutoff))
 
@@ -87,7 +87,7 @@ def _share(cutoff, rate: float):
 # ---- options of the scripts ----
 
 
-def add_cleaning_arguments(parser) -> None:
+def add_cleaning_arguments(parser: ArgumentGroup) -> None:
     """Add the options that `cleaning_from_arguments` reads to a parser or one of its groups."""
     add = parser.add_argument
     text = "drop people whose found parts score less than X on average"

@@ -3,7 +3,7 @@
 import contextlib
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 from threading import Thread
@@ -62,7 +62,7 @@ class BrowserCamera:
         """End its thread soon."""
         self.frames.put(None)
 
-    def _pictures(self, source: str) -> Iterator[Picture]:
+    def _pictures(self, source: str) -> Generator[Picture, None, None]:
         """The frames when they come; `Capture` keeps the newest one only."""
         with contextlib.suppress(queue.Empty):
             while (rgb := self.frames.get(timeout=PAUSE)) is not None:

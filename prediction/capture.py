@@ -4,7 +4,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
 from common.cli import UserError
 from common.video import MAX_PAUSE, to_rgb, video_stream
@@ -30,10 +32,12 @@ class Captured(NamedTuple):
     connection: int
 
 
+Opener = Callable[[str], Generator[Picture, None, None]]
+
 # ---- sources ----
 
 
-def read_source(source: str) -> Iterator[Picture]:
+def read_source(source: str) -> Generator[Picture, None, None]:
     """The frames of a camera ("0", "/dev/video0"), an address or a file, each when it comes.
 
     What has a length (files, also behind an address) and HLS, which comes in pieces, are played at their own speed.
@@ -68,7 +72,7 @@ def read_source(source: str) -> Iterator[Picture]:
         raise UserError("the stream ended")
 
 
-def _decoded(container, stream) -> Iterator[av.VideoFrame]:
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
     """The frames of a stream; packets that do not decode are skipped."""
     for packet in container.demux(stream):
         try:
@@ -82,7 +86,8 @@ class _Pace:
     """Waits until a frame is due by its time stamp, counted from the first frame."""
 
     def __init__(self, step: float):
-        self.step, self.stamp, self.due = step, None, time.monotonic() - step
+        self.step, self.due = step, time.monotonic() - step
+        self.stamp: float | None = None
 
     def wait(self, stamp: float | None) -> None:
         passed = self.step if None in (stamp, self.stamp) else stamp - self.stamp
@@ -102,12 +107,13 @@ def print_notice(line: str) -> None:
 class _Connection:
     """A thread that reads a source and keeps the newest frame only."""
 
-    def __init__(self, opener: Callable[[str], Iterator[Picture]], source: str, number: int):
+    def __init__(self, opener: Opener, source: str, number: int):
         self.opener, self.source, self.number = opener, source, number
         self.changed = threading.Condition()
         self.frame: Captured | None = None
         self.count, self.since = 0, time.monotonic()
-        self.stopped, self.done, self.error = False, False, None
+        self.stopped, self.done = False, False
+        self.error: Exception | None = None
         self.thread = threading.Thread(target=self._read, daemon=True)  # a driver may block it for ever
         self.thread.start()
 
@@ -147,7 +153,7 @@ class Capture:
     def __init__(
         self,
         source: str,
-        opener: Callable[[str], Iterator[Picture]] = read_source,
+        opener: Opener = read_source,
         report: Callable[[str], object] = print_notice,
         silence: float = SILENCE,
         pauses: tuple[float, ...] = PAUSES,
@@ -155,13 +161,14 @@ class Capture:
         self.source, self.opener, self.report, self.silence, self.pauses = source, opener, report, silence, pauses
         self.name = re.sub("//[^/]*@", "//", source)  # without the password of a camera
         self.connections = self.attempts = self.before = 0
-        self.ended, self.again = False, None  # when a lost source is to be tried again
+        self.ended = False
+        self.again: float | None = None  # when a lost source is to be tried again
         self._connect()
 
-    def __enter__(self):
+    def __enter__(self) -> "Capture":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.connection.stopped = True
         self.connection.thread.join(1)
 

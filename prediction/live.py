@@ -6,7 +6,7 @@ finds people, and a third one scores windows, so that frames are handled while t
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -95,7 +95,7 @@ def watch(
     window: float,
     stride: float,
     stop: StopRequest,
-) -> Iterator[Classified]:
+) -> Generator[Classified, None, None]:
     """Score the last `window` seconds every `stride` seconds, or as often as the machine can, until the source ends.
 
     The window is shorter at the start, and starts anew when the source was lost or its frames change size. What is

@@ -33,7 +33,7 @@ class Classified(NamedTuple):
 class Screen:
     """Where lines are shown: on a terminal each in the place of the one before, else one below the other."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.in_place, self.begun = sys.stdout.isatty(), False
 
     def show(self, line: str) -> None:
@@ -84,7 +84,7 @@ def describe_pace(seen: Classified, result: dict, latency: float) -> str:
 
 
 @contextlib.contextmanager
-def open_table(path: Path | None, classes: Sequence[str]) -> Iterator[Callable[[Sequence], None]]:
+def open_table(path: Path | None, classes: Sequence[str]) -> Iterator[Callable[[Sequence], object]]:
     """Yield what appends a row, at once and whole, to the CSV `path`, which may hold some already (None: no table).
 
     Raises `UserError` if what it holds has other columns.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from common.cli import UserError
+from common.cli import ArgumentGroup, UserError
 from common.frame_settings import FrameSettings, settings_from_arguments
 from dataloader.split_train_test_video import read_class_index
 from network import Model, for_testing, read_model
@@ -16,7 +16,7 @@ from training.resume import trained_frames
 from training.streams import Stream
 
 
-def add_class_arguments(parser) -> None:
+def add_class_arguments(parser: ArgumentGroup) -> None:
     """Add --ucf-list and --class-index, the `class_index` of `load_for_testing`, to a parser or one of its groups."""
     add = parser.add_argument
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")

@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,7 @@ OUTPUT = "logits: float32 (N, classes). A video's score is the mean of the logit
 class OnnxNetwork(nn.Module):
     """A network in an ONNX Runtime session, for inference alone: input tensors to logits, both on the CPU."""
 
-    def __init__(self, session):
+    def __init__(self, session: Any):
         super().__init__()
         self.session = session
 
@@ -90,7 +91,7 @@ def describe(model: Model, stream: Stream) -> dict:
     }
 
 
-def _is_plain(value) -> bool:
+def _is_plain(value: object) -> bool:
     try:
         json.dumps(value)
     except (TypeError, ValueError):
@@ -114,7 +115,7 @@ def convert(model: Model, stream: Stream) -> bytes:
         torch.onnx.export(
             model.network,
             (torch.randn(2, *input_shape(model, stream)),),
-            file,
+            file,  # type: ignore[arg-type]  # this exporter takes open files
             dynamo=False,
             opset_version=OPSET,
             input_names=["input"],

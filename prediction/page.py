@@ -4,11 +4,11 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -85,7 +85,7 @@ def one_at_a_time(method: Method) -> Method:
     """Optical flow that a video and a camera may ask for at the same time: OpenCV's objects do not bear that."""
     lock = threading.Lock()
 
-    def flows(firsts, seconds):
+    def flows(firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         with lock:
             yield from method(firsts, seconds)
 
@@ -122,7 +122,7 @@ def _add_video_tab(classifier: Classifier, limits: Limits, examples: Sequence[Pa
         with gr.Column(min_width=320, scale=2):
             video = gr.Video(show_label=False, autoplay=True, loop=True, interactive=False)
 
-    def answer_video(file: str | None, progress=gr.Progress(track_tqdm=True)):  # noqa: B008
+    def answer_video(file: str | None, progress: gr.Progress = gr.Progress(track_tqdm=True)):  # noqa: B008
         with taken(file, limits) as (path, folder):
             progress(0, "testing the streams")
             models, fusion, estimator, options = classifier
@@ -148,7 +148,7 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence
                 stride = gr.Number(plan.stride, label="Stride, seconds", min_width=120)
             button = gr.Button("Classify", variant="primary")
         with gr.Column(min_width=320, scale=2):
-            shown = {"show_label": False, "buttons": ["fullscreen"], "elem_classes": "timeline"}
+            shown: dict[str, Any] = {"show_label": False, "buttons": ["fullscreen"], "elem_classes": "timeline"}
             picture = gr.Image(type="filepath", interactive=False, **shown)
             label = "Segments, with the mean probability of their windows"
             table = gr.Dataframe(headers=["Class", "From", "To", "%"], label=label, interactive=False, max_height=400)
@@ -159,7 +159,7 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence
         file: str | None,
         window: float | None,
         stride: float | None,
-        progress=gr.Progress(track_tqdm=True),  # noqa: B008
+        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
     ):
         if min(window or 0, stride or 0) < LEAST_STRIDE:
             raise gr.Error(f"Give window and stride in seconds, {LEAST_STRIDE} or more.", print_exception=False)
@@ -227,9 +227,9 @@ def _add_live_tab(classifier: Classifier, stop: StopRequest) -> None:
     )
 
 
-def _on_click(button: gr.Button, answer, inputs: list, outputs: list, name: str) -> None:
+def _on_click(button: gr.Button, answer: Callable, inputs: list, outputs: list, name: str) -> None:
     """Call `answer` at a click, its progress on the first output; both tabs together classify one video at a time."""
-    shared = {"concurrency_limit": 1, "concurrency_id": "videos"}
+    shared: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "videos"}
     button.click(answer, inputs, outputs, api_name=name, show_progress_on=outputs[0], **shared)
 
 

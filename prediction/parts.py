@@ -58,7 +58,7 @@ def write_parts(
     tall = min(max(12 / columns * (bottom - top) * height / ((right - left) * width), 2), 3)  # inches of a picture
     figure = Figure(figsize=(13, 5.5 + (tall + 0.35) * rows), layout="constrained")
     figure.suptitle(printable(title, 100), fontsize=13)
-    above, below = figure.subfigures(2, 1, height_ratios=((tall + 0.35) * rows, 5))
+    above, below = figure.subfigures(2, 1, height_ratios=((tall + 0.35) * rows, 5))  # type: ignore[misc]  # two of them
     grid = list(above.subplots(rows, columns, squeeze=False).flat)
     for axes in grid:
         axes.axis("off")

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Fusion(NamedTuple):
 def describe(prediction: Prediction, fusion: Fusion) -> dict:
     """A prediction in plain values: answer, notes, logits and probabilities by class, of each stream and fused."""
     people = prediction.poses.people.values()
-    result = {
+    result: dict[str, Any] = {
         "frames": prediction.num_frames,
         "frames_looked_at": len(people),
         "frames_with_people": sum(len(persons) > 0 for persons in people),
@@ -153,7 +153,7 @@ def write_results(
     }
     fused = calibration_values(combine(list(fusion.calibrations.values()), fusion.weights))
     fused["threshold"] = fusion.calibration.threshold
-    content = {"meaning": MEANING, "classes": fusion.classes, "streams": streams, "fused": fused}
+    content: dict[str, Any] = {"meaning": MEANING, "classes": fusion.classes, "streams": streams, "fused": fused}
     content |= {"frames": settings._asdict(), "videos": results}
     with atomic_write(path) as file:  # names of files may not be valid Unicode
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")

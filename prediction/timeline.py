@@ -99,7 +99,7 @@ def window_starts(plan: Plan, rate: Fraction, every: int = 1) -> Iterator[int]:
 
     They are rounded to multiples of `every`: where every n-th frame's people are found, windows share these frames.
     """
-    step = max(Fraction(str(plan.stride)) * rate / every, 1)
+    step = max(Fraction(str(plan.stride)) * rate / every, Fraction(1))
     return (every * round(number * step) for number in count())
 
 
@@ -225,7 +225,8 @@ def _add_window(
     except UserError as error:
         tally.failures.append(str(error))
     tally.probabilities.append(probabilities)
-    tally.people.append(np.mean([len(people) > 0 for people in poses.people.values()]) if poses.people else np.nan)
+    shown = [len(people) > 0 for people in poses.people.values()]
+    tally.people.append(float(np.mean(shown)) if shown else np.nan)
     for number, people in poses.people.items():
         frame = frames[number - 1]
         tally.looked_at += not frame.looked_at

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -120,7 +121,7 @@ def _band_style(label: int, colors: dict[int, str]) -> dict:
     return {"color": UNSURE if label == NONE else colors.get(label, REST), "linewidth": 0}
 
 
-def _write_name(band, segment: Segment, end: float, classes: Sequence[str]) -> None:
+def _write_name(band: Any, segment: Segment, end: float, classes: Sequence[str]) -> None:
     """Write the class across its part of the band, upright if it is narrow, or not at all."""
     if segment.label < 0:
         return

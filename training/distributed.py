@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -69,7 +70,7 @@ def sum_over(processes: Processes, values: list[float]) -> list[float]:
     return tensor.tolist()
 
 
-def gather(processes: Processes, item) -> list:
+def gather(processes: Processes, item: Any) -> list:
     """`item` of every process, in the order of ranks, on every process."""
     if processes.world == 1:
         return [item]

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common.cli import UserError
 from dataloader.sampling import random_state
+from dataloader.video_dataset import VideoLoader
 from fusion.metrics import precision
 from network import Model, for_testing
 from training.distributed import Processes, gather, share_buffers, sum_over
@@ -58,7 +58,7 @@ class Context:
 
 def train_one_epoch(
     model: nn.Module,
-    loader: DataLoader,
+    loader: VideoLoader,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     context: Context,
@@ -130,7 +130,9 @@ def train_one_epoch(
     }
 
 
-def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torch.Tensor:
+def _train_step(
+    model: nn.Module, batch: dict, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, context: Context
+) -> torch.Tensor:
     """One optimiser step in parts; returns the sums (loss, Prec@1 hits, Prec@3 hits, videos) of this process."""
     device, stream, labels, parts = context.device, context.stream, batch["labels"], batch["parts"]
     optimizer.zero_grad(set_to_none=True)
@@ -147,7 +149,7 @@ def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torc
         if not len(part):  # a process without a video takes part in the others' step with a weight of 0
             rows, targets, share = index.new_zeros(1, stream.length), labels.new_zeros(1), 0
         last = i + 1 == parts
-        with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
+        with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():  # type: ignore[operator]  # a method
             with torch.autocast(device.type, enabled=context.amp):
                 logits = model(context.stream.to_input(images, rows))
             consensus = logits.float().view(len(targets), -1, logits.shape[1]).mean(1)
@@ -167,7 +169,7 @@ def _train_step(model, batch: dict, optimizer, scaler, context: Context) -> torc
     return totals
 
 
-def evaluate(model: Model, loader: DataLoader, context: Context, what: str = "test") -> dict:
+def evaluate(model: Model, loader: VideoLoader, context: Context, what: str = "test") -> dict:
     """Test a network on every video of `loader`'s data set, each once over all processes.
 
     A video's score is the mean of the logit vectors of its clips; the loss is the cross-entropy of that mean.
@@ -196,7 +198,7 @@ def evaluate(model: Model, loader: DataLoader, context: Context, what: str = "te
     }
 
 
-def extract_features(model: Model, loader: DataLoader, context: Context, what: str) -> dict[str, np.ndarray]:
+def extract_features(model: Model, loader: VideoLoader, context: Context, what: str) -> dict[str, np.ndarray]:
     """What the classifier `fc` of the network sees of each clip of each video, float32 (clips, D) by name.
 
     Raises as `evaluate` does.
@@ -208,7 +210,7 @@ def extract_features(model: Model, loader: DataLoader, context: Context, what: s
 
 
 @torch.inference_mode()
-def _run_network(network: nn.Module, loader: DataLoader, context: Context, what: str, reduce: Callable) -> dict:
+def _run_network(network: nn.Module, loader: VideoLoader, context: Context, what: str, reduce: Callable) -> dict:
     """`reduce`d outputs (videos, clips, D) of the network on every video of all processes, by position in the list."""
     share_buffers(context.processes, network)
     device, tester = context.device, for_testing(network, context.device)
@@ -238,7 +240,7 @@ def _note_broken(batch: dict, context: Context) -> None:
         context.skipped[name] = reason
 
 
-def _check_finite(unchecked: list, loader: DataLoader, epoch: int) -> None:
+def _check_finite(unchecked: list, loader: VideoLoader, epoch: int) -> None:
     for number, loss, positions in unchecked:
         value = loss.item()
         if not np.isfinite(value):
@@ -250,5 +252,5 @@ def _check_finite(unchecked: list, loader: DataLoader, epoch: int) -> None:
             )
 
 
-def _bar(loader: DataLoader, text: str, processes: Processes) -> tqdm:
+def _bar(loader: VideoLoader, text: str, processes: Processes) -> tqdm:
     return tqdm(loader, desc=text, disable=None if processes.main else True, dynamic_ncols=True, leave=False)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader
 
 from common.cli import UserError
+from dataloader.video_dataset import VideoLoader
 from fusion.plots import plot_curves
 from fusion.scores import save_scores
 from network import Model, add_dropout
@@ -22,7 +22,7 @@ from utils import save_checkpoint, write_record
 UNSAVED_SECONDS = 5  # of epochs without a test that a kill may cost: writing can take longer than training a head
 
 
-def fit(args: Namespace, model: Model, loaders: dict[str, DataLoader], context: Context, changed: dict) -> dict:
+def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context: Context, changed: dict) -> dict:
     """Train from where the model's checkpoint ended to `args.epochs`.
 
     `loaders` are those of "train" and of what the scheduler and model selection use, "val" or "test". `changed`
@@ -127,7 +127,7 @@ def wrap(network: nn.Module, args: Namespace, context: Context) -> nn.Module:
     if several:
         device_ids = [device] if device.type == "cuda" else None
         trained = nn.parallel.DistributedDataParallel(trained, device_ids=device_ids)
-    return torch.compile(trained) if args.compile else trained
+    return torch.compile(trained) if args.compile else trained  # type: ignore[return-value]  # of a module, a module
 
 
 def _title(args: Namespace, model: Model, context: Context) -> str:

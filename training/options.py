@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.cli import ArgumentParser, examples, not_negative, positive, whole_number
+from common.cli import ArgumentGroup, ArgumentParser, examples, not_negative, positive, whole_number
 from network import RESNETS, Family
 from training.recipes import RECIPES
 
@@ -65,7 +65,7 @@ def training_parser(stream: str, doc: str, data: str | None, family: Family = RE
     return parser
 
 
-def _add_selection_arguments(group, lists: bool) -> None:
+def _add_selection_arguments(group: ArgumentGroup, lists: bool) -> None:
     """Validation set, which may be a list where there are `lists`."""
     selection = group.add_mutually_exclusive_group()
     selection.add_argument(
@@ -85,7 +85,7 @@ def _add_selection_arguments(group, lists: bool) -> None:
     )
 
 
-def _add_data_arguments(group, data: str) -> None:
+def _add_data_arguments(group: ArgumentGroup, data: str) -> None:
     """Folders and lists of videos."""
     add = group.add_argument
     add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")
@@ -95,7 +95,7 @@ def _add_data_arguments(group, data: str) -> None:
     add("--skip-broken", action="store_true", help="skip missing and broken videos, and list them at the end")
 
 
-def _add_network_arguments(group, family: Family) -> None:
+def _add_network_arguments(group: ArgumentGroup, family: Family) -> None:
     """Which network of the family, and what it sees."""
     add = group.add_argument
     add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
@@ -108,7 +108,7 @@ def _add_network_arguments(group, family: Family) -> None:
     add("--positions", type=whole_number(1), metavar="K", default=25, help=text)
 
 
-def _add_model_arguments(group, family: Family) -> None:
+def _add_model_arguments(group: ArgumentGroup, family: Family) -> None:
     """Where the weights come from, and whether they are only tested."""
     add = group.add_argument
     if family is RESNETS:
@@ -121,7 +121,7 @@ def _add_model_arguments(group, family: Family) -> None:
     add("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
 
 
-def _add_training_arguments(group) -> None:
+def _add_training_arguments(group: ArgumentGroup) -> None:
     """The method; most defaults are the recipe's."""
     add = group.add_argument
     add("--epochs", type=whole_number(0), metavar="N", help="epochs in all, unless --least-steps asks for more")
@@ -196,7 +196,7 @@ def _add_training_arguments(group) -> None:
     )
 
 
-def _add_machine_arguments(group, stream: str) -> None:
+def _add_machine_arguments(group: ArgumentGroup, stream: str) -> None:
     """Where to compute and where to write."""
     add = group.add_argument
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")

@@ -104,7 +104,7 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> tuple[dict | Non
     for what, here, there in zip(("frames were made", "people were found"), found, trained, strict=True):
         if say and here and there and here != there:
             print(f"{args.data}: its {what} with {here}, those of {args.resume} with {there}", file=sys.stderr)
-    frames, poses = (here or there for here, there in zip(found, trained, strict=True))
+    frames, poses = found[0] or trained[0], found[1] or trained[1]
     return frames and frames._asdict(), poses
 
 
@@ -131,7 +131,11 @@ def trained_poses(checkpoint: Mapping, path: str | os.PathLike) -> dict | None:
 
 
 def resume_training(
-    model: Model, changed: Mapping, optimizer: torch.optim.Optimizer, scheduler: ReduceLROnPlateau, scaler
+    model: Model,
+    changed: Mapping,
+    optimizer: torch.optim.Optimizer,
+    scheduler: ReduceLROnPlateau,
+    scaler: torch.amp.GradScaler,
 ) -> tuple[int, float]:
     """Restore optimiser, scheduler and scaler from the checkpoint that `model` was read from.
 

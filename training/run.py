@@ -8,15 +8,21 @@ from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-
-from torch.utils.data import DataLoader
+from typing import Any
 
 from common.cli import UserError, print_first
 from dataloader.features import save_features
 from dataloader.frame_index import check_usable
 from dataloader.names import Video, group_of
 from dataloader.split_train_test_video import Split
-from dataloader.video_dataset import EpochBatches, VideoDataset, end_workers, testing_loader, training_loader
+from dataloader.video_dataset import (
+    EpochBatches,
+    VideoDataset,
+    VideoLoader,
+    end_workers,
+    testing_loader,
+    training_loader,
+)
 from fusion.scores import save_scores
 from network import Model, load_starting_weights, read_model
 from training.calibration import calibrate_on, keep_calibration
@@ -83,10 +89,12 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
 
     model = model or new_model(args, stream, split.classes, processes)
     model.classes, model.image_size = split.classes, args.image_size
-    model.network.to(context.device, memory_format=memory_format(context.device))
+    model.network.to(context.device).to(memory_format=memory_format(context.device))
     calibration, results = None, []
     if args.evaluate:
-        figures = {what: score(args, model, loader, context, what, results) for what, loader in loaders.items()}
+        figures: dict[str, Any] = {
+            what: score(args, model, loader, context, what, results) for what, loader in loaders.items()
+        }
         if split.val and processes.main:
             calibration = calibrate_on(scores_path(args.record, stream, "val"), split.val)
         if args.write_features:
@@ -173,7 +181,7 @@ def make_context(args: Namespace, stream: Stream, processes: Processes, stop: St
     )
 
 
-def make_loader(args: Namespace, videos: list[Video], what: str, context: Context, clips: int) -> DataLoader:
+def make_loader(args: Namespace, videos: list[Video], what: str, context: Context, clips: int) -> VideoLoader:
     """Loader of the videos of the `what` list, tested with `clips` samples each.
 
     Raises `UserError` if some are missing (unless skipped).
@@ -204,7 +212,7 @@ def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Pr
     return Model(network, args.arch, args.image_size, classes)
 
 
-def score(args: Namespace, model: Model, loader: DataLoader, context: Context, what: str, results: list[str]) -> dict:
+def score(args: Namespace, model: Model, loader: VideoLoader, context: Context, what: str, results: list[str]) -> dict:
     """Test the model, write the score pickle, and add a line with the figures to `results`; returns the figures."""
     result = evaluate(model, loader, context, what)
     scores = result.pop("scores")

@@ -46,4 +46,4 @@ def average_weights(network: nn.Module, decay: float) -> AveragedModel:
         keep = torch.clamp((1 + updates) / (10 + updates), max=decay)
         return averaged * keep + current * (1 - keep)
 
-    return AveragedModel(network, avg_fn=average, use_buffers=True)
+    return AveragedModel(network, avg_fn=average, use_buffers=True)  # type: ignore[arg-type]  # it counts in a tensor

@@ -19,6 +19,7 @@ from dataloader.motion_pose_dataloader import prepare_pose_flow
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
 from dataloader.split_train_test_video import Split, read_split
+from dataloader.video_dataset import Prepared
 from network import RESNETS, Family, read_weights
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME
@@ -50,7 +51,7 @@ class Stream:
     lists: Callable[[Namespace], Split] = _read_lists
 
 
-def _prepare_spatial(args: Namespace, videos: list):
+def _prepare_spatial(args: Namespace, videos: list) -> Prepared:
     if looks_like_pose_flow(args.data):
         raise UserError(f"--data {args.data}: holds {FILE_NAME}, so it is pose flow; give the folder of RGB frames")
     good, bad, sample = prepare_frames(args.data, videos)
@@ -58,7 +59,7 @@ def _prepare_spatial(args: Namespace, videos: list):
     return good, bad, partial(sample, image_size=args.image_size, **jitter)
 
 
-def _prepare_motion_pose(args: Namespace, videos: list):
+def _prepare_motion_pose(args: Namespace, videos: list) -> Prepared:
     if looks_like_frames(args.data):
         raise UserError(f"--data {args.data}: holds RGB frames; give the folder of pose flow, see process_pose.py")
     if args.from_keypoints is None:  # the checkpoint keeps what was chosen
@@ -67,7 +68,7 @@ def _prepare_motion_pose(args: Namespace, videos: list):
     return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
 
 
-def _prepare_flow(args: Namespace, videos: list):
+def _prepare_flow(args: Namespace, videos: list) -> Prepared:
     good, bad, sample = prepare_flow(args.data, videos)
     found = method_of(args.data)
     if found and args.flow_method not in (None, found):
@@ -78,7 +79,7 @@ def _prepare_flow(args: Namespace, videos: list):
     return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
 
 
-def _prepare_skeleton(args: Namespace, videos: list):
+def _prepare_skeleton(args: Namespace, videos: list) -> Prepared:
     if looks_like_frames(args.data):
         raise UserError(f"--data {args.data}: holds RGB frames; give the folder of {FILE_NAME}, see process_pose.py")
     return skeletons.prepare_skeletons(args.data, videos)

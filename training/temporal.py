@@ -94,7 +94,7 @@ class TemporalInception(nn.Module):
         """Logits."""
         image = values.transpose(1, 2)[:, None]
         for branches, pool in zip(self.stages, POOLS, strict=True):
-            image = F.max_pool2d(torch.cat([branch(image) for branch in branches], 1), (1, pool))
+            image = F.max_pool2d(torch.cat([branch(image) for branch in branches.children()], 1), (1, pool))
         vector = self.squeeze(image).amax(3).flatten(1)  # of 25 positions a single one is left
         wide = F.relu(self.norm(self.wide(F.dropout(vector, DROPOUT, self.training))))
         return self.fc(F.dropout(wide, DROPOUT, self.training))
@@ -122,7 +122,7 @@ def describe_head(state: Mapping[str, torch.Tensor], source: str | os.PathLike) 
     """(head, features, classes) of a head's state dict; raises `UserError` if it is none."""
     for known, head in (("lstm.weight_ih_l0", "ts-lstm"), ("wide.weight", "inception"), ("fc.weight", "mean")):
         if known in state:
-            shape = getattr(state.get(HEADS[head][1]), "shape", ())
+            shape: Sequence[int] = getattr(state.get(HEADS[head][1]), "shape", ())
             if len(shape) and state["fc.weight"].ndim == 2:
                 return head, shape[-1], len(state["fc.weight"])
     raise UserError(f"{source}: its weights are not those of a temporal head")
