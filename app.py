@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.cli import ArgumentParser, UserError, positive, run, whole_number
+from common.cli import ArgumentParser, UserError, examples, positive, run, whole_number
 from dataloader.names import find_videos
 from prediction.arguments import add_people_arguments, add_stream_arguments, check_streams
 from prediction.prepare import prepare
@@ -27,7 +27,9 @@ SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", 
 
 def get_args_parser() -> ArgumentParser:
     """Command line of app.py."""
-    parser = ArgumentParser(description="A page in the browser that classifies videos and a camera.", epilog=MORE)
+    parser = ArgumentParser(
+        description="A page in the browser that classifies videos and a camera.", epilog=examples(__doc__, MORE)
+    )
     add = parser.add_argument
     add("--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen at; 0.0.0.0: the whole network's")
     add("--port", type=whole_number(0, 65535), default=7860, help="0: any free one")

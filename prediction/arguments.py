@@ -158,12 +158,6 @@ def check_source(args: argparse.Namespace) -> None:
     """Raise `UserError` unless there are videos, or what --live shows and nothing that only videos have."""
     if not args.live and not args.videos:
         raise UserError("nothing to classify; give video files, or --live SOURCE")
-    for path in filter(Path.is_dir, args.videos):
-        videos = sorted(filter(is_video, path.glob("*")))
-        example = f"all of its videos with {path}/*{videos[0].suffix}" if videos else "video files, such as clip.mp4"
-        raise UserError(f"{path}: is a folder; give {example}")
-    if args.videos and not any(path.exists() for path in args.videos):
-        raise UserError(f"{args.videos[0]}: no such file; give video files")
     if not args.live and args.csv:
         raise UserError(f"--csv {args.csv}: is of --live SOURCE; give --json for videos")
     of_videos = ("json", "overlay", "parts", "timeline", "keypoints")
@@ -171,6 +165,12 @@ def check_source(args: argparse.Namespace) -> None:
     others += ["video files"] * bool(args.videos)
     if args.live and others:
         raise UserError(f"--live {args.live}: does not go with {', '.join(others)}; leave out one or the other")
+    for path in filter(Path.is_dir, args.videos):
+        videos = sorted(filter(is_video, path.glob("*")))
+        example = f"all of its videos with {path}/*{videos[0].suffix}" if videos else "video files, such as clip.mp4"
+        raise UserError(f"{path}: is a folder; give {example}")
+    if args.videos and not any(path.exists() for path in args.videos):
+        raise UserError(f"{args.videos[0]}: no such file; give video files")
 
 
 def output_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None]:

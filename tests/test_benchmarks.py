@@ -19,6 +19,7 @@ from benchmarks import ablation, data, pipelines, systems, throughput
 from tests.helpers import ROOT, assert_error, call_main
 from tests.pose_fixtures import save_network
 from training.options import parse_options
+from utils import computes_in_half
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,8 @@ def test_throughput():
         assert float(ratio.split(" ")[0]) == pytest.approx(float(slow) / float(fast), rel=0.02, abs=0.01)
     # Both pipelines give the same scores, so that they do the same work.
     differences = re.findall(r"(\S+) \(largest score", finished.stdout)
-    assert len(differences) == 2 and all(float(difference) < 1e-3 for difference in differences)
+    limit = 0.1 if computes_in_half(torch.device("cpu")) else 1e-3
+    assert len(differences) == 2 and all(float(difference) < limit for difference in differences)
 
 
 def test_scaling(tmp_path):

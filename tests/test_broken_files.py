@@ -46,6 +46,7 @@ def test_checkpoints(fault, trained, tiny, tmp_path):
     path = tmp_path / "broken.pth.tar"
     path.write_bytes(fault((trained / "checkpoint.pth.tar").read_bytes()))
     assert_error(train_script("spatial", tiny, tmp_path / "record", "--resume", path, inline=True), str(path))
+    (tmp_path / "a.avi").touch()
     assert_error(call_main("predict", tmp_path / "a.avi", "--spatial", path), str(path))
 
 

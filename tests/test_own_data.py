@@ -202,6 +202,7 @@ def test_predict_agrees_with_the_steps(data, tmp_path):
         data / "pose_flow",
         "--device",
         "cpu",
+        "--no-amp",
         "--spatial",
         data / "record/spatial/model_best.pth.tar",
         "--json",

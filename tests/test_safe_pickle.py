@@ -176,7 +176,7 @@ def test_refused_files(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name, words in [
         ("none", "no such file"),
-        (".", "not a regular file"),
+        (".", "a folder"),
         ("pipe", "not a regular file"),
         ("empty", "not a readable pickle"),
         ("zip", "zip archive"),
