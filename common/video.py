@@ -39,8 +39,7 @@ def decode_frames(
     frames = packets = bad = 0
     end = 0.0
     try:
-        # Absolute: FFmpeg would take "12:30.avi" for an address. Whitelist: a playlist shall not reach the net.
-        with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
+        with open_video(path) as container:
             stream = video_stream(container, threads)
             declared, is_avi = stream.frames, container.format.name == "avi"
             seconds = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
@@ -82,9 +81,15 @@ def decode_frames(
         damage.append(f"cut short: ends at {end:.1f} s of {seconds:.1f} s")
 
 
+def open_video(path: str | os.PathLike) -> InputContainer:
+    """A video file as PyAV's container; raises `av.FFmpegError`."""
+    # Absolute: FFmpeg would take "12:30.avi" for an address. Whitelist: a playlist shall not reach the net.
+    return av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"})
+
+
 def frame_rate(path: str | os.PathLike) -> Fraction:
     """Frames per second of a video file; 25 where it tells nothing of use."""
-    with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
+    with open_video(path) as container:
         stream = container.streams.best("video")
         rate = stream.average_rate or stream.guessed_rate
     return Fraction(rate).limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else Fraction(25)
@@ -92,7 +97,7 @@ def frame_rate(path: str | os.PathLike) -> Fraction:
 
 def duration(path: str | os.PathLike) -> float | None:
     """Seconds that a video file says it lasts; None if it does not say."""
-    with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
+    with open_video(path) as container:
         return container.duration / av.time_base if container.duration and container.duration > 0 else None
 
 
@@ -104,7 +109,7 @@ def measure_duration(path: str | os.PathLike) -> float:
     try:
         if seconds := duration(path):
             return seconds
-        with av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"}) as container:
+        with open_video(path) as container:
             packets = container.demux(video_stream(container, 1))
             return max(
                 (float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None), default=0

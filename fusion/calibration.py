@@ -68,6 +68,11 @@ def choose_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.quantile(probabilities.max(1)[right], 1 - ANSWERED, method="lower")) if right.any() else 0.0
 
 
+def calibrated(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """softmax(logits / temperature) over the last axis, float64 (…, C)."""
+    return softmax(np.asarray(logits, np.float64) / temperature)
+
+
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """What a checkpoint keeps of a stream's validation scores, logits (N, C) and labels (N,), in plain numbers.
 
@@ -75,7 +80,7 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     temperature, on the same videos.
     """
     temperature = fit_temperature(logits, labels)
-    probabilities = softmax(np.asarray(logits, np.float64) / temperature)
+    probabilities = calibrated(logits, temperature)
     return {
         "temperature": temperature,
         "threshold": choose_threshold(probabilities, labels),

@@ -17,6 +17,7 @@ from pose.smoothing import add_cleaning_arguments
 from prediction.models import add_class_arguments
 from prediction.onnx_model import is_onnx
 from prediction.segments import MINIMUM
+from prediction.timeline import Plan
 from prediction.timeline_files import SUFFIXES
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, Stream
 
@@ -57,8 +58,9 @@ def get_args_parser() -> ArgumentParser:
     text = "in place of videos: a camera (0, /dev/video0), an address (rtsp://…, http://…), or a file at its own speed"
     add("--live", metavar="SOURCE", help=text)
     text = "length of a window, tested as a video is"
-    add("--window", type=positive, metavar="SECONDS", default=4, help=text)
-    add("--stride", type=positive, metavar="SECONDS", default=1, help="from the start of a window to the next one's")
+    add("--window", type=positive, metavar="SECONDS", default=Plan().length, help=text)
+    text = "from the start of a window to the next one's"
+    add("--stride", type=positive, metavar="SECONDS", default=Plan().stride, help=text)
     text = "with --live: append a line with the probabilities of all classes for each window"
     add("--csv", type=Path, metavar="FILE.csv", help=text)
     add_stream_arguments(parser)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import av
@@ -17,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from common.cli import UserError
-from common.video import MAX_PAUSE, to_rgb, video_stream
+from common.video import MAX_PAUSE, open_video, to_rgb, video_stream
 
 SILENCE = 8.0  # seconds without a frame, or without an answer, after which a source counts as lost
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before the first, second, … attempt to get it back, then always the last
@@ -49,8 +48,8 @@ def read_source(source: str) -> Generator[Picture, None, None]:
         opened = partial(av.open, camera, format="v4l2")
     elif "://" in source:
         opened = partial(av.open, source, options=options, timeout=SILENCE)
-    else:  # as in `decode_frames`
-        opened = partial(av.open, str(Path(source).absolute()), options={"protocol_whitelist": "file"})
+    else:
+        opened = partial(open_video, source)
     try:
         with opened() as container:
             stream = video_stream(container, 1)

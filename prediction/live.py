@@ -20,11 +20,9 @@ from common.images import decode_image
 from common.video import encode_jpeg, resize_short_side
 from network import Model
 from pose.estimators import Estimator
-from pose.keypoints import people_of_frame
 from pose.pipeline import fill_in
-from pose.smoothing import clean_people
 from prediction.capture import Capture, Captured
-from prediction.classify import Options, Poses, Prediction, score_frames
+from prediction.classify import Options, Poses, Prediction, complete_people, score_frames
 from prediction.live_output import Classified, Screen, describe_in_a_line, open_table, table_row
 from prediction.prepare import Classifier
 from prediction.results import describe
@@ -77,10 +75,7 @@ def resample(handled: Sequence[Handled], rate: float) -> tuple[dict[int, bytes],
 def classify_window(handled: Sequence[Handled], models: Mapping[str, Model], options: Options) -> Prediction:
     """Score handled frames, resampled to the rate of those that the streams were trained on."""
     frames, people, count = resample(handled, float(options.frames.rate()))
-    poses = Poses(people, handled[0].size)
-    if options.cleaning and people:
-        cleaned = clean_people(poses.keypoints(count), options.cleaning)
-        poses.people = {number: people_of_frame(cleaned, number) for number in people}
+    poses = complete_people(Poses(people, handled[0].size), count, 1, options.cleaning)
     return Prediction(score_frames(models, frames, poses, count, options), count, poses, "")
 
 

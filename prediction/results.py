@@ -11,8 +11,8 @@ import numpy as np
 from common.atomic import atomic_write
 from common.cli import print_table
 from common.frame_settings import FrameSettings
-from fusion.calibration import Calibration, combine
-from fusion.metrics import fuse, rank_classes, softmax
+from fusion.calibration import Calibration, calibrated, combine
+from fusion.metrics import fuse, rank_classes
 from network import Model
 from prediction.classify import Prediction
 from prediction.overlay import Bars
@@ -79,7 +79,7 @@ def describe_scores(logits: Mapping[str, np.ndarray], fusion: Fusion) -> dict[st
 def class_scores(logits: np.ndarray, classes: Sequence[str], temperature: float = 1.0) -> dict[str, dict[str, float]]:
     """`logits` and `probabilities` (classes,), softmax(logits / temperature), by class name, best first."""
     order = rank_classes(logits[None])[0]
-    named = {"logits": logits, "probabilities": softmax(np.asarray(logits, np.float64) / temperature)}
+    named = {"logits": logits, "probabilities": calibrated(logits, temperature)}
     return {name: {classes[label]: float(values[label]) for label in order} for name, values in named.items()}
 
 

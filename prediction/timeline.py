@@ -16,6 +16,8 @@ from tqdm import tqdm
 from common.cli import UserError
 from common.video import decode_frames, duration, encode_jpeg, frame_rate, resize_short_side
 from dataloader.names import stem
+from fusion.calibration import calibrated
+from fusion.metrics import fuse
 from network import Model
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, people_of_frame
@@ -30,7 +32,7 @@ from prediction.classify import (
     frames_to_look_at,
     score_frames,
 )
-from prediction.results import Fusion, describe_scores
+from prediction.results import Fusion
 from training.streams import FLOW, SPATIAL
 
 Item = TypeVar("Item")
@@ -218,8 +220,8 @@ def _add_window(
         poses = complete_people(_people(frames, start, posed, source), len(frames), every, options.cleaning)
         pictures = {number: frames[number - 1].jpeg for number in seen}
         logits = score_frames(models, pictures, poses, len(frames), options)
-        fused = describe_scores(logits, fusion)["fused"]["probabilities"]
-        probabilities = np.array([fused[name] for name in fusion.classes], np.float32)
+        fused = fuse(list(logits.values()), fusion.weights)
+        probabilities = calibrated(fused, fusion.calibration.temperature).astype(np.float32)
         for name, values in logits.items():
             tally.logits[name] = tally.logits.get(name, 0) + values.astype(np.float64)
     except UserError as error:
