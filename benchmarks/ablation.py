@@ -59,7 +59,9 @@ def short_runs(stream: str) -> dict[str, str]:
     """Name → options of the variants of a stream whose parts are compared."""
     parts = PARTS | OWN_PARTS[stream]
     alone = {name: f"{COSINE} {options}" for name, options in parts.items()}
-    return {"original": ORIGINAL[stream], "cosine": COSINE} | alone | {"all": " ".join([COSINE, *parts.values()])}
+    # Of the two ways to crop, "all" has the recipe's.
+    together = [options for name, options in parts.items() if name != "scale jitter"]
+    return {"original": ORIGINAL[stream], "cosine": COSINE} | alone | {"all": " ".join([COSINE, *together])}
 
 
 def whole_runs(stream: str) -> dict[str, str]:
