@@ -129,7 +129,7 @@ def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> d
 
     return {
         "NCHW": lambda: forward(plain_network, batch.split(1)),
-        "this": lambda: forward(tester, last.split(TEST_CLIPS)),
+        "this": lambda: forward(tester, last.split(TEST_CLIPS[setup.device.type][1])),
     }
 
 

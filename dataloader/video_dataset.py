@@ -3,7 +3,7 @@
 import itertools
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -88,10 +88,17 @@ def collate(items: list[tuple[int, Sample | Broken]]) -> dict:
         "images": None,
     }
     if good:
-        batch["images"] = torch.cat([sample.images for _, sample in good])
-        firsts = itertools.accumulate((len(sample.images) for _, sample in good), initial=0)
-        batch["index"] = torch.cat([sample.index + first for (_, sample), first in zip(good, firsts, strict=False)])
+        batch["images"], batch["index"] = join_images(sample for _, sample in good)
     return batch
+
+
+def join_images(parts: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (M, S, S, 3) and indices into them (clips, L) of several samples or batches as one: ΣM and Σclips."""
+    images, indices = zip(*parts, strict=True)
+    if len(images) == 1:
+        return images[0], indices[0]  # no copy
+    firsts = itertools.accumulate(map(len, images), initial=0)
+    return torch.cat(images), torch.cat([index + first for index, first in zip(indices, firsts, strict=False)])
 
 
 class EpochBatches(Sampler):

@@ -142,3 +142,42 @@ def test_a_signal_stops_after_the_batch_it_came_in():
     with pytest.raises(engine.Stopped):
         train_one_epoch(network, loader, optimizer, no_scaler(), Context(SPATIAL, CPU, stop=stop), 0)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("enough, most", [(1, 38), (12, 38), (1000, 1000), (12, 5)])
+def test_scores_do_not_depend_on_how_many_clips_go_through_at_once(monkeypatch, enough, most):
+    """Batches joined until there are `enough` clips, and parts of `most`, give each video the scores it has alone."""
+    data, network, seen = dataset(7), small_network(), []
+    model = Model(network, "small", 32, ["a", "b", "c"])
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    monkeypatch.setattr(engine, "for_testing", lambda network, device: network)
+    expected = evaluate(model, loader_for_testing(data, 0, False, videos_per_batch=1), Context(SPATIAL, CPU))
+    assert seen == [3] * 7
+    seen.clear()
+    monkeypatch.setattr(engine, "TEST_CLIPS", {"cpu": (enough, most)})
+    result = evaluate(model, loader_for_testing(data, 0, False), Context(SPATIAL, CPU))
+    sizes = {(1, 38): [6, 6, 6, 3], (12, 38): [12, 9], (1000, 1000): [21], (12, 5): [5, 5, 2, 5, 4]}
+    assert seen == sizes[enough, most]
+    assert list(result["scores"]) == list(expected["scores"])
+    for name, scores in result["scores"].items():
+        np.testing.assert_allclose(scores, expected["scores"][name], rtol=1e-5)
+
+
+def test_the_test_takes_as_many_clips_as_fit_into_memory(monkeypatch):
+    """A forward pass that is out of memory is tried with half as many clips, and later ones stay so."""
+    data, network, seen = dataset(8), small_network(), []
+    model = Model(network, "small", 32, ["a", "b", "c"])
+    expected = evaluate(model, loader_for_testing(data, 0, False), Context(SPATIAL, CPU))["scores"]
+
+    def small_memory(_, inputs):
+        seen.append(len(inputs[0]))
+        if seen[-1] > 3:
+            raise torch.OutOfMemoryError("no memory for so many")
+
+    monkeypatch.setattr(engine, "for_testing", lambda network, device: network)
+    monkeypatch.setattr(engine, "TEST_CLIPS", {"cpu": (12, 12)})
+    network.register_forward_pre_hook(small_memory)
+    scores = evaluate(model, loader_for_testing(data, 0, False), Context(SPATIAL, CPU))["scores"]
+    assert seen == [12, 6, 3, 3, 3, 3] + [3] * 4
+    for name in expected:
+        np.testing.assert_allclose(scores[name], expected[name], rtol=1e-5)

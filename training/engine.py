@@ -15,14 +15,15 @@ from tqdm import tqdm
 
 from common.cli import UserError
 from dataloader.sampling import random_state
-from dataloader.video_dataset import VideoLoader
+from dataloader.video_dataset import VideoLoader, join_images
 from fusion.metrics import precision
 from network import Model, for_testing
 from training.distributed import Processes, gather, share_buffers, sum_over
 from training.streams import Stream
 from utils import StopRequest
 
-TEST_CLIPS = 38  # clips per forward pass of the test: two videos' 19 samples
+# Clips in a forward pass of the test: as soon as there are so many, and at most: 2 and 16 videos of 19 samples.
+TEST_CLIPS = {"cpu": (1, 38), "mps": (1, 38), "cuda": (304, 304)}
 
 
 class Stopped(Exception):
@@ -211,26 +212,46 @@ def extract_features(model: Model, loader: VideoLoader, context: Context, what: 
 
 @torch.inference_mode()
 def _run_network(network: nn.Module, loader: VideoLoader, context: Context, what: str, reduce: Callable) -> dict:
-    """`reduce`d outputs (videos, clips, D) of the network on every video of all processes, by position in the list."""
+    """`reduce`d outputs (videos, clips, D) of the network on every video of all processes, by position in the list.
+
+    A GPU gets several batches of the loader at once, joined there, so that workers need not hold that many videos.
+    """
     share_buffers(context.processes, network)
     device, tester = context.device, for_testing(network, context.device)
-    mine = {}
-    for batch in _bar(loader, what, context.processes):
+    enough, clips = TEST_CLIPS[device.type]
+    mine, waiting = {}, []
+    for number, batch in enumerate(_bar(loader, what, context.processes)):
         if context.stop.signum:
             raise Stopped
         _note_broken(batch, context)
-        if not len(batch["positions"]):
-            continue
-        images = batch["images"].to(device, non_blocking=context.non_blocking)
-        parts = batch["index"].to(device, non_blocking=context.non_blocking).split(TEST_CLIPS)
-        with torch.autocast(device.type, enabled=context.amp):
-            outputs = torch.cat([tester(context.stream.to_input(images, rows)) for rows in parts])
-        reduced = reduce(outputs.float().view(len(batch["positions"]), -1, outputs.shape[1]))
-        mine.update(zip(batch["positions"].tolist(), reduced.cpu().numpy(), strict=True))
+        if len(batch["positions"]):
+            moved = [batch[part].to(device, non_blocking=context.non_blocking) for part in ("images", "index")]
+            waiting.append((batch["positions"], *moved))
+        if waiting and (sum(len(index) for *_, index in waiting) >= enough or number + 1 == len(loader)):
+            positions = torch.cat([positions for positions, *_ in waiting]).tolist()
+            images, index = join_images((images, index) for _, images, index in waiting)
+            outputs, clips = _forward(tester, images, index, clips, context)
+            reduced = reduce(outputs.float().view(len(positions), -1, outputs.shape[1]))
+            mine.update(zip(positions, reduced.cpu().numpy(), strict=True))
+            waiting = []
     merged = {position: output for part in gather(context.processes, mine) for position, output in part.items()}
     if not merged:
         raise UserError(f"no video of the {what} list can be read; check the data folder")
     return merged
+
+
+def _forward(
+    tester: nn.Module, images: torch.Tensor, index: torch.Tensor, clips: int, context: Context
+) -> tuple[torch.Tensor, int]:
+    """The network's outputs of all clips, at most `clips` in one pass, and as many as the memory holds of them."""
+    while True:
+        try:
+            with torch.autocast(context.device.type, enabled=context.amp):
+                return torch.cat([tester(context.stream.to_input(images, rows)) for rows in index.split(clips)]), clips
+        except torch.OutOfMemoryError:
+            if clips == 1:
+                raise
+            clips = -(-clips // 2)
 
 
 def _note_broken(batch: dict, context: Context) -> None:
