@@ -40,10 +40,12 @@ def average_weights(network: nn.Module, decay: float) -> AveragedModel:
     start do not stay in it.
     """
 
-    def average(averaged: torch.Tensor, current: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
-        if not averaged.is_floating_point():  # batch norm's count of batches
-            return current.clone()
+    def average(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor) -> None:
         keep = torch.clamp((1 + updates) / (10 + updates), max=decay)
-        return averaged * keep + current * (1 - keep)
+        for mean, new in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.mul_(keep).add_(new * (1 - keep))  # in place: copies of all weights would take half a step's time
+            else:  # batch norm's count of batches
+                mean.copy_(new)
 
-    return AveragedModel(network, avg_fn=average, use_buffers=True)  # type: ignore[arg-type]  # it counts in a tensor
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)  # type: ignore[arg-type]  # it has tuples
