@@ -38,6 +38,12 @@ class Setup:
     workers: int = 0
     batch_spatial: int = 25
     batch_motion: int = 64
+    amp: bool | None = None  # mixed precision of this project's pipeline; None: where the device computes in it
+
+    @property
+    def half(self) -> bool:
+        """Whether this project's pipeline computes in mixed precision."""
+        return computes_in_half(self.device) if self.amp is None else self.amp
 
     def batch(self, stream: str) -> int:
         """Videos or stacks of one training step, which is also one epoch."""
@@ -76,7 +82,7 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     """This project's pipeline, as `training/run.py` wires it. `stream`: spatial, motion or keypoints."""
     what, training, tested, sample = prepare(root, stream, setup)
     device, cuda = setup.device, setup.device.type == "cuda"
-    context = Context(what, device, amp=computes_in_half(device))
+    context = Context(what, device, amp=setup.half)
     torch.manual_seed(0)
     network = build_network("resnet18", what.in_channels, setup.classes)
     network.to(device, memory_format=memory_format(device))

@@ -24,7 +24,7 @@ from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import end_workers
 from network import build_network, for_testing
 from training.engine import TEST_CLIPS
-from utils import computes_in_half, pick_device
+from utils import pick_device
 
 QUICK = {"repeat": 1, "videos": 1, "frames": 12, "size": 32, "batch_spatial": 2, "batch_motion": 2, "workers": 0}
 
@@ -43,6 +43,9 @@ def get_args_parser() -> ArgumentParser:
     )
     parser.add_argument("--threads", type=whole_number(1), help="processor threads of torch (default: torch's)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
+    parser.add_argument(
+        "--amp", action=argparse.BooleanOptionalAction, help="mixed precision of this project (default: as in training)"
+    )
     parser.add_argument(
         "--memory",
         action=argparse.BooleanOptionalAction,
@@ -114,7 +117,7 @@ def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> d
 
         def step(network: torch.nn.Module, images: torch.Tensor):
             network.train().zero_grad()
-            with torch.autocast(setup.device.type, enabled=computes_in_half(setup.device) and images is last):
+            with torch.autocast(setup.device.type, enabled=setup.half and images is last):
                 logits = network(images)
             F.cross_entropy(logits.float(), torch.zeros(clips, dtype=torch.int64, device=setup.device)).backward()
 
@@ -124,7 +127,7 @@ def networks_alone(pipeline: Pipeline, what: str, clips: int, setup: Setup) -> d
 
     @torch.inference_mode()
     def forward(network: torch.nn.Module, parts: Sequence[torch.Tensor]):
-        with torch.autocast(setup.device.type, enabled=computes_in_half(setup.device) and network is tester):
+        with torch.autocast(setup.device.type, enabled=setup.half and network is tester):
             return [network(part) for part in parts]
 
     return {
@@ -217,9 +220,11 @@ def main(argv: list[str] | None = None) -> None:
             workers=args.workers,
             batch_spatial=args.batch_spatial,
             batch_motion=args.batch_motion,
+            amp=args.amp,
         )
         print(
             f"torch {torch.__version__}, device {where}, {torch.get_num_threads()} threads, {args.workers} workers, "
+            f"{'mixed precision' if setup.half else 'float32'}, "
             f"{args.videos} videos of {args.frames} frames, frames of {mean_bytes(root / 'frames') / 1000:.1f} kB, "
             f"pose images of {mean_bytes(root / 'pose_flow') / 1000:.1f} kB, median of {args.repeat}"
         )
