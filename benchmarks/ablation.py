@@ -148,7 +148,9 @@ def print_results(tables: dict[str, pd.DataFrame]) -> None:
         for name, of_variant in figures.groupby("variant", sort=False):
             values = {data: of_variant[of_variant.data == data].prec1.to_numpy() for data in SETS}
             cells = [
-                f"{v.mean():.1f} ± {v.std():.1f}" + "*" * (len(v) < len(SEEDS)) if len(v) else ""
+                f"{v.mean():.1f} ± {v.std(ddof=1) if len(v) > 1 else 0:.1f}" + "*" * (len(v) < len(SEEDS))
+                if len(v)
+                else ""
                 for v in values.values()
             ]
             complete = all(map(len, values.values()))
