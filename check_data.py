@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, UserError, examples, print_first, print_table, run, whole_number
+from common.cli import ArgumentParser, UserError, examples, fail, print_first, print_table, run, whole_number
 from common.frames import FRAME_NAME, frame_numbers
 from common.images import BrokenImage
 from common.parallel import run_parallel
@@ -241,9 +241,13 @@ def main(argv: list[str] | None = None) -> int:
     if args.only:
         roots = {what: root for what, root in roots.items() if what.split(" ")[0] == args.only.split("-")[0]}
     absent = {what for what, root in roots.items() if not root.is_dir() or not any(root.iterdir())}
-    if absent:
-        print_next_steps(args, split, {what: [{"missing"} for _ in videos * (what in absent)] for what in roots})
-    check_roots(roots)
+    try:
+        check_roots(roots)
+    except UserError as error:
+        status = fail(str(error))
+        if absent:
+            print_next_steps(args, split, {what: [{"missing"} for _ in videos * (what in absent)] for what in roots})
+        return status
     found = {what: examine(root, videos, args, what == POSE_FLOW) for what, root in roots.items()}
     for what in found if not args.only else ():
         note_unmatched(found[FRAMES], found[what], "pose" if what == POSE_FLOW else what)

@@ -65,7 +65,7 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     text = "of keypointrcnn: short side that it scales frames to; torchvision's own is 800"
     add("--rcnn-side", type=whole_number(64, 2048), metavar="PIXELS", help=text + f" (default: {RCNN_SIDE})")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs")
-    text = "mixed precision of torch networks: streams on cuda and on processors with bfloat16, pose networks on cuda"
+    text = "mixed precision of torch networks on cuda, and of predict.py's streams on processors with bfloat16 too"
     add("--amp", action=argparse.BooleanOptionalAction, default=True, help=text)
     add = parser.add_argument_group("onnx networks").add_argument
     text = "size that frames are stretched to (default: the network's own, else 368x432)"

@@ -48,10 +48,8 @@ def training_parser(stream: str, doc: str, data: str | None, family: Family = RE
     _add_selection_arguments(data_group, bool(data))
     if data:
         _add_network_arguments(model_group, family)
-        option, text = (
-            "--recipe",
-            "presets of the options: the best that was measured (docs/recipe.md), or the authors'",
-        )
+        option, text = "--recipe", "presets of the options: the best that was measured (docs/recipe.md)"
+        text += ", or the authors'" if "original" in recipes else ""
     else:
         parser.set_defaults(data=None, ucf_list=None, split=None, class_index=None, val_list=None, skip_broken=False)
         parser.set_defaults(write_features=None)
@@ -88,7 +86,7 @@ def _add_selection_arguments(group: ArgumentGroup, lists: bool) -> None:
 def _add_data_arguments(group: ArgumentGroup, data: str) -> None:
     """Folders and lists of videos."""
     add = group.add_argument
-    add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images, one per video")
+    add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images or keypoints, one per video")
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", metavar="NN", default="04", help="number of the train and test list")
     add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
