@@ -160,6 +160,11 @@ def examine(root: Path, videos: list[Video], args: Namespace, pose: bool) -> dic
     return findings
 
 
+def problem_names(findings: dict[str, Finding], videos: list[Video]) -> list[set[str]]:
+    """The names of each video's problems, in the order of `videos`."""
+    return [set(findings[video.name].problems) for video in videos]
+
+
 def note_unmatched(frames: dict[str, Finding], others: dict[str, Finding], what: str) -> None:
     """Note in `others`, images of `what`, where they and the frames differ in their number."""
     for name, other in others.items():
@@ -171,9 +176,9 @@ def note_unmatched(frames: dict[str, Finding], others: dict[str, Finding], what:
             other.problems["unmatched"] = f"has {here or there} {has}, but no {lacks} to train on"
 
 
-def count_unlisted(root: Path, listed: set[str]) -> int:
-    """Number of folders of videos, `VIDEO` or `CLASS/VIDEO`, below `root` that are not in `listed`."""
-    count = 0
+def count_unlisted(root: Path, videos: list[Video]) -> int:
+    """Number of folders of other videos than these, `VIDEO` or `CLASS/VIDEO`, below `root`."""
+    count, listed = 0, {folder for _, folder in find_folders(root, videos) if folder}
     for folder in folders_in(root):
         if folder.name not in listed:
             inside = {f"{folder.name}/{video.name}" for video in folders_in(folder)}
@@ -209,7 +214,7 @@ def print_next_steps(args: Namespace, split: Split, problems: dict[str, list], u
     problems = dict(problems)
     u, v = (problems.pop(part, None) for part in FLOW_PARTS)
     if u is not None and v is not None:
-        problems[FLOW] = [{*one, *other} for one, other in zip(u, v, strict=True)] if len(u) == len(v) else u or v
+        problems[FLOW] = [one | other for one, other in zip(u, v, strict=True)]
     streams = [name for name, (_, what) in SCRIPTS.items() if what in problems]
     if args.pose_flow.is_dir() and not frame_index.looks_like_pose_flow(args.pose_flow):  # images only
         streams = [name for name in streams if name != "skeleton"]
@@ -246,7 +251,10 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         status = fail(str(error))
         if absent:
-            print_next_steps(args, split, {what: [{"missing"} for _ in videos * (what in absent)] for what in roots})
+            there = {what: examine(roots[what], videos, args, what == POSE_FLOW) for what in roots.keys() - absent}
+            lacking = dict.fromkeys((video.name for video in videos), Finding(0, {"missing": ""}))
+            names = {what: problem_names(there.get(what, lacking), videos) for what in roots}
+            print_next_steps(args, split, names, FRAMES in there and count_unlisted(args.frames, videos) > 0)
         return status
     found = {what: examine(root, videos, args, what == POSE_FLOW) for what, root in roots.items()}
     for what in found if not args.only else ():
@@ -257,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     print()
     others = {}
     for what, root in roots.items():
-        others[what] = unlisted = count_unlisted(root, {folder for _, folder in find_folders(root, videos) if folder})
+        others[what] = unlisted = count_unlisted(root, videos)
         if unlisted:
             print(f"{root}: {unlisted} more folders, which these lists do not name")
     empty = [name for name, finding in found.get(POSE_FLOW, {}).items() if finding.nobody]
@@ -267,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     images = sum(finding.num_frames for findings in found.values() for finding in findings.values())
     verdict = f"{len(bad)} videos have problems" if bad else "no problems"
     print(f"{len(videos)} videos, {images} images, {time.time() - started:.0f} s: {verdict}")
-    names = {what: [findings[video.name].problems for video in videos] for what, findings in found.items()}
+    names = {what: problem_names(findings, videos) for what, findings in found.items()}
     print_next_steps(args, split, names, unlisted=bool(others.get(FRAMES)))
     return 1 if bad else 0
 

@@ -88,6 +88,8 @@ def _weights(url: str, download_checkpoint: Callable) -> Path:
             Path(download_checkpoint(url, folder)).replace(path)
     except Exception as error:  # of urllib, zipfile, and rtmlib's own
         place = f"get that archive elsewhere and put the end2end.onnx in it to {path}"
-        raise UserError(f"{url}: cannot be downloaded ({error}); {place}, or use --model keypointrcnn") from None
+        raise UserError(
+            f"{url}: cannot be downloaded ({error}); {place}, or try --model keypointrcnn, which comes from elsewhere"
+        ) from None
     print(f"downloaded {url} to {path}", file=sys.stderr)
     return path

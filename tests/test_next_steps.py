@@ -101,13 +101,15 @@ def test_runs_are_those_of_these_lists(tmp_path):
     assert find_run(tmp_path, "spatial", other) == (tmp_path / "split01" / "spatial", "stopped")
 
 
-@pytest.mark.parametrize("state", ["nothing", "no poses", "all"])
+@pytest.mark.parametrize("state", ["nothing", "some frames", "no poses", "all"])
 def test_check_data_ends_with_commands_that_the_scripts_take(state, tmp_path):
     data = make_tiny(tmp_path)
     shutil.rmtree(data / "pose_flow")
     (data / "skeletons").rename(data / "pose_flow")
     if state == "nothing":
         shutil.rmtree(data / "frames")
+    if state == "some frames":
+        shutil.rmtree(next(path for path in (data / "frames").iterdir() if path.is_dir()))
     if state != "all":
         shutil.rmtree(data / "pose_flow")
     write_run(data / "record" / "spatial", "spatial", USUAL._replace(ucf_list=data / "lists"))
@@ -125,4 +127,6 @@ def test_check_data_ends_with_commands_that_the_scripts_take(state, tmp_path):
     expected = ["process_pose.py", "motion_pose_cnn_15.py", "skeleton_gcn_15.py", "motion_cnn_15.py"]
     expected += ["average_fusion.py"]
     assert scripts == (expected[1:] if state == "all" else expected)
-    assert ("unrar" in finished.stdout) == (state == "nothing")
+    assert ("unrar" in finished.stdout) == (state in ("nothing", "some frames"))
+    lacking = {"nothing": "18 of 18", "some frames": "1 of 18"}.get(state)
+    assert re.findall("frames: missing or incomplete for (.*) videos", finished.stdout) == [lacking] * bool(lacking)
