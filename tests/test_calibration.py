@@ -22,6 +22,7 @@ from fusion.calibration import (
 from fusion.metrics import fuse, softmax
 from fusion.scores import load_scores, save_scores
 from tests.helpers import call_main, train_script
+from training import calibration
 from training.calibration import keep_calibration
 from utils import load_checkpoint, save_checkpoint
 
@@ -165,7 +166,8 @@ def table_rows(text: str) -> list[list[str]]:
 # ---- training ----
 
 
-def test_training_keeps_it_with_the_best_model(tiny, tmp_path):
+def test_training_keeps_it_with_the_best_model(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibration, "LEAST_VIDEOS", 6)
     record = tmp_path / "record"
     finished = train_script("spatial", tiny, record, "--epochs", 1, "--val-groups", "5,6", inline=True)
     assert finished.returncode == 0, finished.stderr
@@ -192,6 +194,11 @@ def test_training_keeps_it_with_the_best_model(tiny, tmp_path):
     again = load_checkpoint(record / "model_best.pth.tar")
     assert again["calibration"] == expected and again["epoch"] == best["epoch"]
     assert all(torch.equal(again["state_dict"][name], tensor) for name, tensor in best["state_dict"].items())
+    # Of fewer videos nothing is learned.
+    monkeypatch.undo()
+    finished = train_script("spatial", tiny, tmp_path / "few", *test, inline=True)
+    assert "calibration: left out, 6 validation videos are too few" in finished.stdout
+    assert json.loads((tmp_path / "few" / "evaluation.json").read_text())["calibration"] is None
 
 
 def test_without_validation_videos_nothing_is_known(tiny, tmp_path):

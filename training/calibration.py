@@ -11,9 +11,14 @@ from fusion.matching import match_names
 from fusion.scores import load_scores
 from utils import load_checkpoint, save_checkpoint
 
+LEAST_VIDEOS = 20  # of validation; from three, temperatures of 0.1 and 100 were seen
 
-def calibrate_on(scores_file: Path, val: Sequence[Video]) -> dict[str, float]:
-    """`fusion.calibration.calibrate` on the score pickle of validation videos; prints what it gives."""
+
+def calibrate_on(scores_file: Path, val: Sequence[Video]) -> dict[str, float] | None:
+    """`fusion.calibration.calibrate` on the score pickle of validation videos, None if they are too few; prints it."""
+    if len(val) < LEAST_VIDEOS:
+        print(f"calibration: left out, {len(val)} validation videos are too few (at least {LEAST_VIDEOS})")
+        return None
     scores = match_names(load_scores(scores_file), val, str(scores_file), "the validation set")
     labels = {video.name: video.label for video in val}
     kept = calibrate(np.stack(list(scores.values())), np.array([labels[name] for name in scores]))
@@ -24,8 +29,10 @@ def calibrate_on(scores_file: Path, val: Sequence[Video]) -> dict[str, float]:
     return kept
 
 
-def keep_calibration(path: Path, calibration: Mapping[str, float]) -> None:
-    """Write `calibration` into the checkpoint `path`, which appears whole; nothing to do if it is there."""
+def keep_calibration(path: Path, calibration: Mapping[str, float] | None) -> None:
+    """Write `calibration` into the checkpoint `path`, which appears whole; nothing to do if it is there, or None."""
+    if not calibration:
+        return
     checkpoint = load_checkpoint(path)
     if checkpoint.get("calibration") != calibration:
         save_checkpoint(path, checkpoint | {"calibration": dict(calibration)})
