@@ -69,11 +69,7 @@ demo: $(DEMO)/prepared
 		--skeleton $(SKELETON)/model_best.pth.tar --parts $(DEMO)/parts.png \
 		--json $(DEMO)/predictions.json --overlay $(DEMO)/overlay.mp4
 
-$(VENV)/installed-flow: $(VENV)/installed
-	$(VENV)/bin/pip install --quiet opencv-python-headless
-	touch $@
-
-demo-full: $(VENV)/installed-flow $(DEMO)/prepared
+demo-full: $(DEMO)/prepared
 	$(MAKE) --no-print-directory -j2 $(wordlist 1,2,$(STREAMS))
 	$(PY) -m benchmarks.systems $(DEMO) --seeds $(SEED) --val-groups 35,36 --record '{data}/record'
 

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise
-            raise UserError("the page needs Gradio: pip install gradio") from None
+            raise UserError("the page needs Gradio: pip install -r requirements-app.txt") from None
         classifier = prepare(args, keypoints=False, overlay=True)
         limits = Limits(args.max_seconds, args.max_megabytes, args.keep_minutes, Path(folder))
         with catch_stop_signals() as stop:

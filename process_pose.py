@@ -175,7 +175,8 @@ def listed_folders(file: Path, root: Path, names: Iterable[str], shard: str | No
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--videos {file}: cannot be read as a text file ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--videos {file}: cannot be read as a text file: {reason}") from None
     entries = [split_line(line.strip()) for line in lines if line.strip()]
     listed = unique_names([Video(name, 0, class_name, path) for class_name, name, path in entries])
     if not listed:
@@ -197,7 +198,9 @@ def listed_folders(file: Path, root: Path, names: Iterable[str], shard: str | No
 
 def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Estimate and draw every video whose pose folder is not complete."""
-    estimator = estimator_from_arguments(args)
+    if args.model:  # before weights are downloaded
+        check_settings(args.out, {"model": args.model})
+    estimator = estimator_from_arguments(args, kept_settings(args.out))
     cleaning = cleaning_from_arguments(args, float(frame_rate(args)))
     settings = estimator.settings | {"every": args.every} | (cleaning or NOT_CLEANED)
     check_settings(args.out, settings)

@@ -9,6 +9,7 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn, TextIO
 
 ArgumentGroup = argparse._ActionsContainer  # what options can be added to: a parser or one of its groups
@@ -47,7 +48,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print `message` as the one line and leave with status 2 (argparse would print the usage too)."""
-        self.exit(2, f"error: {message}; see --help\n")
+        unknown = re.findall(r"--[\w-]+", message) if message.startswith("unrecognized") else []
+        meant = [close for word in unknown for close in get_close_matches(word, self._option_string_actions, 1)]
+        hint = f" (did you mean {', '.join(meant)}?)" if meant else ""
+        self.exit(2, f"error: {message}{hint}; see --help\n")
 
 
 def examples(doc: str, more: str = "") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from common.cli import UserError
 
@@ -50,4 +50,5 @@ def decode_image(
         if "truncated" in str(error):
             raise BrokenImage(f"{name}: the JPEG is truncated") from None
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BrokenImage(f"{name}: not an image that can be read ({reason[:80]})") from None
+        known = "" if isinstance(error, UnidentifiedImageError) else f" ({reason[:80]})"
+        raise BrokenImage(f"{name}: not an image that can be read{known}") from None

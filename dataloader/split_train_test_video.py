@@ -88,7 +88,9 @@ def check_lists(
     files = {class_index: "--class-index", val_list: "--val-list"} | dict.fromkeys(_lists_of(split), "--split")
     for name, option in files.items():
         if name and not (folder / name).exists():
-            raise UserError(f"{folder / name}: no such file; see --ucf-list and {option}")
+            there = sorted(path.name for path in folder.glob("classInd*.txt") if option == "--class-index")
+            hint = f"; that folder has {' and '.join(there)}" if there else ""
+            raise UserError(f"{folder / name}: no such file{hint}; see --ucf-list and {option}")
 
 
 def _lists_of(split: str | None) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ def write_chosen_preview(path: Path, videos: Sequence[tuple[str, Keypoints]], ma
         grey = np.repeat(others.max(axis=2, keepdims=True) // 3, 3, axis=2)
         pair = [np.where(alone.any(axis=2, keepdims=True), alone, grey), alone]
         pair = [np.asarray(Image.fromarray(image).resize(data.frame_size[::-1])) for image in pair]
-        cells.append((f"{name}, frame {number}, {len(chosen)} of {len(everyone)} people", pair))
+        cells.append((f"{name}, frame {number}: all {len(everyone)} found | {len(chosen)} chosen", pair))
     write_sheet(path, cells)
 
 

@@ -89,7 +89,7 @@ def _weights(url: str, download_checkpoint: Callable) -> Path:
     except Exception as error:  # of urllib, zipfile, and rtmlib's own
         place = f"get that archive elsewhere and put the end2end.onnx in it to {path}"
         raise UserError(
-            f"{url}: cannot be downloaded ({error}); {place}, or try --model keypointrcnn, which comes from elsewhere"
+            f"{url}: cannot be downloaded ({error}); {place}, or take another network: --model keypointrcnn, onnx"
         ) from None
     print(f"downloaded {url} to {path}", file=sys.stderr)
     return path

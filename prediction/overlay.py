@@ -129,7 +129,7 @@ def draw_panel(bars: Bars, width: int) -> Image.Image:
     panel = Image.new("RGB", (width, below + low * len(notes) + margin), BACKGROUND)
     draw = ImageDraw.Draw(panel)
     right = width - margin - round(_font("", large).getlength("100.0 %"))
-    texts = [(clean(name), large, round(width * 0.5)) for name, _ in bars.top]
+    texts = [(clean(name), large, round(width * 0.6)) for name, _ in bars.top]
     texts += [(stream, small, width) for stream in bars.streams]
     left = 2 * margin + max(
         round(_font(text, size).getlength(shorten(text, _font(text, size), limit))) for text, size, limit in texts

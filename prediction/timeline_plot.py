@@ -57,7 +57,7 @@ def plot_timeline(
             axes.broken_barh(spans, (0, 1.02), **_band_style(label, colors))
     for segment in found:
         _write_name(band, segment, edges[-1], classes)
-    style = {"color": "#606060", "linewidth": 1, "linestyle": ":", "label": f"minimum of a winner: {minimum:g}"}
+    style = {"color": "#606060", "linewidth": 1, "linestyle": ":", "label": f"minimum of a winner: {minimum:.2g}"}
     lines.append(top.axhline(minimum, **style))
     if labels - {NONE, GAP} - set(shown):
         lines.append(Patch(color=REST, label="won by another class"))

@@ -281,7 +281,8 @@ def test_skip_missing_fuses_the_common_videos(tmp_path, lists, capsys):
         (["missing.pickle", "--split", "04"], "missing.pickle: no such file"),
         (["missing.pickle", "--split", "99"], "list99.txt"),
         (["missing.pickle", "--split"], "--split: expected at least one argument"),
-        (["missing.pickle", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["missing.pickle", "--nonsense"], "unrecognized arguments: --nonsense; see"),
+        (["missing.pickle", "--wieghts", "1"], "--wieghts 1 (did you mean --weights?)"),
         (["missing.pickle", "--ucf-list", "nowhere"], "nowhere: no such folder"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import call_main, make_tiny
-from training.next_steps import FLOW, FRAMES, POSE_FLOW, Lists, find_run, next_steps
+from training.next_steps import FLOW, FRAMES, POSE_FLOW, Lists, find_run, next_steps, state_of_run
 
 ROOTS = {FRAMES: Path("data/jpegs_256"), POSE_FLOW: Path("data/pose_flow"), FLOW: Path("data/flow")}
 USUAL = Lists(Path("UCF_list"), "04", "classInd15.txt")
@@ -84,10 +84,25 @@ def test_options_other_than_the_defaults_are_in_every_command():
     ]
 
 
-def write_run(folder: Path, stream: str, lists: Lists) -> None:
+def write_run(folder: Path, stream: str, lists: Lists, skipped: int = 0) -> None:
     folder.mkdir(parents=True)
     (folder / f"{stream}_video_preds.pickle").touch()
-    (folder / "summary.json").write_text(json.dumps({"arguments": lists._asdict()}, default=str))
+    summary = {"arguments": lists._asdict(), "skipped": dict.fromkeys(map(str, range(skipped)))}
+    (folder / "summary.json").write_text(json.dumps(summary, default=str))
+
+
+def test_a_run_without_many_of_the_videos_is_done_again(tmp_path):
+    write_run(tmp_path / "few", "spatial", USUAL, skipped=200)  # of the 1928 that the lists have
+    write_run(tmp_path / "most", "spatial", USUAL, skipped=190)
+    assert state_of_run(tmp_path / "most", "spatial", USUAL) == "done"
+    runs = DONE | {"spatial": (tmp_path / "few", state_of_run(tmp_path / "few", "spatial", USUAL))}
+    assert commands(ROOTS, found(), USUAL, runs)[0] == f"python spatial_cnn_15.py --record {tmp_path}/few --overwrite"
+
+
+def test_poses_of_an_onnx_network_need_its_file(tmp_path):
+    (tmp_path / "pose_settings.json").write_text('{"model": "onnx"}')
+    command = commands(ROOTS | {POSE_FLOW: tmp_path}, found(poses=["missing"]), USUAL, DONE)[0]
+    assert command == f"python process_pose.py --frames data/jpegs_256 --out {tmp_path} --pose-weights FILE"
 
 
 def test_runs_are_those_of_these_lists(tmp_path):

@@ -114,7 +114,7 @@ def data(tmp_path_factory) -> Path:
     write_checkpoint(root / "motion.pth.tar", 30, 2)
     steps = [("extract_frames", root / "videos", root / "frames", *FRAMES, "--workers", 0)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process_pose, "estimator_from_arguments", lambda args: fake_estimator())
+        patch.setattr(process_pose, "estimator_from_arguments", lambda *args: fake_estimator())
         steps.append(("process_pose", "--frames", root / "frames", "--out", root / "flow", "--workers", 0))
         common = ("--ucf-list", lists, "--class-index", "index.txt")
         for script, folder, stream, file in (

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pose.settings import kept_settings
 from training.record import CHECKPOINT
 
 FRAMES, POSE_FLOW, FLOW = "frames", "pose flow", "flow"
@@ -118,6 +119,8 @@ def _prepare(
     if what == FLOW:
         return [shlex.join(["python", "extract_flow.py", frames, root])]
     command = ["python", "process_pose.py", "--frames", frames, "--out", root]
+    if (kept_settings(root) or {}).get("model") == "onnx":
+        command += ["--pose-weights", "FILE"]
     only = [["--videos", str(file)] for file in lists.files()] if unlisted else [[]]
     return [shlex.join(command + options) for options in only]
 
@@ -127,6 +130,7 @@ def _train(name: str, root: Path, lists: Lists, record: Path, state: str) -> str
     command += ["--data", str(root)] if str(root) != DEFAULTS[name] else []
     command += ["--record", str(record)] if record != Path("record", name) else []
     command += ["--resume", str(record / CHECKPOINT)] if state == "stopped" else []
+    command += ["--overwrite"] if state == "few" else []
     return shlex.join(command)
 
 
@@ -141,12 +145,13 @@ def _fuse(roots: Mapping[str, Path], lists: Lists, records: Mapping[str, tuple[P
 
 
 def state_of_run(record: Path, stream: str, lists: Lists) -> str:
-    """What the folder `record` holds: nothing (`missing`), a run of a stream that is `done` or `stopped`, or `other`.
+    """What `record` holds: nothing (`missing`), or a run of the stream that is `done`, `stopped`, `few` or `other`.
 
-    The last is a run on other lists, which its summary tells.
+    `few` is a run that skipped more than a tenth of the videos, `other` one on other lists; its summary tells.
     """
     try:
-        options = json.loads((record / "summary.json").read_text(encoding="utf-8"))["arguments"]
+        summary = json.loads((record / "summary.json").read_text(encoding="utf-8"))
+        options, skipped = summary["arguments"], len(summary["skipped"])
         trained_on = Lists(Path(options["ucf_list"]), *(options[name] for name in Lists._fields[1:]))
     except FileNotFoundError:
         return "stopped" if (record / CHECKPOINT).exists() else "missing"
@@ -155,6 +160,8 @@ def state_of_run(record: Path, stream: str, lists: Lists) -> str:
     same = trained_on._replace(ucf_list=trained_on.ucf_list.resolve())
     if same != lists._replace(ucf_list=lists.ucf_list.resolve()):
         return "other"
+    if skipped > sum(bool(line.strip()) for file in lists.files() for line in file.open(encoding="utf-8")) / 10:
+        return "few"
     return "done" if (record / f"{stream}_video_preds.pickle").exists() else "stopped"
 
 
