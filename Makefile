@@ -1,4 +1,4 @@
-# make demo: from synthetic videos to a fused accuracy, 4 to 5 minutes on 2 CPU cores.
+# make demo: from synthetic videos to a fused accuracy, 5 minutes on 2 CPU cores.
 # make demo-full: the same data, optical flow and temporal heads as well, and one table.
 # make test: the tests. Both create .venv and install what they need when it is missing or outdated.
 SHELL := bash
