@@ -1,6 +1,7 @@
 """Records, checkpoints, seeds, devices, and stopping in good order."""
 
 import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -144,15 +145,29 @@ def seed_everything(seed: int) -> None:
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """The torch device for `auto`, `cpu`, `cuda` or `mps`; `auto` takes the first of cuda, mps, cpu.
 
-    Raises `UserError` if the device is not there.
+    Raises `UserError` if the device is not there. Of the CPU it sets `keep_freed_memory`.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(candidate for candidate, available in there.items() if available)
     if not there[name]:
         raise UserError(f"--device {name}: there is no such device here; use --device auto or cpu")
+    if name == "cpu":
+        keep_freed_memory()
     # More processes than devices share them.
     return torch.device(name, local_rank % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of tensors that are gone, for the next ones; glibc only.
+
+    It would give every large one back to Linux, which fills the next one's pages with zeros: a fifth of a training
+    step and a third of the motion stream's test go there (benchmarks/README.md).
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another system, or another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)  # M_MMAP_MAX: no memory of its own for a large tensor
+        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never return any
 
 
 def computes_in_half(device: torch.device) -> bool:
