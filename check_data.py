@@ -171,7 +171,7 @@ def note_unmatched(frames: dict[str, Finding], others: dict[str, Finding], what:
         here, there = frames[name].num_frames, other.num_frames
         if here and there and here != there:
             other.problems["unmatched"] = f"{here} frames, {there} {what} images"
-        elif here != there and "missing" not in other.problems:
+        elif here != there:
             has, lacks = ("frames", f"{what} images") if here else (f"{what} images", "frames")
             other.problems["unmatched"] = f"has {here or there} {has}, but no {lacks} to train on"
 

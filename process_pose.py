@@ -174,9 +174,8 @@ def listed_folders(file: Path, root: Path, names: Iterable[str], shard: str | No
         raise UserError(f"--videos {file}: is a folder; give a list file, or the folder of videos with --videos-in")
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--videos {file}: cannot be read as a text file: {reason}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"--videos {file}: cannot be read as a text file: {error}") from None
     entries = [split_line(line.strip()) for line in lines if line.strip()]
     listed = unique_names([Video(name, 0, class_name, path) for class_name, name, path in entries])
     if not listed:

@@ -166,8 +166,8 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another system, or another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: no memory of its own for a large tensor
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: never return any
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: memory of its own for arrays of 1 GiB and more alone
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: return what is free beyond 2 GiB
 
 
 def computes_in_half(device: torch.device) -> bool:

@@ -129,14 +129,17 @@ def draw_panel(bars: Bars, width: int) -> Image.Image:
     panel = Image.new("RGB", (width, below + low * len(notes) + margin), BACKGROUND)
     draw = ImageDraw.Draw(panel)
     right = width - margin - round(_font("", large).getlength("100.0 %"))
-    texts = [(clean(name), large, round(width * 0.6)) for name, _ in bars.top]
+    texts = [(clean(name), large, round(width * 0.5)) for name, _ in bars.top]
     texts += [(stream, small, width) for stream in bars.streams]
     left = 2 * margin + max(
-        round(_font(text, size).getlength(shorten(text, _font(text, size), limit))) for text, size, limit in texts
+        round(font.getlength(shorten(text, font, limit)))
+        for text, size, limit in texts
+        for font in [_fitting_font(text, size, limit)]
     )
 
     def bar(y: int, height: int, name: str, size: int, probability: float, color: tuple[int, int, int]) -> None:
-        middle, font, grey = y + height // 2, _font(name, size), TEXT if size == large else STREAM
+        middle, grey = y + height // 2, TEXT if size == large else STREAM
+        font = _fitting_font(name, size, left - 2 * margin)
         box = (left, middle - height * 3 // 10, right - margin, middle + height * 3 // 10)
         draw.text((margin, middle), shorten(name, font, left - 2 * margin), grey, font, anchor="lm")
         draw.rectangle(box, TRACK)
@@ -180,6 +183,12 @@ def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_font_file(text), size)
+
+
+def _fitting_font(text: str, size: int, width: int) -> ImageFont.FreeTypeFont:
+    """A font in which `text` is no wider than `width`, of `size`, or else smaller, but not below three quarters."""
+    fonts = (_font(text, smaller) for smaller in range(size, size * 3 // 4, -1))
+    return next((font for font in fonts if font.getlength(text) <= width), _font(text, size * 3 // 4))
 
 
 @lru_cache(maxsize=256)

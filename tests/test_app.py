@@ -279,7 +279,7 @@ def test_without_gradio_it_says_what_to_install(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "prediction.page", raising=False)
     finished = call_main("app", "--spatial", data / "spatial.pth.tar", "--port", 0)
-    assert_error(finished, "pip install gradio")
+    assert_error(finished, "pip install -r requirements-app.txt")
 
 
 # ---- parts ----
