@@ -3,6 +3,7 @@ import os
 import pickle
 import random
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +205,27 @@ LENIENT = settings(
 )
 
 
+@pytest.fixture(scope="module")
+def little_memory():
+    """2 GiB more than now: four bytes of a damaged pickle can ask for 64 GiB, which has ended a test machine."""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the size of a process is read from /proc")
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + (2 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_a_damaged_memo_index_is_refused(tmp_path, little_memory):
+    path = tmp_path / "scores.pickle"
+    path.write_bytes(b"\x80\x04}r" + struct.pack("<I", 1_300_000_000) + b".")
+    with pytest.raises(UserError, match="not a readable pickle of scores .MemoryError"):
+        load_scores(path)
+
+
 def load_or_refuse(path, data):
     path.write_bytes(data)
     try:
@@ -216,13 +238,13 @@ def load_or_refuse(path, data):
 
 @LENIENT
 @given(data=st.binary(max_size=200))
-def test_fuzz_bytes(tmp_path, data):
+def test_fuzz_bytes(tmp_path, little_memory, data):
     load_or_refuse(tmp_path / "scores.pickle", data)
 
 
 @LENIENT
 @given(seed=st.integers(0, 2**32), protocol=st.integers(0, 5), changes=st.integers(1, 6))
-def test_fuzz_mutated_scores(tmp_path, seed, protocol, changes):
+def test_fuzz_mutated_scores(tmp_path, little_memory, seed, protocol, changes):
     """Bytes of a valid pickle are changed, removed, doubled, swapped, or cut off."""
     dice = random.Random(seed)
     data = bytearray(pickle.dumps(make_scores(2), protocol=protocol))
