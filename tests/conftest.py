@@ -11,6 +11,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # `nohup make test &` ignores SIGINT, and so would every script that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LONG = {
+    "test_training.py",
+    "test_resume.py",
+    "test_timeline.py",
+    "test_recipe.py",
+    "test_distributed.py",
+    "test_predict.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
