@@ -70,7 +70,7 @@ demo: $(DEMO)/prepared
 		--json $(DEMO)/predictions.json --overlay $(DEMO)/overlay.mp4
 
 demo-full: $(DEMO)/prepared
-	$(MAKE) --no-print-directory -j2 $(wordlist 1,2,$(STREAMS))
+	$(MAKE) --no-print-directory -j2 $(SPATIAL)/summary.json $(MOTION)/summary.json
 	$(PY) -m benchmarks.systems $(DEMO) --seeds $(SEED) --val-groups 35,36 --record '{data}/record'
 
 clean:

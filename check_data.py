@@ -218,7 +218,8 @@ def print_next_steps(args: Namespace, split: Split, problems: dict[str, list], u
     streams = [name for name, (_, what) in SCRIPTS.items() if what in problems]
     if args.pose_flow.is_dir() and not frame_index.looks_like_pose_flow(args.pose_flow):  # images only
         streams = [name for name in streams if name != "skeleton"]
-    records = {name: find_run(args.record, name, lists) for name in streams}
+    listed = sum(map(len, (split.train, split.test, split.val)))
+    records = {name: find_run(args.record, name, lists, listed) for name in streams}
     ucf101 = set(split.classes) <= set(read_class_index(UCF101_CLASSES))
     places = [args.ucf_list.parent / "videos", *(Path(place) for place in ("data/UCF-101", "UCF-101") if ucf101)]
     videos = next((str(place) for place in places if place.is_dir()), None)
@@ -250,13 +251,14 @@ def main(argv: list[str] | None = None) -> int:
         check_roots(roots)
     except UserError as error:
         status = fail(str(error))
-        if absent:
-            there = {what: examine(roots[what], videos, args, what == POSE_FLOW) for what in roots.keys() - absent}
-            lacking = dict.fromkeys((video.name for video in videos), Finding(0, {"missing": ""}))
-            names = {what: problem_names(there.get(what, lacking), videos) for what in roots}
-            print_next_steps(args, split, names, FRAMES in there and count_unlisted(args.frames, videos) > 0)
+        if not absent:
+            return status
+    found = {what: examine(root, videos, args, what == POSE_FLOW) for what, root in roots.items() if what not in absent}
+    if absent:
+        lacking = dict.fromkeys((video.name for video in videos), Finding(0, {"missing": ""}))
+        names = {what: problem_names(found.get(what, lacking), videos) for what in roots}
+        print_next_steps(args, split, names, FRAMES in found and count_unlisted(args.frames, videos) > 0)
         return status
-    found = {what: examine(root, videos, args, what == POSE_FLOW) for what, root in roots.items()}
     for what in found if not args.only else ():
         note_unmatched(found[FRAMES], found[what], "pose" if what == POSE_FLOW else what)
     print_counts(found, lists)

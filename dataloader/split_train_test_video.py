@@ -88,7 +88,7 @@ def check_lists(
     files = {class_index: "--class-index", val_list: "--val-list"} | dict.fromkeys(_lists_of(split), "--split")
     for name, option in files.items():
         if name and not (folder / name).exists():
-            there = sorted(path.name for path in folder.glob("classInd*.txt") if option == "--class-index")
+            there = sorted(path.name for path in folder.glob("classInd*.txt")) if option == "--class-index" else []
             hint = f"; that folder has {' and '.join(there)}" if there else ""
             raise UserError(f"{folder / name}: no such file{hint}; see --ucf-list and {option}")
 

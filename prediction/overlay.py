@@ -187,8 +187,11 @@ def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 def _fitting_font(text: str, size: int, width: int) -> ImageFont.FreeTypeFont:
     """A font in which `text` is no wider than `width`, of `size`, or else smaller, but not below three quarters."""
-    fonts = (_font(text, smaller) for smaller in range(size, size * 3 // 4, -1))
-    return next((font for font in fonts if font.getlength(text) <= width), _font(text, size * 3 // 4))
+    for smaller in range(size, size * 3 // 4 - 1, -1):
+        font = _font(text, smaller)
+        if font.getlength(text) <= width:
+            break
+    return font
 
 
 @lru_cache(maxsize=256)

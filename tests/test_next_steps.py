@@ -92,10 +92,10 @@ def write_run(folder: Path, stream: str, lists: Lists, skipped: int = 0) -> None
 
 
 def test_a_run_without_many_of_the_videos_is_done_again(tmp_path):
-    write_run(tmp_path / "few", "spatial", USUAL, skipped=200)  # of the 1928 that the lists have
+    write_run(tmp_path / "few", "spatial", USUAL, skipped=200)
     write_run(tmp_path / "most", "spatial", USUAL, skipped=190)
-    assert state_of_run(tmp_path / "most", "spatial", USUAL) == "done"
-    runs = DONE | {"spatial": (tmp_path / "few", state_of_run(tmp_path / "few", "spatial", USUAL))}
+    assert state_of_run(tmp_path / "most", "spatial", USUAL, 1928) == "done"
+    runs = DONE | {"spatial": (tmp_path / "few", state_of_run(tmp_path / "few", "spatial", USUAL, 1928))}
     assert commands(ROOTS, found(), USUAL, runs)[0] == f"python spatial_cnn_15.py --record {tmp_path}/few --overwrite"
 
 
@@ -106,14 +106,14 @@ def test_poses_of_an_onnx_network_need_its_file(tmp_path):
 
 
 def test_runs_are_those_of_these_lists(tmp_path):
-    assert find_run(tmp_path, "spatial", USUAL) == (tmp_path / "spatial", "missing")
+    assert find_run(tmp_path, "spatial", USUAL, 1928) == (tmp_path / "spatial", "missing")
     write_run(tmp_path / "spatial", "spatial", USUAL)
-    assert find_run(tmp_path, "spatial", USUAL) == (tmp_path / "spatial", "done")
+    assert find_run(tmp_path, "spatial", USUAL, 1928) == (tmp_path / "spatial", "done")
     other = USUAL._replace(split="01")
-    assert find_run(tmp_path, "spatial", other) == (tmp_path / "split01" / "spatial", "missing")
+    assert find_run(tmp_path, "spatial", other, 1928) == (tmp_path / "split01" / "spatial", "missing")
     (tmp_path / "split01" / "spatial").mkdir(parents=True)
     (tmp_path / "split01" / "spatial" / "checkpoint.pth.tar").touch()
-    assert find_run(tmp_path, "spatial", other) == (tmp_path / "split01" / "spatial", "stopped")
+    assert find_run(tmp_path, "spatial", other, 1928) == (tmp_path / "split01" / "spatial", "stopped")
 
 
 @pytest.mark.parametrize("state", ["nothing", "some frames", "no poses", "all"])

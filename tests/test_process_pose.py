@@ -266,3 +266,17 @@ def test_real_videos(shared, tmp_path):
     assert keypoints.frame_size == (288, 384)
     counts = [len(people_of_frame(keypoints, number)) for number in range(1, 11)]
     assert all(3 <= count <= 5 for count in counts), counts
+
+
+def test_a_pose_folder_goes_on_with_the_model_that_made_it(data):
+    arguments = [str(argument) for argument in command(data, data / "poses")]
+    place = arguments.index("--model")
+    del arguments[place : place + 2]  # rtmpose is the default elsewhere
+    finished = call_main("process_pose", *arguments)
+    assert finished.returncode == 0 and "skipped (finished)         5" in finished.stdout, finished.stderr
+    # Another one is refused before its weights are looked for.
+    place = arguments.index("--pose-weights")
+    del arguments[place : place + 2]
+    assert_error(
+        call_main("process_pose", *arguments, "--model", "rtmpose"), "made with model = onnx, now it is rtmpose"
+    )

@@ -144,10 +144,11 @@ def _fuse(roots: Mapping[str, Path], lists: Lists, records: Mapping[str, tuple[P
     return shlex.join([*command, *lists.options()])
 
 
-def state_of_run(record: Path, stream: str, lists: Lists) -> str:
+def state_of_run(record: Path, stream: str, lists: Lists, videos: int) -> str:
     """What `record` holds: nothing (`missing`), or a run of the stream that is `done`, `stopped`, `few` or `other`.
 
-    `few` is a run that skipped more than a tenth of the videos, `other` one on other lists; its summary tells.
+    `few` is a run that skipped more than a tenth of the `videos` in the lists, `other` one on other lists; its summary
+    tells.
     """
     try:
         summary = json.loads((record / "summary.json").read_text(encoding="utf-8"))
@@ -160,16 +161,16 @@ def state_of_run(record: Path, stream: str, lists: Lists) -> str:
     same = trained_on._replace(ucf_list=trained_on.ucf_list.resolve())
     if same != lists._replace(ucf_list=lists.ucf_list.resolve()):
         return "other"
-    if skipped > sum(bool(line.strip()) for file in lists.files() for line in file.open(encoding="utf-8")) / 10:
+    if skipped > videos / 10:
         return "few"
     return "done" if (record / f"{stream}_video_preds.pickle").exists() else "stopped"
 
 
-def find_run(record: Path, stream: str, lists: Lists) -> tuple[Path, str]:
-    """The folder below `record` for a stream's run on these lists, and its state.
+def find_run(record: Path, stream: str, lists: Lists, videos: int) -> tuple[Path, str]:
+    """The folder below `record` for a stream's run on these lists of so many videos, and its state.
 
     It is `record/STREAM`, or, if that holds a run on other lists, `record/splitNN/STREAM`, as average_fusion.py has it.
     """
     folders = [record / stream, record / f"split{lists.split}" / stream, record / lists.ucf_list.name / stream]
-    states = [(folder, state_of_run(folder, stream, lists)) for folder in folders]
+    states = [(folder, state_of_run(folder, stream, lists, videos)) for folder in folders]
     return next((found for found in states if found[1] != "other"), states[-1])

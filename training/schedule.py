@@ -44,7 +44,7 @@ def average_weights(network: nn.Module, decay: float) -> AveragedModel:
         keep = torch.clamp((1 + updates) / (10 + updates), max=decay)
         for mean, new in zip(averaged, current, strict=True):
             if mean.is_floating_point():
-                mean.mul_(keep).add_(new * (1 - keep))  # in place: copies of all weights would take half a step's time
+                mean.mul_(keep).add_(new * (1 - keep))  # in place: copies would take a quarter of a step's time
             else:  # batch norm's count of batches
                 mean.copy_(new)
 
