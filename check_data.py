@@ -30,7 +30,7 @@ from dataloader.images import read_image
 from dataloader.names import Video, first_names
 from dataloader.sampling import STACK_LENGTH
 from dataloader.split_train_test_video import Split, read_class_index, read_split
-from pose.keypoints import FILE_NAME, load_keypoints
+from pose.keypoints import FILE_NAME, load_keypoints, nobody_in
 from training.next_steps import FLOW, FRAMES, POSE_FLOW, SCRIPTS, Lists, find_run, next_steps
 
 PROBLEMS = {
@@ -93,7 +93,7 @@ def inspect(video: IndexedVideo, pose: bool, full: bool) -> Finding:
     if pose and (not num_frames or path.exists()):
         try:
             keypoints = load_keypoints(path)
-            frames, nobody = keypoints.num_frames, not len(keypoints.frame)
+            frames, nobody = keypoints.num_frames, nobody_in(keypoints)
             num_frames = num_frames or frames
             if frames != num_frames:
                 problems["keypoints"] = f"{path}: is of {frames} frames, beside {num_frames} images"
@@ -272,7 +272,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{root}: {unlisted} more folders, which these lists do not name")
     empty = [name for name, finding in found.get(POSE_FLOW, {}).items() if finding.nobody]
     if empty:
-        print(f"{args.pose_flow}: nobody in {len(empty)} videos ({first_names(empty)}), of which poses tell nothing")
+        count = f"{len(empty)} of {len(videos)} videos ({first_names(empty)})"
+        print(f"{args.pose_flow}: nobody in {count}, of which poses tell nothing")
     bad = {name for findings in found.values() for name, finding in findings.items() if finding.problems}
     images = sum(finding.num_frames for findings in found.values() for finding in findings.values())
     verdict = f"{len(bad)} videos have problems" if bad else "no problems"

@@ -28,7 +28,7 @@ from dataloader.frame_index import frame_settings
 from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, split_line, unique_names
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
-from pose.keypoints import FILE_NAME, load_keypoints
+from pose.keypoints import FILE_NAME, frames_with_people, load_keypoints
 from pose.pipeline import PoseJob, process_videos
 from pose.settings import check_settings, keep_settings, kept_settings, write_settings
 from pose.smoothing import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
@@ -286,7 +286,7 @@ def print_report(done: int, skipped: int, finished: list[PoseJob], failed: int) 
     for video in finished:
         keypoints = load_keypoints(video.poses / FILE_NAME)
         frames += keypoints.num_frames
-        empty += keypoints.num_frames - len(set(keypoints.frame.tolist()))
+        empty += keypoints.num_frames - frames_with_people(keypoints)
         people += len(keypoints.frame)
     print(f"videos done               {done:>9}")
     print(f"videos skipped (finished) {skipped:>9}")

@@ -1,6 +1,7 @@
 """Samples of the motion stream from keypoints: stacks of 10 pose-flow images, drawn as they are needed."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,11 @@ import torch
 from common.cli import UserError
 from dataloader.frame_index import IndexedVideo, find_folders
 from dataloader.images import SHORT_SIDE_RATIO, resize, transform_images
-from dataloader.names import Video
+from dataloader.names import Video, first_names
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing
 from pose.draw import draw_people
-from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
+from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, nobody_in, people_of_frame
 from pose.skeleton import MIRROR
 
 MAX_SCALE = 1.1
@@ -34,7 +35,10 @@ def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]) -> Prepa
 def load_all_keypoints(
     root: str | os.PathLike, videos: Sequence[Video]
 ) -> tuple[dict[str, Keypoints], list[IndexedVideo], list[tuple[Video, str]]]:
-    """The keypoints of the videos below `root` by name, the good videos, and `(video, reason)` for the others."""
+    """The keypoints of the videos below `root` by name, the good videos, and `(video, reason)` for the others.
+
+    Says on stderr in which videos there is nobody.
+    """
     keypoints, good, bad = {}, [], []
     for video, folder in find_folders(root, videos):
         if folder is None:
@@ -45,6 +49,10 @@ def load_all_keypoints(
             good.append(IndexedVideo(video, str(Path(root, folder)), data.num_frames))
         except UserError as error:
             bad.append((video, f"video {video.name!r}: {error}"))
+    empty = [name for name, data in keypoints.items() if nobody_in(data)]
+    if empty:
+        count = f"{len(empty)} of {len(keypoints)} videos ({first_names(empty)})"
+        print(f"{root}: nobody in {count}, of which poses tell nothing", file=sys.stderr)
     return keypoints, good, bad
 
 

@@ -1,18 +1,18 @@
 """Samples of the skeleton stream: the paths of a video's main people, at 48 moments of it."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 
+from common.cli import UserError
 from dataloader.frame_index import IndexedVideo
 from dataloader.motion_keypoints import load_all_keypoints
-from dataloader.names import Video, first_names
+from dataloader.names import Video
 from dataloader.video_dataset import Prepared, Sample
-from pose.keypoints import Keypoints
+from pose.keypoints import Keypoints, nobody_in
 from pose.skeleton import LIMBS, MIRROR, NUM_PARTS
 from pose.smoothing import fill_gaps
 from pose.tracking import main_paths
@@ -36,15 +36,12 @@ for inner, outer in LIMBS[:-2]:
 def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
     """Load the `keypoints.npz` of every video below `root`, and choose and follow its main people, once.
 
-    Returns the good videos, `(video, reason)` for the others, and the function that samples their paths. Says on stderr
-    in which videos there is nobody: all of them get the same scores.
+    Returns the good videos, `(video, reason)` for the others, and the function that samples their paths.
     """
     keypoints, good, bad = load_all_keypoints(root, videos)
     paths = {name: normalized_paths(data) for name, data in keypoints.items()}
-    empty = [name for name, path in paths.items() if not path.any()]
-    if empty:
-        count = f"{len(empty)} of {len(paths)} videos ({first_names(empty)})"
-        print(f"{root}: nobody in {count}, whose scores are equal", file=sys.stderr)
+    if paths and all(nobody_in(keypoints[name]) or not path.any() for name, path in paths.items()):
+        raise UserError(f"{root}: nobody is seen in any of the {len(paths)} videos; find people, see process_pose.py")
     return good, bad, partial(skeleton_sample, paths=paths)
 
 

@@ -14,6 +14,7 @@ from pose.skeleton import NUM_PARTS
 FILE_NAME = "keypoints.npz"
 MAX_FRAMES = 10_000_000
 MAX_SIDE = 65_535
+LEAST_SHARE = 0.1  # of the frames searched for people: with fewer that show some, poses tell nothing of a video
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,24 @@ def people_of_frame(keypoints: Keypoints, frame: int) -> np.ndarray:
     """People of one frame (counted from 1): float32 (P, 18, 3), P = 0 if there is nobody."""
     start, end = np.searchsorted(keypoints.frame, (frame, frame + 1))
     return keypoints.keypoints[start:end]
+
+
+def frames_with_people(keypoints: Keypoints) -> int:
+    """The number of frames that show at least one part of somebody."""
+    return len(np.unique(keypoints.frame[(keypoints.keypoints[..., 2] > 0).any(axis=1)]))
+
+
+def too_few_people(with_people: int, searched: int) -> bool:
+    """Whether the frames `with_people` are too few of those `searched` for poses to tell anything: nobody is in view.
+
+    False if no frame was searched.
+    """
+    return with_people < LEAST_SHARE * searched
+
+
+def nobody_in(keypoints: Keypoints) -> bool:
+    """Whether a video shows nobody, by `too_few_people`."""
+    return too_few_people(frames_with_people(keypoints), keypoints.num_frames)
 
 
 def join_frames(people: Mapping[int, np.ndarray], num_frames: int, frame_size: tuple[int, int]) -> Keypoints:

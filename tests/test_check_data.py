@@ -12,7 +12,16 @@ from PIL import Image
 
 from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
 from pose.keypoints import FILE_NAME, load_keypoints, save_keypoints
-from tests.helpers import CLASSES, assert_error, call_main, make_tiny, run_script, write_images, write_lists
+from tests.helpers import (
+    CLASSES,
+    assert_error,
+    call_main,
+    make_tiny,
+    run_script,
+    train_script,
+    write_images,
+    write_lists,
+)
 
 COLUMNS = ["videos", "ok", "missing", "empty", "gaps", "broken", "short", "keypoints", "unmatched"]
 
@@ -209,15 +218,19 @@ def test_keypoints_in_the_place_of_images(data):
     }
 
 
-def test_videos_without_people_are_said(data):
-    for name, count in (("Diving_g01_c01", 0), ("TaiChi_g02_c01", 1)):
+def test_videos_without_people_are_counted_as_training_does(data, tmp_path):
+    for name, count in (("Diving_g01_c01", 0), ("TaiChi_g02_c01", 1), ("Archery_g02_c01", 2), ("TaiChi_g03_c01", 0)):
         folder = data / "skeletons" / name
-        frames = load_keypoints(folder / FILE_NAME).num_frames
+        frames = load_keypoints(folder / FILE_NAME).num_frames  # 11 of g02: one is fewer than a tenth of them
         people = np.full((count, 18, 3), 0.5, np.float32)
-        save_keypoints(folder / FILE_NAME, people, np.ones(count, int), frames, (40, 40))
+        save_keypoints(folder / FILE_NAME, people, np.arange(1, count + 1), frames, (40, 40))
     options = ("--pose-flow", data / "skeletons", "--only", "pose-flow", "--from-keypoints")
     finished, _ = check(data, *options)
-    assert f"{data / 'skeletons'}: nobody in 1 videos (Diving_g01_c01)" in finished.stdout
+    counted = f"{data / 'skeletons'}: nobody in 3 of 18 videos (TaiChi_g03_c01, Diving_g01_c01, TaiChi_g02_c01)"
+    assert counted in finished.stdout, finished.stdout
+    trained = train_script("skeleton", data, tmp_path / "record", "--epochs", 1, inline=True)
+    assert "nobody in 1 of 12 videos (TaiChi_g03_c01)" in trained.stderr
+    assert "nobody in 2 of 6 videos (Diving_g01_c01, TaiChi_g02_c01)" in trained.stderr
 
 
 def test_names_are_limited_unless_all_are_asked_for(data):
