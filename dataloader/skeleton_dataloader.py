@@ -14,7 +14,6 @@ from dataloader.names import Video
 from dataloader.video_dataset import Prepared, Sample
 from pose.keypoints import Keypoints, nobody_in
 from pose.skeleton import LIMBS, MIRROR, NUM_PARTS
-from pose.smoothing import fill_gaps
 from pose.tracking import main_paths
 
 MOMENTS = 48
@@ -46,24 +45,26 @@ def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]) -> Prepa
 
 
 def normalized_paths(keypoints: Keypoints) -> np.ndarray:
-    """The paths of the `PEOPLE` main people, float32 (people, num_frames, 18, 3): see `main_paths`.
+    """The paths of the `PEOPLE` main people, float32 (people, num_frames, 18, 4): see `main_paths`.
 
-    Gaps of up to 5 frames are bridged (`fill_gaps`). x and y are centred on the median of all parts found, in units of
-    the mean distance from there, the same for all people and frames of the video. Parts that were not found are 0.
+    x and y are centred on the median of all parts found, in units of the mean distance from there, the same for all
+    people and frames of the video; then come the score and the number of the track, from 1: one path may hold several
+    people, one after the other. Parts that were not found are 0.
     """
-    paths = np.stack([fill_gaps(path) for path in main_paths(keypoints, PEOPLE)])
+    paths, tracks = main_paths(keypoints, PEOPLE)
     found = paths[..., 2] > 0
     if found.any():
         paths[..., :2] *= np.array(keypoints.frame_size[::-1]) / min(keypoints.frame_size)
         paths[..., :2] -= np.median(paths[found][:, :2], axis=0)
         paths[..., :2] /= max(np.linalg.norm(paths[found][:, :2], axis=1).mean(), 1e-3)
-    return paths * found[..., None]
+    numbers = np.broadcast_to(tracks[..., None, None] + 1, (*found.shape, 1)).astype(np.float32)
+    return np.concatenate((paths, numbers), axis=-1) * found[..., None]
 
 
 def skeleton_sample(
     video: IndexedVideo, generator: np.random.Generator | None, paths: Mapping[str, np.ndarray], clips: int = TEST_CLIPS
 ) -> Sample:
-    """Clips of one video from the paths of its people: `images` are float32 (clips, people, 48, 18, 3).
+    """Clips of one video from the paths of its people: `images` are float32 (clips, people, 48, 18, 4).
 
     A clip has one frame of each of 48 equal segments. Testing: those of `skeleton_clips`. Training (a generator is
     given): a single one, of random frames of the segments of 0.7 to 1 of the video; people are stretched and turned,
@@ -77,7 +78,7 @@ def skeleton_sample(
     start = generator.uniform(0, 1 - share)
     clip = take_moments(path, generator.random((1, MOMENTS)), start, share)[0]
     if generator.random() < 0.5:
-        clip = clip[:, :, list(MIRROR)] * np.array((-1, 1, 1), np.float32)
+        clip = clip[:, :, list(MIRROR)] * np.array((-1, 1, 1, 1), np.float32)
     angle = generator.uniform(-MAX_ANGLE, MAX_ANGLE)
     turn = np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
     turn = turn * MAX_STRETCH ** generator.uniform(-1, 1, 2)[:, None]
@@ -85,7 +86,7 @@ def skeleton_sample(
     clip[..., 2] *= generator.uniform(*SCORE_FACTORS)
     clip[:, :, generator.random(NUM_PARTS) < generator.uniform(0, DROPPED), 2] = 0
     clip[:, generator.random(MOMENTS) < generator.uniform(0, DROPPED), :, 2] = 0
-    clip *= clip[..., 2:] > 0
+    clip *= clip[..., 2:3] > 0
     return Sample(torch.from_numpy(clip[None]), torch.zeros(1, 1, dtype=torch.int64))
 
 
@@ -96,7 +97,7 @@ def skeleton_clips(path: np.ndarray, clips: int = TEST_CLIPS) -> Sample:
 
 
 def take_moments(path: np.ndarray, offsets: np.ndarray, start: float = 0, share: float = 1) -> np.ndarray:
-    """Clips of a path (people, T, 18, 3), float32 (clips, people, 48, 18, 3).
+    """Clips of a path (people, T, 18, 4), float32 (clips, people, 48, 18, 4).
 
     They cover `share` of the video from the fraction `start` on; `offsets` (clips, 48 or 1) in [0, 1) say where in its
     segment each frame lies.
@@ -109,19 +110,20 @@ def skeleton_input(clips: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """The network's input, float32 (N, people, 11, 48, 18), of the clips that `index` (N, 1) takes.
 
     Of each part: x, y, score; the bone to the part it hangs on; the motion of both to the next moment; and the way to
-    the same part of the other person. What needs a part that was not found is 0.
+    the same part of the other person. What needs a part that was not found is 0, as is motion from one track to another.
     """
     clips = clips[index[:, 0]]
-    points, found = clips[..., :2], clips[..., 2:].gt(0)
+    points, found = clips[..., :2], clips[..., 2:3].gt(0)
     parent = torch.from_numpy(PARENT).to(clips.device)
     bones, linked = points - points[..., parent, :], found & found[..., parent, :]
     others = points.flip(1) - points, found & found.flip(1)
-    motions = [_motion(*pair) for pair in ((points, found), (bones * linked, linked))]
-    parts = [points * found, clips[..., 2:], bones * linked, *motions, others[0] * others[1]]
+    motions = [_motion(*pair, clips[..., 3:]) for pair in ((points, found), (bones * linked, linked))]
+    parts = [points * found, clips[..., 2:3], bones * linked, *motions, others[0] * others[1]]
     return torch.cat(parts, -1).permute(0, 1, 4, 2, 3)
 
 
-def _motion(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+def _motion(values: torch.Tensor, known: torch.Tensor, tracks: torch.Tensor) -> torch.Tensor:
+    both = known[:, :, 1:] & known[:, :, :-1] & (tracks[:, :, 1:] == tracks[:, :, :-1])
     motion = torch.zeros_like(values)
-    motion[:, :, :-1] = (values[:, :, 1:] - values[:, :, :-1]) * (known[:, :, 1:] & known[:, :, :-1])
+    motion[:, :, :-1] = (values[:, :, 1:] - values[:, :, :-1]) * both
     return motion

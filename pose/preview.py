@@ -40,7 +40,7 @@ def write_chosen_preview(path: Path, videos: Sequence[tuple[str, Keypoints]], ma
     for index, number in choose_frames([data.num_frames for _, data in videos], count):
         name, data = videos[index]
         everyone = people_of_frame(data, number)
-        chosen = main_paths(data, main)[:, number - 1]
+        chosen = main_paths(data, main)[0][:, number - 1]
         chosen = chosen[(chosen[..., 2] > 0).any(axis=1)]
         others, alone = (draw_people(people, data.frame_size) for people in (everyone, chosen))
         grey = np.repeat(others.max(axis=2, keepdims=True) // 3, 3, axis=2)

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.cli import ArgumentGroup, not_negative, whole_number
 from pose.keypoints import Keypoints
-from pose.tracking import MAX_GAP, MIN_SEEN, drop_weak_people, follow_people, keep_main_people, main_tracks
+from pose.tracking import MIN_SEEN, drop_weak_people, fill_gaps, follow_people, keep_main_people, main_tracks
 
 MIN_PARTS = 4  # of a person in a filled frame, as in grouping
 MIN_CUTOFF = 1.5  # Hz: the lower, the less a still body trembles
@@ -42,21 +42,6 @@ def smooth_people(keypoints: Keypoints, rate: float = 25) -> Keypoints:
     order = np.argsort(frame, kind="stable")
     frame = np.asarray(frame, np.int32)[order]
     return Keypoints(people[order], frame, keypoints.num_frames, keypoints.frame_size)
-
-
-def fill_gaps(path: np.ndarray, max_gap: int = MAX_GAP) -> np.ndarray:
-    """A person's path (T, 18, 3) in which a part, where missing for up to `max_gap` frames, moves straight on."""
-    filled, times = path.copy(), np.arange(len(path))
-    for part in range(path.shape[1]):
-        seen = np.flatnonzero(path[:, part, 2] > 0)
-        if len(seen) < 2:
-            continue
-        after = np.searchsorted(seen, times).clip(1, len(seen) - 1)
-        gap = seen[after] - seen[after - 1] - 1
-        inside = (times > seen[after - 1]) & (times < seen[after]) & (gap <= max_gap)
-        for value in range(3):
-            filled[inside, part, value] = np.interp(times[inside], seen, path[seen, part, value])
-    return filled
 
 
 def one_euro(path: np.ndarray, rate: float, frame_size: tuple[int, int]) -> np.ndarray:

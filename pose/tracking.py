@@ -52,26 +52,54 @@ def keep_main_people(keypoints: Keypoints, count: int) -> Keypoints:
     return select_people(keypoints, _main_people(keypoints, count)[0])
 
 
-def main_paths(keypoints: Keypoints, count: int) -> np.ndarray:
+def main_paths(keypoints: Keypoints, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The `count` main people of each frame as paths, float32 (count, num_frames, 18, 3), 0 where there is nobody.
 
     They are those of `keep_main_people` but for tracks of fewer than `MIN_SEEN` frames. A track stays on one path,
-    the first that is free, the main person's on path 0; so equal keypoints give equal paths.
+    the first that is free, the main person's on path 0; so equal keypoints give equal paths. Gaps of a track are filled
+    (`fill_gaps`) where its path is free. Also returns the track on each path, int32 (count, num_frames), -1: nobody.
     """
     kept, tracks, order = _main_people(keypoints, count)
     paths = np.zeros((count, keypoints.num_frames, *keypoints.keypoints.shape[1:]), np.float32)
-    taken = np.zeros(paths.shape[:2], bool)
+    whose = np.full(paths.shape[:2], -1, np.int32)
     least = min(MIN_SEEN, keypoints.num_frames)
+    placed = []
     for track in order.tolist():
         index = kept[tracks[kept] == track]
         frames = keypoints.frame[index] - 1
-        if (tracks == track).sum() < least:
+        if (tracks == track).sum() < least or not len(index):
             continue
-        free = ~taken[:, frames]
+        free = whose[:, frames] < 0
         whole = np.flatnonzero(free.all(axis=1))
-        place = whole[0] if len(whole) else free.argmax(axis=0)
-        paths[place, frames], taken[place, frames] = keypoints.keypoints[index], True
-    return paths
+        place = np.repeat(whole[:1], len(frames)) if len(whole) else free.argmax(axis=0)
+        whose[place, frames] = track
+        placed.append((track, index, frames, place))
+    for track, index, frames, place in placed:  # when all that were found have their places
+        span = np.arange(frames[0], frames[-1] + 1)
+        person = np.zeros((len(span), *paths.shape[2:]), np.float32)
+        person[frames - frames[0]] = keypoints.keypoints[index]
+        person = fill_gaps(person)
+        place = place[np.searchsorted(frames, span, side="right") - 1]  # in a gap as before it
+        new = (whose[place, span] < 0) & (person[..., 2] > 0).any(axis=1)
+        whose[place[new], span[new]] = track
+        here = whose[place, span] == track
+        paths[place[here], span[here]] = person[here]
+    return paths, whose
+
+
+def fill_gaps(path: np.ndarray, max_gap: int = MAX_GAP) -> np.ndarray:
+    """A person's path (T, 18, 3) in which a part, where missing for up to `max_gap` frames, moves straight on."""
+    filled, times = path.copy(), np.arange(len(path))
+    for part in range(path.shape[1]):
+        seen = np.flatnonzero(path[:, part, 2] > 0)
+        if len(seen) < 2:
+            continue
+        after = np.searchsorted(seen, times).clip(1, len(seen) - 1)
+        gap = seen[after] - seen[after - 1] - 1
+        inside = (times > seen[after - 1]) & (times < seen[after]) & (gap <= max_gap)
+        for value in range(3):
+            filled[inside, part, value] = np.interp(times[inside], seen, path[seen, part, value])
+    return filled
 
 
 def _main_people(keypoints: Keypoints, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ def write_parts(
     more. The pictures are cut to where people are in any of them. The map sums over people, the bars beside it over
     time; the dotted lines are the pictures' frames.
     """
-    people, total = main_paths(keypoints, PEOPLE), relevance.sum(0)
+    people, total = main_paths(keypoints, PEOPLE)[0], relevance.sum(0)
     limit = max(np.abs(total).max(), 1e-9)
     colors = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     left, right, top, bottom = people_window(people[:, [number - 1 for number in pictures]])

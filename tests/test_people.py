@@ -10,8 +10,8 @@ from benchmarks.pose import standing_people
 from pose.folders import RAW_NAME
 from pose.keypoints import FILE_NAME, load_keypoints, make_keypoints, people_of_frame, save_keypoints
 from pose.settings import kept_settings
-from pose.smoothing import fill_gaps, one_euro, smooth_people
-from pose.tracking import follow_people, keep_main_people, main_tracks, person_scores, select_people
+from pose.smoothing import one_euro, smooth_people
+from pose.tracking import fill_gaps, follow_people, keep_main_people, main_tracks, person_scores, select_people
 from tests.helpers import assert_error, call_main, write_images
 
 SIZE = (256, 341)

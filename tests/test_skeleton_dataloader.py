@@ -52,8 +52,8 @@ def two_people_and_a_ghost(shuffle: int | None = None):
 
 
 def test_people_stay_on_their_paths_and_ghosts_on_none():
-    paths = main_paths(two_people_and_a_ghost(), 2)
-    assert paths.shape == (2, FRAMES, 18, 3)
+    paths, tracks = main_paths(two_people_and_a_ghost(), 2)
+    assert paths.shape == (2, FRAMES, 18, 3) and np.array_equal(tracks >= 0, (paths[..., 2] > 0).any(2))
     there = (paths[..., 2] > 0).any(2)
     assert there[1].all() and not there[0, 20:30].any() and there[0].sum() == 50
     assert np.allclose(paths[1], person(0.2, 0.2))
@@ -62,7 +62,23 @@ def test_people_stay_on_their_paths_and_ghosts_on_none():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_order_in_a_frame_does_not_choose(seed):
-    assert np.array_equal(main_paths(two_people_and_a_ghost(), 2), main_paths(two_people_and_a_ghost(seed), 2))
+    assert np.array_equal(main_paths(two_people_and_a_ghost(), 2)[0], main_paths(two_people_and_a_ghost(seed), 2)[0])
+
+
+@pytest.mark.parametrize("gap", [0, 3])
+def test_nobody_is_invented_between_one_who_leaves_and_another_who_appears(gap):
+    """One leaves at x = .19, another appears at .85 after `gap` frames; each is lost for two frames, which are filled."""
+    frames = np.array([*range(1, 11), *range(13, 21), *range(21 + gap, 31), *range(33, 41)])
+    people = np.stack([person(0.19 if frame <= 20 else 0.85, 0.2) for frame in frames])
+    data = make_keypoints(people, frames, 40, (240, 320))
+    paths, tracks = main_paths(data, 2)
+    there = np.isin(np.arange(1, 41), [*frames, 11, 12, 31, 32])
+    assert np.array_equal((paths[0, :, :, 2] > 0).all(1), there) and not paths[1].any()
+    expected = np.stack([person(0.19 if frame <= 20 else 0.85, 0.2) for frame in range(1, 41)])
+    assert np.allclose(paths[0], expected * there[:, None, None])
+    assert set(tracks[0, :20]) == {0} and set(tracks[0, 20 + gap :]) == {1}
+    sample = skeleton_clips(normalized_paths(data))
+    assert not skeleton_input(sample.images, sample.index)[:, :, 5:9].any()  # neither ever moves
 
 
 def test_coordinates_do_not_depend_on_place_size_and_shape_of_the_frame():
@@ -77,12 +93,12 @@ def test_coordinates_do_not_depend_on_place_size_and_shape_of_the_frame():
     assert np.linalg.norm(paths[found][:, :2], axis=1).mean() == pytest.approx(1, abs=1e-4)
     assert not paths[~found].any()
     nobody = make_keypoints(np.zeros((0, 18, 3), np.float32), np.zeros(0, int), 5, (240, 320))
-    assert normalized_paths(nobody).shape == (2, 5, 18, 3) and not normalized_paths(nobody).any()
+    assert normalized_paths(nobody).shape == (2, 5, 18, 4) and not normalized_paths(nobody).any()
 
 
 @pytest.mark.parametrize("frames", [1, 7, 48, 500])
 def test_a_clip_takes_one_frame_of_each_segment(frames):
-    path = np.zeros((2, frames, 18, 3), np.float32)
+    path = np.zeros((2, frames, 18, 4), np.float32)
     path[..., 0] = np.arange(1, frames + 1)[:, None]
     taken = skeleton_clips(path, 5).images[:, 0, :, 0, 0].numpy() - 1
     assert taken.shape == (5, MOMENTS)
@@ -103,7 +119,7 @@ def test_training_samples_are_random_but_repeatable_and_leave_the_paths_alone():
     before = paths["a"].copy()
     draw = partial(skeleton_sample, IndexedVideo(Video("a", 0, "c", "a"), "", FRAMES), paths=paths)
     one, same, other = (draw(random_state(0, epoch, "a")).images for epoch in (0, 0, 1))
-    assert torch.equal(one, same) and not torch.equal(one, other) and one.shape == (1, 2, MOMENTS, 18, 3)
+    assert torch.equal(one, same) and not torch.equal(one, other) and one.shape == (1, 2, MOMENTS, 18, 4)
     assert np.array_equal(paths["a"], before)
     assert not one[one[..., 2] == 0].any()
 
@@ -131,7 +147,8 @@ def test_augmentation_turns_stretches_and_mirrors(monkeypatch):
 
 
 def test_channels_by_hand():
-    clips = torch.from_numpy(np.random.default_rng(0).random((3, 2, MOMENTS, 18, 3), np.float32))
+    clips = torch.from_numpy(np.random.default_rng(0).random((3, 2, MOMENTS, 18, 4), np.float32))
+    clips[..., 3] = torch.arange(MOMENTS)[:, None] // 20  # the track
     clips[torch.rand(clips.shape[:4], generator=torch.Generator().manual_seed(0)) < 0.2] = 0
     inputs = skeleton_input(clips, torch.tensor([[2], [0]]))
     assert inputs.shape == (2, 2, CHANNELS, MOMENTS, 18)
@@ -145,12 +162,12 @@ def test_channels_by_hand():
     for _ in range(300):
         who, t, part = (int(generator.integers(n)) for n in (2, MOMENTS - 1, 18))
         now, after, other = clip[who, t, part], clip[who, t + 1, part], clip[1 - who, t, part]
-        here, there = bone(who, t, part), bone(who, t + 1, part)
+        here, there, goes_on = bone(who, t, part), bone(who, t + 1, part), (t + 1) % 20 > 0
         expected = [
-            now,
+            now[:3],
             here if here is not None else (0, 0),
-            after[:2] - now[:2] if now[2] and after[2] else (0, 0),
-            there - here if here is not None and there is not None else (0, 0),
+            after[:2] - now[:2] if now[2] and after[2] and goes_on else (0, 0),
+            there - here if here is not None and there is not None and goes_on else (0, 0),
             other[:2] - now[:2] if now[2] and other[2] else (0, 0),
         ]
         assert np.allclose(inputs[0, who, :, t, part].numpy(), np.concatenate(expected), atol=1e-6)
