@@ -110,7 +110,7 @@ def skeleton_input(clips: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """The network's input, float32 (N, people, 11, 48, 18), of the clips that `index` (N, 1) takes.
 
     Of each part: x, y, score; the bone to the part it hangs on; the motion of both to the next moment; and the way to
-    the same part of the other person. What needs a part that was not found is 0, as is motion from one track to another.
+    the same part of the other person. What needs a part that was not found is 0, and so is motion from track to track.
     """
     clips = clips[index[:, 0]]
     points, found = clips[..., :2], clips[..., 2:3].gt(0)

@@ -67,7 +67,7 @@ def test_the_order_in_a_frame_does_not_choose(seed):
 
 @pytest.mark.parametrize("gap", [0, 3])
 def test_nobody_is_invented_between_one_who_leaves_and_another_who_appears(gap):
-    """One leaves at x = .19, another appears at .85 after `gap` frames; each is lost for two frames, which are filled."""
+    """One leaves at x = .19, another appears at .85 after `gap` frames; each is lost for two frames: filled."""
     frames = np.array([*range(1, 11), *range(13, 21), *range(21 + gap, 31), *range(33, 41)])
     people = np.stack([person(0.19 if frame <= 20 else 0.85, 0.2) for frame in frames])
     data = make_keypoints(people, frames, 40, (240, 320))
