@@ -23,12 +23,12 @@ from dataloader.sampling import TEST_SAMPLES, clips_for_testing
 from dataloader.skeleton_dataloader import normalized_paths, skeleton_clips
 from dataloader.video_dataset import Sample, sample_for_testing
 from network import Model
-from pose.draw import encode_pose_image
+from pose.draw import draw_people, encode_pose_image
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, people_of_frame
 from pose.pipeline import estimate, fill_in, key_frames
 from pose.smoothing import clean_people
-from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_stream
+from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_options, trained_stream
 
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
@@ -168,11 +168,17 @@ def score_frames(
     `frames` holds those that the test looks at as JPEG files, `poses` the people of all that the motion stream looks
     at, and of every one for the skeleton stream.
     """
-    drawn = clips_for_testing(num_frames, MOTION_POSE.length, options.clips)[0] if MOTION_POSE.name in models else ()
-    encoded_poses = {number: encode_pose_image(poses.people[number], poses.frame_size) for number in drawn}
+
+    def pose_image(number: int) -> np.ndarray:
+        """As the motion stream was trained: drawn, or read from a JPEG file."""
+        trained = trained_options(MOTION_POSE, models[MOTION_POSE.name].checkpoint.get("options", {}))
+        people, size = poses.people[number], poses.frame_size
+        from_files = trained["from_keypoints"] is False
+        return decode_image(encode_pose_image(people, size)) if from_files else draw_people(people, size)
+
     readers = {
         SPATIAL.name: lambda number: decode_image(frames[number]),
-        MOTION_POSE.name: lambda number: decode_image(encoded_poses[number]),
+        MOTION_POSE.name: pose_image,
         FLOW.name: lambda number: _flow_image([frames[i] for i in _pair(number, num_frames)], options.flow),
     }
     logits = {}

@@ -16,10 +16,10 @@ from dataloader import sampling
 from fusion.scores import load_scores
 from network import build_network
 from pose.estimators import Estimator
-from pose.keypoints import save_keypoints
+from pose.keypoints import FILE_NAME, load_keypoints, save_keypoints
 from pose.skeleton import COLORS, NUM_PARTS
 from prediction import overlay
-from tests.helpers import assert_error, call_main
+from tests.helpers import assert_error, call_main, fast
 from utils import save_checkpoint
 
 CLASSES = ["Tai Chi", "Bäume fällen", "Diving"]
@@ -198,6 +198,25 @@ def test_scores_are_those_of_scripts_and_fusion(data, tmp_path, estimating, sour
     weights = [stream["weight"] for stream in result["streams"].values()]
     assert weights == pytest.approx([1 / 3, 2 / 3])
     assert bool(estimating) == (source == "estimated")
+
+
+@pytest.mark.parametrize("stream", ["motion_pose", "skeleton"])
+def test_answers_of_networks_trained_on_keypoints_are_their_scores(tiny, tmp_path, stream):
+    record, poses = tmp_path / "record", tiny / "skeletons"
+    places = ("--data", poses, "--ucf-list", tiny / "lists", "--record", record)
+    script = {"motion_pose": "motion_pose_cnn_15", "skeleton": "skeleton_gcn_15"}[stream]
+    trained = call_main(script, *places, *fast(stream), "--epochs", 1, "--lr", 1e-3, "--least-steps", 0)
+    assert trained.returncode == 0, trained.stderr
+    expected = load_scores(record / f"{stream}_video_preds.pickle")
+    videos = [tmp_path / f"v_{name}.avi" for name in expected]
+    for video, name in zip(videos, expected, strict=True):
+        write_video(video, load_keypoints(poses / name / FILE_NAME).num_frames, (32, 24))
+    option = {"motion_pose": "--motion", "skeleton": "--skeleton"}[stream]
+    result = run_json(tmp_path, tmp_path, *videos, option, record / "model_best.pth.tar", "--keypoints", poses)
+    answers = {video["name"]: video["streams"][stream]["logits"] for video in result["videos"]}
+    assert np.ptp(list(expected.values()), axis=0).min() > 1e-3  # videos are told apart
+    for name, vector in expected.items():
+        assert [answers[name][label] for label in result["classes"]] == pytest.approx(vector.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("options", [("--quality", 60), ("--every", 2), ("--short-side", 44)])

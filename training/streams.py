@@ -129,12 +129,12 @@ def stream_of(path: str | os.PathLike) -> Stream:
     raise UserError(f"{path}: its network, a {arch}, is none of the streams {', '.join(STREAMS)}; give one of theirs")
 
 
-def trained_stream(stream: Stream, options: dict) -> Stream:
-    """`stream` as a run with these options trains it: without `normalize`, images with values in [0, 1].
+def trained_options(stream: Stream, options: dict) -> dict:
+    """The options of a run whose checkpoint keeps `options`: what these leave out is as in the first recipe."""
+    return next(iter(RECIPES[stream.name].values())) | options
 
-    What they do not tell is as in the stream's first recipe.
-    """
-    options = next(iter(RECIPES[stream.name].values())) | options
-    return (
-        stream if options.get("normalize", True) else replace(stream, to_input=partial(to_input, mean=None, std=None))
-    )
+
+def trained_stream(stream: Stream, options: dict) -> Stream:
+    """`stream` as a run with these `trained_options` trains it: without `normalize`, images with values in [0, 1]."""
+    normalized = trained_options(stream, options).get("normalize", True)
+    return stream if normalized else replace(stream, to_input=partial(to_input, mean=None, std=None))
