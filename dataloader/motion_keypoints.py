@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,25 +36,40 @@ def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]) -> Prepa
 def load_all_keypoints(
     root: str | os.PathLike, videos: Sequence[Video]
 ) -> tuple[dict[str, Keypoints], list[IndexedVideo], list[tuple[Video, str]]]:
-    """The keypoints of the videos below `root` by name, the good videos, and `(video, reason)` for the others.
+    """The keypoints of the videos below `root` by name, the good videos, and `(video, reason)` for the others."""
 
-    Says on stderr in which videos there is nobody.
+    def load(folder: Path) -> tuple[Keypoints, int, bool]:
+        keypoints = load_keypoints(folder / FILE_NAME)
+        return keypoints, keypoints.num_frames, nobody_in(keypoints)
+
+    return load_all(root, videos, load)
+
+
+def load_all(
+    root: str | os.PathLike, videos: Sequence[Video], load: Callable[[Path], tuple[Any, int, bool]]
+) -> tuple[dict[str, Any], list[IndexedVideo], list[tuple[Video, str]]]:
+    """What `load(folder)` gives for the videos below `root` by name, the good videos, and `(video, reason)` for others.
+
+    `load` returns it with the number of frames and whether nobody is in view. Says on stderr in which videos nobody is;
+    it must not be all.
     """
-    keypoints, good, bad = {}, [], []
+    loaded, good, bad, empty = {}, [], [], []
     for video, folder in find_folders(root, videos):
         if folder is None:
             bad.append((video, f"video {video.name!r} has no folder below {root}"))
             continue
         try:
-            data = keypoints[video.name] = load_keypoints(Path(root, folder, FILE_NAME))
-            good.append(IndexedVideo(video, str(Path(root, folder)), data.num_frames))
+            loaded[video.name], num_frames, nobody = load(Path(root, folder))
+            good.append(IndexedVideo(video, str(Path(root, folder)), num_frames))
+            empty += [video.name] * nobody
         except UserError as error:
             bad.append((video, f"video {video.name!r}: {error}"))
-    empty = [name for name, data in keypoints.items() if nobody_in(data)]
+    if good and len(empty) == len(good):
+        raise UserError(f"{root}: nobody is seen in any of the {len(good)} videos; find people, see process_pose.py")
     if empty:
-        count = f"{len(empty)} of {len(keypoints)} videos ({first_names(empty)})"
+        count = f"{len(empty)} of {len(good)} videos ({first_names(empty)})"
         print(f"{root}: nobody in {count}, of which poses tell nothing", file=sys.stderr)
-    return keypoints, good, bad
+    return loaded, good, bad
 
 
 def keypoint_sample(

@@ -1,21 +1,24 @@
 """Samples of the skeleton stream: the paths of a video's main people, at 48 moments of it."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from common.cli import UserError
+from common.atomic import atomic_write
 from dataloader.frame_index import IndexedVideo
-from dataloader.motion_keypoints import load_all_keypoints
+from dataloader.motion_keypoints import load_all
 from dataloader.names import Video
 from dataloader.video_dataset import Prepared, Sample
-from pose.keypoints import Keypoints, nobody_in
+from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, nobody_in
 from pose.skeleton import LIMBS, MIRROR, NUM_PARTS
 from pose.tracking import main_paths
 
+CHOSEN_NAME = "people.npy"  # beside the keypoints.npz
 MOMENTS = 48
 PEOPLE = 2
 TEST_CLIPS = 3  # samples of a video in the test
@@ -33,15 +36,38 @@ for inner, outer in LIMBS[:-2]:
 
 
 def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
-    """Load the `keypoints.npz` of every video below `root`, and choose and follow its main people, once.
+    """Choose and follow the main people of every video below `root`, once for all runs: see `chosen_people`.
 
     Returns the good videos, `(video, reason)` for the others, and the function that samples their paths.
     """
-    keypoints, good, bad = load_all_keypoints(root, videos)
-    paths = {name: normalized_paths(data) for name, data in keypoints.items()}
-    if paths and all(nobody_in(keypoints[name]) or not path.any() for name, path in paths.items()):
-        raise UserError(f"{root}: nobody is seen in any of the {len(paths)} videos; find people, see process_pose.py")
+    paths, good, bad = load_all(root, videos, chosen_people)
     return good, bad, partial(skeleton_sample, paths=paths)
+
+
+def chosen_people(folder: Path) -> tuple[np.ndarray | Path, int, bool]:
+    """The `normalized_paths` of a pose folder's people, the number of frames, and whether nobody is in view.
+
+    They are kept beside the keypoints as long as these stay as they are; then a path to the file takes their place,
+    so that processes share what the system keeps of it in memory.
+    """
+    file = folder / CHOSEN_NAME
+    with contextlib.suppress(OSError, ValueError, IndexError, EOFError):
+        state = (folder / FILE_NAME).stat()
+        stamp = [state.st_mtime_ns, state.st_size]
+        kept = np.load(file, mmap_mode="r")
+        if kept["stamp"].tolist() == stamp:
+            return file, kept.dtype["paths"].shape[1], bool(kept["nobody"])
+    keypoints = load_keypoints(folder / FILE_NAME)
+    paths = normalized_paths(keypoints)
+    nobody = nobody_in(keypoints) or not paths.any()  # of whom none can be followed
+    chosen = np.zeros((), [("stamp", "i8", 2), ("nobody", "?"), ("paths", "f4", paths.shape)])
+    chosen["stamp"], chosen["nobody"], chosen["paths"] = stamp, nobody, paths
+    try:
+        with atomic_write(file) as out:
+            np.save(out, chosen)
+    except OSError:  # a read-only folder, a full disk
+        return paths, keypoints.num_frames, nobody
+    return file, keypoints.num_frames, nobody
 
 
 def normalized_paths(keypoints: Keypoints) -> np.ndarray:
@@ -62,9 +88,12 @@ def normalized_paths(keypoints: Keypoints) -> np.ndarray:
 
 
 def skeleton_sample(
-    video: IndexedVideo, generator: np.random.Generator | None, paths: Mapping[str, np.ndarray], clips: int = TEST_CLIPS
+    video: IndexedVideo,
+    generator: np.random.Generator | None,
+    paths: Mapping[str, np.ndarray | Path],
+    clips: int = TEST_CLIPS,
 ) -> Sample:
-    """Clips of one video from the paths of its people: `images` are float32 (clips, people, 48, 18, 4).
+    """Clips of one video from the paths of its people, or their file: `images` are float32 (clips, people, 48, 18, 4).
 
     A clip has one frame of each of 48 equal segments. Testing: those of `skeleton_clips`. Training (a generator is
     given): a single one, of random frames of the segments of 0.7 to 1 of the video; people are stretched and turned,
@@ -72,6 +101,7 @@ def skeleton_sample(
     up to 0.25 of the parts and of the moments dropped.
     """
     path = paths[video.video.name]
+    path = np.load(path)["paths"] if isinstance(path, Path) else path
     if generator is None:
         return skeleton_clips(path, clips)
     share = generator.uniform(LEAST_PART, 1)

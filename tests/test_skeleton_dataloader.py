@@ -217,11 +217,41 @@ def test_data_in_which_nobody_is_seen_are_refused(own_tiny, tmp_path, every):
     assert not list(tmp_path.glob("**/*.pth.tar"))
 
 
-def test_all_videos_are_prepared_alike(tiny):
+def test_people_are_chosen_once_and_anew_when_keypoints_change(own_tiny, monkeypatch):
+    root = own_tiny / "skeletons"
     videos = [Video(f"{name}_g03_c01", label, name, f"{name}_g03_c01") for label, name in enumerate(CLASSES)]
-    good, bad, draw = prepare_skeletons(tiny / "skeletons", videos)
-    assert len(good) == 3 and not bad
-    assert all(torch.equal(draw(video, None).images, draw(video, None).images) for video in good)
+    computed = []
+    counted = lambda keypoints: computed.append(1) or normalized_paths(keypoints)  # noqa: E731
+    monkeypatch.setattr(skeletons, "normalized_paths", counted)
+
+    def samples():
+        good, bad, draw = prepare_skeletons(root, videos)
+        assert not bad
+        return [draw(video, generator).images for video in good for generator in (None, random_state(0, 1, "a"))]
+
+    first, second = samples(), samples()
+    assert len(computed) == 3 and all(map(torch.equal, first, second))
+    paths = {video.name: normalized_paths(load_keypoints(root / video.name / FILE_NAME)) for video in videos}
+    direct = [
+        skeleton_sample(IndexedVideo(video, "", 0), generator, paths).images
+        for video in videos
+        for generator in (None, random_state(0, 1, "a"))
+    ]
+    assert all(map(torch.equal, first, direct))
+
+    path = root / videos[0].name / FILE_NAME
+    data = load_keypoints(path)
+    save_keypoints(path, data.keypoints[::-1], data.frame[::-1], data.num_frames, data.frame_size)
+    (root / videos[1].name / skeletons.CHOSEN_NAME).write_bytes(b"half of it")
+    assert len(samples()) == 6 and len(computed) == 5
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    for chosen in root.glob(f"*/{skeletons.CHOSEN_NAME}"):
+        chosen.unlink()
+    assert all(map(torch.equal, samples()[2:], first[2:]))
 
 
 # ---- what can be looked at ----
