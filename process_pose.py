@@ -25,7 +25,8 @@ from common.frames import FRAME_NAME, count_frames, find_frame_folders
 from common.parallel import cores, in_shard, run_parallel, worker_pool
 from common.preparation import print_problems, problems_path
 from dataloader.frame_index import frame_settings
-from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, split_line, unique_names
+from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, stem, unique_names
+from dataloader.split_train_test_video import read_entries
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, frames_with_people, load_keypoints
@@ -170,16 +171,7 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
 
 def listed_folders(file: Path, root: Path, names: Iterable[str], shard: str | None) -> tuple[list[str], list[str]]:
     """Those of the folders `names` that a list has, and a line for each of its videos without a folder."""
-    if file.is_dir():
-        raise UserError(f"--videos {file}: is a folder; give a list file, or the folder of videos with --videos-in")
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--videos {file}: cannot be read as a text file: {error}") from None
-    entries = [split_line(line.strip()) for line in lines if line.strip()]
-    listed = unique_names([Video(name, 0, class_name, path) for class_name, name, path in entries])
-    if not listed:
-        raise UserError(f"--videos {file}: no videos in it; expected lines CLASS/VIDEO")
+    listed = unique_names([Video(stem(e.path), 0, e.class_name, e.path) for e in read_entries(file)])
     there = {normal(name): name for name in names}
     found, failures = [], []
     for video in dict.fromkeys(listed):

@@ -11,9 +11,6 @@ from pathlib import Path, PurePosixPath
 from common.cli import UserError
 from common.frames import VIDEO_EXTENSIONS
 
-# A number behind a file's extension is a class label; one inside a name such as "clip 3.avi" is not.
-LABEL = re.compile(r"\.\w+(\s+\d+)$")
-
 
 @dataclass(frozen=True, slots=True)
 class Video:
@@ -31,8 +28,9 @@ def normal(name: str) -> str:
 
 
 def stem(file_name: str) -> str:
-    """Name of a video: its file name without folder, extension, and leading `v_`."""
-    return normal(PurePosixPath(file_name).stem.removeprefix("v_"))
+    """Name of a video: its file name without folder, extension of a video, and leading `v_`."""
+    path = PurePosixPath(file_name)
+    return normal((path.stem if path.suffix.lower() in VIDEO_EXTENSIONS else path.name).removeprefix("v_"))
 
 
 def without_prefix(name: str) -> str:
@@ -50,16 +48,6 @@ def group_of(video: Video) -> int | None:
     """Number of the group that a video's name carries (`_g07_`), None if it carries none."""
     match = re.search(r"_g(\d+)_", video.name)
     return int(match[1]) if match else None
-
-
-def split_line(line: str) -> tuple[str, str, str]:
-    """(class name, video name, path), "" where there is none, of a line `CLASS/FILE`, perhaps with a number behind."""
-    label = LABEL.search(line)
-    path = (line[: label.start(1)] if label else line).rstrip("/")
-    if "//" in path or "./" in path:
-        path = str(PurePosixPath(path))
-    folder, _, file_name = path.rpartition("/")
-    return normal(folder.rpartition("/")[2]), stem(file_name), path
 
 
 def unique_names(videos: Sequence[Video]) -> list[Video]:

@@ -1,15 +1,20 @@
-"""Class indices and split lists, in the form that UCF101 ships them."""
+"""Class indices and split lists, in the form that UCF101, TSN and HMDB51 ship them."""
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from posixpath import basename, dirname, normpath
+from typing import NamedTuple
 
 from common.cli import UserError
-from dataloader.names import Video, normal, split_line, unique_names
+from common.frames import VIDEO_EXTENSIONS
+from dataloader.names import Video, normal, stem, unique_names
+
+NUMBERED = re.compile(rf"(.+({'|'.join(map(re.escape, VIDEO_EXTENSIONS))}))(\s+\d+)*", re.IGNORECASE)
+FORM = "CLASS/VIDEO, CLASS/VIDEO LABEL or CLASS/VIDEO FRAMES LABEL"
 
 
 @dataclass(frozen=True)
@@ -22,60 +27,127 @@ class Split:
     val: list[Video] = field(default_factory=list)
 
 
+class Entry(NamedTuple):
+    """A video of a list: `FILE, line NUMBER`, its class ("" if the line has none), and its path without numbers."""
+
+    where: str
+    class_name: str
+    path: str
+
+
 def read_class_index(path: str | os.PathLike) -> list[str]:
-    """Class names of a class index (lines `NUMBER NAME`), ordered by number; raises `UserError` for a malformed one."""
-    numbered = {}
+    """Class names of a class index (lines `NUMBER NAME`), ordered by number."""
+    numbered: dict[int, str] = {}
     for number, line in _read_lines(path):
         match = re.fullmatch(r"(\d{1,9})\s+(\S.*)", line)
         if not match:
             raise UserError(f"{path}, line {number}: expected 'NUMBER CLASS', got {line[:80]!r}")
-        if int(match[1]) in numbered:
-            raise UserError(f"{path}, line {number}: class number {match[1]} comes twice")
+        if int(match[1]) in numbered or normal(match[2]) in map(normal, numbered.values()):
+            raise UserError(f"{path}, line {number}: {line[:80]!r} comes twice; give each class one line and number")
         numbered[int(match[1])] = match[2]
-    names = [numbered[key] for key in sorted(numbered)]
-    _refuse_twice([normal(name) for name in names], f"{path}: class", "give each class one line")
-    if not names:
+    if not numbered:
         raise UserError(f"{path}: no classes in it; expected lines 'NUMBER CLASS'")
-    return names
+    return [numbered[key] for key in sorted(numbered)]
 
 
-def read_list(path: str | os.PathLike, classes: list[str]) -> list[Video]:
-    """Videos of one split list: lines `CLASS/FILE`, with or without a class number behind.
+def read_entries(path: str | os.PathLike) -> list[Entry]:
+    """The lines of a list, `CLASS/VIDEO`, with or without an extension, a label, or a number of frames and a label."""
+    lines = list(_read_lines(path))
+    if not lines:
+        raise UserError(f"{path}: no videos in it; expected lines {FORM}")
+    paths = _without_numbers([line for _, line in lines])
+    return [
+        Entry(f"{path}, line {number}", normal(basename(dirname(video))), video)
+        for (number, _), video in zip(lines, paths, strict=True)
+    ]
 
-    The label is that of the class folder in `classes`; the number, which counts UCF101's 101 classes whatever the
-    class index is, is not needed. Raises `UserError` for a line that names no class or an unknown one.
+
+def _without_numbers(lines: list[str]) -> list[str]:
+    """Paths of videos. Numbers behind an extension are no part of a name.
+
+    If no line has an extension, they are none if every line has them and the last one tells the classes apart.
     """
-    labels = {normal(name): label for label, name in enumerate(classes)}
-    videos = []
-    for number, line in _read_lines(path):
-        class_name, name, path_of_video = split_line(line)
-        if not class_name or not name:
-            raise UserError(f"{path}, line {number}: expected 'CLASS/VIDEO', got {line[:80]!r}")
-        if class_name not in labels:
-            raise UserError(
-                f"{path}, line {number}: class {class_name!r} is not in the class index; "
-                "choose the --class-index that belongs to this list"
-            )
-        videos.append(Video(name, labels[class_name], classes[labels[class_name]], path_of_video))
-    if not videos:
-        raise UserError(f"{path}: no videos in it; expected lines 'CLASS/VIDEO'")
-    return videos
+    matches = [NUMBERED.fullmatch(line) for line in lines]
+    if any(matches):
+        return [normpath(match[1] if match else line) for match, line in zip(matches, lines, strict=True)]
+    for columns in (2, 1):
+        rows = [tuple(line.rsplit(maxsplit=columns)) for line in lines]
+        numbered = all(len(row) > columns and all(map(str.isdecimal, row[1:])) for row in rows)
+        labels = {(dirname(row[0]), row[-1]) for row in rows}
+        different = len({row[0] for row in rows}) == len(set(rows))
+        if numbered and different and len(labels) == len({folder for folder, _ in labels}):
+            return [normpath(row[0]) for row in rows]
+    return list(map(normpath, lines))
 
 
 def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_list: str | None = None) -> Split:
     """Read `<class_index>`, `trainlist<split>.txt`, `testlist<split>.txt` and `val_list` of the folder `ucf_list`.
 
-    Raises `UserError` if a file is missing or malformed, or if a video is in two lists or twice in one.
+    A folder of HMDB51's lists has `<class>_test_split<split>.txt` in their place, and needs no class index. The label
+    of a video is that of its class folder; a label in the list, which counts other classes or from 0, is not needed.
     """
     check_lists(ucf_list, split, class_index, val_list)
     folder = Path(ucf_list)
-    classes = read_class_index(folder / class_index)
-    files = [folder / name for name in (*_lists_of(split), val_list) if name]
-    parts = [read_list(file, classes) for file in files]
-    videos = unique_names([video for part in parts for video in part])
-    _refuse_twice([video.name for video in videos], f"{' and '.join(map(str, files))}: video", "list it once")
+    by_class = _hmdb51_lists(folder, split)
+    if by_class:
+        there = (folder / class_index).exists()
+        classes, parts = read_class_index(folder / class_index) if there else list(by_class), _read_hmdb51(by_class)
+    else:
+        classes = read_class_index(folder / class_index)
+        parts = [read_entries(folder / name) for name in _lists_of(split)]
+    parts += [read_entries(folder / val_list)] if val_list else []
+    entries = [entry for part in parts for entry in part]
+    videos = unique_names(_videos(entries, classes))
+    first: dict[str, str] = {}
+    for video, entry in zip(videos, entries, strict=True):
+        if first.setdefault(video.name, entry.where) != entry.where:
+            raise UserError(f"{entry.where}: video {video.name!r} comes twice, see {first[video.name]}; list it once")
+    trained = {video.label for video in videos[: len(parts[0])]}
+    for video, entry in zip(videos, entries, strict=True):
+        if video.label not in trained:
+            raise UserError(
+                f"{entry.where}: class {video.class_name!r} has no video in the training list; add some there, or "
+                "take the class out of the lists and the class index"
+            )
     remaining = iter(videos)
     return Split(classes, *(list(islice(remaining, len(part))) for part in parts))
+
+
+def _videos(entries: Sequence[Entry], classes: list[str]) -> list[Video]:
+    labels = {normal(name): label for label, name in enumerate(classes)}
+    videos = []
+    for where, class_name, path in entries:
+        label = labels.get(normal(class_name))
+        if not class_name or not stem(path):
+            raise UserError(f"{where}: expected {FORM}, got {path[:80]!r}")
+        if label is None:
+            raise UserError(
+                f"{where}: class {class_name!r} is not in the class index; choose the --class-index that belongs to "
+                f"this list, whose lines are {FORM}"
+            )
+        videos.append(Video(stem(path), label, classes[label], path))
+    return videos
+
+
+def _hmdb51_lists(folder: Path, split: str | None) -> dict[str, Path]:
+    """HMDB51's list of each class."""
+    end = f"_test_split{(split or '').lstrip('0')}.txt"
+    return dict(sorted((path.name.removesuffix(end), path) for path in folder.glob(f"*{end}")))
+
+
+def _read_hmdb51(lists: dict[str, Path]) -> list[list[Entry]]:
+    """Training and test videos: 1 and 2 behind their names; those with a 0 are not used."""
+    parts: dict[str, list[Entry]] = {"1": [], "2": []}
+    for class_name, path in lists.items():
+        for number, line in _read_lines(path):
+            match = re.fullmatch(r"(\S.*)\s+([012])", line)
+            if not match:
+                form = "VIDEO 1 (training), VIDEO 2 (test) or VIDEO 0 (neither)"
+                raise UserError(f"{path}, line {number}: expected {form}, got {line[:80]!r}")
+            if match[2] in parts:
+                entry = Entry(f"{path}, line {number}", class_name, f"{class_name}/{match[1]}")
+                parts[match[2]].append(entry)
+    return list(parts.values())
 
 
 def check_lists(
@@ -85,7 +157,9 @@ def check_lists(
     folder = Path(ucf_list)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of split lists; see --ucf-list")
-    files = {class_index: "--class-index", val_list: "--val-list"} | dict.fromkeys(_lists_of(split), "--split")
+    files = {val_list: "--val-list"}
+    if not _hmdb51_lists(folder, split):
+        files |= {class_index: "--class-index"} | dict.fromkeys(_lists_of(split), "--split")
     for name, option in files.items():
         if name and not (folder / name).exists():
             there = sorted(path.name for path in folder.glob("classInd*.txt")) if option == "--class-index" else []
@@ -100,15 +174,15 @@ def _lists_of(split: str | None) -> tuple[str, ...]:
 def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
     """Stripped, non-empty lines of a UTF-8 text file with their 1-based numbers."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; see --ucf-list, --split and --class-index") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a text file: {error}") from None
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; see --ucf-list, --split and --class-index") from None
+    try:
+        text = data.decode("utf-8-sig")
+        bad = data.find(b"\0")  # as UTF-16 has them
+    except UnicodeDecodeError as error:
+        text, bad = "", error.start
+    if bad >= 0:
+        number = data[:bad].count(b"\n") + 1
+        raise UserError(f"{path}, line {number}: is no UTF-8 text (UTF-16, or no text at all?); save it as UTF-8")
     yield from ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-
-
-def _refuse_twice(names: list[str], what: str, remedy: str) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise UserError(f"{what} {twice[0]!r} comes twice ({len(twice)} such); {remedy}")

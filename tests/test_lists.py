@@ -5,7 +5,7 @@ import pytest
 from common.cli import UserError
 from dataloader.names import folder_names, group_of, stem
 from dataloader.split_train_test_video import read_class_index, read_split
-from tests.helpers import ROOT, write_lists
+from tests.helpers import ROOT, SHARED, write_lists
 
 
 def test_ucf101_lists():
@@ -40,30 +40,64 @@ def test_names_with_spaces_dots_dashes_and_accents(tmp_path):
     [
         ("classInd15.txt", "", "no classes"),
         ("classInd15.txt", "Archery\n", "line 1"),
-        ("classInd15.txt", "1 A\n1 B\n", "comes twice"),
-        ("classInd15.txt", "1 A\n2 A\n", "comes twice"),
+        ("classInd15.txt", "1 A\n1 B\n", "line 2: '1 B' comes twice"),
+        ("classInd15.txt", "1 A\n2 A\n", "line 2: '2 A' comes twice"),
         ("trainlist04.txt", "", "no videos"),
-        ("trainlist04.txt", "Yoga/v_Yoga_g01_c01.avi 1\n", "'Yoga'"),
-        ("testlist04.txt", "v_Archery_g01_c01.avi\n", "line 1"),
-        ("testlist04.txt", "Archery/a.avi\nArchery/a.avi\n", "comes twice"),
-        ("testlist04.txt", "Archery/b.avi\n", "comes twice"),
+        ("trainlist04.txt", "Yoga/v_Yoga_g01_c01.avi 1\n", "line 1: class 'Yoga' .* CLASS/VIDEO FRAMES LABEL"),
+        ("trainlist04.txt", "Yoga/b.avi 1\n", "line 1: class 'Yoga'"),
+        ("testlist04.txt", "v_Archery_g01_c01.avi\n", "testlist04.txt, line 1: expected CLASS/VIDEO"),
+        ("testlist04.txt", "Archery/a.avi\n\nArchery/a.mp4\n", "testlist04.txt, line 3: .* comes twice, .*, line 1;"),
+        ("testlist04.txt", "Archery/b.avi\n", "testlist04.txt, line 1: .* twice, .*trainlist04.txt, line 1;"),
+        ("testlist04.txt", "Archery/a.avi\nGolf/a.avi\n", "testlist04.txt, line 2: class 'Golf' has no video"),
+        ("testlist04.txt", "Archery/a.avi\nArchery/ü.avi\n".encode("utf-16"), "testlist04.txt, line 1: .* UTF-8"),
+        ("testlist04.txt", "Archery/a.avi\n".encode("utf-16-le"), "testlist04.txt, line 1: .* UTF-8"),
+        ("testlist04.txt", "Archery/a.avi\nArchery/ü.avi\n".encode("latin-1"), "testlist04.txt, line 2: .* UTF-8"),
     ],
 )
 def test_mistakes_in_lists_are_named(tmp_path, file, text, words):
-    write_lists(tmp_path, ["Archery/b.avi"], ["Archery/a.avi"], classes=("Archery",))
-    (tmp_path / file).write_text(text)
+    write_lists(tmp_path, ["Archery/b.avi"], ["Archery/a.avi"], classes=("Archery", "Golf"))
+    (tmp_path / file).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=words):
         read_split(tmp_path, "04", "classInd15.txt")
 
 
-def test_missing_or_binary_files(tmp_path):
+def test_missing_files(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         read_split(tmp_path / "nowhere", "04", "classInd15.txt")
     with pytest.raises(UserError, match="no such file"):
         read_split(tmp_path, "04", "classInd15.txt")
-    (tmp_path / "classInd15.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="text file"):
-        read_class_index(tmp_path / "classInd15.txt")
+
+
+def test_lists_as_hmdb51_has_them(tmp_path):
+    """One file for each class and split, 1 for training, 2 for testing, 0 for neither; a class index may lack."""
+    for name, labels in (("walk", "1022"), ("brush_hair", "11120")):
+        lines = [f"a #{i} {name}_@b!.avi {label} \n" for i, label in enumerate(labels)]
+        (tmp_path / f"{name}_test_split1.txt").write_text("".join(lines))
+        (tmp_path / f"{name}_test_split2.txt").write_text(lines[0])
+    split = read_split(tmp_path, "01", "classInd15.txt")
+    assert split.classes == ["brush_hair", "walk"] and [video.label for video in split.train] == [0, 0, 0, 1]
+    assert [video.path for video in split.test] == [
+        "brush_hair/a #3 brush_hair_@b!.avi",
+        "walk/a #2 walk_@b!.avi",
+        "walk/a #3 walk_@b!.avi",
+    ]
+    (tmp_path / "classInd15.txt").write_text("1 walk\n2 brush_hair\n")
+    assert read_split(tmp_path, "01", "classInd15.txt").classes == ["walk", "brush_hair"]
+    (tmp_path / "walk_test_split1.txt").write_text("a.avi 1\nb.avi\n")
+    with pytest.raises(UserError, match=r"walk_test_split1.txt, line 2: expected VIDEO 1 \(training\)"):
+        read_split(tmp_path, "1", "classInd15.txt")
+
+
+@pytest.mark.skipif(not (SHARED / "cases").is_dir(), reason="needs ../shared/cases")
+def test_lists_of_others():
+    ok, bare, hmdb51 = (
+        read_split(SHARED / "cases" / "lists" / name, "01", "classInd.txt")
+        for name in ("ok", "no_extension", "hmdb51_style")
+    )
+    names = [[{video.name for video in part} for part in (split.train, split.test)] for split in (ok, bare, hmdb51)]
+    assert names[0] == names[1]
+    unused = {name for name in names[0][0] if "_g04_" in name}
+    assert names[2] == [names[0][0] - unused, names[0][1]]
 
 
 def test_windows_line_ends_and_byte_order_mark(tmp_path):
@@ -73,4 +107,4 @@ def test_windows_line_ends_and_byte_order_mark(tmp_path):
 
 def test_stem():
     assert stem("v_Archery_g01_c01.avi") == "Archery_g01_c01"
-    assert stem("my video.final.mp4") == "my video.final"
+    assert stem("my video.final.mp4") == stem("v_my video.final") == "my video.final"

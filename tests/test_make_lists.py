@@ -179,7 +179,7 @@ def test_a_video_that_is_validated_on_cannot_be_in_another_list(tmp_path):
         before = (lists / "vallist01.txt").read_bytes()
         with (lists / "vallist01.txt").open("ab") as file:
             file.write((lists / f"{other}list01.txt").read_bytes().splitlines()[0] + b"\n")
-        with pytest.raises(UserError, match=r"vallist01.txt: video '\d' comes twice"):
+        with pytest.raises(UserError, match=r"vallist01.txt, line 2: video '\d' comes twice"):
             read_split(lists, "01", "classInd.txt", "vallist01.txt")
         (lists / "vallist01.txt").write_bytes(before)
     with pytest.raises(UserError, match=r"vallist02.txt: no such file; see --ucf-list and --val-list"):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from common.cli import UserError
 from dataloader.frame_index import find_folders
-from dataloader.names import Video, VideoFolders, frame_folders, listed_names, pose_name, split_line, stem, unique_names
-from dataloader.split_train_test_video import read_list
+from dataloader.names import Video, VideoFolders, frame_folders, listed_names, pose_name, stem, unique_names
+from dataloader.split_train_test_video import read_entries
 from predict import find_keypoints
 from process_pose import select_videos
 
@@ -47,7 +47,8 @@ def test_every_step_finds_the_folder_that_the_step_before_wrote(tmp_path_factory
         (root / "frames" / folder / "frame000001.jpg").touch()
         made[path] = folder
 
-    listed = unique_names(read_list(root / "list.txt", CLASSES))
+    entries = read_entries(root / "list.txt")
+    listed = unique_names([Video(stem(path), CLASSES.index(name), name, path) for _, name, path in entries])
     for video, folder in find_folders(root / "frames", listed):
         assert folder == made[root / "videos" / video.path]
     options = {"from_keypoints": False, "videos": root / "list.txt", "shard": None}
@@ -61,16 +62,23 @@ def test_every_step_finds_the_folder_that_the_step_before_wrote(tmp_path_factory
         assert find_keypoints(root / "poses", path) == root / "poses" / pose_name(folder) / "keypoints.npz"
 
 
-def test_lines_of_lists():
-    assert split_line("Archery/v_Archery_g01_c01.avi 1") == (
-        "Archery",
-        "Archery_g01_c01",
-        "Archery/v_Archery_g01_c01.avi",
-    )
-    assert split_line("Run/clip 3.avi") == ("Run", "clip 3", "Run/clip 3.avi")
-    assert split_line("./Run//clip 3.v1.mp4  12") == ("Run", "clip 3.v1", "Run/clip 3.v1.mp4")
-    assert split_line("v_Run_g01_c01/") == ("", "Run_g01_c01", "v_Run_g01_c01")
-    assert split_line("A/B/x 7") == ("B", "x 7", "A/B/x 7")  # no extension, so the number belongs to the name
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("Archery/v_A_g01_c01.avi 1", "Archery/v_A_g01_c01.avi"),
+        ("Run/clip 3.avi", "Run/clip 3.avi"),
+        ("./Run//clip 3.v1.mp4  12", "Run/clip 3.v1.mp4"),
+        ("v_Run_g01_c01/", "v_Run_g01_c01"),
+        ("Run/a.mp4 120 0\nRun/b 2.AVI 33 0", "Run/a.mp4\nRun/b 2.AVI"),  # frames and label, as TSN
+        ("/x/Run/a 120 0\n/x/Run/b 99 0\n/x/Hop/a.v1 120 1", "/x/Run/a\n/x/Run/b\n/x/Hop/a.v1"),
+        ("Run/a 1\nHop/b.v1 2\nRun/c 1\nRun/a 1", "Run/a\nHop/b.v1\nRun/c\nRun/a"),
+        ("Run/clip 3\nRun/clip 4", "Run/clip 3\nRun/clip 4"),  # names
+        ("Run/clip 3 1\nRun/clip 4 1", "Run/clip 3\nRun/clip 4"),
+    ],
+)
+def test_numbers_behind_the_videos_of_a_list(lines, expected, tmp_path):
+    (tmp_path / "list.txt").write_text(lines)
+    assert [entry.path for entry in read_entries(tmp_path / "list.txt")] == expected.split("\n")
 
 
 def test_scores_under_any_spelling_belong_to_the_listed_video():
