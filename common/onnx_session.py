@@ -1,6 +1,8 @@
 """Networks in ONNX files, opened with ONNX Runtime."""
 
 import os
+import shutil
+import sys
 from typing import TYPE_CHECKING
 
 from common.cli import UserError
@@ -10,14 +12,29 @@ if TYPE_CHECKING:
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
 
+# Both packages fill the same folder: beside onnxruntime, the other one has no effect.
+GPU_PACKAGE = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
+
 
 def find_provider(device: str) -> tuple[str, str]:
     """The device that `auto` stands for, and onnxruntime's provider; raises `UserError` if there is none."""
     available = available_providers()
     name = device if device != "auto" else "cuda" if PROVIDERS["cuda"] in available else "cpu"
     if PROVIDERS[name] not in available:
-        raise UserError(f"--device {name}: this onnxruntime has no {PROVIDERS[name]}; use another, or --device cpu")
+        remedy = GPU_PACKAGE if name == "cuda" else "use another, or --device cpu"
+        raise UserError(f"--device {name}: this onnxruntime has no {PROVIDERS[name]}; {remedy}")
+    if device == "auto" and name == "cpu" and shutil.which("nvidia-smi"):
+        print(f"poses are found on the CPU, not on the GPU: {GPU_PACKAGE}", file=sys.stderr)
     return name, PROVIDERS[name]
+
+
+def check_provider(session: "onnxruntime.InferenceSession", name: str, device: str, path: str | os.PathLike) -> None:
+    """Tell of a session for the device `name` that fell back to the CPU; `UserError` if `device` asked for it."""
+    if PROVIDERS[name] not in session.get_providers():
+        problem = f"{path}: onnxruntime cannot use {PROVIDERS[name]} (are CUDA and cuDNN of its version installed?)"
+        if device != "auto":
+            raise UserError(f"{problem}; repair that, or take --device cpu")
+        print(f"{problem}; poses are found on the CPU", file=sys.stderr)
 
 
 def available_providers() -> list[str]:
@@ -34,7 +51,7 @@ def open_session(path: str | os.PathLike, device: str, threads: int = 0) -> "onn
 
     Raises `UserError` if onnxruntime cannot load the file or lacks the device.
     """
-    _, provider = find_provider(device)
+    name, provider = find_provider(device)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -45,6 +62,8 @@ def open_session(path: str | os.PathLike, device: str, threads: int = 0) -> "onn
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         providers = list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions have no common base
         raise UserError(f"{path}: onnxruntime cannot load it: {str(error)[:200]}") from None
+    check_provider(session, name, device, path)
+    return session

@@ -13,7 +13,7 @@ import numpy as np
 from common.atomic import remove_leftovers
 from common.cli import UserError
 from common.download import cache_folder, file_hash
-from common.onnx_session import find_provider
+from common.onnx_session import check_provider, find_provider
 from pose.coco import COCO_PARTS
 
 INSTALL = "pip install onnxruntime opencv-python-headless, then pip install --no-deps rtmlib"
@@ -34,7 +34,7 @@ def load_rtmpose(mode: str = "balanced", device: str = "auto") -> tuple[Callable
     except ImportError as error:
         reason = "is not installed" if error.name == "rtmlib" else f"cannot be imported ({error})"
         raise UserError(f"--model rtmpose needs rtmlib, which {reason}: {INSTALL}; {NEXT_BEST}") from None
-    device = find_provider(device)[0]
+    name = find_provider(device)[0]
     known = rtmlib.Body.RTMO_MODE["balanced"] if mode == "rtmo" else rtmlib.Body.MODE[mode]
     files = {part: _weights(known[part], download_checkpoint) for part in ("det", "pose") if part in known}
 
@@ -42,10 +42,12 @@ def load_rtmpose(mode: str = "balanced", device: str = "auto") -> tuple[Callable
         size = known[f"{part}_input_size"]
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # it tells what it loads
-                return tool(str(files[part]), size, backend="onnxruntime", device=device, **options)
+                loaded = tool(str(files[part]), size, backend="onnxruntime", device=name, **options)
         except Exception as error:  # onnxruntime's exceptions have no common base
             reason = f"cannot be loaded ({str(error)[:200]}); remove it, and it comes anew"
             raise UserError(f"{files[part]}: {reason}") from None
+        check_provider(loaded.session, name, device, files[part])
+        return loaded
 
     if mode == "rtmo":
         one_stage = load(rtmlib.RTMO, "pose", score_thr=DETECTION_SCORE)

@@ -16,7 +16,7 @@ from pose.coco import COCO_PARTS
 from pose.estimators import make_estimator
 from pose.keypoints import load_keypoints, people_of_frame
 from tests.helpers import ROOT, assert_error, call_main, run_script
-from tests.pose_fixtures import save_frames
+from tests.pose_fixtures import save_frames, save_network
 
 rtmlib = pytest.importorskip("rtmlib")
 onnx = pytest.importorskip("onnx")
@@ -239,6 +239,26 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(server, tmp_path, monk
     finished = call_main("process_pose", "--frames", tmp_path / "frames", "--out", tmp_path / "out")
     assert_error(finished, "/det-12ab34cd.zip: cannot be downloaded", reason, "end2end.onnx", "--model keypointrcnn")
     assert not list((tmp_path / "cache/hub/checkpoints").iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("model", ["rtmpose", "onnx"])
+def test_the_cpu_in_place_of_a_gpu_is_said(home, tmp_path, monkeypatch, capsys, model):
+    """Here onnxruntime itself falls back, as it does where its CUDA libraries are missing."""
+    weights = save_network(tmp_path / "net.onnx") if model == "onnx" else None
+    make_estimator(model, weights)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    make_estimator(model, weights)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "not on the GPU: pip uninstall onnxruntime, then pip install onnxruntime-gpu" in said[0]
+    with pytest.raises(UserError, match="--device cuda: this onnxruntime has no CUDA.*pip uninstall onnxruntime"):
+        make_estimator(model, weights, "cuda")
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    people = make_estimator(model, weights)([frame(250, 250)])
+    assert len(people) == 1 and "cannot use CUDAExecutionProvider" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cannot use CUDAExecutionProvider.*--device cpu"):
+        make_estimator(model, weights, "cuda")
 
 
 def test_unknown_modes_are_refused():
