@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 
 from common.cli import UserError
 from fusion.scores import load_scores
-from tests.helpers import ROOT, STREAMS, fast, original, train_script
+from tests.helpers import ROOT, STREAMS, fast, original, run_script, train_script
 from training.distributed import Processes
 from training.run import make_context
 from training.streams import SPATIAL
@@ -30,6 +32,11 @@ def torchrun(processes: int, data: Path, record: Path, *arguments, stream: str =
     command += [str(ROOT / script), *map(str, arguments)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -77,6 +84,36 @@ def test_processes_train_and_test_as_one(stream, tiny, tmp_path):
     one, many = (load_scores(tmp_path / name / f"{stream}_video_preds.pickle") for name in ("one", "many"))
     assert list(one) == list(many) and len(one) == 6
     assert max(np.abs(one[name] - many[name]).max() for name in one) < 1e-3
+
+
+def test_machines_without_a_common_disk_score_one_model(tiny, tmp_path):
+    """The best epoch, which the main process alone has on its disk, is not the last: it scores all videos."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ("--data", tiny / "frames", "--ucf-list", tiny / "lists", "--record", "run", *fast("spatial"))
+    options += ("--recipe", "original", "--lr", 0.1, "--epochs", 3, "--batch-size", 12, "--test-clips", 2)
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with ThreadPoolExecutor(2) as pool:
+        machines = [
+            pool.submit(
+                run_script,
+                "spatial_cnn_15.py",
+                *options,
+                cwd=make_folder(tmp_path / str(rank)),
+                RANK=str(rank),
+                **group,
+            )
+            for rank in range(2)
+        ]
+    assert [machine.result().returncode for machine in machines] == [0, 0], machines[0].result().stderr
+    record = tmp_path / "0" / "run"
+    best = record / "model_best.pth.tar"
+    assert load_checkpoint(best)["epoch"] < 3 and not (tmp_path / "1" / "run" / "model_best.pth.tar").exists()
+    alone = train_script("spatial", tiny, tmp_path / "alone", "--resume", best, "--evaluate", inline=True)
+    assert alone.returncode == 0, alone.stderr
+    two, one = (load_scores(folder / "spatial_video_preds.pickle") for folder in (record, tmp_path / "alone"))
+    assert max(np.abs(two[name] - one[name]).max() for name in one) < 1e-4
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")

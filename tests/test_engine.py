@@ -1,5 +1,7 @@
 """One epoch and one test, on a tiny network and made samples."""
 
+import math
+from argparse import Namespace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +20,7 @@ from network import Model, build_network
 from training import engine
 from training.distributed import Processes
 from training.engine import Context, evaluate, train_one_epoch
+from training.schedule import make_optimizer, start_momentum
 from training.streams import SPATIAL
 
 CPU = torch.device("cpu")
@@ -181,3 +184,25 @@ def test_the_test_takes_as_many_clips_as_fit_into_memory(monkeypatch):
     assert seen == [12, 6, 3, 3, 3, 3] + [3] * 4
     for name in expected:
         np.testing.assert_allclose(scores[name], expected[name], rtol=1e-5)
+
+
+def test_the_first_step_may_be_skipped():
+    """Where the scaler finds infinite gradients in it, the next steps are those of an optimiser that starts there."""
+    args = Namespace(optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=0.0)
+    network, expected = small_network(), small_network()
+    optimizer = make_optimizer(args, network.parameters(), fused=True)
+    torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
+    try:
+        start_momentum(optimizer)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+        for overflow in (True, False, False):
+            for weight in network.parameters():
+                weight.grad = torch.ones_like(weight)
+            network[2].bias.grad[0] = math.inf if overflow else 1
+            scaler.scale(torch.ones(1))
+            scaler.step(optimizer)
+            scaler.update()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for ours, theirs in zip(network.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs - 0.1 * (1 + 1.9))

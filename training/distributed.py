@@ -79,8 +79,8 @@ def gather(processes: Processes, item: Any) -> list:
     return items
 
 
-def share_buffers(processes: Processes, network: torch.nn.Module) -> None:
-    """Give every process the main one's batch-norm statistics, as they are saved and tested."""
+def share_network(processes: Processes, network: torch.nn.Module) -> None:
+    """Give every process the main one's weights and batch-norm statistics, as they are saved and tested."""
     if processes.world > 1:
-        for buffer in network.buffers():
-            dist.broadcast(buffer, src=0)
+        for tensor in network.state_dict().values():
+            dist.broadcast(tensor, src=0)

@@ -18,7 +18,7 @@ from dataloader.sampling import random_state
 from dataloader.video_dataset import VideoLoader, join_images
 from fusion.metrics import precision
 from network import Model, for_testing
-from training.distributed import Processes, gather, share_buffers, sum_over
+from training.distributed import Processes, gather, share_network, sum_over
 from training.streams import Stream
 from utils import StopRequest
 
@@ -216,7 +216,7 @@ def _run_network(network: nn.Module, loader: VideoLoader, context: Context, what
 
     A GPU gets several batches of the loader at once, joined there, so that workers need not hold that many videos.
     """
-    share_buffers(context.processes, network)
+    share_network(context.processes, network)
     device, tester = context.device, for_testing(network, context.device)
     enough, clips = TEST_CLIPS[device.type]
     mine, waiting = {}, []

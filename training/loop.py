@@ -16,7 +16,7 @@ from network import Model, add_dropout
 from training.engine import Context, evaluate, train_one_epoch
 from training.record import BEST, CHECKPOINT, record_path, scores_path, selected_on
 from training.resume import options_of, resume_averaging, resume_training
-from training.schedule import average_weights, make_optimizer, rate_factor
+from training.schedule import average_weights, make_optimizer, rate_factor, start_momentum
 from utils import save_checkpoint, write_record
 
 UNSAVED_SECONDS = 5  # of epochs without a test that a kill may cost: writing can take longer than training a head
@@ -54,6 +54,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
             best = -1.0
             if main:
                 print(f"{record} has no {BEST}: model selection starts anew")
+    start_momentum(optimizer)
     if args.start_epoch is not None:
         first = args.start_epoch
     if first >= args.epochs and main:

@@ -108,7 +108,7 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
             # The best model's scores of all samples, and of the test list where it did not choose.
             final = selection if args.test_clips != stream.test_clips else {}
             final |= {"test": split.test} if split.val else {}
-            if final and (args.record / BEST).exists():
+            if final and processes.main and (args.record / BEST).exists():  # the test gives it to the other processes
                 best = read_model(args.record / BEST, stream.in_channels, stream.family)
                 model.network.load_state_dict(best.network.state_dict())
             for what, videos in final.items():

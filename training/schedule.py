@@ -16,6 +16,14 @@ def make_optimizer(args: Namespace, parameters: Iterable[nn.Parameter], fused: b
     return torch.optim.SGD(parameters, args.lr, args.momentum, weight_decay=args.weight_decay, fused=fused)
 
 
+def start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Zeros for the momentum that the fused SGD lacks: of a first step that a scaler skips it keeps raw memory."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["fused"] and group.get("momentum") else ():
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def rate_factor(args: Namespace, epoch: float) -> float:
     """What the learning rate is multiplied with at `epoch`, a whole number of epochs and the part of the next.
 
