@@ -42,7 +42,7 @@ SHOWN := BodyWeightSquats/v_BodyWeightSquats_g01_c01.avi CliffDiving/v_CliffDivi
 resume = $(if $(wildcard $(1)/checkpoint.pth.tar),--resume $(1)/checkpoint.pth.tar)
 # The lines of one stream, named; its progress bars would mix with the others'.
 train = set -o pipefail; OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PY) $(1) $(call resume,$(@D)) | \
-	sed 's/^/$(notdir $(@D)): /'
+	sed -u 's/^/$(notdir $(@D)): /'
 
 $(DEMO)/prepared: $(VENV)/installed
 	$(PY) make_demo_data.py $(DEMO) --seed $(SEED)

@@ -21,6 +21,19 @@ ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CUSTOM_NAMES = {"conv1_custom.": "conv1.", "fc_custom.": "fc."}
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm of (N, C, …); a single value a channel, which has no variance, takes the running statistics."""
+
+    def _check_input_dim(self, values: torch.Tensor) -> None:
+        pass
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """(N, C, …) normalised."""
+        if values.numel() > values.shape[1]:
+            return super().forward(values)
+        return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
 def build_network(arch: str, in_channels: int, classes: int) -> models.ResNet:
     """A randomly initialised ResNet: (N, in_channels, H, W) → logits (N, classes).
 
@@ -29,7 +42,7 @@ def build_network(arch: str, in_channels: int, classes: int) -> models.ResNet:
     """
     if arch not in ARCHITECTURES:
         raise UserError(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
-    network = models.get_model(arch, weights=None, num_classes=classes)
+    network = models.get_model(arch, weights=None, num_classes=classes, norm_layer=BatchNorm)
     if in_channels != 3:
         network.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -49,7 +62,7 @@ def cross_modality_filters(rgb: torch.Tensor, in_channels: int) -> torch.Tensor:
     return rgb.float().mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
 
 
-def load_starting_weights(network: models.ResNet, arch: str, weights: str) -> None:
+def load_starting_weights(network: models.ResNet, arch: str, weights: str, freeze_bn: str = "none") -> None:
     """Start `network` from ImageNet, all layers but the classifier, which stays random.
 
     `weights` is `imagenet` (downloaded once by torchvision), `none`, or a file with the state dict of a network of
@@ -65,6 +78,11 @@ def load_starting_weights(network: models.ResNet, arch: str, weights: str) -> No
     state = {name: tensor for name, tensor in torchvision_names(state).items() if not name.startswith("fc.")}
     first = state.get("conv1.weight")
     if first is not None and first.ndim == 4 and first.shape[1] == 3 != network.conv1.in_channels:
+        if freeze_bn == "all":
+            raise UserError(
+                "--freeze-bn all: batch norm's statistics are those of RGB images, but the first convolution sees "
+                "others; take --freeze-bn partial"
+            )
         state["conv1.weight"] = cross_modality_filters(first, network.conv1.in_channels)
     fresh = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fc.")}
     load_strictly(network, state | fresh, source)

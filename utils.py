@@ -154,7 +154,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         raise UserError(f"--device {name}: there is no such device here; use --device auto or cpu")
     if name == "cpu":
         keep_freed_memory()
-    # More processes than devices share them.
+    # Machines that show each process its own devices alone show one.
     return torch.device(name, local_rank % torch.cuda.device_count()) if name == "cuda" else torch.device(name)
 
 
@@ -166,8 +166,10 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another system, or another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: memory of its own for arrays of 1 GiB and more alone
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: return what is free beyond 2 GiB
+        # M_MMAP_THRESHOLD: memory of its own for arrays of 1 GiB and more alone. Older versions refuse that; then the
+        # next would only end their own way of learning the threshold.
+        if mallopt(-3, 1 << 30):
+            mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: return what is free beyond 2 GiB
 
 
 def computes_in_half(device: torch.device) -> bool:

@@ -1,12 +1,15 @@
 """What is looked at before weights are read or downloaded, mixed-up files and folders, and how much is printed."""
 
+import re
+import select
 import shutil
+import subprocess
 
 import pytest
 
 from common.cli import print_first
 from common.preparation import print_problems, problems_path
-from tests.helpers import assert_error, call_main, write_images, write_lists
+from tests.helpers import ROOT, assert_error, call_main, write_images, write_lists
 
 
 @pytest.fixture
@@ -108,6 +111,18 @@ def test_a_folder_for_a_file_and_the_other_way_round(script, arguments, words, t
 
 
 # ---- how much is printed ----
+
+
+def test_the_demos_lines_of_the_streams_appear_at_once():
+    """The filter that names them passes each on, whether or not more follows."""
+    command = re.search(r"sed .*?'s.*?'", (ROOT / "Makefile").read_text())[0]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(["bash", "-c", command], **pipes) as process:
+        process.stdin.write("epoch 0\n")
+        process.stdin.flush()
+        appeared = select.select([process.stdout], [], [], 5)[0]
+        process.kill()
+    assert appeared
 
 
 def test_the_first_lines_and_how_many_more(capsys):

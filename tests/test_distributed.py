@@ -10,14 +10,17 @@ import time
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from common.cli import UserError
 from fusion.scores import load_scores
 from tests.helpers import ROOT, STREAMS, fast, original, run_script, train_script
+from training import run
 from training.distributed import Processes
 from training.run import make_context
 from training.streams import SPATIAL
@@ -96,15 +99,8 @@ def test_machines_without_a_common_disk_score_one_model(tiny, tmp_path):
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with ThreadPoolExecutor(2) as pool:
         machines = [
-            pool.submit(
-                run_script,
-                "spatial_cnn_15.py",
-                *options,
-                cwd=make_folder(tmp_path / str(rank)),
-                RANK=str(rank),
-                **group,
-            )
-            for rank in range(2)
+            pool.submit(run_script, "spatial_cnn_15.py", *options, cwd=make_folder(tmp_path / rank), RANK=rank, **group)
+            for rank in "01"
         ]
     assert [machine.result().returncode for machine in machines] == [0, 0], machines[0].result().stderr
     record = tmp_path / "0" / "run"
@@ -158,3 +154,16 @@ def test_more_processes_than_videos_in_a_batch_are_refused():
     assert make_context(args, SPATIAL, Processes(2, 3, 2), StopRequest()).processes.world == 3
     with pytest.raises(UserError, match="at least one video per process"):
         make_context(args, SPATIAL, Processes(2, 4, 2), StopRequest())
+
+
+def test_processes_that_share_a_gpu_are_refused(monkeypatch):
+    """NCCL would, in words that do not tell."""
+    args = Namespace(device="cuda", amp=None, batch_size=4, evaluate=False, accumulate=1, freeze_bn="none")
+    args.skip_broken, args.label_smoothing, args.clip_gradients, args.given = False, 0.0, 0.0, set()
+    monkeypatch.setattr(run, "pick_device", lambda name, rank: torch.device("cuda", rank))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="GPU-7"))
+    monkeypatch.setattr(run, "gather", lambda processes, item: [item, ("other machine", "GPU-7")])
+    assert run.make_context(args, SPATIAL, Processes(0, 2, 0), StopRequest()).device.type == "cuda"
+    monkeypatch.setattr(run, "gather", lambda processes, item: [item, item])
+    with pytest.raises(UserError, match="2 processes share 1 CUDA devices"):
+        run.make_context(args, SPATIAL, Processes(0, 2, 0), StopRequest())

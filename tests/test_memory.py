@@ -1,10 +1,14 @@
 """What tensors leave to the next ones."""
 
+import ctypes
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from utils import keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch
@@ -16,6 +20,15 @@ for i in range(6):
     before, now = (now if i else 0), resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 print(now - before)
 """
+
+
+def test_a_refused_threshold_ends_the_rest(monkeypatch):
+    """The second call alone ends glibc's own way of learning the first threshold."""
+    calls = []
+    library = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments) or 0)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    keep_freed_memory()
+    assert [number for number, _ in calls] == [-3]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back at once")

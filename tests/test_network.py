@@ -83,6 +83,18 @@ def test_starting_weights_from_a_file(imagenet_file, tmp_path, kind):
     assert torch.equal(loaded["conv1.weight"], cross_modality_filters(state["conv1.weight"], 30))
     assert all(torch.equal(loaded[name], state[name]) for name in state if not name.startswith(("fc.", "conv1.")))
     assert torch.equal(network.fc.weight, fresh)
+    with pytest.raises(UserError, match="--freeze-bn partial"):  # the statistics are those of the first convolution's
+        load_starting_weights(network, "resnet18", str(path), freeze_bn="all")
+
+
+def test_a_batch_of_one_clip_whose_last_map_is_one_pixel_trains():
+    network = build_network("resnet18", 30, 3).train()
+    network(torch.rand(1, 30, 32, 32)).sum().backward()
+    images = torch.rand(2, 30, 32, 32)
+    plain = torchvision.models.resnet18(num_classes=3)
+    plain.conv1 = network.conv1
+    plain.load_state_dict(network.state_dict())
+    assert torch.equal(network(images), plain.train()(images))
 
 
 @pytest.mark.parametrize(

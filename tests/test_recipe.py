@@ -59,11 +59,15 @@ def test_label_smoothing_is_that_of_the_formula():
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     logits = network(((images - mean) / std).flatten(0, 1)).view(6, 3, 3).mean(1).log_softmax(1)
     smooth = 0.8 * F.one_hot(torch.tensor(data.labels), 3) + 0.2 / 3
-    expected = -(smooth * logits).sum(1).mean().item()
+    (gradient,) = torch.autograd.grad(-(smooth * logits).sum(1).mean(), [network[2].weight], retain_graph=True)
+    expected = network[2].weight.detach() - 0.1 * gradient
+    plain = F.nll_loss(logits, torch.tensor(data.labels)).item()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     loader = training_loader(data, EpochBatches(6, 6, 0), workers=0, pin=False)
     context = Context(SPATIAL, CPU, label_smoothing=0.2)
-    assert train_one_epoch(network, loader, optimizer, no_scaler(), context, 0)["loss"] == pytest.approx(expected)
+    # What is told is the loss without smoothing, which compares with the test's.
+    assert train_one_epoch(network, loader, optimizer, no_scaler(), context, 0)["loss"] == pytest.approx(plain)
+    assert torch.allclose(network[2].weight, expected, atol=1e-6)
 
 
 def test_average_of_the_weights():

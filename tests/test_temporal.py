@@ -12,10 +12,10 @@ from dataloader.features import join_features, load_features, save_features
 from dataloader.names import Video
 from dataloader.split_train_test_video import Split, read_split
 from fusion.scores import load_scores
-from network import RESNETS, read_model
+from network import RESNETS, BatchNorm, read_model
 from pose.graph_network import GRAPH_NETWORKS
 from tests.helpers import CLASSES, STREAMS, assert_error, call_main, train_script
-from training.temporal import HEADS, TEMPORAL_HEADS, Norm, build_head
+from training.temporal import HEADS, TEMPORAL_HEADS, build_head
 from utils import load_checkpoint
 
 POSITIONS, CHANNELS = 25, 16
@@ -130,7 +130,7 @@ def test_a_batch_of_one_video(head):
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters() if parameter.grad is not None)
     assert TEMPORAL_HEADS.describe(network.state_dict(), "x") == (head, 40, 3)
     values = torch.randn(5, 4)
-    assert torch.equal(Norm(4)(values), torch.nn.BatchNorm1d(4)(values))
+    assert torch.equal(BatchNorm(4)(values), torch.nn.BatchNorm1d(4)(values))
 
 
 # ---- features ----

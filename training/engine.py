@@ -69,7 +69,7 @@ def train_one_epoch(
 
     A video's clips go through the network together; the consensus is the mean of their logits, the loss
     its cross-entropy (TSN, arXiv 1608.00859), averaged over the videos of the whole batch, whatever part
-    of it this process and this accumulation step hold. Returns `loss`, `prec1`, `prec3` (percent),
+    of it this process and this accumulation step hold. Returns `loss` (without label smoothing), `prec1`, `prec3` (percent),
     `batch_time` and `data_time` (mean seconds). Raises `UserError` for a loss that is not finite or a
     broken image (unless skipped), `Stopped` after the batch in which a signal came.
     """
@@ -158,9 +158,11 @@ def _train_step(
             scaler.scale(loss * share).backward()
         if len(part):
             with torch.no_grad():
+                # The plain loss, as the test's: the smoothed one is higher.
+                plain = F.cross_entropy(consensus, targets, reduction="sum")
                 hits = consensus.topk(min(3, consensus.shape[1])).indices == targets[:, None]
                 totals += torch.stack(
-                    [loss, hits[:, 0].sum(), hits.sum(), hits.new_tensor(len(part), dtype=loss.dtype)]
+                    [plain, hits[:, 0].sum(), hits.sum(), hits.new_tensor(len(part), dtype=loss.dtype)]
                 )
     if context.clip_gradients:
         scaler.unscale_(optimizer)

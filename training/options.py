@@ -1,12 +1,12 @@
 """The command line that the training scripts share, and what of it a checkpoint brings back."""
 
 import argparse
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.cli import ArgumentGroup, ArgumentParser, examples, not_negative, positive, whole_number
+from common.parallel import cores
 from network import RESNETS, Family
 from training.recipes import RECIPES
 
@@ -202,13 +202,14 @@ def _add_machine_arguments(group: ArgumentGroup, stream: str) -> None:
         "--workers",
         type=whole_number(0),
         metavar="N",
-        default=min(os.cpu_count() or 1, 8),
+        default=min(cores(), 8),
         help="processes that read images, per training process; 0 reads in the process itself",
     )
     add(
         "--amp",
         action=argparse.BooleanOptionalAction,
-        help="mixed precision (default: on CUDA, and processors with bfloat16)",
+        help="mixed precision (default: on CUDA, and processors with bfloat16); without it CUDA's convolutions still "
+        "compute in TF32",
     )
     add("--compile", action="store_true", help="compile the network with torch.compile for training")
     add(

@@ -1,6 +1,7 @@
 """A run of a stream, from its options to a trained or tested network."""
 
 import contextlib
+import platform
 import signal
 import sys
 import time
@@ -9,6 +10,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from common.cli import UserError, print_first
 from dataloader.features import save_features
@@ -162,6 +165,11 @@ def make_context(args: Namespace, stream: Stream, processes: Processes, stop: St
         args.amp = computes_in_half(device)
     if args.amp and device.type == "mps":
         raise UserError("--amp: float16 on mps would need a gradient scaler, which torch lacks there; leave it out")
+    if device.type == "cuda":
+        identity = platform.node(), str(torch.cuda.get_device_properties(device).uuid)
+        devices = len(set(gather(processes, identity)))
+        if devices < processes.world:
+            raise UserError(f"{processes.world} processes share {devices} CUDA devices; start one process per device")
     if args.batch_size < processes.world and not args.evaluate:
         raise UserError(
             f"--batch-size {args.batch_size}: {processes.world} processes would share fewer videos than that; "
@@ -206,7 +214,7 @@ def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Pr
     network = stream.family.build(args.arch, stream.in_channels, len(classes))
     if not processes.main:
         wait_for_main(processes)  # one download serves all
-    load_starting_weights(network, args.arch, args.weights)
+    load_starting_weights(network, args.arch, args.weights, args.freeze_bn)
     if processes.main:
         wait_for_main(processes)
     return Model(network, args.arch, args.image_size, classes)

@@ -16,23 +16,13 @@ from dataloader.features import Features
 from dataloader.frame_index import IndexedVideo
 from dataloader.names import Video
 from dataloader.video_dataset import Sample
-from network import Family
+from network import BatchNorm, Family
 from training.streams import Stream
 
 SEGMENTS = 3
 HIDDEN = 512  # of the LSTM
 KERNELS, POOLS = (5, 7), (2, 2, 2, 3)
 WIDE, DROPOUT = 1024, 0.2  # of Temporal-Inception's end
-
-
-class Norm(nn.BatchNorm1d):
-    """Batch norm that normalises a batch of one, which has no variance, with the running statistics."""
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """(N, C) or (N, C, T) normalised."""
-        if values.numel() > values.shape[1]:
-            return super().forward(values)
-        return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class MeanHead(nn.Module):
@@ -56,9 +46,9 @@ class SegmentLSTM(nn.Module):
 
     def __init__(self, features: int, classes: int):
         super().__init__()
-        self.norm = Norm(features)
+        self.norm = BatchNorm(features)
         self.lstm = nn.LSTM(features, HIDDEN, batch_first=True)
-        self.last = Norm(HIDDEN)
+        self.last = BatchNorm(HIDDEN)
         self.fc = nn.Linear(HIDDEN, classes)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
@@ -87,7 +77,7 @@ class TemporalInception(nn.Module):
             channels = len(KERNELS) * 2**stage
         self.squeeze = nn.Sequential(*(_convolution(a, b, 1) for a, b in ((channels, 4), (4, 2), (2, 1))))
         self.wide = nn.Linear(features, WIDE)
-        self.norm = Norm(WIDE)
+        self.norm = BatchNorm(WIDE)
         self.fc = nn.Linear(WIDE, classes)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
