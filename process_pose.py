@@ -28,11 +28,10 @@ from dataloader.frame_index import frame_settings
 from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, stem, unique_names
 from dataloader.split_train_test_video import read_entries
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
-from pose.folders import finished_keypoints, redraw
 from pose.keypoints import FILE_NAME, frames_with_people, load_keypoints
-from pose.pipeline import PoseJob, process_videos
+from pose.people import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
+from pose.pipeline import PoseJob, finished_keypoints, process_videos, redraw
 from pose.settings import check_settings, keep_settings, kept_settings, write_settings
-from pose.smoothing import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
 
 MORE = (
     "Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a person give "

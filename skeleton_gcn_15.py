@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.cli import ArgumentParser, UserError, run
 from dataloader.frame_index import check_usable
-from dataloader.motion_keypoints import load_all_keypoints
+from dataloader.motion_pose_dataloader import load_all_keypoints
 from dataloader.skeleton_dataloader import PEOPLE
 from dataloader.split_train_test_video import read_split
 from pose.preview import write_chosen_preview

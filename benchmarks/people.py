@@ -10,8 +10,7 @@ import numpy as np
 
 from common.cli import ArgumentParser, UserError, positive, run
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints
-from pose.smoothing import clean_people
-from pose.tracking import follow_people
+from pose.people import clean_people, follow_people
 
 
 def get_args_parser() -> ArgumentParser:

@@ -1,17 +1,27 @@
-"""Samples of the motion stream: stacks of 10 pose-flow images."""
+"""Samples of the motion stream: stacks of 10 pose-flow images, read, or drawn from keypoints as they are needed."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import random_crop, read_frame, transform_images
-from dataloader.names import Video
+from common.cli import UserError
+from dataloader.frame_index import IndexedVideo, find_folders, index_frames
+from dataloader.images import SHORT_SIDE_RATIO, random_crop, read_frame, resize, transform_images
+from dataloader.names import Video, first_names
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing
+from pose.draw import draw_people
+from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, nobody_in, people_of_frame
+from pose.skeleton import MIRROR
+
+MAX_SCALE = 1.1
+MAX_ANGLE = np.deg2rad(10)
 
 
 def prepare_pose_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
@@ -41,3 +51,109 @@ def motion_sample(
     crop = partial(random_crop, size=image_size, draws=draws[segments:], square=True)
     images = transform_images(map(read, frames), crop)
     return Sample(images, torch.arange(len(frames)).view(segments, -1))
+
+
+# ---- from keypoints ----
+
+
+def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
+    """Load the `keypoints.npz` of every video below `root` into memory, 220 bytes for each person in a frame.
+
+    Returns the good videos, `(video, reason)` for the others, and the function that samples from the keypoints.
+    """
+    keypoints, good, bad = load_all_keypoints(root, videos)
+    return good, bad, partial(keypoint_sample, keypoints=keypoints)
+
+
+def load_all_keypoints(
+    root: str | os.PathLike, videos: Sequence[Video]
+) -> tuple[dict[str, Keypoints], list[IndexedVideo], list[tuple[Video, str]]]:
+    """The keypoints of the videos below `root` by name, the good videos, and `(video, reason)` for the others."""
+
+    def load(folder: Path) -> tuple[Keypoints, int, bool]:
+        keypoints = load_keypoints(folder / FILE_NAME)
+        return keypoints, keypoints.num_frames, nobody_in(keypoints)
+
+    return load_all(root, videos, load)
+
+
+def load_all(
+    root: str | os.PathLike, videos: Sequence[Video], load: Callable[[Path], tuple[Any, int, bool]]
+) -> tuple[dict[str, Any], list[IndexedVideo], list[tuple[Video, str]]]:
+    """What `load(folder)` gives for the videos below `root` by name, the good videos, and `(video, reason)` for others.
+
+    `load` returns it with the number of frames and whether nobody is in view. Says on stderr in which videos nobody is;
+    it must not be all.
+    """
+    loaded, good, bad, empty = {}, [], [], []
+    for video, folder in find_folders(root, videos):
+        if folder is None:
+            bad.append((video, f"video {video.name!r} has no folder below {root}"))
+            continue
+        try:
+            loaded[video.name], num_frames, nobody = load(Path(root, folder))
+            good.append(IndexedVideo(video, str(Path(root, folder)), num_frames))
+            empty += [video.name] * nobody
+        except UserError as error:
+            bad.append((video, f"video {video.name!r}: {error}"))
+    if good and len(empty) == len(good):
+        raise UserError(f"{root}: nobody is seen in any of the {len(good)} videos; find people, see process_pose.py")
+    if empty:
+        count = f"{len(empty)} of {len(good)} videos ({first_names(empty)})"
+        print(f"{root}: nobody in {count}, of which poses tell nothing", file=sys.stderr)
+    return loaded, good, bad
+
+
+def keypoint_sample(
+    video: IndexedVideo,
+    generator: np.random.Generator | None,
+    image_size: int,
+    keypoints: Mapping[str, Keypoints],
+    clips: int = TEST_SAMPLES,
+    segments: int = 1,
+) -> Sample:
+    """Stacks of 10 drawn pose-flow images of one video, from its `keypoints` under its name: `index` (clips, 10).
+
+    Looks at the same frames as `motion_sample`; test images are those on disk before their JPEG compression.
+    Training moves the body itself, all poses of a stack alike: the crop's zoom and shift, a scale of 0.9 to 1.1, a
+    turn of up to 10° and, half of the time, a mirror image with left and right parts exchanged.
+    """
+    data = keypoints[video.video.name]
+    if generator is None:
+        return sample_for_testing(partial(_draw, data), data.num_frames, STACK_LENGTH, image_size, clips)
+    draws = generator.random(segments + 5)
+    frames, draws = stacks_for_training(data.num_frames, draws[:segments]), draws[segments:]
+    scale = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[2] - 1)
+    shift = (draws[:2] - 0.5) * (SHORT_SIDE_RATIO - 1)
+    affine = affine_map(data.frame_size, scale, (2 * draws[3] - 1) * MAX_ANGLE, shift)
+    images = (_draw(data, frame, affine, mirror=bool(draws[4] < 0.5)) for frame in frames)
+    resized = transform_images(images, partial(resize, height=image_size, width=image_size))
+    return Sample(resized, torch.arange(len(frames)).view(segments, -1))
+
+
+def _draw(data: Keypoints, frame: int, affine: np.ndarray | None = None, mirror: bool = False) -> np.ndarray:
+    people = people_of_frame(data, frame)
+    return draw_people(people if affine is None else move_people(people, affine, mirror), data.frame_size)
+
+
+def affine_map(frame_size: tuple[int, int], scale: float, angle: float, shift: np.ndarray) -> np.ndarray:
+    """Affine map (2, 3) of coordinates in [0, 1]: scale and turn about the frame's centre, then shift.
+
+    `frame_size` (height, width) keeps right angles right; `angle` is in radians, clockwise; `shift` (2,) is x and y.
+    """
+    aspect = frame_size[1] / frame_size[0]
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([(cos, -sin / aspect), (sin * aspect, cos)])
+    return np.column_stack((linear, 0.5 - linear.sum(axis=1) * 0.5 + shift))
+
+
+def move_people(people: np.ndarray, affine: np.ndarray, mirror: bool = False) -> np.ndarray:
+    """Mirror people, float32 (P, 18, 3), if asked to, then apply `affine` (2, 3) to x and y in [0, 1].
+
+    Mirroring maps x to 1 - x and exchanges left and right parts, so that right stays right on the body.
+    """
+    moved = people[:, list(MIRROR)] if mirror else people.copy()
+    if mirror:
+        moved[..., 0] = 1 - moved[..., 0]
+    moved[..., :2] = moved[..., :2] @ affine[:, :2].T + affine[:, 2]
+    return moved

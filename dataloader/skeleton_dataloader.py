@@ -11,12 +11,12 @@ import torch
 
 from common.atomic import atomic_write
 from dataloader.frame_index import IndexedVideo
-from dataloader.motion_keypoints import load_all
+from dataloader.motion_pose_dataloader import load_all
 from dataloader.names import Video
 from dataloader.video_dataset import Prepared, Sample
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, nobody_in
+from pose.people import main_paths
 from pose.skeleton import LIMBS, MIRROR, NUM_PARTS
-from pose.tracking import main_paths
 
 CHOSEN_NAME = "people.npy"  # beside the keypoints.npz
 MOMENTS = 48

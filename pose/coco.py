@@ -1,7 +1,19 @@
-"""COCO's 17 keypoints as people of the 18 parts: what networks trained on COCO find."""
+"""People from COCO's 17 keypoints; RTMPose and RTMO (arXiv 2303.07399, 2312.07526) through the library rtmlib."""
+
+import contextlib
+import io
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
+from common.atomic import remove_leftovers
+from common.cli import UserError
+from common.download import cache_folder, file_hash
+from pose.onnx_network import check_provider, find_provider
 from pose.skeleton import NUM_PARTS
 
 # COCO's keypoints, in its order, as parts of the skeleton; the neck is not among them.
@@ -11,6 +23,9 @@ MIN_PARTS = 4
 BOX_SCORE = 0.7  # of Keypoint R-CNN
 KEYPOINT_LOGIT = 2.0
 PART_SCORE = 0.3  # of RTMPose, below which MMPose does not draw a part either
+INSTALL = "pip install onnxruntime opencv-python-headless, then pip install --no-deps rtmlib"
+NEXT_BEST = "--model keypointrcnn does without it"
+DETECTION_SCORE = 0.5  # of the detector's boxes, and of RTMO's people
 
 
 def people_from_coco(keypoints: np.ndarray, scores: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
@@ -47,3 +62,82 @@ def group_rtmpose(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> n
     """People from RTMPose's keypoints (P, 17, 2) in pixels and their scores (P, 17); a part needs a score of 0.3."""
     keypoints, scores = raw
     return people_from_coco(keypoints, np.where(scores >= PART_SCORE, scores, 0).clip(0, 1), frame_size)
+
+
+# ---- RTMPose and RTMO ----
+
+
+def load_rtmpose(mode: str = "balanced", device: str = "auto") -> tuple[Callable, Callable, dict]:
+    """The stages `prepare` and `infer` of an `Estimator`, and the settings in use, for a mode of `RTMPOSE_MODES`.
+
+    `lightweight`, `balanced` and `performance` find people with YOLOX and then each one's parts with RTMPose-s, -m or
+    -x; `rtmo` is RTMO-m, which does both at once. Raises `UserError` if rtmlib or the device is missing, or if the
+    weights, which are downloaded once, cannot be had.
+    """
+    try:
+        import rtmlib
+        from rtmlib.tools.file import download_checkpoint
+    except ImportError as error:
+        reason = "is not installed" if error.name == "rtmlib" else f"cannot be imported ({error})"
+        raise UserError(f"--model rtmpose needs rtmlib, which {reason}: {INSTALL}; {NEXT_BEST}") from None
+    name = find_provider(device)[0]
+    known = rtmlib.Body.RTMO_MODE["balanced"] if mode == "rtmo" else rtmlib.Body.MODE[mode]
+    files = {part: _weights(known[part], download_checkpoint) for part in ("det", "pose") if part in known}
+
+    def load(tool: Callable, part: str, **options: Any):
+        size = known[f"{part}_input_size"]
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells what it loads
+                loaded = tool(str(files[part]), size, backend="onnxruntime", device=name, **options)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            reason = f"cannot be loaded ({str(error)[:200]}); remove it, and it comes anew"
+            raise UserError(f"{files[part]}: {reason}") from None
+        check_provider(loaded.session, name, device, files[part])
+        return loaded
+
+    if mode == "rtmo":
+        one_stage = load(rtmlib.RTMO, "pose", score_thr=DETECTION_SCORE)
+    else:
+        detector, pose = load(rtmlib.YOLOX, "det"), load(rtmlib.RTMPose, "pose")
+
+    nobody = np.zeros((0, len(COCO_PARTS), 2)), np.zeros((0, len(COCO_PARTS)))
+
+    def find(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        bgr = np.ascontiguousarray(rgb[..., ::-1])  # which YOLOX and RTMO were trained on, and RTMPose on RGB
+        if mode == "rtmo":
+            return one_stage(bgr)
+        image, ratio = detector.preprocess(bgr)
+        [found] = detector.inference(image)[0]  # (N, 5): boxes, from which the network took the doubles, and scores
+        boxes = found[found[:, 4] >= DETECTION_SCORE, :4] / ratio
+        # Without boxes it would look for one person in the whole picture.
+        return pose(rgb, bboxes=boxes) if len(boxes) else nobody
+
+    def infer(frames: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        try:
+            return [find(frame) for frame in frames]
+        except Exception as error:  # as above
+            reason = f"the network fails on {frames[0].shape[1]}x{frames[0].shape[0]} pixels: {str(error)[:200]}"
+            raise UserError(f"{', '.join(map(str, files.values()))}: {reason}") from None
+
+    return np.ascontiguousarray, infer, {"weights": file_hash(*files.values()), "rtmpose_mode": mode}
+
+
+def _weights(url: str, download_checkpoint: Callable) -> Path:
+    """The network at `url`, an archive, in torch.hub's cache; rtmlib downloads and unpacks it on the first call."""
+    path = cache_folder() / (PurePosixPath(url).stem + ".onnx")
+    if path.exists():
+        return path
+    quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        # In a folder of its own, so that half of a file is never taken for the whole one.
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder, quiet:
+            Path(download_checkpoint(url, folder)).replace(path)
+    except Exception as error:  # of urllib, zipfile, and rtmlib's own
+        place = f"get that archive elsewhere and put the end2end.onnx in it to {path}"
+        raise UserError(
+            f"{url}: cannot be downloaded ({error}); {place}, or take another network: --model keypointrcnn, onnx"
+        ) from None
+    print(f"downloaded {url} to {path}", file=sys.stderr)
+    return path

@@ -123,7 +123,7 @@ def make_estimator(
     if onnx_options.get("input_size") and model != "onnx":
         raise UserError("--input-size is an option of --model onnx alone")
     if model == "rtmpose":
-        from pose.rtmpose import load_rtmpose
+        from pose.coco import load_rtmpose
 
         prepare, infer, described = load_rtmpose(rtmpose_mode, device)
         return Estimator(prepare, infer, group_rtmpose, {"model": model} | described)

@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.atomic import replace_folder, temporary_name
+from common.atomic import atomic_folder, replace_folder, temporary_name
 from common.cli import UserError
 from common.frame_settings import FrameSettings
-from common.frames import FRAME_NAME, list_frames
+from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames, list_frames
 from common.images import read_image
 from common.video import decode_frames, resize_short_side
+from pose.draw import encode_pose_image
 from pose.estimators import Estimator
-from pose.folders import RAW_NAME, draw_frames
-from pose.interpolation import interpolate_people
-from pose.keypoints import FILE_NAME, join_frames, people_of_frame, save_keypoints
-from pose.smoothing import clean_people
+from pose.keypoints import FILE_NAME, Keypoints, join_frames, load_keypoints, people_of_frame, save_keypoints
+from pose.people import clean_people, interpolate_people
 
 AHEAD = 4  # batches between two stages
 DRAW_CHUNK = 64
+RAW_NAME = "keypoints_raw.npz"  # beside the keypoints.npz of people that were cleaned
 
 
 @dataclass(frozen=True)
@@ -240,3 +240,50 @@ def fill_in(people: dict[int, np.ndarray], frame_size: tuple[int, int]) -> list[
         ]
         result.append(people[second])
     return result
+
+
+# ---- pose folders ----
+
+
+def finished_keypoints(folder: Path, num_frames: int | None = None) -> Keypoints | None:
+    """Keypoints of a pose folder that has an image for each frame (`num_frames`, if given), else None."""
+    with contextlib.suppress(UserError):
+        keypoints = load_keypoints(folder / FILE_NAME)
+        if count_frames(folder) == keypoints.num_frames == (num_frames or keypoints.num_frames):
+            return keypoints
+    return None
+
+
+def draw_frames(folder: Path, first: int, people: list[np.ndarray], frame_size: tuple[int, int]) -> None:
+    """Write the pose-flow images of the frames `first`, `first` + 1, … into `folder`; raises `OSError`."""
+    for number, persons in enumerate(people, first):
+        path = folder / FRAME_NAME.format(number)
+        try:
+            path.write_bytes(encode_pose_image(persons, frame_size))
+        except OSError as error:
+            error.filename = error.filename or str(path)  # "no space left" should say where
+            raise
+
+
+def redraw(job: tuple[Path, Path], cleaning: dict | None = None) -> None:
+    """Draw a pose folder's images anew from its keypoints; `job`: the folder, and its temporary name.
+
+    With `cleaning` (see `clean_people`) of its raw people, who are kept in `RAW_NAME`: so cleaning twice, or with
+    other options, is the same as cleaning once.
+    """
+    folder, temporary = job
+    raw = folder / RAW_NAME if cleaning and (folder / RAW_NAME).exists() else folder / FILE_NAME
+    keypoints = load_keypoints(raw)
+    if cleaning:
+        keypoints = clean_people(keypoints, cleaning)
+    people = [people_of_frame(keypoints, number) for number in range(1, keypoints.num_frames + 1)]
+    with atomic_folder(folder, temporary):
+        draw_frames(temporary, 1, people, keypoints.frame_size)
+        if cleaning:
+            shutil.copy2(raw, temporary / RAW_NAME)
+            save_keypoints(temporary / FILE_NAME, *vars(keypoints).values())
+        for file in folder.iterdir():
+            if cleaning and file.name in (FILE_NAME, RAW_NAME):
+                continue
+            if file.is_file() and not FRAME_PATTERN.fullmatch(file.name):
+                shutil.copy2(file, temporary / file.name)

@@ -13,8 +13,8 @@ from common.images import read_image
 from common.video import write_mp4
 from pose.draw import draw_people
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
+from pose.people import main_paths
 from pose.pipeline import PoseJob
-from pose.tracking import main_paths
 
 CLIP_SIDE = 320  # pixels
 

@@ -13,7 +13,7 @@ from dataloader.names import Video, VideoFolders, is_video, normal, stem
 from fusion.metrics import fuse
 from pose.estimators import add_estimator_arguments
 from pose.keypoints import FILE_NAME
-from pose.smoothing import add_cleaning_arguments
+from pose.people import add_cleaning_arguments
 from prediction.models import add_class_arguments
 from prediction.onnx_model import is_onnx
 from prediction.segments import MINIMUM

@@ -26,8 +26,8 @@ from network import Model
 from pose.draw import draw_people, encode_pose_image
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, people_of_frame
+from pose.people import clean_people
 from pose.pipeline import estimate, fill_in, key_frames
-from pose.smoothing import clean_people
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_options, trained_stream
 
 BATCH = 8  # frames that go through a pose network together

@@ -12,9 +12,9 @@ from torch import nn
 
 from common.atomic import atomic_write
 from common.cli import UserError
-from common.onnx_session import PROVIDERS, available_providers, open_session
 from dataloader.skeleton_dataloader import MOMENTS, PEOPLE
 from network import CPU, Model
+from pose.onnx_network import PROVIDERS, available_providers, open_session
 from pose.skeleton import NUM_PARTS
 from training.streams import Stream, trained_stream
 

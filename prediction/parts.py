@@ -11,8 +11,8 @@ from dataloader.skeleton_dataloader import MOMENTS, PEOPLE, normalized_paths, sk
 from fusion.plots import printable, write_png
 from network import Model
 from pose.keypoints import Keypoints
+from pose.people import main_paths
 from pose.skeleton import DRAWN_LIMBS, PART_NAMES
-from pose.tracking import main_paths
 
 SHOWN = 8  # frames of the video
 FOR_COLOR, AGAINST_COLOR = "#b2182b", "#2166ac"

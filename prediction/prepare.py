@@ -10,7 +10,7 @@ from common.optical_flow import flow_method
 from fusion.calibration import read_calibration
 from network import Model
 from pose.estimators import Estimator, estimator_from_arguments
-from pose.smoothing import cleaning_from_arguments
+from pose.people import cleaning_from_arguments
 from prediction.arguments import checkpoints
 from prediction.classify import Options
 from prediction.models import check_same_classes, common_settings, load_for_testing

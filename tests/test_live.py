@@ -16,7 +16,7 @@ import torch
 from common.cli import UserError
 from common.frame_settings import FrameSettings
 from common.video import decode_frames
-from pose.interpolation import interpolate_people
+from pose.people import interpolate_people
 from prediction import live
 from prediction.capture import Capture, Captured
 from prediction.classify import Options, classify

@@ -7,11 +7,19 @@ import numpy as np
 import pytest
 
 from benchmarks.pose import standing_people
-from pose.folders import RAW_NAME
 from pose.keypoints import FILE_NAME, load_keypoints, make_keypoints, people_of_frame, save_keypoints
+from pose.people import (
+    fill_gaps,
+    follow_people,
+    keep_main_people,
+    main_tracks,
+    one_euro,
+    person_scores,
+    select_people,
+    smooth_people,
+)
+from pose.pipeline import RAW_NAME
 from pose.settings import kept_settings
-from pose.smoothing import one_euro, smooth_people
-from pose.tracking import fill_gaps, follow_people, keep_main_people, main_tracks, person_scores, select_people
 from tests.helpers import assert_error, call_main, write_images
 
 SIZE = (256, 341)

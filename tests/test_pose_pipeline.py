@@ -5,7 +5,7 @@ import numpy as np
 
 from common.cli import UserError
 from pose.estimators import Estimator
-from pose.interpolation import interpolate_people
+from pose.people import interpolate_people
 from pose.pipeline import estimate
 
 

@@ -23,9 +23,9 @@ from dataloader.skeleton_dataloader import (
 )
 from fusion.scores import load_scores
 from pose.keypoints import FILE_NAME, load_keypoints, make_keypoints, save_keypoints
+from pose.people import main_paths
 from pose.preview import write_chosen_preview
 from pose.skeleton import DRAWN_LIMBS
-from pose.tracking import main_paths
 from tests.helpers import CLASSES, assert_error, train_script
 
 FRAMES = 60

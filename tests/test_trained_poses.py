@@ -12,8 +12,8 @@ import process_pose
 from common.frame_settings import RECORD, FrameSettings, keep_frame_settings, read_frame_settings
 from fusion.scores import load_scores
 from pose.estimators import estimator_from_arguments
-from pose.folders import RAW_NAME
 from pose.keypoints import load_keypoints
+from pose.pipeline import RAW_NAME
 from pose.settings import SETTINGS_NAME, kept_settings, write_settings
 from spatial_cnn_15 import get_args_parser
 from tests.helpers import assert_error, call_main, make_tiny, train_script

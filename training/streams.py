@@ -14,8 +14,7 @@ from dataloader import skeleton_dataloader as skeletons
 from dataloader.flow_dataloader import method_of, prepare_flow
 from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
 from dataloader.images import to_input
-from dataloader.motion_keypoints import prepare_keypoints
-from dataloader.motion_pose_dataloader import prepare_pose_flow
+from dataloader.motion_pose_dataloader import prepare_keypoints, prepare_pose_flow
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
 from dataloader.split_train_test_video import Split, read_split

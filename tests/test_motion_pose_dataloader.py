@@ -7,8 +7,14 @@ import torch
 from PIL import Image
 
 from dataloader.frame_index import IndexedVideo
-from dataloader.motion_keypoints import affine_map, keypoint_sample, move_people, prepare_keypoints
-from dataloader.motion_pose_dataloader import motion_sample, prepare_pose_flow
+from dataloader.motion_pose_dataloader import (
+    affine_map,
+    keypoint_sample,
+    motion_sample,
+    move_people,
+    prepare_keypoints,
+    prepare_pose_flow,
+)
 from dataloader.names import Video
 from dataloader.sampling import random_state
 from dataloader.split_train_test_video import read_split
