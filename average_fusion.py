@@ -17,7 +17,7 @@ import numpy as np
 from common.cli import ArgumentParser, UserError, examples, run
 from dataloader.split_train_test_video import read_split
 from fusion import report
-from fusion.matching import load_table, match_names, stack_scores, stream_names, weights_from_validation
+from fusion.matching import load_table, stack_scores, stream_names, weights_from_validation
 from fusion.metrics import fuse
 
 STREAMS = ("spatial", "motion_pose")
@@ -118,12 +118,12 @@ def fuse_split(args: argparse.Namespace, number: str) -> report.SplitResult:
     test_list = str(args.ucf_list / f"testlist{number}.txt")
     names = stream_names(args.pickles)
     paths = [path.replace("{split}", number) for path in args.pickles]
-    tables = [match_names(load_table(path, split, args.class_index), split.test, path, test_list) for path in paths]
+    tables = [load_table(path, split.test, test_list, len(split.classes)) for path in paths]
     videos, scores = stack_scores(tables, split.test, paths, test_list, args.skip_missing)
     weights, validation = args.weights or [1.0] * len(paths), None
     if args.val_scores:
         val_paths = [path.replace("{split}", number) for path in args.val_scores]
-        weights, validation = weights_from_validation(val_paths, split, args.class_index, args.skip_missing)
+        weights, validation = weights_from_validation(val_paths, split, args.skip_missing)
     fused, everywhere = fuse(scores, weights), set(videos)
     return report.SplitResult(
         split=number,

@@ -25,7 +25,7 @@ from fusion.calibration import (
     expected_calibration_error,
     fit_temperature,
 )
-from fusion.matching import load_table, match_names, stack_scores
+from fusion.matching import load_table, stack_scores
 from fusion.metrics import fuse, softmax
 
 COLUMNS = ("temperature", "threshold, %", "ECE, %", "none, %", "Prec@1 of the answered", "none of the unknown, %")
@@ -54,7 +54,7 @@ def load_scored(args: Namespace, seed: str, what: str) -> tuple[list[Video], lis
     folders = [Path(args.folder.format(stream=stream, seed=seed)) for stream in args.streams]
     names = [f"{stream}_video{suffix}_preds.pickle" for stream in args.streams]
     paths = [str(folder / name) for folder, name in zip(folders, names, strict=True)]
-    tables = [match_names(load_table(path, split, args.class_index), listed, path, "the list") for path in paths]
+    tables = [load_table(path, listed, "the list", len(split.classes)) for path in paths]
     there = [video for video in listed if video.name in tables[0]]
     return stack_scores(tables, there, paths, what, skip_missing=False)
 

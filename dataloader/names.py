@@ -29,8 +29,13 @@ def normal(name: str) -> str:
 
 def stem(file_name: str) -> str:
     """Name of a video: its file name without folder, extension of a video, and leading `v_`."""
-    path = PurePosixPath(file_name)
-    return normal((path.stem if path.suffix.lower() in VIDEO_EXTENSIONS else path.name).removeprefix("v_"))
+    return normal(PurePosixPath(without_extension(file_name)).name.removeprefix("v_"))
+
+
+def without_extension(file_name: str) -> str:
+    """A path or name without the extension of a video."""
+    extension = PurePosixPath(file_name).suffix
+    return file_name.removesuffix(extension) if extension.lower() in VIDEO_EXTENSIONS else file_name
 
 
 def without_prefix(name: str) -> str:
@@ -60,7 +65,8 @@ def unique_names(videos: Sequence[Video]) -> list[Video]:
 def listed_names(names: Iterable[str], videos: Sequence[Video]) -> dict[str, str | None]:
     """For each of `names` the name of the listed video that it means; None if there is none, or several.
 
-    Case may differ (as in UCF101's HandStandPushups), and `v_` and the class folder may precede a name.
+    Case may differ (as in UCF101's HandStandPushups), `v_` and the class folder may precede a name, and an extension
+    follow it.
     """
     exact = {normal(video.name): video.name for video in videos}
     loose: dict[str, set[str]] = {}
@@ -69,10 +75,10 @@ def listed_names(names: Iterable[str], videos: Sequence[Video]) -> dict[str, str
             loose.setdefault(normal(alias).casefold(), set()).add(video.name)
 
     def find(name: str) -> str | None:
-        candidates = loose.get(normal(name).casefold(), ())
-        return exact.get(normal(name)) or (min(candidates) if len(candidates) == 1 else None)
+        candidates = loose.get(name.casefold(), ())
+        return exact.get(name) or (min(candidates) if len(candidates) == 1 else None)
 
-    return {name: find(name) for name in names}
+    return {name: find(normal(name)) or find(normal(without_extension(name))) for name in names}
 
 
 def refuse_same(names: Mapping[str | Path, str]) -> None:

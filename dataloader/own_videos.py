@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePath
 
 from common.cli import UserError
-from common.frames import VIDEO_EXTENSIONS
 from dataloader.names import Video, group_of, is_video, listed_names, normal, refuse_same, stem, unique_names
 
 
@@ -87,8 +86,6 @@ def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
     for row in rows:
         if len(row) < 2 or "" in row:
             raise UserError(f"--groups-csv {path}: expected lines VIDEO,GROUP, got {','.join(row)[:80]!r}")
-        if PurePath(row[0]).suffix.lower() in VIDEO_EXTENSIONS:
-            row[0] = row[0].rpartition(".")[0]
     unique = unique_names(videos)
     video_of: dict[str | None, Video] = {video.name: original for video, original in zip(unique, videos, strict=True)}
     listed = listed_names([name for name, _ in rows], unique)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError
-from dataloader.names import Video, first_names, folder_names, listed_names, normal
+from dataloader.names import Video, first_names, listed_names
 from dataloader.split_train_test_video import Split
 from fusion.metrics import fuse
 from fusion.scores import load_scores
@@ -23,32 +23,29 @@ def stream_names(paths: Sequence[str]) -> list[str]:
     return [f"{Path(name).name} #{i}" for i, name in enumerate(plain, 1)]
 
 
-def load_table(path: str, split: Split, class_index: str) -> dict[str, np.ndarray]:
-    """Read a score pickle; raises `UserError` unless each video has one score per class."""
-    table = load_scores(path)
+def load_table(path: str, videos: Sequence[Video], source: str, classes: int) -> dict[str, np.ndarray]:
+    """The scores of a pickle under the names of the list `source`, one per class for each of its `videos` or fewer."""
+    table = load_scores(path, videos)
     size = len(next(iter(table.values())))
-    if size != len(split.classes):
+    if size != classes:
         raise UserError(
-            f"{path}: {size} scores per video where {class_index} names {len(split.classes)} classes; "
+            f"{path}: {size} scores per video where the class index names {classes} classes; "
             "give the --class-index that the stream was trained with"
         )
-    return table
-
-
-def match_names(table: dict[str, np.ndarray], videos: Sequence[Video], path: str, source: str) -> dict:
-    """The scores under the names of the list `source`; raises `UserError` for names that are not in it, or twice."""
-    names = listed_names(table, videos)
-    unknown = [key for key, name in names.items() if name is None]
+    matched: dict[str, np.ndarray] = {}
+    unknown = []
+    for key, name in listed_names(table, videos).items():
+        if name in matched:
+            raise UserError(f"{path}: {key!r} is there in two spellings; remove one")
+        if name is None:
+            unknown.append(key)
+        else:
+            matched[name] = table[key]
     if unknown:
         raise UserError(
             f"{path}: {len(unknown)} of its {len(table)} videos are not in {source} ({first_names(unknown)}); "
             "give the --split and --class-index that belong to it"
         )
-    matched = {}
-    for key, name in names.items():
-        if name in matched:
-            raise UserError(f"{path}: {key!r} is there in two spellings; remove one")
-        matched[name] = table[key]
     return matched
 
 
@@ -72,33 +69,19 @@ def stack_scores(
     return videos, [np.stack([table[video.name] for video in videos]) for table in tables]
 
 
-def weights_from_validation(
-    paths: Sequence[str], split: Split, class_index: str, skip_missing: bool
-) -> tuple[tuple[float, ...], dict]:
+def weights_from_validation(paths: Sequence[str], split: Split, skip_missing: bool) -> tuple[tuple[float, ...], dict]:
     """Weights chosen on validation scores, and how: `prec1` there, `best_prec1` of any weights, `videos`, `paths`.
 
-    Labels come from the validation list if the split has one, else from the training list. Raises `UserError`
-    if a pickle is missing or holds a test video.
+    Labels come from the validation list if the split has one, else from the training list.
     """
-    test_names = {normal(alias).casefold() for video in split.test for alias in folder_names(video)}
     listed, source = (split.val, "the validation list") if split.val else (split.train, "the training list")
-    listed_exactly = {normal(video.name) for video in listed}  # may differ from a test video's by case only
-    tables = []
     for path in paths:
         if not Path(path).is_file():
             raise UserError(
                 f"{path}: no validation scores; train with --val-groups, or give --val-scores "
                 "(weights are never chosen on test scores)"
             )
-        table = load_table(path, split, class_index)
-        unlisted = [name for name in table if normal(name) not in listed_exactly]
-        shared = [name for name in unlisted if normal(name).casefold() in test_names]
-        if shared:
-            raise UserError(
-                f"{path}: {len(shared)} of its {len(table)} videos are in the test list ({first_names(shared)}); "
-                "weights are never chosen on test scores, give validation scores"
-            )
-        tables.append(match_names(table, listed, path, source))
+    tables = [load_table(path, listed, source, len(split.classes)) for path in paths]
     held_out = [video for video in listed if any(video.name in table for table in tables)]
     videos, scores = stack_scores(tables, held_out, paths, "the validation set", skip_missing)
     weights, prec1, best = choose_weights(scores, np.array([video.label for video in videos]))

@@ -44,9 +44,23 @@ class SplitResult:
         return np.array([video.label for video in self.videos])
 
     @cached_property
+    def topk(self) -> tuple[int, ...]:
+        """The k of Prec@k: of three classes or fewer Prec@3 is always 100."""
+        return (1, 3) if len(self.classes) > 3 else (1,)
+
+    @cached_property
     def precisions(self) -> dict[str, list[float]]:
-        """Prec@1 and Prec@3 in percent, of each stream and fused."""
-        return {name: precision(scores, self.labels) for name, scores in self.scores.items()}
+        """Prec@k in percent for each of `topk`, of each stream and fused."""
+        return {name: precision(scores, self.labels, self.topk) for name, scores in self.scores.items()}
+
+    @cached_property
+    def probabilities(self) -> list[str]:
+        """Streams whose scores are probabilities: none is negative, and each video's sum to 1."""
+        return [
+            name
+            for name in self.weights
+            if (self.scores[name] >= 0).all() and np.allclose(self.scores[name].sum(1), 1, atol=1e-3)
+        ]
 
     @cached_property
     def matrices(self) -> dict[str, np.ndarray]:
@@ -79,13 +93,13 @@ def class_results(results: Sequence[SplitResult]) -> list[tuple[str, int, dict[s
 
 
 def mean_and_std(results: Sequence[SplitResult], name: str) -> tuple[list[float], list[float]]:
-    """Mean and sample standard deviation (n − 1) over the splits of a stream's Prec@1 and Prec@3."""
+    """Mean and sample standard deviation (n − 1) over the splits of a stream's Prec@k."""
     values = np.array([result.precisions[name] for result in results])
     return values.mean(0).tolist(), values.std(0, ddof=1).tolist()
 
 
 def print_split(result: SplitResult) -> None:
-    """Table of one split: weight, Prec@1 and Prec@3 of each stream and fused; then why they may mean little."""
+    """Table of one split: weight and Prec@k of each stream and fused; then why they may mean little."""
     print(f"\nsplit {result.split}: {len(result.videos)} videos, {len(result.classes)} classes")
     if result.skipped:
         print(f"skipped: {len(result.skipped)} videos that not every stream has ({first_names(result.skipped)})")
@@ -95,11 +109,16 @@ def print_split(result: SplitResult) -> None:
         prec1, best, videos = (result.validation[key] for key in ("prec1", "best_prec1", "videos"))
         where = f"Prec@1 {prec1:.2f} on the {videos} validation videos, {best:.2f} with the best weights"
         print(f"weights chosen: {chosen} ({where})")
-    rows = [(name, weights.get(name, ""), f"{p1:.2f}", f"{p3:.2f}") for name, (p1, p3) in result.precisions.items()]
+    rows = [(name, weights.get(name, ""), values) for name, values in result.precisions.items()]
     for name, scores in result.without.items():
-        p1, p3 = precision(scores, result.labels)
-        rows.append((f"fused without {name}", "", f"{p1:.2f}", f"{p3:.2f}"))
-    print_table(("", "weight", "Prec@1", "Prec@3"), rows)
+        rows.append((f"fused without {name}", "", precision(scores, result.labels, result.topk)))
+    header = ("", "weight", *(f"Prec@{k}" for k in result.topk))
+    print_table(header, [(name, weight, *(f"{value:.2f}" for value in values)) for name, weight, values in rows])
+    if 0 < len(result.probabilities) < len(result.weights):
+        print(
+            f"note: {', '.join(result.probabilities)}: probabilities (each row sums to 1), the others are not; "
+            "their mean weighs them unlike, so save logits of all"
+        )
     counts = {"test": len(result.videos)} | ({"validation": result.validation["videos"]} if result.validation else {})
     for which, count in counts.items():
         if count < FEW_VIDEOS:
@@ -119,7 +138,7 @@ def print_mean_and_std(results: Sequence[SplitResult]) -> None:
     for name in results[0].precisions:
         pairs = zip(*mean_and_std(results, name), strict=True)
         rows.append((name, *(f"{mean:.2f} ± {std:.2f}" for mean, std in pairs)))
-    print_table(("", "Prec@1", "Prec@3"), rows)
+    print_table(("", *(f"Prec@{k}" for k in results[0].topk)), rows)
 
 
 def print_classes(results: Sequence[SplitResult]) -> None:
@@ -202,7 +221,7 @@ def write_summary(path: Path, results: Sequence[SplitResult]) -> None:
     """Write the results as JSON: of each split, of each class, and over several splits mean and std."""
 
     def named(values: Sequence[float]) -> dict[str, float]:
-        return dict(zip(("prec1", "prec3"), values, strict=True))
+        return dict(zip(("prec1", "prec3"), values, strict=False))
 
     summary = {
         "splits": [

@@ -1,10 +1,11 @@
-"""Score pickles: written as plain dicts of float32 arrays, read by an unpickler that knows numpy's arrays alone."""
+"""Score pickles: written as dicts of float32 arrays by video name, read by an unpickler that knows arrays alone."""
 
+import contextlib
 import io
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,25 +13,27 @@ import numpy as np
 
 from common.atomic import atomic_write
 from common.cli import UserError
-from dataloader.names import without_prefix
+from dataloader.names import Video, without_prefix
 
 DTYPE = re.compile(r"f[248]|[iu][1248]|b1|[SU]\d{1,4}")
 
 
-def load_scores(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def load_scores(path: str | os.PathLike, videos: Sequence[Video] = ()) -> dict[str, np.ndarray]:
     """Read a score pickle of any protocol and numpy version: `{video name: float32 (classes,)}`, in its order.
 
-    A leading `v_` of a name is dropped, a row vector (1, classes) is taken as (classes,). Raises `UserError` if
-    there is no such file, or if it holds anything else than finite number vectors of one length per name.
+    A leading `v_` of a name is dropped; a vector may be a list or a row (1, classes). A list of results, as mmaction2
+    writes it, is of the listed `videos` in their order: of vectors, or dicts with `pred_score` and perhaps `gt_label`.
     """
     path = Path(path)
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
         raise UserError(f"{path}: {what}; test the stream first, or name another score pickle")
     content = _unpickle(path)
+    if isinstance(content, list) and videos:
+        content = _by_name(path, content, videos)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: holds no dict of scores by video name; test the stream again")
-    scores = {}
+    scores: dict[str, np.ndarray] = {}
     for key, value in content.items():
         if not isinstance(key, str) or key in ("", "v_"):
             raise UserError(f"{path}: {key!r:.100} is no video's name; save a dict of arrays by video name")
@@ -45,6 +48,24 @@ def load_scores(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return scores
 
 
+def _by_name(path: Path, results: list, videos: Sequence[Video]) -> dict:
+    """Results in the order of a list, by name; labels in them show whether the order is the list's."""
+    if len(results) != len(videos):
+        raise UserError(f"{path}: has {len(results)} results, the list {len(videos)} videos; give the list of its test")
+    scores = {}
+    for video, result in zip(videos, results, strict=True):
+        if isinstance(result, dict):
+            label = result.get("gt_label", video.label)
+            if np.size(label) != 1 or np.ravel(label)[0] != video.label:
+                raise UserError(
+                    f"{path}: its result for {video.name!r}, by the list's order, is of class {label!r:.50} and not "
+                    f"{video.label}; give the list of its test, or save a dict by video name"
+                )
+            result = result.get("pred_score")
+        scores[video.name] = result
+    return scores
+
+
 def save_scores(path: str | os.PathLike, scores: Mapping[str, np.ndarray]) -> None:
     """Write `{video name: (classes,) numbers}` as float32 arrays; raises `UserError` if one is not finite."""
     vectors = {str(name): _check_vector(path, name, np.asarray(row)) for name, row in scores.items()}
@@ -53,6 +74,9 @@ def save_scores(path: str | os.PathLike, scores: Mapping[str, np.ndarray]) -> No
 
 
 def _check_vector(path: str | os.PathLike, name: str, value: object) -> np.ndarray:
+    if isinstance(value, (list, tuple)):
+        with contextlib.suppress(ValueError):  # rows of different lengths
+            value = np.asarray(value)
     if not isinstance(value, np.ndarray):
         raise UserError(f"{path}: {name!r:.100} holds a {type(value).__name__} and not a numpy vector")
     if value.ndim == 2 and len(value) == 1:

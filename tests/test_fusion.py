@@ -205,6 +205,7 @@ def test_other_spellings_of_names_are_found(tmp_path, lists):
         "prefix": lambda name, label: f"v_{name}",
         "spelling": lambda name, label: name.replace("HandStand", "Handstand"),
         "class": lambda name, label: f"{CLASSES[label]}/v_{name}",
+        "extension": lambda name, label: f"v_{name}.avi",
         "decomposed": lambda name, label: name.replace("Ü", "U\u0308"),
     }
     for case, change in changes.items():
@@ -215,6 +216,61 @@ def test_other_spellings_of_names_are_found(tmp_path, lists):
     both = scores | {name.replace("HandStand", "Handstand"): vector for name, vector in scores.items()}
     with pytest.raises(UserError, match="two spellings"):
         fuse_them(tmp_path, lists, write(tmp_path / "both.pickle", both))
+
+
+def test_scores_as_other_code_saves_them(tmp_path, lists):
+    """Lists in place of arrays, and mmaction2's results in the order of the list, with labels or without."""
+    names, labels = listed(lists)
+    scores = make_scores(names, labels, 0)
+    rows = list(scores.values())
+    expected = fuse_them(tmp_path, lists, write(tmp_path / "plain.pickle", scores))["splits"][0]["figures"]["plain"]
+    dicts = [{"pred_score": row, "gt_label": np.array([label])} for row, label in zip(rows, labels, strict=True)]
+    forms = {
+        "lists": {name: row.tolist() for name, row in scores.items()},
+        "rows": {name: (tuple(row.tolist()),) for name, row in scores.items()},
+        "dicts": dicts,
+        "ints": [{"pred_score": row.tolist(), "gt_label": int(label)} for row, label in zip(rows, labels, strict=True)],
+        "arrays": rows,
+    }
+    for case, content in forms.items():
+        path = tmp_path / f"{case}.pickle"
+        path.write_bytes(pickle.dumps(content))
+        assert fuse_them(tmp_path, lists, path)["splits"][0]["figures"][case] == expected
+    for content, words in (
+        (dicts[1:], f"has 23 results, the list {len(names)} videos"),
+        (dicts[::-1], f"result for {re.escape(repr(names[0]))}, by the list's order, is of class"),
+        ([{"pred_label": 1}] * 24, "holds a NoneType"),
+        ([[1.0, [2.0]]] * 24, "holds a list"),
+    ):
+        (tmp_path / "bad.pickle").write_bytes(pickle.dumps(content))
+        with pytest.raises(UserError, match=words):
+            fuse_them(tmp_path, lists, tmp_path / "bad.pickle")
+
+
+def test_probabilities_beside_logits_are_noted(tmp_path, lists, capsys):
+    names, labels = listed(lists)
+    scores = [make_scores(names, labels, seed) for seed in (0, 1)]
+    powers = {name: np.exp(row) for name, row in scores[1].items()}
+    probable = {name: row / row.sum() for name, row in powers.items()}
+    paths = [write(tmp_path / f"{n}.pickle", s) for n, s in (("a", scores[0]), ("b", scores[1]), ("c", probable))]
+    fuse_them(tmp_path, lists, paths[0], paths[2])
+    assert "note: c: probabilities" in capsys.readouterr().out
+    for same in (paths[:2], paths[2:]):
+        fuse_them(tmp_path, lists, *same)
+        assert ": probabilities" not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not (ROOT.parent / "shared" / "cases").is_dir(), reason="needs ../shared/cases")
+@pytest.mark.parametrize(
+    "pose", ["pose.pickle", "pose_keys_with_v_and_extension.pickle", "pose_lists.pickle", "mmaction2_result.pkl"]
+)
+def test_score_pickles_of_others(tmp_path, pose, capsys):
+    folder = ROOT.parent / "shared" / "cases" / "scores"
+    options = ["--ucf-list", folder / "lists", "--class-index", "classInd.txt", "--split", "01", "--out", tmp_path]
+    average_fusion.main([*map(str, [folder / "rgb.pickle", folder / pose, *options])])
+    prec1 = [row.split()[-2] for row in capsys.readouterr().out.splitlines()[3:6]]
+    assert prec1[:2] == ["50.00", "66.67"]
+    assert pose.endswith(".pkl") or prec1[2] == "75.00"
 
 
 def write(path, scores):
@@ -347,15 +403,15 @@ def test_weights_auto_never_takes_test_scores(tmp_path, lists):
     paths = make_streams(tmp_path, lists)
     with pytest.raises(UserError, match="spatial_video_val_preds.pickle: no validation scores"):
         fuse_them(tmp_path, lists, *paths, "--weights", "auto")
-    with pytest.raises(UserError, match="24 of its 24 videos are in the test list"):
+    with pytest.raises(UserError, match="24 of its 24 videos are not in the training list"):
         fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *paths)
     val = make_scores(held_out, val_labels, 0)
     good = write(tmp_path / "val.pickle", val)
     spelled = names[-10].replace("HandStand", "Handstand")
     assert spelled not in names
     for changed, words in [
-        (val | {names[0]: val[held_out[0]]}, f"1 of its 25 videos are in the test list \\({names[0]}"),
-        (val | {"v_" + spelled: val[held_out[0]]}, "in the test list"),
+        (val | {names[0]: val[held_out[0]]}, f"1 of its 25 videos are not in the training list \\({names[0]}"),
+        (val | {"v_" + spelled: val[held_out[0]]}, "not in the training list"),
         (val | {"Unknown": val[held_out[0]]}, "not in the training list \\(Unknown"),
         (dict(list(val.items())[1:]), "no scores for 1 of the 24 videos of the validation set"),
         ({name: np.ones(3) for name in val}, "3 scores per video"),
@@ -463,7 +519,7 @@ def write_lists(folder, count):
     (folder / "classes.txt").write_text("1 a\n2 b\n")
     names = [f"{'ab'[i % 2]}_g01_c{i:02d}" for i in range(count)]
     (folder / "testlist09.txt").write_text("".join(f"{name[0]}/v_{name}.avi\n" for name in names))
-    (folder / "trainlist09.txt").write_text("a/v_a_g02_c01.avi 1\n")
+    (folder / "trainlist09.txt").write_text("a/v_a_g02_c01.avi 1\nb/v_b_g02_c01.avi 2\n")
     return names, np.arange(count) % 2
 
 
@@ -475,6 +531,7 @@ def test_few_videos_are_said_to_be_few(tmp_path, capsys, count, few):
     output = capsys.readouterr().out
     assert ("note: 49 test videos are few: each counts for 2.0 points of Prec@1" in output) == few
     assert ("note:" in output) == few
+    assert "Prec@3" not in output  # of two classes always 100
 
 
 def test_few_validation_videos_are_said_to_be_few(tmp_path, lists, capsys):
@@ -486,8 +543,8 @@ def test_few_validation_videos_are_said_to_be_few(tmp_path, lists, capsys):
 
 def test_a_fusion_below_its_better_stream_is_noted(tmp_path, capsys):
     names, labels = write_lists(tmp_path / "small", 100)
-    good, bad = np.eye(2)[labels], 3 * np.eye(2)[labels]
-    good[:20], bad[:40] = 1 - good[:20], 3 - bad[:40]
+    good, bad = 2 * np.eye(2)[labels], 6 * np.eye(2)[labels]
+    good[:20], bad[:40] = 2 - good[:20], 6 - bad[:40]
     paths = [write(tmp_path / f"{n}.pickle", dict(zip(names, s, strict=True))) for n, s in (("x", bad), ("y", good))]
     fuse_them(tmp_path, tmp_path / "small", *paths, split=("09",))
     assert "note: the fusion (60.00) is below y alone (80.00)" in capsys.readouterr().out

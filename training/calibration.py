@@ -7,7 +7,6 @@ import numpy as np
 
 from dataloader.names import Video
 from fusion.calibration import calibrate
-from fusion.matching import match_names
 from fusion.scores import load_scores
 from utils import load_checkpoint, save_checkpoint
 
@@ -19,7 +18,7 @@ def calibrate_on(scores_file: Path, val: Sequence[Video]) -> dict[str, float] | 
     if len(val) < LEAST_VIDEOS:
         print(f"calibration: left out, {len(val)} validation videos are too few (at least {LEAST_VIDEOS})")
         return None
-    scores = match_names(load_scores(scores_file), val, str(scores_file), "the validation set")
+    scores = load_scores(scores_file)
     labels = {video.name: video.label for video in val}
     kept = calibrate(np.stack(list(scores.values())), np.array([labels[name] for name in scores]))
     print(
