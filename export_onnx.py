@@ -1,17 +1,36 @@
-"""Write a trained stream's network as an ONNX file, which predict.py takes in place of the checkpoint.
+"""Write a trained stream's network as an ONNX file, for programs without torch.
 
 python export_onnx.py record/spatial/model_best.pth.tar spatial.onnx
-python predict.py clip.avi --spatial spatial.onnx
 """
 
+import io
+import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from common.atomic import atomic_write
 from common.cli import ArgumentParser, UserError, examples, run
-from network import CPU
+from dataloader.skeleton_dataloader import MOMENTS, PEOPLE
+from network import CPU, Model
+from pose.skeleton import NUM_PARTS
 from prediction.models import add_class_arguments, load_for_testing
-from prediction.onnx_model import is_onnx, write_onnx
-from training.streams import stream_of
+from training.streams import Stream, stream_of, trained_stream
+
+OPSET = 17
+TOLERANCE = 1e-4  # of logits up to 1, of larger ones in proportion: what float rounding leaves
+# What a checkpoint keeps for training alone.
+TRAINING_STATE = {"state_dict", "training_state_dict", "optimizer", "scheduler", "scaler", "averaged_steps"}
+IMAGE_INPUT = (
+    "input: float32 (N, in_channels, image_size, image_size); images as RGB (flow: u, v), resized whole, stack_length "
+    "following ones stacked in channels; values / 255, then (x - mean) / std per channel of an image unless null."
+)
+SKELETON_INPUT = (
+    "input: float32 (N, people, 11, moments, 18): x, y, score, bone, motion of both, way to the other person's part."
+)
+OUTPUT = "logits: float32 (N, classes). A video's score is the mean of the logits of its test_positions clips."
 
 
 def get_args_parser() -> ArgumentParser:
@@ -30,10 +49,8 @@ def get_args_parser() -> ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the file and print how well it agrees with the network."""
     args = get_args_parser().parse_args(argv)
-    if not is_onnx(args.file):
-        raise UserError(f"{args.file}: give a name that ends in .onnx, by which predict.py knows such files")
-    if args.file.is_dir():
-        raise UserError(f"{args.file}: is a folder; give the name of a file to write")
+    if args.file.suffix.lower() != ".onnx":
+        raise UserError(f"{args.file}: give a name that ends in .onnx")
     stream = stream_of(args.checkpoint)
     model = load_for_testing(args.checkpoint, stream, args.ucf_list / args.class_index, CPU)
     difference = write_onnx(args.file, model, stream)
@@ -41,6 +58,103 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{args.file}: {stream.name} stream, {model.arch}, {len(model.classes)} classes, "
         f"{args.file.stat().st_size / 1e6:.1f} MB; logits differ by at most {difference:.1e} from the checkpoint's"
     )
+
+
+def write_onnx(path: Path, model: Model, stream: Stream) -> float:
+    """Write the network of `load_for_testing` as an ONNX file; returns the largest difference of `compare`."""
+    content = convert(model, stream)
+    difference, limit = compare(model, content, input_shape(model, stream))
+    if not difference <= limit:
+        raise UserError(
+            f"{path}: ONNX Runtime's logits differ by {difference:.1e} from the network's, more than {limit:.1e}; "
+            "nothing was written; try other versions of torch and onnxruntime"
+        )
+    with atomic_write(path) as file:
+        file.write(content)
+    return difference
+
+
+def convert(model: Model, stream: Stream) -> bytes:
+    """The network as an ONNX file with any batch size and `describe` as its metadata, in JSON."""
+    try:
+        import onnx
+    except ImportError:
+        raise UserError("writing ONNX files needs onnx, which is not installed: pip install onnx") from None
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # About this exporter's age (the new one needs onnxscript), and what `compare` makes sure of.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model.network,
+            (torch.randn(2, *input_shape(model, stream)),),
+            file,  # type: ignore[arg-type]  # this exporter takes open files
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_axes={"input": {0: "N"}, "logits": {0: "N"}},
+        )
+    content = onnx.load_model_from_string(file.getvalue())
+    metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in describe(model, stream).items()}
+    onnx.helper.set_model_props(content, metadata)
+    content.doc_string = f"{SKELETON_INPUT if model.image_size is None else IMAGE_INPUT} {OUTPUT}"
+    return content.SerializeToString()
+
+
+def describe(model: Model, stream: Stream) -> dict:
+    """What a file tells of a checkpoint's network, in plain values: what goes in, classes, the run's options and data.
+
+    `mean` and `std` are per channel of an image, None where images are not normalised, absent for skeletons.
+    """
+    kept = {name: value for name, value in model.checkpoint.items() if name not in TRAINING_STATE and _is_plain(value)}
+    to_input = trained_stream(stream, model.checkpoint.get("options", {})).to_input
+    return kept | {
+        "stream": stream.name,
+        "arch": model.arch,
+        "classes": model.classes,
+        "in_channels": stream.in_channels,
+        "image_size": model.image_size,
+        "stack_length": stream.length,
+        "test_positions": stream.test_clips,
+        **getattr(to_input, "keywords", {}),  # mean and std
+    }
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def input_shape(model: Model, stream: Stream) -> tuple[int, ...]:
+    """The shape of one clip as the network takes it."""
+    if model.image_size is None:
+        return PEOPLE, stream.in_channels, MOMENTS, NUM_PARTS
+    return stream.in_channels, model.image_size, model.image_size
+
+
+@torch.inference_mode()
+def compare(model: Model, content: bytes, shape: tuple[int, ...]) -> tuple[float, float]:
+    """The largest difference of the network's and the ONNX file's logits, and what rounding may make of it.
+
+    The input are random clips, one and three. One of the three is 0 throughout, another all but the first channel or
+    person: nobody, and one alone.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    differences, sizes = [], [1.0]
+    for clips in (1, 3):
+        inputs = torch.randn(clips, *shape, generator=generator)
+        inputs[1:2], inputs[2:, 1:] = 0, 0
+        expected = model.network(inputs)
+        (logits,) = session.run(["logits"], {"input": inputs.numpy()})
+        differences.append((torch.from_numpy(logits) - expected).abs().max().item())
+        sizes.append(expected.abs().max().item())
+    return torch.tensor(differences).max().item(), TOLERANCE * max(sizes)  # torch's max keeps a NaN
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import torch
 from benchmarks.pipelines import measure, print_table
 from common.cli import ArgumentParser, run, whole_number
 from dataloader.sampling import TEST_SAMPLES
+from export_onnx import write_onnx
 from network import ARCHITECTURES, CPU, Model, build_network, for_testing
-from prediction.onnx_model import read_onnx, write_onnx
 from training.streams import FLOW, MOTION_POSE, SPATIAL, Stream
 from utils import memory_format
 
@@ -40,13 +40,18 @@ def rates(stream: Stream, path: Path, args: Namespace, threads: int) -> list:
     network = for_testing(build_network(args.arch, stream.in_channels, 15))
     model = Model(network, args.arch, args.size, list(map(str, range(15))))
     write_onnx(path, model, stream)
-    other = read_onnx(path, stream).network
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     inputs = torch.randn(args.batch, stream.in_channels, args.size, args.size)
     inputs = inputs.contiguous(memory_format=memory_format(CPU))
     with torch.inference_mode():
-        functions = {"torch": lambda: network(inputs), "onnx": lambda: other(inputs)}
+        functions = {
+            "torch": lambda: network(inputs),
+            "onnx": lambda: torch.from_numpy(session.run(["logits"], {"input": inputs.contiguous().numpy()})[0]),
+        }
         seconds = measure(functions, args.repeat, CPU)
-        difference = (network(inputs) - other(inputs)).abs().max().item()
+        difference = (network(inputs) - functions["onnx"]()).abs().max().item()
     ratios = np.divide(seconds["torch"], seconds["onnx"])
     medians = [args.batch / statistics.median(seconds[name]) for name in functions]
     faster = f"{np.median(ratios):.2f} ({ratios.min():.2f}–{ratios.max():.2f})"

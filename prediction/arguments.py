@@ -15,7 +15,6 @@ from pose.estimators import add_estimator_arguments
 from pose.keypoints import FILE_NAME
 from pose.people import add_cleaning_arguments
 from prediction.models import add_class_arguments
-from prediction.onnx_model import is_onnx
 from prediction.segments import MINIMUM
 from prediction.timeline import Plan
 from prediction.timeline_files import SUFFIXES
@@ -73,7 +72,7 @@ def get_args_parser() -> ArgumentParser:
 
 def add_stream_arguments(parser: ArgumentParser) -> None:
     """Add the options that say with which streams to classify, and how they were trained."""
-    group = parser.add_argument_group("streams, one or several: checkpoints, or .onnx files that export_onnx.py wrote")
+    group = parser.add_argument_group("streams, one or several")
     add = group.add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
     text = "written by motion_pose_cnn_15.py; finds people by --model (default: rtmpose), or takes --keypoints"
@@ -138,8 +137,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     sources = {path.resolve() for path in args.videos}
     if args.parts and (args.parts.suffix.lower() != ".png" or not args.skeleton):
         raise UserError(f"--parts {args.parts}: a PNG of the skeleton stream; give a .png, and --skeleton CHECKPOINT")
-    if args.parts and is_onnx(args.skeleton):
-        raise UserError(f"--parts {args.parts}: needs gradients, which {args.skeleton} has not; give its checkpoint")
     if args.timeline and args.timeline.suffix.lower() != ".png":
         raise UserError(f"--timeline {args.timeline}: the picture is a PNG; give a name that ends in .png")
     if args.timeline and args.parts:

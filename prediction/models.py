@@ -11,7 +11,6 @@ from common.cli import ArgumentGroup, UserError
 from common.frame_settings import FrameSettings, settings_from_arguments
 from dataloader.split_train_test_video import read_class_index
 from network import Model, for_testing, read_model
-from prediction.onnx_model import is_onnx, read_onnx
 from training.resume import trained_frames
 from training.streams import Stream
 
@@ -25,13 +24,11 @@ def add_class_arguments(parser: ArgumentGroup) -> None:
 
 
 def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torch.device) -> Model:
-    """A stream's checkpoint with its network made for testing, on `device`; or an ONNX file, by `read_onnx`.
+    """A stream's checkpoint with its network made for testing, on `device`.
 
     The file `class_index` names the classes of a checkpoint that does not. Raises `UserError` if it is no checkpoint,
     or another stream's.
     """
-    if is_onnx(path):
-        return read_onnx(path, stream, device)
     model = read_model(path, stream.in_channels, stream.family)
     if model.classes is None:
         unnamed = f"{path}: does not name its {model.network.fc.out_features} classes"
