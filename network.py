@@ -1,9 +1,11 @@
-"""torchvision's ResNet with any number of input channels and classes, and the weights that go into it."""
+"""Networks on images, torchvision's ResNets and timm's, of any number of input channels and classes, and weights."""
 
 import copy
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,9 @@ from common.download import download
 from utils import load_checkpoint, load_safetensors, memory_format
 
 CPU = torch.device("cpu")
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torchvision's; other names are timm's
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 # The original code named its two replaced layers so.
 CUSTOM_NAMES = {"conv1_custom.": "conv1.", "fc_custom.": "fc."}
 
@@ -34,14 +38,17 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-def build_network(arch: str, in_channels: int, classes: int) -> models.ResNet:
-    """A randomly initialised ResNet: (N, in_channels, H, W) → logits (N, classes).
+# ---- architectures ----
 
-    It is torchvision's, so its parameters have torchvision's names, and its adaptive average pooling takes
-    any image of at least 32×32. Raises `UserError` for an unknown `arch`.
+
+def build_network(arch: str, in_channels: int, classes: int, image_size: int | None = 224) -> nn.Module:
+    """A randomly initialised network: (N, in_channels, H, W) → logits (N, classes).
+
+    The names in `ARCHITECTURES` are torchvision's ResNets, which take images of any size from 32×32; every other name
+    is timm's. `image_size` matters to networks of a fixed input size, as most vision transformers are.
     """
     if arch not in ARCHITECTURES:
-        raise UserError(f"unknown architecture {arch!r}; choose one of {', '.join(ARCHITECTURES)}")
+        return _timm_network(arch, classes, image_size, in_chans=in_channels)
     network = models.get_model(arch, weights=None, num_classes=classes, norm_layer=BatchNorm)
     if in_channels != 3:
         network.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
@@ -49,9 +56,66 @@ def build_network(arch: str, in_channels: int, classes: int) -> models.ResNet:
     return network
 
 
-def add_dropout(network: models.ResNet, probability: float) -> None:
+def check_architecture(arch: str) -> str:
+    """The name itself, if it is torchvision's or timm's."""
+    if arch not in ARCHITECTURES and not (timm := _import_timm(arch)).is_model(arch):
+        near = get_close_matches(arch, (*ARCHITECTURES, *timm.list_models()), 3)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them"
+        raise UserError(f"--arch {arch}: neither torchvision's nor timm's; {hint}")
+    return arch
+
+
+def _import_timm(arch: str) -> ModuleType:
+    try:
+        import timm
+    except ImportError:
+        known = ", ".join(ARCHITECTURES)
+        raise UserError(f"--arch {arch}: all networks but {known} come from timm: pip install timm") from None
+    return timm
+
+
+def _timm_network(arch: str, classes: int, image_size: int | None, **options: object) -> nn.Module:
+    timm = _import_timm(check_architecture(arch))
+    if timm.get_pretrained_cfg(arch).fixed_input_size:
+        options["img_size"] = image_size
+    network = timm.create_model(arch, num_classes=classes, **options)
+    if not all(isinstance(network.pretrained_cfg.get(layer), str) for layer in ("first_conv", "classifier")):
+        raise UserError(f"--arch {arch}: has not one first convolution and one classifier; choose another network")
+    return network
+
+
+def rgb_statistics(arch: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of RGB values in [0, 1] that the ImageNet weights of `arch` were trained with."""
+    if arch in ARCHITECTURES:
+        return IMAGENET_MEAN, IMAGENET_STD
+    config = _import_timm(arch).get_pretrained_cfg(arch)
+    return tuple(config.mean), tuple(config.std)
+
+
+def _layer(network: nn.Module, which: str) -> str:
+    """The name of the `first_conv` or the `classifier`: as timm tells, or a ResNet's."""
+    return getattr(network, "pretrained_cfg", {"first_conv": "conv1", "classifier": "fc"})[which]
+
+
+def classifier(network: nn.Module) -> nn.Linear:
+    """The last layer of a network, from features to logits."""
+    return network.get_submodule(_layer(network, "classifier"))  # type: ignore[return-value]
+
+
+def without_classifier(network: nn.Module) -> nn.Module:
+    """A copy of the network that returns what its classifier sees: (N, D)."""
+    network = copy.deepcopy(network)
+    network.set_submodule(_layer(network, "classifier"), nn.Identity())
+    return network
+
+
+def add_dropout(network: nn.Module, probability: float) -> None:
     """Drop features before the classifier in training (TSN, arXiv 1608.00859); the names of the weights stay."""
-    network.fc.register_forward_pre_hook(lambda module, inputs: F.dropout(inputs[0], probability, module.training))
+    drop = lambda module, inputs: F.dropout(inputs[0], probability, module.training)  # noqa: E731
+    classifier(network).register_forward_pre_hook(drop)
+
+
+# ---- starting weights ----
 
 
 def cross_modality_filters(rgb: torch.Tensor, in_channels: int) -> torch.Tensor:
@@ -62,36 +126,45 @@ def cross_modality_filters(rgb: torch.Tensor, in_channels: int) -> torch.Tensor:
     return rgb.float().mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
 
 
-def load_starting_weights(network: models.ResNet, arch: str, weights: str, freeze_bn: str = "none") -> None:
+def load_starting_weights(
+    network: nn.Module, arch: str, weights: str, image_size: int | None = 224, freeze_bn: str = "none"
+) -> None:
     """Start `network` from ImageNet, all layers but the classifier, which stays random.
 
-    `weights` is `imagenet` (downloaded once by torchvision), `none`, or a file with the state dict of a network of
-    this `arch` (.pth, .safetensors). RGB networks take the first convolution as it is, others through
-    `cross_modality_filters`. Raises `UserError` if the download fails or the file does not fit.
+    `weights` is `imagenet` (downloaded once by torchvision or timm), `none`, or a file with the state dict of a network
+    of this `arch` (.pth, .safetensors). RGB networks take the first convolution as it is, others through
+    `cross_modality_filters`.
     """
     if weights == "none":
         return
-    if weights == "imagenet" and arch not in ARCHITECTURES:
-        raise UserError(f"--weights imagenet: there are none of {arch}; give none, or a checkpoint of this stream")
     source = f"ImageNet weights of {arch}" if weights == "imagenet" else weights
-    state = imagenet_state_dict(arch) if weights == "imagenet" else read_state_dict(weights)
-    state = {name: tensor for name, tensor in torchvision_names(state).items() if not name.startswith("fc.")}
-    first = state.get("conv1.weight")
-    if first is not None and first.ndim == 4 and first.shape[1] == 3 != network.conv1.in_channels:
+    state = imagenet_state_dict(arch, image_size) if weights == "imagenet" else read_state_dict(weights)
+    last, first = _layer(network, "classifier") + ".", _layer(network, "first_conv") + ".weight"
+    state = {name: tensor for name, tensor in torchvision_names(state).items() if not name.startswith(last)}
+    own = network.state_dict()
+    if first in state and state[first].ndim == 4 and state[first].shape[1] == 3 != own[first].shape[1]:
         if freeze_bn == "all":
             raise UserError(
                 "--freeze-bn all: batch norm's statistics are those of RGB images, but the first convolution sees "
                 "others; take --freeze-bn partial"
             )
-        state["conv1.weight"] = cross_modality_filters(first, network.conv1.in_channels)
-    fresh = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("fc.")}
+        state[first] = cross_modality_filters(state[first], own[first].shape[1])
+    fresh = {name: tensor for name, tensor in own.items() if name.startswith(last)}
     load_strictly(network, state | fresh, source)
 
 
-def imagenet_state_dict(arch: str) -> dict[str, torch.Tensor]:
-    """torchvision's default ImageNet weights; raises `UserError` if they cannot be downloaded."""
+def imagenet_state_dict(arch: str, image_size: int | None = 224) -> dict[str, torch.Tensor]:
+    """torchvision's default ImageNet weights of a ResNet, else timm's; downloaded once."""
     remedy = "give ImageNet weights as a file with --weights FILE, or start from random ones with --weights none"
-    return read_state_dict(download(models.get_model_weights(arch).DEFAULT.url, remedy))
+    if arch in ARCHITECTURES:
+        return read_state_dict(download(models.get_model_weights(arch).DEFAULT.url, remedy))
+    try:
+        return _timm_network(arch, 1, image_size, pretrained=True).state_dict()
+    except UserError:
+        raise
+    except Exception as error:  # of the hub's client, which has many
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"ImageNet weights of {arch}: timm cannot get them ({reason}); {remedy}") from None
 
 
 def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -143,39 +216,18 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source:
     network.load_state_dict(dict(state))
 
 
-def describe_state_dict(state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> tuple[str, int, int]:
-    """(arch, in_channels, classes) of a ResNet's state dict in torchvision's names.
-
-    Raises `UserError` if it is not one of `ARCHITECTURES`.
-    """
-    blocks = [len({n.split(".")[1] for n in state if n.startswith(f"layer{i}.")}) for i in (1, 2, 3, 4)]
-    known: dict[tuple[int, ...], str] = {
-        (False, 2, 2, 2, 2): "resnet18",
-        (False, 3, 4, 6, 3): "resnet34",
-        (True, 3, 4, 6, 3): "resnet50",
-        (True, 3, 4, 23, 3): "resnet101",
-        (True, 3, 8, 36, 3): "resnet152",
-    }
-    arch = known.get(("layer1.0.conv3.weight" in state, *blocks))
-    first, last = state.get("conv1.weight"), state.get("fc.weight")
-    if arch is None or first is None or last is None or first.ndim != 4 or last.ndim != 2:
-        raise UserError(f"{source}: its weights are not those of a ResNet-18, 34, 50, 101 or 152")
-    return arch, first.shape[1], last.shape[0]
-
-
 class Family(NamedTuple):
-    """Networks of one kind: their names, how one is built, and what tells one from its state dict.
+    """Networks that a stream can have: names, the default first, and `build(arch, in_channels, classes, image_size)`.
 
-    `build(arch, in_channels, classes)` makes a random one, with the classifier `fc`; `describe(state, source)` returns
-    (arch, in_channels, classes) or raises `UserError`.
+    `images`: they take images, which have a size, and any of timm's networks will do.
     """
 
     architectures: tuple[str, ...]
-    build: Callable[[str, int, int], nn.Module]
-    describe: Callable[[Mapping[str, torch.Tensor], str | os.PathLike], tuple[str, int, int]]
+    build: Callable[[str, int, int, int | None], nn.Module]
+    images: bool = False
 
 
-RESNETS = Family(ARCHITECTURES, build_network, describe_state_dict)
+IMAGE_NETWORKS = Family(ARCHITECTURES, build_network, images=True)
 
 
 def for_testing(network: nn.Module, device: torch.device = CPU) -> nn.Module:
@@ -184,7 +236,7 @@ def for_testing(network: nn.Module, device: torch.device = CPU) -> nn.Module:
     Folding changes float rounding only: logits agree within 1e-4 or so.
     """
     network = copy.deepcopy(network).eval()
-    for module in list(network.modules()):
+    for module in list(network.modules()) if isinstance(network, models.ResNet) else ():
         names = dict(module.named_children())
         for name in [name for name in names if name.startswith("bn")]:
             _fold(module, "conv" + name[2:], name)
@@ -229,28 +281,20 @@ def read_weights(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]
     return checkpoint, torchvision_names(state)
 
 
-def read_model(path: str | os.PathLike, in_channels: int, family: Family = RESNETS) -> Model:
-    """The network of a checkpoint, written by this code or the original's, on the CPU.
-
-    Raises `UserError` if the file is no checkpoint, or if its network is not of `family` or does not take
-    `in_channels`.
-    """
+def read_model(path: str | os.PathLike, in_channels: int, family: Family = IMAGE_NETWORKS) -> Model:
+    """The network of a checkpoint, written by this code or the original's (a ResNet-18), on the CPU."""
     checkpoint, state = read_weights(path)
-    if checkpoint.get("arch", family.architectures[0]) not in family.architectures:
-        raise UserError(
-            f"{path}: its network is a {checkpoint['arch']}, this stream's are {', '.join(family.architectures)}; give "
-            "a checkpoint of this stream"
-        )
-    arch, channels, count = family.describe(state, path)
-    if channels != in_channels:
-        raise UserError(
-            f"{path}: its network takes {channels} input channels, this stream has {in_channels}; give a checkpoint "
-            "of this stream"
-        )
-    classes = checkpoint.get("classes")
-    if classes is not None and len(classes) != count:
-        raise UserError(f"{path}: names {len(classes)} classes, but its network has {count}; it is damaged")
-    network = family.build(arch, channels, count)
+    arch, channels = checkpoint.get("arch", family.architectures[0]), trained_channels(checkpoint, state)
+    if channels != in_channels or not (family.images or arch in family.architectures):
+        given = f"its network, a {arch}, takes {channels} input channels"
+        raise UserError(f"{path}: {given}, this stream's take {in_channels}; give a checkpoint of this stream")
+    classes, size = checkpoint.get("classes"), (checkpoint.get("image_size") or 224) if family.images else None
+    count = len(classes if classes is not None else state.get("fc.weight", ()))
+    network = family.build(arch, channels, count, size)
     load_strictly(network, state, path)
-    size = (checkpoint.get("image_size") or 224) if family is RESNETS else None
     return Model(network, arch, size, classes, checkpoint, path)
+
+
+def trained_channels(checkpoint: Mapping, state: Mapping[str, torch.Tensor]) -> int:
+    """How many input channels the network of a checkpoint takes; the original's tells by its first convolution."""
+    return checkpoint.get("in_channels") or state.get("conv1.weight", torch.zeros(1, 0)).shape[1]

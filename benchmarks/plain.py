@@ -20,7 +20,7 @@ from torchvision import transforms
 from common.frames import FRAME_NAME
 from dataloader.frame_index import IndexedVideo
 from dataloader.sampling import SEGMENTS, STACK_LENGTH, TEST_SAMPLES, segment_starts, stack_indices, test_starts
-from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD
+from network import IMAGENET_MEAN, IMAGENET_STD
 
 
 def read(video: IndexedVideo, frame: int) -> Image.Image:

@@ -13,8 +13,6 @@ from dataloader.names import Video
 from dataloader.sampling import SEGMENTS, TEST_SAMPLES, segment_starts
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 CROPS = ("random", "corner", "resized")  # random_crop, corner_crop, resized_crop
 
 

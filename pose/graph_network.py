@@ -1,13 +1,9 @@
 """ST-GCN++: a network on the skeletons of people, over their parts and over time."""
 
-import os
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.cli import UserError
 from network import Family
 from pose.skeleton import DRAWN_LIMBS, NUM_PARTS
 
@@ -113,21 +109,9 @@ class GraphNetwork(nn.Module):
         return self.fc(everyone.view(clips, people, -1).sum(1) / there.sum(1, keepdim=True))
 
 
-def build_graph_network(arch: str, in_channels: int, classes: int) -> GraphNetwork:
-    """A randomly initialised ST-GCN++, one of `STAGES`; raises `UserError` for an unknown `arch`."""
-    if arch not in STAGES:
-        raise UserError(f"unknown architecture {arch!r}; choose one of {', '.join(STAGES)}")
+def build_graph_network(arch: str, in_channels: int, classes: int, image_size: None = None) -> GraphNetwork:
+    """A randomly initialised ST-GCN++, one of `STAGES`."""
     return GraphNetwork(STAGES[arch], in_channels, classes)
 
 
-def describe_graph_network(state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> tuple[str, int, int]:
-    """(arch, in_channels, classes) of the state dict of a `GraphNetwork`; raises `UserError` if it is none."""
-    first, last = state.get("norm.weight"), state.get("fc.weight")
-    widths = [len(tensor) for name, tensor in state.items() if name.endswith(".join_norm.weight")]
-    arch = next((arch for arch, stages in STAGES.items() if [channels for channels, _ in stages] == widths), None)
-    if arch is None or first is None or last is None or last.ndim != 2:
-        raise UserError(f"{source}: its weights are not those of an ST-GCN++ on skeletons")
-    return arch, len(first) // NUM_PARTS, len(last)
-
-
-GRAPH_NETWORKS = Family(tuple(STAGES), build_graph_network, describe_graph_network)
+GRAPH_NETWORKS = Family(tuple(STAGES), build_graph_network)

@@ -10,7 +10,7 @@ import torch
 from common.cli import ArgumentGroup, UserError
 from common.frame_settings import FrameSettings, settings_from_arguments
 from dataloader.split_train_test_video import read_class_index
-from network import Model, for_testing, read_model
+from network import Model, classifier, for_testing, read_model
 from training.resume import trained_frames
 from training.streams import Stream
 
@@ -31,11 +31,11 @@ def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torc
     """
     model = read_model(path, stream.in_channels, stream.family)
     if model.classes is None:
-        unnamed = f"{path}: does not name its {model.network.fc.out_features} classes"
+        unnamed = f"{path}: does not name its {classifier(model.network).out_features} classes"
         if not class_index.is_file():
             raise UserError(f"{unnamed}, and {class_index} is missing; give --ucf-list and --class-index")
         model.classes = read_class_index(class_index)
-        if len(model.classes) != model.network.fc.out_features:
+        if len(model.classes) != classifier(model.network).out_features:
             found = f"{class_index} has {len(model.classes)}"
             raise UserError(f"{unnamed}, and {found}; give the --class-index that it was trained with")
     model.network = for_testing(model.network, device)

@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 from common.images import BrokenImage
 from dataloader.frame_index import IndexedVideo
-from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import EpochBatches, Sample, VideoDataset, training_loader
 from dataloader.video_dataset import testing_loader as loader_for_testing
-from network import Model, build_network
+from network import IMAGENET_MEAN, IMAGENET_STD, Model, build_network
 from training import engine
 from training.distributed import Processes
 from training.engine import Context, evaluate, train_one_epoch

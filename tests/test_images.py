@@ -19,7 +19,7 @@ from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.names import Video
 from dataloader.sampling import random_state, segment_starts, stack_indices
 from dataloader.sampling import test_starts as starts_of
-from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, spatial_sample
+from dataloader.spatial_dataloader import spatial_sample
 from dataloader.video_dataset import Broken, EpochBatches, VideoDataset, collate, end_workers
 from tests.helpers import write_images
 

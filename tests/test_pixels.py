@@ -11,7 +11,7 @@ from dataloader.frame_index import index_frames
 from dataloader.images import to_input
 from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.sampling import random_state
-from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, spatial_sample
+from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Video
 from pose.draw import draw_people
 from pose.keypoints import save_keypoints

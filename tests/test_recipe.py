@@ -9,10 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from dataloader.images import CROP_SIZES, corner_crop, jitter_colors, resize, resized_crop
-from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD
 from dataloader.video_dataset import EpochBatches, training_loader
 from fusion.scores import load_scores
-from network import add_dropout, build_network
+from network import IMAGENET_MEAN, IMAGENET_STD, add_dropout, build_network
 from tests.helpers import train_script
 from tests.test_engine import CPU, dataset, no_scaler, small_network
 from training import loop

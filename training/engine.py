@@ -1,7 +1,6 @@
 """One epoch of training and one test, for any stream."""
 
 import contextlib
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from common.cli import UserError
 from dataloader.sampling import random_state
 from dataloader.video_dataset import VideoLoader, join_images
 from fusion.metrics import precision
-from network import Model, for_testing
+from network import Model, for_testing, without_classifier
 from training.distributed import Processes, gather, share_network, sum_over
 from training.streams import Stream
 from utils import StopRequest
@@ -202,13 +201,13 @@ def evaluate(model: Model, loader: VideoLoader, context: Context, what: str = "t
 
 
 def extract_features(model: Model, loader: VideoLoader, context: Context, what: str) -> dict[str, np.ndarray]:
-    """What the classifier `fc` of the network sees of each clip of each video, float32 (clips, D) by name.
+    """What the classifier of the network sees of each clip of each video, float32 (clips, D) by name.
 
     Raises as `evaluate` does.
     """
-    network = copy.copy(model.network)  # shares the weights
-    network._modules = model.network._modules | {"fc": nn.Identity()}
-    merged = _run_network(network, loader, context, f"{what} features", lambda vectors: vectors)
+    merged = _run_network(
+        without_classifier(model.network), loader, context, f"{what} features", lambda vectors: vectors
+    )
     return {loader.dataset.videos[position].video.name: merged[position] for position in sorted(merged)}
 
 

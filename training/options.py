@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.cli import ArgumentGroup, ArgumentParser, examples, not_negative, positive, whole_number
 from common.parallel import cores
-from network import RESNETS, Family
+from network import ARCHITECTURES, IMAGE_NETWORKS, Family, check_architecture
 from training.recipes import RECIPES
 
 # Options that make a run what it is: the checkpoint keeps them, and resuming takes them from there.
@@ -21,7 +21,7 @@ METHOD = (
 SELECTION = "scheduler and model selection use them, and the test list is scored once, at the end"
 
 
-def training_parser(stream: str, doc: str, data: str | None, family: Family = RESNETS) -> ArgumentParser:
+def training_parser(stream: str, doc: str, data: str | None, family: Family = IMAGE_NETWORKS) -> ArgumentParser:
     """Parser of one stream's script, whose networks are of `family`; the defaults are those of its modern recipe.
 
     `doc` is the script's docstring: what it does, and example commands.
@@ -55,7 +55,7 @@ def training_parser(stream: str, doc: str, data: str | None, family: Family = RE
         parser.set_defaults(write_features=None)
         option, text = "--head", "network, with its own presets of the options"
     _add_model_arguments(model_group, family)
-    if family is not RESNETS:
+    if not family.images:
         parser.set_defaults(image_size=None)
     training_group.add_argument(option, dest="recipe", choices=tuple(recipes), default=default, help=text)
     _add_training_arguments(training_group)
@@ -96,10 +96,13 @@ def _add_data_arguments(group: ArgumentGroup, data: str) -> None:
 def _add_network_arguments(group: ArgumentGroup, family: Family) -> None:
     """Which network of the family, and what it sees."""
     add = group.add_argument
-    add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
-    if family is RESNETS:
+    if family.images:
+        text = f"network: {', '.join(ARCHITECTURES)}, or any of timm's by its name"
+        add("--arch", type=check_architecture, metavar="NAME", default=ARCHITECTURES[0], help=text)
         text = "side of the network's input, in pixels"
         add("--image-size", type=whole_number(32), metavar="N", default=224, help=text)
+    else:
+        add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
     text = "with --evaluate: also write what the classifier sees of the videos of all lists, for temporal_cnn_15.py"
     add("--features", type=Path, metavar="FILE.npz", dest="write_features", help=text)
     text = "evenly spaced positions of a video in --features"
@@ -109,8 +112,8 @@ def _add_network_arguments(group: ArgumentGroup, family: Family) -> None:
 def _add_model_arguments(group: ArgumentGroup, family: Family) -> None:
     """Where the weights come from, and whether they are only tested."""
     add = group.add_argument
-    if family is RESNETS:
-        text = "starting weights: torchvision's of ImageNet, which are downloaded; random ones; or a file's"
+    if family.images:
+        text = "starting weights: those of ImageNet, which torchvision or timm downloads; random ones; or a file's"
         add("--weights", metavar="imagenet|none|FILE", default="imagenet", help=text)
     else:
         add("--weights", metavar="none|FILE", default="none", help="starting weights, such as another run's checkpoint")

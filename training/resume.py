@@ -14,7 +14,7 @@ from common.cli import UserError
 from common.frame_settings import FrameSettings
 from dataloader.frame_index import frame_settings
 from dataloader.split_train_test_video import Split, Video
-from network import Model, load_strictly
+from network import Model, classifier, load_strictly
 from pose.settings import kept_settings
 from training.options import METHOD, restore_options
 from training.recipes import RECIPES
@@ -66,9 +66,9 @@ def check_same_videos(args: Namespace, model: Model, split: Split) -> None:
     Otherwise a test may score videos that the network was trained on. `--allow-other-split` insists.
     """
     classes, path = len(split.classes), args.resume
-    if model.network.fc.out_features != classes:
+    if (known := classifier(model.network).out_features) != classes:
         raise UserError(
-            f"{path}: its network knows {model.network.fc.out_features} classes, {args.class_index} lists {classes}; "
+            f"{path}: its network knows {known} classes, {args.class_index} lists {classes}; "
             "choose the --class-index it was trained with"
         )
     if model.classes not in (None, split.classes):

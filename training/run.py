@@ -211,10 +211,10 @@ def make_loader(args: Namespace, videos: list[Video], what: str, context: Contex
 def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Processes) -> Model:
     """A network with the starting weights that `--weights` names."""
     seed_everything(args.seed)
-    network = stream.family.build(args.arch, stream.in_channels, len(classes))
+    network = stream.family.build(args.arch, stream.in_channels, len(classes), args.image_size)
     if not processes.main:
         wait_for_main(processes)  # one download serves all
-    load_starting_weights(network, args.arch, args.weights, args.freeze_bn)
+    load_starting_weights(network, args.arch, args.weights, args.image_size, args.freeze_bn)
     if processes.main:
         wait_for_main(processes)
     return Model(network, args.arch, args.image_size, classes)

@@ -16,10 +16,10 @@ from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
 from dataloader.images import to_input
 from dataloader.motion_pose_dataloader import prepare_keypoints, prepare_pose_flow
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
-from dataloader.spatial_dataloader import IMAGENET_MEAN, IMAGENET_STD, prepare_frames
+from dataloader.spatial_dataloader import prepare_frames
 from dataloader.split_train_test_video import Split, read_split
 from dataloader.video_dataset import Prepared
-from network import RESNETS, Family, read_weights
+from network import IMAGE_NETWORKS, IMAGENET_MEAN, IMAGENET_STD, Family, read_weights, rgb_statistics, trained_channels
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME
 from training.recipes import RECIPES
@@ -46,7 +46,7 @@ class Stream:
     to_input: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     length: int = 1  # images of a clip
     test_clips: int = TEST_SAMPLES
-    family: Family = RESNETS
+    family: Family = IMAGE_NETWORKS
     lists: Callable[[Namespace], Split] = _read_lists
 
 
@@ -121,11 +121,11 @@ STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, FLOW, SKELET
 def stream_of(path: str | os.PathLike) -> Stream:
     """The stream whose network a checkpoint holds; raises `UserError` if the file is none, or no stream's."""
     checkpoint, state = read_weights(path)
-    arch = checkpoint.get("arch", RESNETS.architectures[0])
+    channels = trained_channels(checkpoint, state)
     for stream in STREAMS.values():
-        if arch in stream.family.architectures and stream.family.describe(state, path)[1] == stream.in_channels:
+        if stream.in_channels == channels:
             return stream
-    raise UserError(f"{path}: its network, a {arch}, is none of the streams {', '.join(STREAMS)}; give one of theirs")
+    raise UserError(f"{path}: its network takes {channels} channels, as none of the streams {', '.join(STREAMS)} do")
 
 
 def trained_options(stream: Stream, options: dict) -> dict:
@@ -134,6 +134,14 @@ def trained_options(stream: Stream, options: dict) -> dict:
 
 
 def trained_stream(stream: Stream, options: dict) -> Stream:
-    """`stream` as a run with these `trained_options` trains it: without `normalize`, images with values in [0, 1]."""
-    normalized = trained_options(stream, options).get("normalize", True)
-    return stream if normalized else replace(stream, to_input=partial(to_input, mean=None, std=None))
+    """`stream` as a run with these `trained_options` trains it: without `normalize`, images with values in [0, 1].
+
+    RGB is normalised as the ImageNet weights of `arch` want it.
+    """
+    options = trained_options(stream, options)
+    if not options.get("normalize", True):
+        return replace(stream, to_input=partial(to_input, mean=None, std=None))
+    if stream.name == SPATIAL.name and options.get("arch"):
+        mean, std = rgb_statistics(options["arch"])
+        return replace(stream, to_input=partial(to_input, mean=mean, std=std))
+    return stream

@@ -1,7 +1,6 @@
 """Temporal heads: networks on a video's features in their order, and the stream that trains them."""
 
 import math
-import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -95,30 +94,15 @@ def _convolution(channels: int, out: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(out), nn.ReLU())
 
 
-# By name, with the tensor whose shape tells their features.
-HEADS = {
-    "ts-lstm": (SegmentLSTM, "norm.weight"),
-    "inception": (TemporalInception, "wide.weight"),
-    "mean": (MeanHead, "fc.weight"),
-}
+HEADS = {"ts-lstm": SegmentLSTM, "inception": TemporalInception, "mean": MeanHead}
 
 
-def build_head(head: str, features: int, classes: int) -> nn.Module:
+def build_head(head: str, features: int, classes: int, image_size: None = None) -> nn.Module:
     """A randomly initialised head of `HEADS`."""
-    return HEADS[head][0](features, classes)
+    return HEADS[head](features, classes)
 
 
-def describe_head(state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> tuple[str, int, int]:
-    """(head, features, classes) of a head's state dict; raises `UserError` if it is none."""
-    for known, head in (("lstm.weight_ih_l0", "ts-lstm"), ("wide.weight", "inception"), ("fc.weight", "mean")):
-        if known in state:
-            shape: Sequence[int] = getattr(state.get(HEADS[head][1]), "shape", ())
-            if len(shape) and state["fc.weight"].ndim == 2:
-                return head, shape[-1], len(state["fc.weight"])
-    raise UserError(f"{source}: its weights are not those of a temporal head")
-
-
-TEMPORAL_HEADS = Family(tuple(HEADS), build_head, describe_head)
+TEMPORAL_HEADS = Family(tuple(HEADS), build_head)
 
 
 def temporal_stream(features: Features, source: str) -> Stream:

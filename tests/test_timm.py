@@ -1,0 +1,139 @@
+"""timm's networks as backbones: each trains, resumes bit for bit, gives features, exports and predicts."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from common.cli import UserError
+from network import build_network, cross_modality_filters, load_starting_weights, rgb_statistics
+from tests.helpers import ROOT, assert_error, call_main, train_script
+from training.streams import SPATIAL, trained_stream
+from utils import load_checkpoint
+
+timm = pytest.importorskip("timm")
+NETWORKS = (
+    "tf_efficientnet_lite0",
+    "mobilenetv4_conv_small",
+    "resnet18.tv_in1k",
+    "convnext_atto",
+    "vit_tiny_patch16_224",
+)
+
+
+def train(data, record, *arguments):
+    finished = train_script("spatial", data, record, *arguments, inline=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return load_checkpoint(record / "checkpoint.pth.tar")
+
+
+@pytest.mark.parametrize("arch", NETWORKS)
+def test_a_network_trains_resumes_bit_for_bit_and_is_used(tiny, tmp_path, arch):
+    options = ("--arch", arch, "--image-size", 64, "--freeze-bn", "partial", "--dropout", 0.2, "--batch-size", 6)
+    whole = train(tiny, tmp_path / "whole", *options, "--epochs", 2)
+    train(tiny, tmp_path / "parts", *options, "--epochs", 1)
+    checkpoint = tmp_path / "parts/checkpoint.pth.tar"
+    parts = train(tiny, tmp_path / "parts", "--resume", checkpoint, "--epochs", 2)
+    assert whole["arch"] == arch and all(torch.equal(t, parts["state_dict"][n]) for n, t in whole["state_dict"].items())
+
+    best, features = tmp_path / "whole/model_best.pth.tar", tmp_path / "features.npz"
+    train(tiny, tmp_path / "whole", "--resume", best, "--evaluate", "--features", features, "--positions", 2)
+    network = build_network(arch, 3, 3, 64).eval()
+    network.load_state_dict(load_checkpoint(best)["state_dict"])
+    with np.load(features) as file:
+        width = file["features"].shape[2]
+    assert width == timm.create_model(arch, num_classes=0).num_features or width == network.get_classifier().in_features
+
+    exported = call_main("export_onnx", best, tmp_path / "x.onnx")  # which compares its logits with the network's
+    assert exported.returncode == 0, exported.stderr
+
+
+def test_other_channels_start_from_the_mean_of_the_rgb_filters(tmp_path):
+    torch.manual_seed(0)
+    imagenet = timm.create_model("tf_efficientnet_lite0", num_classes=7)
+    save_file(imagenet.state_dict(), tmp_path / "rgb.safetensors")
+    network = build_network("tf_efficientnet_lite0", 30, 3, 64)
+    fresh = network.get_classifier().weight.clone()
+    load_starting_weights(network, "tf_efficientnet_lite0", str(tmp_path / "rgb.safetensors"))
+    assert torch.equal(network.conv_stem.weight, cross_modality_filters(imagenet.conv_stem.weight, 30))
+    assert torch.equal(network.get_classifier().weight, fresh)
+    assert torch.equal(network.conv_head.weight, imagenet.conv_head.weight)
+
+
+def test_rgb_is_normalised_as_the_weights_want_it():
+    assert rgb_statistics("tf_efficientnet_lite0") == ((0.5,) * 3, (0.5,) * 3)
+    stream = trained_stream(SPATIAL, {"arch": "tf_efficientnet_lite0"})
+    white = stream.to_input(torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.int64))
+    assert torch.allclose(white, torch.ones(1, 3, 2, 2))
+
+
+def test_unknown_networks_are_named(tiny, tmp_path):
+    finished = train_script("spatial", tiny, tmp_path, "--arch", "resnet19", inline=True)
+    assert_error(finished, "resnet19", "did you mean resnet1")
+    with pytest.raises(UserError, match="one first convolution"):
+        build_network("deit_tiny_distilled_patch16_224", 3, 2, 224)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of a model hub as a download of one file needs."""
+
+    content = b""
+
+    def do_HEAD(self):  # noqa: N802
+        self.send_response(200 if self.path.endswith(("model.safetensors", "weights.bin")) else 404)
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+
+    def do_GET(self):  # noqa: N802
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *args):
+        """Be quiet."""
+
+
+DOWNLOAD = """
+import json, sys
+from common.cli import UserError
+from network import imagenet_state_dict
+try:
+    print(json.dumps(imagenet_state_dict("resnet18.tv_in1k")["conv1.weight"].sum().item()))
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_imagenet_weights_come_from_timms_hub_or_one_line_tells_why_not(tmp_path):
+    torch.manual_seed(0)
+    state = timm.create_model("resnet18").state_dict()
+    save_file(state, tmp_path / "model.safetensors")
+    Hub.content = (tmp_path / "model.safetensors").read_bytes()
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def download(port: int) -> subprocess.CompletedProcess:
+        places = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+            "HF_HOME": str(tmp_path / str(port)),
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        env = os.environ | {"PYTHONPATH": str(ROOT), "TORCH_HOME": str(tmp_path)} | places
+        return subprocess.run([sys.executable, "-c", DOWNLOAD], env=env, capture_output=True, text=True, timeout=120)
+
+    there = download(server.server_port)
+    assert there.returncode == 0, there.stderr
+    assert json.loads(there.stdout) == pytest.approx(state["conv1.weight"].sum().item(), abs=1e-3)
+    server.shutdown()
+    server.server_close()
+    gone = download(9)
+    assert gone.returncode == 1 and "--weights FILE" in gone.stderr.strip().splitlines()[-1], gone.stderr
