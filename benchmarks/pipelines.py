@@ -84,8 +84,8 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     device, cuda = setup.device, setup.device.type == "cuda"
     context = Context(what, device, amp=setup.half)
     torch.manual_seed(0)
-    network = build_network("resnet18", what.in_channels, setup.classes)
-    network.to(device, memory_format=memory_format(device))
+    network = build_network("resnet18", what.in_channels, setup.classes).to(device)
+    network.to(memory_format=memory_format(device))  # type: ignore[call-overload]  # as torch documents it
     model = Model(network, "resnet18", setup.size, classes=None)
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, fused=cuda)
     scaler = torch.amp.GradScaler(device.type, enabled=cuda)

@@ -109,7 +109,7 @@ class GraphNetwork(nn.Module):
         return self.fc(everyone.view(clips, people, -1).sum(1) / there.sum(1, keepdim=True))
 
 
-def build_graph_network(arch: str, in_channels: int, classes: int, image_size: None = None) -> GraphNetwork:
+def build_graph_network(arch: str, in_channels: int, classes: int, image_size: int | None = None) -> GraphNetwork:
     """A randomly initialised ST-GCN++, one of `STAGES`."""
     return GraphNetwork(STAGES[arch], in_channels, classes)
 

@@ -21,6 +21,7 @@ from dataloader.sampling import random_state, segment_starts, stack_indices
 from dataloader.sampling import test_starts as starts_of
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.video_dataset import Broken, EpochBatches, VideoDataset, collate, end_workers
+from network import IMAGENET_MEAN, IMAGENET_STD
 from tests.helpers import write_images
 
 

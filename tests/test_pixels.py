@@ -13,6 +13,7 @@ from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.sampling import random_state
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Video
+from network import IMAGENET_MEAN, IMAGENET_STD
 from pose.draw import draw_people
 from pose.keypoints import save_keypoints
 from tests.helpers import call_main

@@ -68,8 +68,8 @@ def train_one_epoch(
 
     A video's clips go through the network together; the consensus is the mean of their logits, the loss
     its cross-entropy (TSN, arXiv 1608.00859), averaged over the videos of the whole batch, whatever part
-    of it this process and this accumulation step hold. Returns `loss` (without label smoothing), `prec1`, `prec3` (percent),
-    `batch_time` and `data_time` (mean seconds). Raises `UserError` for a loss that is not finite or a
+    of it this process and this accumulation step hold. Returns `loss` (without label smoothing), `prec1` and `prec3`
+    (percent), `batch_time` and `data_time` (mean seconds). Raises `UserError` for a loss that is not finite or a
     broken image (unless skipped), `Stopped` after the batch in which a signal came.
     """
     model.train()

@@ -97,7 +97,7 @@ def _convolution(channels: int, out: int, kernel: int) -> nn.Sequential:
 HEADS = {"ts-lstm": SegmentLSTM, "inception": TemporalInception, "mean": MeanHead}
 
 
-def build_head(head: str, features: int, classes: int, image_size: None = None) -> nn.Module:
+def build_head(head: str, features: int, classes: int, image_size: int | None = None) -> nn.Module:
     """A randomly initialised head of `HEADS`."""
     return HEADS[head](features, classes)
 
