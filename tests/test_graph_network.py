@@ -129,7 +129,10 @@ def test_the_graph_is_the_skeleton():
 def test_architectures_are_told_from_their_weights(arch, tmp_path):
     network = GRAPH_NETWORKS.build(arch, 11, 3)
     assert sum(weight.numel() for weight in network.parameters()) < 1.45e6
-    save_checkpoint(tmp_path / "a.tar", {"state_dict": network.state_dict(), "arch": arch, "in_channels": 11, "classes": list("abc")})
+    save_checkpoint(
+        tmp_path / "a.tar",
+        {"state_dict": network.state_dict(), "arch": arch, "in_channels": 11, "classes": list("abc")},
+    )
     model = read_model(tmp_path / "a.tar", 11, GRAPH_NETWORKS)
     assert model.arch == arch and model.image_size is None
     with pytest.raises(UserError, match="11 input channels, this stream's take 3"):
