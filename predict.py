@@ -5,7 +5,6 @@ Examples: python predict.py --help
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,7 +82,6 @@ def classify_video(
             return whole
 
     print_result(result, args.topk)
-    warn_of_nobody(path, result, args)
     if timeline:
         write_timeline(timeline, windows, found, fusion.classes, minimum, path.name)
         result["timeline"] = str(timeline)
@@ -93,19 +91,10 @@ def classify_video(
         overlay_video(overlay, path, people, bars, options.frames)
         result["overlay"] = str(overlay)
         print(f"  overlay: {overlay}", flush=True)
-    if parts:
+    if parts and SKELETON.name in prediction.logits:
         write_parts_picture(parts, path, models[SKELETON.name], prediction, options.frames)
         result["parts"] = str(parts)
         print(f"  parts: {parts}", flush=True)
-
-
-def warn_of_nobody(video: Path, result: dict, args: argparse.Namespace) -> None:
-    """Say so if people were looked for and nobody was found."""
-    if result["frames_looked_at"] and not result["frames_with_people"]:
-        black = "; the motion stream saw black images" * bool(args.motion)
-        prior = "; the skeleton stream knows only its prior" * bool(args.skeleton)
-        nobody = f"nobody found in the {result['frames_looked_at']} frames looked at"
-        print(f"warning: {video}: {nobody}{black}{prior}", file=sys.stderr)
 
 
 def write_parts_picture(file: Path, video: Path, model: Model, prediction: Prediction, settings: FrameSettings) -> None:

@@ -25,11 +25,12 @@ from dataloader.video_dataset import Sample, sample_for_testing
 from network import Model
 from pose.draw import draw_people, encode_pose_image
 from pose.estimators import Estimator
-from pose.keypoints import Keypoints, join_frames, people_of_frame
+from pose.keypoints import Keypoints, join_frames, people_of_frame, too_few_people
 from pose.people import clean_people
 from pose.pipeline import estimate, fill_in, key_frames
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_options, trained_stream
 
+POSE_STREAMS = {MOTION_POSE.name, SKELETON.name}
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
 BAR = {"unit": " frames", "leave": False, "disable": None}
@@ -55,13 +56,23 @@ class Poses:
     people: dict[int, np.ndarray] = field(default_factory=dict)
     frame_size: tuple[int, int] | None = None
 
+    @property
+    def with_people(self) -> int:
+        """The number of frames that show somebody."""
+        return sum(bool((people[..., 2] > 0).any()) for people in self.people.values())
+
+    @property
+    def nobody(self) -> bool:
+        """Whether too few of the frames that were looked at show people for poses to tell anything."""
+        return too_few_people(self.with_people, len(self.people))
+
     def keypoints(self, num_frames: int) -> Keypoints:
         """The same as the keypoints of a video of `num_frames` frames, all of which were looked at."""
         return join_frames(self.people, num_frames, self.frame_size)
 
 
 class Prediction(NamedTuple):
-    """Scores of a video: `logits` by stream, float32 (classes,), means over the test positions.
+    """Scores of a video: `logits` by stream, float32 (classes,), means over the test positions; see `score_frames`.
 
     `num_frames` counts the frames made from it, `poses` holds those that were looked at, `damage` says in a
     line what of the file could not be decoded ("": nothing).
@@ -166,7 +177,7 @@ def score_frames(
     """Mean logits by stream, float32 (classes,), of `num_frames` frames, numbered from 1: a video, or a window of one.
 
     `frames` holds those that the test looks at as JPEG files, `poses` the people of all that the motion stream looks
-    at, and of every one for the skeleton stream.
+    at, and of every one for the skeleton stream. Where nobody is in view, the streams of poses have no logits.
     """
 
     def pose_image(number: int) -> np.ndarray:
@@ -183,6 +194,8 @@ def score_frames(
     }
     logits = {}
     for name, model in models.items():
+        if poses.nobody and name in POSE_STREAMS:
+            continue
         if name == SKELETON.name:
             sample = skeleton_clips(normalized_paths(poses.keypoints(num_frames)))
         else:

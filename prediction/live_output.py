@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from common.cli import UserError, width
 from prediction.classify import Prediction
-from prediction.results import top_classes
+from prediction.results import NOBODY_IN_VIEW, top_classes
 
 COLUMNS = ("time", "seconds", "frames", "fps", "people", "latency", "class", "probability")
 
@@ -72,8 +72,11 @@ def describe_in_a_line(seen: Classified, result: dict, latency: float, topk: int
         for stream, scores in streams.items()
         for name, value in top_classes(scores, 1)
     )
-    none = "none of these: " * (result["answer"] is None)
-    return f"{seen.seconds:6.1f} s  {describe_pace(seen, result, latency)}  {none}{best}{own}"
+    if not best:
+        best = NOBODY_IN_VIEW
+    elif result["answer"] is None:
+        best = f"none of these: {best}"
+    return f"{seen.seconds:6.1f} s  {describe_pace(seen, result, latency)}  {best}{own}"
 
 
 def describe_pace(seen: Classified, result: dict, latency: float) -> str:
@@ -111,11 +114,13 @@ def table_row(seen: Classified, result: dict, latency: float, classes: Sequence[
     """A window's values for the table: clock time of its newest frame, …, the fused probability of every class."""
     captured = datetime.fromtimestamp(time.time() - (time.monotonic() - seen.time)).astimezone()
     share, probabilities = people_share(result), result["fused"]["probabilities"]
-    (best,) = top_classes(result["fused"], 1)
     numbers = (seen.fps, "" if share is None else share, latency)
     row = [captured.isoformat(timespec="milliseconds"), f"{seen.seconds:.3f}", seen.frames]
     row += [value if value == "" else f"{value:.3f}" for value in numbers]
-    return [*row, result["answer"] or "none", f"{best[1]:.6f}", *(f"{probabilities[name]:.6f}" for name in classes)]
+    if not probabilities:
+        return [*row, NOBODY_IN_VIEW, *[""] * (1 + len(classes))]
+    values = [max(probabilities.values()), *(probabilities[name] for name in classes)]
+    return [*row, result["answer"] or "none", *(f"{value:.6f}" for value in values)]
 
 
 def _csv_line(values: Sequence) -> bytes:

@@ -131,11 +131,9 @@ def draw_panel(bars: Bars, width: int) -> Image.Image:
     right = width - margin - round(_font("", large).getlength("100.0 %"))
     texts = [(clean(name), large, round(width * 0.5)) for name, _ in bars.top]
     texts += [(stream, small, width) for stream in bars.streams]
-    left = 2 * margin + max(
-        round(font.getlength(shorten(text, font, limit)))
-        for text, size, limit in texts
-        for font in [_fitting_font(text, size, limit)]
-    )
+    fonts = [_fitting_font(*text) for text in texts]
+    widths = [font.getlength(shorten(text, font, limit)) for (text, _, limit), font in zip(texts, fonts, strict=True)]
+    left = 2 * margin + max(map(round, widths), default=0)
 
     def bar(y: int, height: int, name: str, size: int, probability: float, color: tuple[int, int, int]) -> None:
         middle, grey = y + height // 2, TEXT if size == large else STREAM

@@ -35,7 +35,7 @@ def bars_html(bars: Bars, facts: Sequence[str] = (), heading: str | None = None)
     All text is escaped, for names of classes and files may hold anything.
     """
     if heading is None:
-        heading = bars.top[0][0] if bars.answered else "None of these"
+        heading = bars.top[0][0] if bars.answered else "None of these" if bars.top else "Nobody in view"
     parts = [f"<h2>{_text(heading)}</h2>"]
     for i, (name, probability) in enumerate(bars.top):
         best = " best" if bars.answered and i == 0 else ""

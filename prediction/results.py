@@ -14,19 +14,20 @@ from common.frame_settings import FrameSettings
 from fusion.calibration import Calibration, calibrated, combine
 from fusion.metrics import fuse, rank_classes
 from network import Model
-from prediction.classify import Prediction
+from prediction.classify import POSE_STREAMS, Prediction
 from prediction.overlay import Bars
-from training.streams import MOTION_POSE, SKELETON
 
 MEANING = (
     "logits: the mean of a stream's logit vectors over the test positions, as in the score pickles, or, fused, the "
     "weighted mean of the streams' logits; probabilities: the softmax of logits / temperature, from 0 to 1; "
     "temperature: chosen on validation videos, 1 where there were none (calibrated: false); answer: the most probable "
-    "fused class, or null, none of these, if it is less probable than the threshold"
+    "fused class, or null, none of these, if it is less probable than the threshold, or if nobody is in view: streams "
+    "of poses then count no more, and have no scores"
 )
 # A motion stack, ten images, then holds two drawn ones or fewer, and the others are black. Among 1080 videos of the
 # demo none is below, among 120 of UT-Interaction one.
 FEW_PEOPLE = 0.25
+NOBODY_IN_VIEW = "nobody in view"
 
 
 class Fusion(NamedTuple):
@@ -46,34 +47,48 @@ class Fusion(NamedTuple):
         fused = combine(list(self.calibrations.values()), self.weights)
         return fused if self.threshold is None else fused._replace(threshold=self.threshold)
 
+    def of(self, logits: Mapping[str, np.ndarray]) -> tuple["Fusion", np.ndarray] | None:
+        """The fusion of those streams that have `logits` (classes,), and these fused; None if no stream counts."""
+        shares = self.weights or [1] * len(self.calibrations)
+        counted = {name: share for name, share in zip(self.calibrations, shares, strict=True) if name in logits}
+        if not any(counted.values()):
+            return None
+        weights = None if self.weights is None else list(counted.values())
+        calibrations = {name: self.calibrations[name] for name in counted}
+        fused = fuse([logits[name] for name in counted], weights)
+        return self._replace(calibrations=calibrations, weights=weights), fused
+
 
 def describe(prediction: Prediction, fusion: Fusion) -> dict:
     """A prediction in plain values: answer, notes, logits and probabilities by class, of each stream and fused."""
-    people = prediction.poses.people.values()
     result: dict[str, Any] = {
         "frames": prediction.num_frames,
-        "frames_looked_at": len(people),
-        "frames_with_people": sum(len(persons) > 0 for persons in people),
+        "frames_looked_at": len(prediction.poses.people),
+        "frames_with_people": prediction.poses.with_people,
         "damage": prediction.damage or None,
         **describe_scores(prediction.logits, fusion),
     }
-    threshold = fusion.calibration.threshold
-    ((best, probability),) = top_classes(result["fused"], 1)
-    refused = probability < (threshold or 0)
-    return result | {"answer": None if refused else best, "notes": notes(result, threshold if refused else None)}
+    counted = fusion.of(prediction.logits)
+    least = (counted[0].calibration.threshold or 0) if counted else 0
+    answer = next((name for name, probability in top_classes(result["fused"], 1) if probability >= least), None)
+    return result | {"answer": answer, "notes": notes(result, fusion, None if answer else least)}
 
 
 def describe_scores(logits: Mapping[str, np.ndarray], fusion: Fusion) -> dict[str, dict]:
     """The `class_scores` of the streams, whose `logits` (classes,) are by stream, and those fused.
 
     The fused logits are those of average_fusion.py; their probabilities have the temperature of `calibration.combine`.
+    Streams without logits do not count; if none is left, there are no fused scores either.
     """
     streams = {
         stream: class_scores(values, fusion.classes, fusion.calibrations[stream].temperature)
         for stream, values in logits.items()
     }
-    fused = fuse(list(logits.values()), fusion.weights)
-    return {"fused": class_scores(fused, fusion.classes, fusion.calibration.temperature), "streams": streams}
+    counted = fusion.of(logits)
+    if not counted:
+        return {"fused": {"logits": {}, "probabilities": {}}, "streams": streams}
+    kept, fused = counted
+    return {"fused": class_scores(fused, fusion.classes, kept.calibration.temperature), "streams": streams}
 
 
 def class_scores(logits: np.ndarray, classes: Sequence[str], temperature: float = 1.0) -> dict[str, dict[str, float]]:
@@ -83,22 +98,23 @@ def class_scores(logits: np.ndarray, classes: Sequence[str], temperature: float 
     return {name: {classes[label]: float(values[label]) for label in order} for name, values in named.items()}
 
 
-def notes(result: dict, threshold: float | None) -> list[str]:
+def notes(result: dict, fusion: Fusion, threshold: float | None) -> list[str]:
     """Reasons to doubt a `describe`d result, in a line each; `threshold` is given if its best class is below it."""
-    lines = []
+    looked_at, found, lines = result["frames_looked_at"], result["frames_with_people"], []
+    if left_out := fusion.calibrations.keys() - result["streams"].keys():
+        without = f"; without {' and '.join(sorted(left_out))}" if result["fused"]["logits"] else ""
+        lines.append(f"{NOBODY_IN_VIEW}: people in {found} of the {looked_at} frames looked at{without}")
     if threshold is not None:
-        ((best, probability),) = top_classes(result["fused"], 1)
-        lines.append(
+        lines += [
             f"none of these: the likeliest is {best}, {100 * probability:.1f} %, below {100 * threshold:.1f} %"
-        )
+            for best, probability in top_classes(result["fused"], 1)
+        ]
     best = {stream: top_classes(scores, 1)[0] for stream, scores in result["streams"].items()}
     if len({name for name, _ in best.values()}) > 1:
         each = ", ".join(f"{stream} {name} {100 * probability:.1f} %" for stream, (name, probability) in best.items())
         lines.append(f"the streams disagree: {each}")
-    looked_at, found = result["frames_looked_at"], result["frames_with_people"]
-    if looked_at and found < FEW_PEOPLE * looked_at and {MOTION_POSE.name, SKELETON.name} & best.keys():
-        share = f"only {100 * found / looked_at:.0f} % of the frames ({found} of {looked_at} looked at)"
-        lines.append(f"people in {share if found else f'none of the {looked_at} frames looked at'}")
+    if looked_at and found < FEW_PEOPLE * looked_at and POSE_STREAMS & best.keys():
+        lines.append(f"people in only {100 * found / looked_at:.0f} % of the frames ({found} of {looked_at} looked at)")
     return lines
 
 
@@ -132,7 +148,8 @@ def print_result(result: dict, topk: int) -> None:
         (f"  {name}", *(f"{100 * column['probabilities'][name]:.1f}" for column in columns.values()))
         for name, _ in top_classes(result["fused"], topk)
     ]
-    print_table(("probability, %", *columns), rows)
+    if rows:
+        print_table(("probability, %", *columns), rows)
     for stream, scores in streams.items() if len(streams) > 1 else ():
         top = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(scores, topk))
         print(f"  {stream} alone: {top}")

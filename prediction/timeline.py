@@ -17,7 +17,6 @@ from common.cli import UserError
 from common.video import decode_frames, duration, encode_jpeg, frame_rate, resize_short_side
 from dataloader.names import stem
 from fusion.calibration import calibrated
-from fusion.metrics import fuse
 from network import Model
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, people_of_frame
@@ -50,10 +49,11 @@ class Timeline:
     """The scores of a video's W windows, in order of time.
 
     spans: int64 (W, 2), the first frame of each window, counted from 0, and the one after its last.
-    probabilities: float32 (W, classes), of the fused logits; NaN where a window could not be scored.
+    probabilities: float32 (W, classes), of the fused logits; NaN where a window could not be scored, or no stream
+    was left because it shows nobody.
     people: float32 (W,), the share of the frames looked at that show somebody; NaN if nobody was looked for.
-    logits: float32 (classes,) by stream, means over the windows. poses: the people of each frame, as the window that
-    it belongs to sees them (only with `Options.every_pose`). damage: what of the file could not be decoded.
+    logits: float32 (classes,) by stream, means over the windows that it counts in. poses: the people of each frame, as
+    the window that it belongs to sees them (only with `Options.every_pose`). damage: what could not be decoded.
     looked_at, with_people: frames that were searched for people, and those where some were found.
     failures: why windows could not be scored.
     """
@@ -89,7 +89,7 @@ class _Tally:
     spans: list[tuple[int, int]] = field(default_factory=list)
     probabilities: list[np.ndarray] = field(default_factory=list)
     people: list[float] = field(default_factory=list)
-    logits: dict[str, np.ndarray] = field(default_factory=dict)
+    logits: dict[str, list[np.ndarray]] = field(default_factory=dict)
     poses: Poses = field(default_factory=Poses)
     looked_at: int = 0
     with_people: int = 0
@@ -154,7 +154,7 @@ def classify_windows(
     num_frames = tally.spans[-1][1]
     if isinstance(source, Keypoints):
         check_num_frames(source, num_frames)
-    if not tally.logits:
+    if len(tally.failures) == len(tally.spans):
         raise UserError(tally.failures[0])
     if num_frames < length:
         shorter = f"shorter than a window of {plan.length:g} s: one window of all its {float(num_frames / rate):.2f} s"
@@ -162,25 +162,19 @@ def classify_windows(
     if tally.failures:
         gaps = f"{len(tally.failures)} of {len(tally.spans)} windows could not be scored"
         print(f"warning: {path}: {gaps}: {tally.failures[0]}", file=sys.stderr)
-    scored = len(tally.spans) - len(tally.failures)
     return Timeline(
         rate,
         num_frames,
         np.array(tally.spans, np.int64),
-        np.stack(_fill_gaps(tally.probabilities)),
+        np.stack(tally.probabilities),
         np.array(tally.people, np.float32),
-        {name: (total / scored).astype(np.float32) for name, total in tally.logits.items()},
+        {name: (sum(values, np.zeros(1)) / len(values)).astype(np.float32) for name, values in tally.logits.items()},
         tally.poses,
         "; ".join(damage),
         tally.looked_at,
         tally.with_people,
         tally.failures,
     )
-
-
-def _fill_gaps(rows: list[np.ndarray | None]) -> list[np.ndarray]:
-    like = next(row for row in rows if row is not None)
-    return [np.full_like(like, np.nan) if row is None else row for row in rows]
 
 
 def _frames(
@@ -212,7 +206,7 @@ def _add_window(
 ) -> None:
     border = (sum(tally.spans[-1]) + start + start + len(frames)) / 4 if tally.spans else 0
     tally.spans.append((start, start + len(frames)))
-    poses, probabilities = Poses(), None
+    poses, probabilities = Poses(), np.full(len(fusion.classes), np.nan, np.float32)
     try:
         seen, posed, every = frames_to_look_at(len(frames), models, isinstance(source, Estimator), options)
         numbers = set(posed) | (seen if FLOW.name in models else set())
@@ -220,15 +214,15 @@ def _add_window(
         poses = complete_people(_people(frames, start, posed, source), len(frames), every, options.cleaning)
         pictures = {number: frames[number - 1].jpeg for number in seen}
         logits = score_frames(models, pictures, poses, len(frames), options)
-        fused = fuse(list(logits.values()), fusion.weights)
-        probabilities = calibrated(fused, fusion.calibration.temperature).astype(np.float32)
+        if counted := fusion.of(logits):
+            kept, fused = counted
+            probabilities = calibrated(fused, kept.calibration.temperature).astype(np.float32)
         for name, values in logits.items():
-            tally.logits[name] = tally.logits.get(name, 0) + values.astype(np.float64)
+            tally.logits.setdefault(name, []).append(values)
     except UserError as error:
         tally.failures.append(str(error))
     tally.probabilities.append(probabilities)
-    shown = [len(people) > 0 for people in poses.people.values()]
-    tally.people.append(float(np.mean(shown)) if shown else np.nan)
+    tally.people.append(poses.with_people / len(poses.people) if poses.people else np.nan)
     for number, people in poses.people.items():
         frame = frames[number - 1]
         tally.looked_at += not frame.looked_at

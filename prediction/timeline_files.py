@@ -12,14 +12,15 @@ from common.atomic import atomic_write
 from common.cli import print_table
 from prediction.overlay import clean
 from prediction.results import Fusion, describe_scores, notes
-from prediction.segments import GAP, Segment, label_name, winners
+from prediction.segments import Segment, label_name, winners
 from prediction.timeline import Timeline
 from prediction.timeline_plot import clock, plot_timeline
 
 MEANING = (
     "start, end: seconds; people: share of the frames looked at that show somebody; probabilities: the softmax of the "
-    "window's fused logits, from 0 to 1, null where it could not be scored; winner, class: the likeliest class, 'none' "
-    "if it is less probable than `minimum`, or 'gap'; a moment belongs to the window whose centre is nearest"
+    "window's fused logits, from 0 to 1, null where it has none; winner, class: the likeliest class, 'none' if it is "
+    "less probable than `minimum`, 'nobody in view', or 'gap' where it could not be scored; a moment belongs to the "
+    "window whose centre is nearest"
 )
 SUFFIXES = (".png", ".csv", ".json", ".srt")
 
@@ -29,7 +30,7 @@ def describe_timeline(timeline: Timeline, found: Sequence[Segment], fusion: Fusi
     counts = {"frames_looked_at": timeline.looked_at, "frames_with_people": timeline.with_people}
     result = {"frames": timeline.num_frames, **counts, "damage": timeline.damage or None}
     result |= describe_scores(timeline.logits, fusion)
-    return result | {"notes": notes(result, None), "segments": plain_segments(found, fusion.classes)}
+    return result | {"notes": notes(result, fusion, None), "segments": plain_segments(found, fusion.classes)}
 
 
 def plain_segments(found: Sequence[Segment], classes: Sequence[str]) -> list[dict]:
@@ -39,7 +40,7 @@ def plain_segments(found: Sequence[Segment], classes: Sequence[str]) -> list[dic
             "start": round(segment.start, 3),
             "end": round(segment.end, 3),
             "class": label_name(segment.label, classes),
-            "probability": None if segment.label == GAP else round(segment.probability, 4),
+            "probability": None if np.isnan(segment.probability) else round(segment.probability, 4),
         }
         for segment in found
     ]
@@ -52,7 +53,7 @@ def print_segments(found: Sequence[Segment], classes: Sequence[str]) -> None:
             f"  {label_name(segment.label, classes)}",
             clock(segment.start, 1),
             clock(segment.end, 1),
-            "" if segment.label == GAP else f"{100 * segment.probability:.1f}",
+            "" if np.isnan(segment.probability) else f"{100 * segment.probability:.1f}",
         )
         for segment in found
     ]
@@ -87,7 +88,7 @@ def write_timeline(
 
 def _windows(timeline: Timeline, classes: Sequence[str], minimum: float) -> list[dict]:
     rate = float(timeline.rate)
-    columns = (timeline.spans, timeline.people, winners(timeline.probabilities, minimum))
+    columns = (timeline.spans, timeline.people, winners(timeline, minimum))
     return [
         {
             "start": round(float(first / rate), 3),

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from fusion.plots import printable, write_png
-from prediction.segments import GAP, NONE, Segment, borders
+from prediction.segments import GAP, NAMES, NOBODY, NONE, Segment, borders
 from prediction.timeline import Timeline
 
 COLORS = ("#1f77b4", "#e6550d", "#2ca02c", "#c2185b", "#7b5fb5", "#8c564b", "#17a2b8", "#b8a500")
@@ -19,7 +19,8 @@ POINTS = 240  # of a line: of more windows, means over equal times are drawn
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds between ticks
 TICKS = 14
 BAND = 10.5  # inches across
-GAP_STYLE = {"facecolor": "white", "edgecolor": "#b0b0b0", "hatch": "////", "linewidth": 0}
+_UNSCORED = {"facecolor": "white", "edgecolor": "#b0b0b0", "linewidth": 0}
+UNSCORED = {GAP: _UNSCORED | {"hatch": "////"}, NOBODY: _UNSCORED | {"hatch": "...."}}
 
 
 def plot_timeline(
@@ -53,15 +54,15 @@ def plot_timeline(
     labels = {segment.label for segment in found}
     for label in labels:
         spans = [(segment.start, segment.end - segment.start) for segment in found if segment.label == label]
-        for axes in (band, top) if label == GAP else (band,):
+        for axes in (band, top) if label in UNSCORED else (band,):
             axes.broken_barh(spans, (0, 1.02), **_band_style(label, colors))
     for segment in found:
         _write_name(band, segment, edges[-1], classes)
     style = {"color": "#606060", "linewidth": 1, "linestyle": ":", "label": f"minimum of a winner: {minimum:.2g}"}
     lines.append(top.axhline(minimum, **style))
-    if labels - {NONE, GAP} - set(shown):
+    if labels - NAMES.keys() - set(shown):
         lines.append(Patch(color=REST, label="won by another class"))
-    for label, text in ((NONE, "none: below the minimum"), (GAP, "gap: not scored")):
+    for label, text in ((NONE, "none: below the minimum"), (GAP, "gap: not scored"), (NOBODY, NAMES[NOBODY])):
         if label in labels:
             lines.append(Patch(**_band_style(label, colors), label=text))
     figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=9)
@@ -83,7 +84,7 @@ def likeliest_classes(timeline: Timeline, found: Sequence[Segment], count: int) 
     for segment in found:
         if segment.label >= 0:
             won[segment.label] += segment.end - segment.start
-    highest = np.nanmax(timeline.probabilities, axis=0)
+    highest = np.nan_to_num(timeline.probabilities).max(axis=0)
     return np.lexsort((-highest, -won))[:count].tolist()
 
 
@@ -116,8 +117,8 @@ def clock(seconds: float, digits: int = 0, hours: bool = False) -> str:
 
 
 def _band_style(label: int, colors: dict[int, str]) -> dict:
-    if label == GAP:
-        return GAP_STYLE
+    if label in UNSCORED:
+        return UNSCORED[label]
     return {"color": UNSURE if label == NONE else colors.get(label, REST), "linewidth": 0}
 
 

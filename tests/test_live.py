@@ -16,13 +16,15 @@ import torch
 from common.cli import UserError
 from common.frame_settings import FrameSettings
 from common.video import decode_frames
+from fusion.calibration import Calibration
 from pose.people import interpolate_people
 from prediction import live
 from prediction.capture import Capture, Captured
 from prediction.classify import Options, classify
 from prediction.live import Handled, classify_window, handle, resample, watch
-from prediction.live_output import Screen, open_table
+from prediction.live_output import Classified, Screen, describe_in_a_line, open_table, table_row
 from prediction.models import load_for_testing
+from prediction.results import Fusion, describe
 from tests.helpers import ROOT, assert_error, call_main
 from tests.live_sources import COUNT, RATE, picture, rows, wait_for, web
 from tests.test_predict import CLASSES, fake_estimator, write_checkpoint, write_video
@@ -95,6 +97,17 @@ def test_a_window_scores_as_the_same_frames_of_a_file(data):
     assert found.num_frames == expected.num_frames == COUNT
     for name in models:
         np.testing.assert_array_equal(found.logits[name], expected.logits[name])
+
+
+def test_nobody_before_the_camera(data):
+    models = {
+        MOTION_POSE.name: load_for_testing(data / "motion.pth.tar", MOTION_POSE, Path("none"), torch.device("cpu"))
+    }
+    empty = [frame._replace(people=frame.people[:0]) for frame in handled_at(*np.arange(30) / 25)]
+    seen = Classified(classify_window(empty, models, Options()), 0.0, 1.0, 30, 25.0, 30, 30)
+    result = describe(seen.prediction, Fusion(CLASSES, {MOTION_POSE.name: Calibration()}))
+    assert describe_in_a_line(seen, result, 0.5, 3).endswith("people 0 %  nobody in view")
+    assert table_row(seen, result, 0.5, CLASSES)[4:] == ["0.000", "0.500", "nobody in view", "", "", "", ""]
 
 
 # ---- the loop ----

@@ -390,15 +390,6 @@ def test_printed_classes(data, tmp_path):
     assert "logits" in result["meaning"] and "probabilities" in result["meaning"]
 
 
-def test_warning_if_nobody_is_found(data, tmp_path, monkeypatch):
-    empty = Estimator(np.ascontiguousarray, lambda frames: [(frame,) for frame in frames], nobody, {})
-    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: empty)
-    result = run_json(data, tmp_path, *paths(data, 1), *streams(data), "--model", "openpose")
-    assert result["videos"][0]["frames_with_people"] == 0
-    error = result["finished"].stderr
-    assert "warning" in error and "kurz - hoch.mp4" in error and "nobody" in error and "6 frames" in error
-
-
 def test_failed_videos_are_told_and_the_others_done(data, tmp_path):
     broken = tmp_path / "brökén.avi"
     broken.write_bytes(b"RIFF" + bytes(500))

@@ -49,8 +49,6 @@ def test_streams_that_disagree_and_few_people():
         "people in only 5 % of the frames (2 of 40 looked at)",
     ]
     assert describe(prediction([9, 0, 0], [1, 0, 0], 10, 40), Fusion(CLASSES, UNKNOWN))["notes"] == []
-    nobody = describe(prediction([9, 0, 0], [1, 0, 0], 0, 40), Fusion(CLASSES, UNKNOWN))["notes"]
-    assert nobody == ["people in none of the 40 frames looked at"]
     alone = prediction([9, 0, 0], [1, 0, 0], 0, 40)
     del alone.logits["motion_pose"]  # the overlay's people are no concern of the spatial stream
     assert describe(alone, Fusion(CLASSES, {"spatial": Calibration()}))["notes"] == []
@@ -100,6 +98,27 @@ def test_what_predict_says(data, tmp_path):
     common = (data / "one.mkv", "--spatial", data / "spatial.tar", "--threshold")
     assert_error(call_main("predict", *common, "1.2"), "--threshold", "between 0 and 1")
     assert_error(call_main("predict", *common, "much"), "--threshold", "much")
+
+
+def test_streams_of_poses_leave_where_nobody_is_in_view(data, tmp_path):
+    """People in 2 of 20 frames are enough, in 2 of 21 they are not: then the spatial stream alone counts."""
+    people = np.full((2, 18, 3), 0.5, np.float32)
+    for count, streams in ((20, ["spatial", "motion_pose"]), (21, ["spatial"])):
+        write_video(tmp_path / "few.mkv", count, (64, 48))
+        save_keypoints(tmp_path / "few.npz", people, np.array([1, 2], np.int32), count, (48, 64))
+        given = (tmp_path / "few.mkv", "--motion", data / "motion.tar", "--keypoints", tmp_path / "few.npz")
+        given += ("--device", "cpu", "--json", tmp_path / "x.json", "--overlay", tmp_path / "x.mp4")
+        both = call_main("predict", *given, "--spatial", data / "spatial_calibrated.tar", "--weights", 1, 3)
+        assert both.returncode == 0, both.stderr
+        (result,) = json.loads((tmp_path / "x.json").read_text())["videos"]
+        assert list(result["streams"]) == streams
+    assert result["fused"] == result["streams"]["spatial"] and result["notes"][0] in both.stdout
+    assert result["notes"][0] == "nobody in view: people in 2 of the 21 frames looked at; without motion_pose"
+    assert result["notes"][1].endswith("below 99.0 %")  # the threshold of the spatial stream
+    alone = call_main("predict", *given)
+    (result,) = json.loads((tmp_path / "x.json").read_text())["videos"]
+    assert alone.returncode == 0 and result["answer"] is None and not result["fused"]["logits"]
+    assert alone.stdout.splitlines()[2].strip() == "nobody in view: people in 2 of the 21 frames looked at"
 
 
 # ---- overlay ----

@@ -24,7 +24,7 @@ from prediction import timeline, timeline_plot
 from prediction.classify import Options, Poses, classify
 from prediction.models import load_for_testing
 from prediction.results import Fusion
-from prediction.segments import GAP, NONE, bars_of_frames, borders, segments
+from prediction.segments import GAP, NOBODY, NONE, bars_of_frames, borders, segments
 from prediction.timeline import Plan, Timeline, classify_windows, window_starts, windows_of
 from prediction.timeline_files import subtitles, write_timeline
 from prediction.timeline_plot import clock, thin_out
@@ -402,12 +402,13 @@ def test_an_end_that_cannot_be_decoded(data, models, monkeypatch):
 def test_nobody_all_along(data, tmp_path, monkeypatch):
     empty = Estimator(np.ascontiguousarray, lambda frames: [(frame,) for frame in frames], nobody, {})
     monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: empty)
-    motion = ("--motion", data / "motion.pth.tar", "--model", "openpose", *CPU)
+    motion = ("--motion", data / "motion.pth.tar", "--model", "openpose", *CPU, "--overlay", tmp_path / "t.mp4")
     finished = call_main("predict", data / "noise.mkv", *motion, "--window", 2, "--timeline", tmp_path / "t.png")
-    assert finished.returncode == 0
-    (line,) = finished.stderr.strip().splitlines()[-1:]
-    assert "nobody found in the 47 frames looked at; the motion stream saw black images" in line
-    assert {window["people"] for window in json.loads((tmp_path / "t.json").read_text())["windows"]} == {0}
+    assert finished.returncode == 0 and "nobody in view: people in 0 of the 47 frames looked at" in finished.stdout
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert {(window["people"], window["winner"]) for window in content["windows"]} == {(0, "nobody in view")}
+    assert content["segments"] == [{"start": 0, "end": 4.7, "class": "nobody in view", "probability": None}]
+    assert (tmp_path / "t.srt").read_text() == ""
 
 
 def test_share_of_frames_with_people(data, models):
@@ -416,6 +417,14 @@ def test_share_of_frames_with_people(data, models):
     alone = {MOTION_POSE.name: models[MOTION_POSE.name]}
     result = classify_windows(data / "noise.mkv", alone, keypoints, Options(), Plan(1, 1), fusion_of(alone))
     assert result.people.tolist() == [0, 0, 1, 1, 1] and (result.looked_at, result.with_people) == (47, 27)
+    assert np.isnan(result.probabilities).all(axis=1).tolist() == [True, True, False, False, False]
+    assert [segment.label for segment in segments(result, 0)][0] == NOBODY
+    both = classify_windows(data / "noise.mkv", models, keypoints, Options(), Plan(1, 1), fusion_of(models))
+    alone = {SPATIAL.name: models[SPATIAL.name]}
+    spatial = classify_windows(data / "noise.mkv", alone, None, Options(), Plan(1, 1), fusion_of(alone))
+    same = (both.probabilities == spatial.probabilities).all(axis=1)
+    assert same.tolist() == [True, True, False, False, False]
+    np.testing.assert_allclose(both.logits["motion_pose"], result.logits["motion_pose"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
