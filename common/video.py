@@ -1,84 +1,163 @@
 """Pictures of a video file, and their form on disk."""
 
+import functools
+import heapq
 import io
-import math
 import os
-from collections.abc import Generator, Iterable
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.format import Flags
 from av.stream import Disposition
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from common.atomic import atomic_write
 from common.cli import UserError
 from common.images import nearest_pixel, scaled_size
 
+REORDERED = 16  # frames that a decoder may hold back to put them in order
 MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the clock, as where recordings were joined
 
 
 def decode_frames(
     path: str | os.PathLike, every: int = 1, threads: int = 1, damage: list[str] | None = None, fps: float | None = None
 ) -> Generator[np.ndarray, None, None]:
-    """Yield frames 1, 1 + every, … of a video's best video stream, uint8 RGB (H, W, 3), upright.
+    """Yield frames 1, 1 + every, … of a video's best video stream, uint8 RGB (H, W, 3), upright and of one size.
 
-    Each decoded frame comes once, whatever its time stamp; with `fps` they are resampled by time stamps instead: for
-    0, 1/fps, 2/fps, … seconds after the first frame the one that is nearest in time. The file's rotation or mirroring
-    is applied, and pixels that are not square are made so by enlarging one side. `threads`: of the decoder.
+    Each decoded frame comes once, whatever its time stamp; with `fps` they are resampled in time instead: for
+    0, 1/fps, 2/fps, … seconds after the first frame the one that is nearest. The file's rotation or mirroring is
+    applied, pixels that are not square are made so by enlarging one side, HDR becomes standard colours, and frames of
+    another size than the first are scaled into that, with black bars. `threads`: of the decoder.
 
-    Packets that do not decode are skipped; if there are any, or if the video ends well before its header says, a
+    Packets that do not decode are skipped. If there are any, if the file breaks off or if its frames change size, a
     line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if nothing can be
     decoded, or less than half of a damaged video.
     """
-    frames = packets = bad = 0
-    end = 0.0
+    tally: dict[str, float] = defaultdict(int)
+    sizes: dict[tuple[int, int], None] = {}
     try:
         with open_video(path) as container:
             stream = video_stream(container, threads)
-            declared, is_avi = stream.frames, container.format.name == "avi"
-            seconds = ((container.start_time or 0) + (container.duration or 0)) / av.time_base
+            length, declared = _length(container), stream.frames
+            begin, is_avi = (container.start_time or 0) / av.time_base, container.format.name == "avi"
             aspect = float(stream.sample_aspect_ratio or 1)
-            clock = _Clock(fps, stream.average_rate or stream.guessed_rate) if fps else None
+            frames = read_frames(container, stream, tally)
+            chosen = _resampled(in_order(frames, stream), fps) if fps else (frame for frame, _ in frames)
             reformatter = VideoReformatter()  # one for all frames: setting it up takes longer than its work
-            for packet in container.demux(stream):
-                packets += packet.size > 0
-                if packet.pts is not None:
-                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-                try:
-                    decoded = packet.decode()
-                except av.FFmpegError:
-                    bad += 1
-                    continue
-                bad += packet.is_corrupt or any(frame.is_corrupt for frame in decoded)
-                for frame in decoded:
-                    frames += 1
-                    chosen = clock.pick(frame) if clock else [frame] * ((frames - 1) % every == 0)
-                    yield from (to_rgb(picture, reformatter, aspect) for picture in chosen)
+            for frame in chosen if fps else islice(chosen, 0, None, every):
+                rgb = to_rgb(frame, reformatter, aspect)
+                sizes[rgb.shape[1], rgb.shape[0]] = None
+                first, *others = sizes
+                yield np.asarray(ImageOps.pad(Image.fromarray(rgb), first)) if others else rgb
     except av.FFmpegError as error:
-        if frames == 0:
+        if not tally["frames"]:
             raise UserError(f"cannot be read: {error.strerror}") from None
-        bad += 1
+        tally["bad"] += 1
     except ValueError as error:  # PyAV, of a pixel format that it cannot convert
         raise UserError(f"cannot be decoded: {error}") from None
-    if frames == 0:
+    if not tally["frames"]:
         raise UserError("no frame of it can be decoded")
-    if clock:
-        yield from (to_rgb(picture, reformatter, aspect) for picture in clock.rest())
-    # AVI headers are right about the length; where the header gives none, time tells that a file was cut.
-    expected = max(packets, declared)
-    if bad or (is_avi and packets < declared - max(2, declared // 20)):
-        if 2 * frames < expected:
-            raise UserError(f"damaged: only {frames} of {expected} frames can be decoded")
-        if damage is not None:
-            damage.append(f"damaged: {frames} of {expected} frames decoded, {bad} with errors")
-    elif end < 0.9 * seconds - 0.5 and damage is not None:
-        damage.append(f"cut short: ends at {end:.1f} s of {seconds:.1f} s")
+    problems = []
+    if tally["bad"]:
+        expected = max(tally["packets"], declared)
+        if 2 * tally["frames"] < expected:
+            raise UserError(f"damaged: only {tally['frames']} of {expected} frames can be decoded")
+        problems.append(f"damaged: {tally['frames']} of {expected} frames decoded, {tally['bad']} with errors")
+    elif tally["end"] - begin < 0.9 * length - 0.5 and not is_avi:  # an AVI's header may promise more than there was
+        problems.append(f"cut short: ends at {tally['end'] - begin:.1f} s of {length:.1f} s")
+    if len(sizes) > 1:
+        problems.append(f"changes from {' to '.join(f'{width}x{height}' for width, height in sizes)}: fitted in")
+    if problems and damage is not None:
+        damage.append("; ".join(problems))
+
+
+def read_frames(
+    container: InputContainer, stream: VideoStream, tally: dict[str, float]
+) -> Iterator[tuple[av.VideoFrame, Fraction | None]]:
+    """Yield a stream's frames, each with its time stamp in seconds if it has one; `tally` counts what was met.
+
+    Packets that do not decode are skipped. AVI and raw streams have no time stamps of their own but one rate, and
+    what FFmpeg gives their frames goes back and forth: there, frames and the slots left empty are counted.
+    """
+    is_avi = container.format.name == "avi"
+    counted = is_avi or Flags(container.format.flags) & Flags.no_timestamps
+    step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
+    slot, before = 0, None
+    for packet in container.demux():  # of all streams, for the time at which the file ends
+        if packet.pts is not None:
+            tally["end"] = max(tally["end"], float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream.index != stream.index:
+            continue
+        tally["packets"] += packet.size > 0
+        if is_avi and packet.dts is not None:
+            slot += max(packet.dts - before - 1, 0) if before is not None else 0
+            before = packet.dts
+        try:
+            decoded = cast(list[av.VideoFrame], packet.decode())
+        except av.FFmpegError:
+            tally["bad"] += 1
+            continue
+        tally["bad"] += packet.is_corrupt or any(frame.is_corrupt for frame in decoded)
+        for frame in decoded:
+            tally["frames"] += 1
+            stamp = None if frame.pts is None else frame.pts * frame.time_base
+            yield frame, slot * step if counted else stamp
+            slot += 1
+
+
+def in_order(
+    frames: Iterable[tuple[av.VideoFrame, Fraction | None]], stream: VideoStream
+) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+    """Yield frames with their seconds after the first one, which rise, from time stamps that may not.
+
+    Decoders give frames in order, but some files tell when a frame was stored in place of when it is shown: each
+    frame gets the least stamp of `REORDERED` frames. A frame without a stamp, or one that is more than `MAX_PAUSE`
+    later, as where recordings were joined, follows the one before as that followed its own.
+    """
+    step, time = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25), Fraction(0)
+    waiting: deque[av.VideoFrame] = deque()
+    stamps: list[Fraction] = []
+    last = newest = None
+
+    def release(most: int) -> Iterator[tuple[av.VideoFrame, Fraction]]:
+        nonlocal step, time, last
+        while len(waiting) > most:
+            stamp = heapq.heappop(stamps)
+            if last is not None:
+                step = stamp - last if 0 < stamp - last <= MAX_PAUSE else step
+                time += step
+            last = stamp
+            yield waiting.popleft(), time
+
+    for frame, stamp in frames:
+        newest, before = stamp if stamp is not None else (newest or 0) + step, newest
+        if before is not None and not -1 < newest - before <= MAX_PAUSE:
+            yield from release(0)
+        waiting.append(frame)
+        heapq.heappush(stamps, newest)
+        yield from release(REORDERED)
+    yield from release(0)
+
+
+def _resampled(frames: Iterable[tuple[av.VideoFrame, Fraction]], fps: float) -> Iterator[av.VideoFrame]:
+    """Yield the frames that are nearest to 0, 1/fps, 2/fps, … seconds, some never, some several times."""
+    rate, count, step, before = Fraction(str(fps)), 0, Fraction(1) / 25, None
+    for frame, time in chain(frames, [(None, None)]):
+        if before:
+            step = time - before[1] if frame else step
+            while count < (before[1] + step / 2) * rate:
+                yield before[0]
+                count += 1
+        before = frame, time
 
 
 def open_video(path: str | os.PathLike) -> InputContainer:
@@ -98,7 +177,13 @@ def frame_rate(path: str | os.PathLike) -> Fraction:
 def duration(path: str | os.PathLike) -> float | None:
     """Seconds that a video file says it lasts; None if it does not say."""
     with open_video(path) as container:
-        return container.duration / av.time_base if container.duration and container.duration > 0 else None
+        return _length(container) or None
+
+
+def _length(container: InputContainer) -> float:
+    begin, length = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
+    # Matroska counts it from 0, also where its first frame comes later.
+    return length - begin if "matroska" in container.format.name and length > begin else max(length, 0)
 
 
 def measure_duration(path: str | os.PathLike) -> float:
@@ -130,39 +215,28 @@ def video_stream(container: InputContainer, threads: int) -> VideoStream:
     return stream
 
 
-class _Clock:
-    """Chooses frames, given one by one, that are nearest to 0, 1/fps, 2/fps, … seconds after the first."""
-
-    def __init__(self, fps: float, rate: Fraction | None):
-        self.fps, self.step = Fraction(str(fps)), 1 / Fraction(rate or 25)
-        self.frame: av.VideoFrame | None = None
-        self.stamp: Fraction | None = None
-        self.time, self.count = Fraction(0), 0
-
-    def pick(self, frame: av.VideoFrame) -> list:
-        """Frames that are chosen now that `frame` follows: none, or the one before it, perhaps several times."""
-        stamp, chosen = None if frame.pts is None else frame.pts * frame.time_base, []
-        if self.frame is not None:
-            passed = stamp - self.stamp if None not in (stamp, self.stamp) else self.step
-            self.step = passed = passed if 0 < passed <= MAX_PAUSE else self.step
-            chosen = self._until(self.time + passed / 2)
-            self.time += passed
-        self.frame, self.stamp = frame, stamp
-        return chosen
-
-    def rest(self) -> list:
-        """The last frame, as often as it is chosen."""
-        return self._until(self.time + self.step / 2)
-
-    def _until(self, end: Fraction) -> list:
-        first, self.count = self.count, max(math.ceil(end * self.fps), self.count)
-        return [self.frame] * (self.count - first)
-
-
 def to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: float) -> np.ndarray:
     """A decoded frame as uint8 RGB (H, W, 3), upright; its pixels, `aspect` times as wide as high, made square."""
     rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
+        rgb = np.asarray(Image.fromarray(rgb).filter(_standard_colors(frame.color_trc)))
     return _upright(rgb, frame.side_data.get("DISPLAYMATRIX"), aspect)
+
+
+@functools.cache
+def _standard_colors(transfer: int) -> ImageFilter.Color3DLUT:
+    """From HDR (BT.2100, PQ or HLG) to colours for usual screens: its reference white (BT.2408) is white."""
+    steps = np.linspace(0, 1, 65)
+    values = np.stack(np.meshgrid(steps, steps, steps, indexing="ij")[::-1], 3)  # red changes fastest
+    if transfer == ColorTrc.SMPTE2084:
+        power = values ** (1 / 78.84375)
+        light = (np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)) ** (1 / 0.1593017578125)
+        light *= 10_000 / 203
+    else:
+        light = np.where(values <= 0.5, values**2 / 3, (np.exp((values - 0.55991073) / 0.17883277) + 0.28466892) / 12)
+        light /= 0.265
+    from_2020 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
+    return ImageFilter.Color3DLUT(65, ((light @ from_2020.T).clip(0, 1) ** (1 / 2.2)).astype(np.float32).ravel())
 
 
 def _upright(rgb: np.ndarray, matrix: Any, aspect: float) -> np.ndarray:

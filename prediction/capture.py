@@ -4,19 +4,18 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from typing import NamedTuple
 
 import av
 import numpy as np
-from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 
 from common.cli import UserError
-from common.video import MAX_PAUSE, open_video, to_rgb, video_stream
+from common.video import in_order, open_video, read_frames, to_rgb, video_stream
 
 SILENCE = 8.0  # seconds without a frame, or without an answer, after which a source counts as lost
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before the first, second, … attempt to get it back, then always the last
@@ -54,12 +53,12 @@ def read_source(source: str) -> Generator[Picture, None, None]:
         with opened() as container:
             stream = video_stream(container, 1)
             has_end = bool(container.duration)
-            step = float(1 / (stream.average_rate or stream.guessed_rate or 25))
-            pace = _Pace(step) if has_end or container.format.name == "hls" else None
             aspect, reformatter = float(stream.sample_aspect_ratio or 1), VideoReformatter()
-            for frame in _decoded(container, stream):
-                if pace:
-                    pace.wait(None if frame.pts is None else float(frame.pts * frame.time_base))
+            frames, start = read_frames(container, stream, defaultdict(int)), time.monotonic()
+            paced = has_end or container.format.name == "hls"
+            for frame, due in in_order(frames, stream) if paced else frames:
+                if paced:
+                    time.sleep(max(start + due - time.monotonic(), 0))
                 yield partial(to_rgb, frame, reformatter, aspect)
     except av.error.ExitError:
         raise UserError(f"no answer for {SILENCE:g} s") from None
@@ -69,30 +68,6 @@ def read_source(source: str) -> Generator[Picture, None, None]:
         raise UserError(str(error)) from None
     if not has_end:
         raise UserError("the stream ended")
-
-
-def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """The frames of a stream; packets that do not decode are skipped."""
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            continue
-        yield from frames
-
-
-class _Pace:
-    """Waits until a frame is due by its time stamp, counted from the first frame."""
-
-    def __init__(self, step: float):
-        self.step, self.due = step, time.monotonic() - step
-        self.stamp: float | None = None
-
-    def wait(self, stamp: float | None) -> None:
-        passed = self.step if None in (stamp, self.stamp) else stamp - self.stamp
-        self.due += passed if abs(passed) <= MAX_PAUSE else self.step
-        self.stamp = stamp
-        time.sleep(max(self.due - time.monotonic(), 0))
 
 
 # ---- the newest frame ----
