@@ -21,14 +21,13 @@ def get_args_parser() -> ArgumentParser:
     parser = training_parser("temporal", __doc__, data=None, family=TEMPORAL_HEADS)
     text = "features of one split, which --evaluate --features of the streams wrote; they stand side by side"
     parser.group("data").add_argument("--features", nargs="+", type=Path, metavar="FILE.npz", required=True, help=text)
-    parser.set_defaults(workers=0, record=None)
+    parser.set_defaults(workers=0)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
     args = parse_options(get_args_parser(), "temporal", argv)
-    args.record = args.record or (args.resume.parent if args.resume else Path("record/temporal", args.recipe))
     source = " ".join(map(str, args.features))
     args.class_index = args.ucf_list = source  # what the messages name
     return run_stream(args, temporal_stream(join_features(args.features), source))

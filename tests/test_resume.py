@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from common.cli import UserError
+from fusion.scores import load_scores
 from network import Model, build_network
-from tests.helpers import FAST, ROOT, STREAMS, assert_error, original, train_script
+from tests.helpers import FAST, ROOT, STREAMS, assert_error, call_main, original, train_script
 from training import run
 from training.distributed import Processes
 from training.options import parse_options, restore_options
@@ -97,6 +98,22 @@ def test_options_that_are_not_given_are_the_checkpoints(tiny, whole, tmp_path):
     assert "5 epochs are done" in again.stdout
 
 
+def test_a_checkpoint_alone_goes_on_in_its_own_folder_with_its_own_data(tiny, tmp_path, monkeypatch):
+    train(tiny, tmp_path / "B", *CUT, "--epochs", 1, "--val-groups", "6")
+    monkeypatch.chdir(tmp_path)
+    machine = ("--workers", 0, "--device", "cpu", "--resume")
+    finished = call_main("spatial_cnn_15", *machine, "B/checkpoint.pth.tar", "--epochs", 2)
+    assert finished.returncode == 0, finished.stderr
+    assert pd.read_csv(tmp_path / "B/rgb_val.csv")["Epoch"].tolist() == [0, 1]
+    (tmp_path / "B/spatial_video_preds.pickle").unlink()
+    finished = call_main("spatial_cnn_15", *machine, "B/model_best.pth.tar", "--evaluate")
+    assert finished.returncode == 0, finished.stderr
+    assert len(load_scores(tmp_path / "B/spatial_video_preds.pickle")) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["B"]
+    moved = ("--data", tmp_path / "moved", "--ucf-list", tiny / "lists")
+    assert_error(call_main("spatial_cnn_15", *machine, "B/model_best.pth.tar", *moved), "moved", "--data")
+
+
 def test_other_options_are_applied_and_said(tiny, tmp_path):
     train(tiny, tmp_path, *CUT, "--epochs", 1)
     checkpoint = tmp_path / "checkpoint.pth.tar"
@@ -116,10 +133,18 @@ def test_options_given_and_restored():
 
     args = parse_options(get_args_parser(), "spatial", ["--lr", "0.1", "--epochs=15", "--freeze-bn", "none"])
     assert args.given == {"lr", "epochs", "freeze_bn"}
-    saved = {"lr": 0.2, "epochs": 15, "freeze_bn": "all", "momentum": 0.7, "val_groups": [2, 3], "workers": 99}
+    saved = {
+        "lr": 0.2,
+        "epochs": 15,
+        "freeze_bn": "all",
+        "momentum": 0.7,
+        "val_groups": [2, 3],
+        "workers": 99,
+        "data": "d",
+    }
     assert restore_options(args, saved) == {"lr": (0.2, 0.1), "freeze_bn": ("all", "none")}
     assert (args.lr, args.momentum, args.val_groups, args.freeze_bn) == (0.1, 0.7, (2, 3), "none")
-    assert args.workers != 99
+    assert args.workers != 99 and args.data == Path("d")
 
 
 def test_momentum_takes_the_layout_of_its_weights():

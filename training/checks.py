@@ -24,8 +24,10 @@ def check_options(args: Namespace) -> None:
         named = {name: getattr(args, name) for name in ("split", "class_index", "val_list")}
         if args.resume:
             named = {name: value if name in args.given else None for name, value in named.items()}
-        check_lists(args.ucf_list, **named)
-        find_folders(args.data, [])
+        if not args.resume or "ucf_list" in args.given:
+            check_lists(args.ucf_list, **named)
+        if not args.resume or "data" in args.given:
+            find_folders(args.data, [])
     if args.resume:
         check_file(args.resume)
     elif args.weights not in ("imagenet", "none"):

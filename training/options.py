@@ -12,7 +12,8 @@ from training.recipes import RECIPES
 
 # Options that make a run what it is: the checkpoint keeps them, and resuming takes them from there.
 METHOD = (
-    *("split", "class_index", "val_groups", "val_list", "arch", "image_size", "from_keypoints", "seed"),
+    *("data", "ucf_list", "split", "class_index", "val_groups", "val_list", "seed"),
+    *("arch", "image_size", "from_keypoints"),
     *("epochs", "batch_size", "accumulate", "lr", "schedule", "warmup", "lr_patience", "lr_steps", "momentum"),
     *("weight_decay", "dropout", "label_smoothing", "ema", "freeze_bn", "sync_bn", "test_every", "test_clips"),
     *("segments", "normalize", "crop", "color_jitter", "recipe", "least_steps", "flow_method"),
@@ -219,8 +220,7 @@ def _add_machine_arguments(group: ArgumentGroup, stream: str) -> None:
         "--record",
         type=Path,
         metavar="DIR",
-        default=Path("record", stream),
-        help="where checkpoints, records and scores are written",
+        help=f"where checkpoints, records and scores are written (default: record/{stream}, or the folder of --resume)",
     )
     add("--overwrite", action="store_true", help="remove the run that --record holds, and start a new one there")
 
@@ -237,7 +237,10 @@ def parse_options(parser: ArgumentParser, stream: str, argv: Sequence[str] | Non
         presets = RECIPES[stream][marked.recipe]
         parser.set_defaults(**presets)
         given |= presets.keys() if "resume" in given else set()
-    return argparse.Namespace(**vars(parser.parse_args(argv)), given=given)
+    args = argparse.Namespace(**vars(parser.parse_args(argv)), given=given)
+    own = Path("record", stream, "" if args.data else args.recipe)  # heads differ as streams do
+    args.record = args.record or (args.resume.parent if args.resume else own)
+    return args
 
 
 def restore_options(args: argparse.Namespace, saved: dict) -> dict[str, tuple]:
@@ -249,6 +252,7 @@ def restore_options(args: argparse.Namespace, saved: dict) -> dict[str, tuple]:
     for name in METHOD:
         if name in saved and hasattr(args, name):
             value = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
+            value = Path(value) if isinstance(value, str) and isinstance(getattr(args, name), Path) else value
             if name not in args.given:
                 setattr(args, name, value)
             elif getattr(args, name) != value:

@@ -5,6 +5,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -23,7 +24,8 @@ from training.recipes import RECIPES
 def options_of(args: Namespace) -> dict:
     """The options that make a run what it is, in the plain values that a checkpoint may hold."""
     values = {name: getattr(args, name) for name in METHOD if hasattr(args, name)}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    plain = {tuple: list, type(Path()): str}
+    return {name: plain.get(type(value), lambda same: same)(value) for name, value in values.items()}
 
 
 def fingerprint(videos: Sequence[Video]) -> str:
