@@ -1,14 +1,19 @@
-"""Contact sheets: pairs of pictures with a line of text above each."""
+"""Contact sheets: pairs of pictures with a line of text above each; the fonts of all pictures."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.font_manager import findfont, fontManager
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from common.atomic import atomic_write
 
+# The default font, and fonts with Chinese, Japanese and Korean letters on Linux, macOS and Windows.
+CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Arial Unicode MS", "Microsoft YaHei")
+FONTS = ["DejaVu Sans", *(name for name in CJK_FONTS if name in fontManager.get_font_names())]
 COLUMNS, HEIGHT, MAX_WIDTH, GAP, LABEL = 3, 180, 320, 10, 20  # all but the first in pixels
 
 
@@ -25,9 +30,34 @@ def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]
     return [(video, int((i + 0.5) * num_frames[video] / share) + 1) for video, share, i in numbered]
 
 
+def clean(text: str) -> str:
+    """`text` with a question mark for every letter that cannot be printed."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+@lru_cache(maxsize=256)
+def font_of(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """The first of `FONTS` that has the letters of `text`, or else the first of all, in `size` pixels."""
+    files = map(findfont, FONTS)
+    fitting = (file for file in files if {ord(letter) for letter in text} <= FT2Font(file).get_charmap().keys())
+    return ImageFont.truetype(next(fitting, findfont(FONTS[0])), size)
+
+
+def fit(text: str, size: int, width: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """`text` and a font in which it is no wider than `width` pixels.
+
+    The font is of `size`, or smaller down to three quarters of it; a text that is still wider ends in an ellipsis.
+    """
+    text, sizes = clean(text), range(size, size * 3 // 4 - 1, -1)
+    fonts = (font_of(text, smaller) for smaller in sizes)
+    font = next((font for font in fonts if font.getlength(text) <= width), font_of(text, sizes[-1]))
+    shorter = (text[:end].rstrip() + "…" for end in range(len(text) - 1, -1, -1))
+    return next((short for short in (text, *shorter) if font.getlength(short) <= width), "…"), font
+
+
 def label_font() -> ImageFont.FreeTypeFont:
     """The font of the labels."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
+    return font_of("", 13)
 
 
 def write_sheet(

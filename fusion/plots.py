@@ -12,18 +12,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from common.atomic import atomic_write
 from common.cli import UserError
+from common.contact_sheet import FONTS, clean
 from common.images import BrokenImage, read_image
 
 TRAIN_COLOR, TEST_COLOR = "#4c72b0", "#c44e52"
 RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"
-# Fonts with Chinese, Japanese and Korean letters on Linux, macOS and Windows, tried after the default.
-MORE_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Arial Unicode MS", "Microsoft YaHei")
-FONTS = ["DejaVu Sans", *(name for name in MORE_FONTS if name in fontManager.get_font_names())]
 
 
 class Answer(NamedTuple):
@@ -242,5 +239,5 @@ def read_columns(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFram
 
 def printable(name: str, length: int = 40) -> str:
     """`name` as matplotlib can draw it: short, without control characters, its `$` not taken for mathematics."""
-    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    name = clean(name)
     return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")

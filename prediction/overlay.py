@@ -2,21 +2,17 @@
 
 import contextlib
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.font_manager import fontManager
-from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from common.contact_sheet import fit, font_of
 from common.frame_settings import FrameSettings
 from common.video import decode_frames, frame_rate, write_mp4
-from fusion.plots import MORE_FONTS
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 
 SHORT_SIDE = (480, 1080)  # of the picture: smaller videos are enlarged, larger ones reduced
@@ -121,84 +117,30 @@ def draw_panel(bars: Bars, width: int) -> Image.Image:
     Below them stand the notes.
     """
     row = min(max(width // 20, 24), 44)
-    low, margin = row // 2, row // 3
-    large, small = round(row * 0.58), round(row * 0.4)
-    notes = [(line, _font(note, small)) for note in map(clean, bars.notes) for line in wrap(note, small, width, margin)]
-    block = row + low * len(bars.streams)
-    below = margin + block * len(bars.top) + (low // 2 if notes else 0)
+    low, margin, large, small = row // 2, row // 3, round(row * 0.58), round(row * 0.4)
+    rows: list[tuple] = []  # height, size of the text, name, probability, colours of the text and of the bar
+    for i, (name, probability) in enumerate(bars.top):
+        rows.append((row, large, name, probability, TEXT, BEST if bars.answered and not i else OTHERS))
+        rows += [(low, small, name, values[i], STREAM, STREAM) for name, values in bars.streams.items()]
+    names = [fit(name, size, width // 2) for _, size, name, *_ in rows]
+    columns = int((width - 2 * margin) / font_of("", small).getlength("0"))
+    notes = [line for note in bars.notes for line in textwrap.wrap(note.replace(" %", "\xa0%"), columns) or [""]]
+    below = margin + (row + low * len(bars.streams)) * len(bars.top) + (low // 2 if notes else 0)
     panel = Image.new("RGB", (width, below + low * len(notes) + margin), BACKGROUND)
     draw = ImageDraw.Draw(panel)
-    right = width - margin - round(_font("", large).getlength("100.0 %"))
-    texts = [(clean(name), large, round(width * 0.5)) for name, _ in bars.top]
-    texts += [(stream, small, width) for stream in bars.streams]
-    fonts = [_fitting_font(*text) for text in texts]
-    widths = [font.getlength(shorten(text, font, limit)) for (text, _, limit), font in zip(texts, fonts, strict=True)]
-    left = 2 * margin + max(map(round, widths), default=0)
-
-    def bar(y: int, height: int, name: str, size: int, probability: float, color: tuple[int, int, int]) -> None:
-        middle, grey = y + height // 2, TEXT if size == large else STREAM
-        font = _fitting_font(name, size, left - 2 * margin)
-        box = (left, middle - height * 3 // 10, right - margin, middle + height * 3 // 10)
-        draw.text((margin, middle), shorten(name, font, left - 2 * margin), grey, font, anchor="lm")
-        draw.rectangle(box, TRACK)
-        filled = round((box[2] - box[0] + 1) * probability)
+    left = 2 * margin + max((round(font.getlength(text)) for text, font in names), default=0)
+    right = width - margin - round(font_of("", large).getlength("100.0 %"))
+    top = margin
+    for (height, size, _, probability, grey, color), (name, font) in zip(rows, names, strict=True):
+        middle, half = top + height // 2, height * 3 // 10
+        draw.text((margin, middle), name, grey, font, anchor="lm")
+        draw.rectangle((left, middle - half, right - margin, middle + half), TRACK)
+        filled = round((right - margin - left + 1) * probability)
         if filled:
-            draw.rectangle((left, box[1], left + filled - 1, box[3]), color)
-        draw.text((width - margin, middle), f"{100 * probability:.1f} %", grey, _font("", size), anchor="rm")
-
-    for i, (name, probability) in enumerate(bars.top):
-        y = margin + block * i
-        bar(y, row, clean(name), large, probability, BEST if bars.answered and not i else OTHERS)
-        for j, (stream, values) in enumerate(bars.streams.items()):
-            bar(y + row + low * j, low, stream, small, values[i], STREAM)
-    for i, (line, font) in enumerate(notes):
+            draw.rectangle((left, middle - half, left + filled - 1, middle + half), color)
+        draw.text((width - margin, middle), f"{100 * probability:.1f} %", grey, font_of("", size), anchor="rm")
+        top += height
+    for i, note in enumerate(notes):
+        line, font = fit(note.replace("\xa0", " "), small, width - 2 * margin)
         draw.text((margin, below + low * i + low // 2), line, NOTE, font, anchor="lm")
     return panel
-
-
-def wrap(text: str, size: int, width: int, margin: int) -> list[str]:
-    """`text` in lines that are no wider than `width` without its margins, broken between words."""
-    font, lines = _font(text, size), [""]
-    for word in text.replace(" %", "\xa0%").split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width - 2 * margin:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return [shorten(line, font, width - 2 * margin) for line in lines]
-
-
-def clean(name: str) -> str:
-    """`name` with a question mark for every letter that cannot be printed."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)
-
-
-def shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """`text`, its end replaced by an ellipsis if it is wider than `width` pixels."""
-    ends = (text[:end].rstrip() + "…" for end in range(len(text) - 1, -1, -1))
-    return next((short for short in (text, *ends) if font.getlength(short) <= width), "…")
-
-
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_font_file(text), size)
-
-
-def _fitting_font(text: str, size: int, width: int) -> ImageFont.FreeTypeFont:
-    """A font in which `text` is no wider than `width`, of `size`, or else smaller, but not below three quarters."""
-    for smaller in range(size, size * 3 // 4 - 1, -1):
-        font = _font(text, smaller)
-        if font.getlength(text) <= width:
-            break
-    return font
-
-
-@lru_cache(maxsize=256)
-def _font_file(text: str) -> str:
-    """A font that has the letters of `text`, or the default one if none is known."""
-    default = str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"))
-    others = {font.name: font.fname for font in fontManager.ttflist if font.name in MORE_FONTS}
-    for file in (default, *(others[name] for name in MORE_FONTS if name in others)):
-        with contextlib.suppress(OSError, RuntimeError):
-            if {ord(letter) for letter in text} <= FT2Font(file).get_charmap().keys():
-                return file
-    return default

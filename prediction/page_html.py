@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from prediction.overlay import Bars, clean
+from common.contact_sheet import clean
+from prediction.overlay import Bars
 
 CSS = """
 .bars { --good: #2e9d63; --other: #6f8fc4; --stream: #9a9a9a; }

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.atomic import atomic_write
 from common.cli import print_table
-from prediction.overlay import clean
+from common.contact_sheet import clean
 from prediction.results import Fusion, describe_scores, notes
 from prediction.segments import Segment, label_name, winners
 from prediction.timeline import Timeline

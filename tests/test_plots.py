@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.cli import UserError
-from fusion import plots
 from fusion.plots import Answer, Mistake, plot_confusion, plot_curves, plot_misclassified
 
 HOSTILE = ["跳跃", "Übung 1", "$x^", "a$b$c", r"\alpha_{", "v" * 300, "x\ny", "\udcff", "%s {0}"]
@@ -276,8 +275,3 @@ def test_pictures_leave_no_trace_in_pyplot_and_are_whole(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         plot_confusion(random_matrix(2), ["a", "b"], path)
     assert path.read_bytes() == before and len(list(path.parent.iterdir())) == 1
-
-
-def test_font_list_names_installed_fonts_only():
-    installed = {font.name for font in plots.fontManager.ttflist}
-    assert "DejaVu Sans" in plots.FONTS and set(plots.FONTS) <= installed

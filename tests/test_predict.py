@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFont
+from PIL import Image
 
 import process_pose
+from common.contact_sheet import fit
 from dataloader import sampling
 from fusion.scores import load_scores
 from network import build_network
@@ -553,11 +554,11 @@ def test_sizes_of_pictures():
     assert overlay.picture_size(2160, 3840) == (1920, 1080)
     assert overlay.picture_size(1920, 1080) == (1080, 1920)
     assert overlay.picture_size(10, 4000) == (1920, 5)
-    font = ImageFont.load_default(20)
-    short = overlay.shorten("word " * 50, font, 200)
-    assert short.startswith("word word") and short.endswith("…")
+    short, font = fit("word " * 50, 20, 200)
+    assert short.startswith("word word") and short.endswith("…") and font.size == 15
     assert 150 < font.getlength(short) <= 200
-    assert overlay.shorten("word", font, 200) == "word"
+    text, font = fit("太\x07", 20, 200)
+    assert text == "太?" and font.size == 20
 
 
 def test_overlay_of_odd_frames_and_failure_leaves_nothing(tmp_path):

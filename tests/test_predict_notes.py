@@ -143,4 +143,3 @@ def test_panel_of_streams_and_notes():
         pairs = list(zip(*bars.streams.values(), strict=True))
         assert shown[overlay.STREAM] == pytest.approx([value for pair in pairs for value in pair], abs=0.02)
         assert (panel == overlay.NOTE).all(axis=2).any()
-    assert overlay.wrap("one two 5 % three", 20, 110, 10) == ["one two", "5\xa0%", "three"]
