@@ -13,8 +13,7 @@ from pathlib import Path
 
 from common.cli import ArgumentParser, UserError, examples, positive, run, whole_number
 from dataloader.names import find_videos
-from prediction.arguments import add_people_arguments, add_stream_arguments, check_streams
-from prediction.prepare import prepare
+from prediction.arguments import add_people_arguments, add_stream_arguments, check_streams, prepare
 from utils import catch_stop_signals
 
 MORE = (

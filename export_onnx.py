@@ -16,7 +16,7 @@ from common.cli import ArgumentParser, UserError, examples, run
 from dataloader.skeleton_dataloader import MOMENTS, PEOPLE
 from network import CPU, Model
 from pose.skeleton import NUM_PARTS
-from prediction.models import add_class_arguments, load_for_testing
+from prediction.arguments import add_class_arguments, load_for_testing
 from training.streams import Stream, stream_of, trained_stream
 
 OPSET = 17

@@ -14,15 +14,12 @@ from common.video import decode_frames
 from dataloader.names import stem
 from network import Model
 from pose.keypoints import load_keypoints
-from prediction.arguments import check_arguments, find_keypoints, get_args_parser, output_paths
-from prediction.classify import Prediction, classify
+from prediction.arguments import Classifier, check_arguments, find_keypoints, get_args_parser, output_paths, prepare
+from prediction.classify import Prediction, bars_of, classify, describe, print_result, write_results
 from prediction.live import run_live
 from prediction.overlay import Bars, overlay_video
 from prediction.parts import part_relevance, shown_frames, write_parts
-from prediction.prepare import Classifier, prepare
-from prediction.results import bars_of, describe, print_result, write_results
-from prediction.segments import bars_of_frames, least_probability, segments
-from prediction.timeline import Plan, classify_windows
+from prediction.timeline import Plan, bars_of_frames, classify_windows, least_probability, segments
 from prediction.timeline_files import describe_timeline, print_segments, write_timeline
 from training.streams import SKELETON
 

@@ -1,24 +1,33 @@
 """The command line of predict.py and app.py: options, what goes together, and where outputs go."""
 
 import argparse
-from collections.abc import Sequence
-from itertools import count
+import sys
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from itertools import count, zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from common.cli import ArgumentParser, UserError, examples, positive, probability, whole_number
-from common.frame_settings import add_frame_arguments
+from common.cli import ArgumentGroup, ArgumentParser, UserError, examples, positive, probability, whole_number
+from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
+from common.optical_flow import flow_method
 from dataloader.names import Video, VideoFolders, is_video, normal, stem
+from dataloader.split_train_test_video import read_class_index
+from fusion.calibration import read_calibration
 from fusion.metrics import fuse
-from pose.estimators import add_estimator_arguments
+from network import Model, classifier, for_testing, read_model
+from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME
-from pose.people import add_cleaning_arguments
-from prediction.models import add_class_arguments
-from prediction.segments import MINIMUM
-from prediction.timeline import Plan
+from pose.people import add_cleaning_arguments, cleaning_from_arguments
+from prediction.classify import Fusion, Options
+from prediction.timeline import MINIMUM, Plan
 from prediction.timeline_files import SUFFIXES
+from training.resume import trained_frames, trained_poses
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, Stream
+from utils import computes_in_half, pick_device
 
 USAGE = """
 python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \\
@@ -193,3 +202,118 @@ def find_keypoints(source: Path, video: Path) -> Path:
         if (source / folder / FILE_NAME).is_file():
             return source / folder / FILE_NAME
     raise UserError(f"no keypoints for it; expected {source / stem(video.name) / FILE_NAME}")
+
+
+# ---- streams ----
+
+
+def add_class_arguments(parser: ArgumentGroup) -> None:
+    """Add --ucf-list and --class-index, the `class_index` of `load_for_testing`, to a parser or one of its groups."""
+    add = parser.add_argument
+    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
+    text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
+    add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
+
+
+def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torch.device) -> Model:
+    """A stream's checkpoint with its network made for testing, on `device`.
+
+    The file `class_index` names the classes of a checkpoint that does not. Raises `UserError` if it is no checkpoint,
+    or another stream's.
+    """
+    model = read_model(path, stream.in_channels, stream.family)
+    if model.classes is None:
+        unnamed = f"{path}: does not name its {classifier(model.network).out_features} classes"
+        if not class_index.is_file():
+            raise UserError(f"{unnamed}, and {class_index} is missing; give --ucf-list and --class-index")
+        model.classes = read_class_index(class_index)
+        if len(model.classes) != classifier(model.network).out_features:
+            found = f"{class_index} has {len(model.classes)}"
+            raise UserError(f"{unnamed}, and {found}; give the --class-index that it was trained with")
+    model.network = for_testing(model.network, device)
+    return model
+
+
+def check_same_classes(models: Iterable[Model]) -> None:
+    """Raise a `UserError` that tells the difference unless all know the same classes in the same order."""
+    first, *others = models
+    for other in others:
+        for number, names in enumerate(zip_longest(first.classes, other.classes, fillvalue="missing"), 1):
+            if names[0] != names[1]:
+                raise UserError(
+                    f"{first.path} and {other.path} were trained on different classes: number {number} is "
+                    f"{names[0]!r} in one, {names[1]!r} in the other; give checkpoints of the same class index"
+                )
+
+
+def common_settings(models: Iterable[Model], args: Namespace) -> FrameSettings | None:
+    """How the frames that the streams were trained on were made; None if no checkpoint tells.
+
+    Raises `UserError` if two streams' differ in what `args`, of `add_frame_arguments`, leaves open.
+    """
+    known = [(model.path, trained_frames(model.checkpoint, model.path)) for model in models]
+    known = [(path, settings) for path, settings in known if settings]
+    for path, settings in known[1:]:
+        first, other = (settings_from_arguments(args, made) for made in (known[0][1], settings))
+        if first != other:
+            made = f"{known[0][0]} was trained on frames made with {first}, {path} with {other}"
+            raise UserError(f"{made}; choose with --every, --fps, --short-side, --quality")
+    return known[0][1] if known else None
+
+
+# ---- from options to what classifies videos ----
+
+
+class Classifier(NamedTuple):
+    """Streams ready for testing, by name; how they are fused; what finds people, if anything; how videos are read."""
+
+    models: dict[str, Model]
+    fusion: Fusion
+    estimator: Estimator | None
+    options: Options
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes."""
+        return self.fusion.classes
+
+
+def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classifier:
+    """Load what `args` ask for; nobody is estimated where there are `keypoints`. Raises `UserError`."""
+    device = pick_device(args.device)
+    class_index = args.ucf_list / args.class_index
+    models = {
+        stream.name: load_for_testing(path, stream, class_index, device) for stream, path in checkpoints(args).items()
+    }
+    check_same_classes(models.values())
+    calibrations = {name: read_calibration(model.checkpoint, model.path) for name, model in models.items()}
+    fusion = Fusion(next(iter(models.values())).classes, calibrations, args.weights, args.threshold)
+    looking = [models[stream.name] for stream in (MOTION_POSE, SKELETON) if stream.name in models]
+    known = [trained_poses(model.checkpoint, model.path) for model in looking if not keypoints]
+    poses = next(filter(None, known), {})
+    estimator = None
+    if not keypoints and (args.motion or args.skeleton or (overlay and (args.model or args.pose_weights))):
+        estimator = make_estimator(args, poses)
+    settings = settings_from_arguments(args, common_settings(models.values(), args))
+    cleaning = cleaning_from_arguments(args, float(settings.rate()), poses)
+    flow = None
+    if args.flow:  # computed as that of training
+        flow = flow_method(models[FLOW.name].checkpoint.get("options", {}).get("flow_method") or "dis", device)
+    amp = args.amp and computes_in_half(device)
+    return Classifier(
+        models, fusion, estimator, Options(settings, cleaning, poses.get("every") or 1, overlay, amp, flow)
+    )
+
+
+def make_estimator(args: argparse.Namespace, trained: dict) -> Estimator:
+    """What finds people: what found those that the streams were `trained` on, but for the options given.
+
+    Says so if the two differ.
+    """
+    estimator = estimator_from_arguments(args, trained)
+    for name, value in estimator.settings.items() if "model" in trained else ():
+        if trained.get(name) != value:
+            made = f"was trained on people found with {name} = {trained.get(name)}, now it is {value}"
+            print(f"warning: {args.motion or args.skeleton} {made}", file=sys.stderr)
+            break
+    return estimator

@@ -4,29 +4,47 @@ Frames that come while the pose network works are skipped, never queued. One thr
 finds people, and a third one scores windows, so that frames are handled while the streams work.
 """
 
+import contextlib
+import csv
+import io
+import queue
+import shutil
+import sys
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
 
+from common.cli import UserError, width
 from common.frame_settings import FrameSettings
 from common.images import decode_image
 from common.video import encode_jpeg, resize_short_side
 from network import Model
 from pose.estimators import Estimator
 from pose.pipeline import fill_in
-from prediction.capture import Capture, Captured
-from prediction.classify import Options, Poses, Prediction, complete_people, score_frames
-from prediction.live_output import Classified, Screen, describe_in_a_line, open_table, table_row
-from prediction.prepare import Classifier
-from prediction.results import describe
+from prediction.arguments import Classifier
+from prediction.capture import Capture, Captured, Picture
+from prediction.classify import (
+    NOBODY_IN_VIEW,
+    Options,
+    Poses,
+    Prediction,
+    complete_people,
+    describe,
+    score_frames,
+    top_classes,
+)
 from prediction.timeline import Plan
+from training.streams import MOTION_POSE, SKELETON
 from utils import StopRequest, catch_stop_signals
 
 # Positions that a window is tested at: windows of 4 seconds, one every second, still vote over 20 of each 4 seconds.
@@ -40,6 +58,18 @@ class Handled(NamedTuple):
     jpeg: bytes
     size: tuple[int, int]
     people: np.ndarray | None
+
+
+class Classified(NamedTuple):
+    """A window's scores, and the time of its newest frame; `handled` of `captured` frames had been handled then."""
+
+    prediction: Prediction
+    time: float  # of time.monotonic
+    seconds: float  # since the first frame
+    frames: int  # handled ones in the window
+    fps: float  # of those
+    handled: int
+    captured: int
 
 
 # ---- frames and windows ----
@@ -157,3 +187,173 @@ def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, csv: Pa
         f"({skipped:.0f} % skipped), {len(latencies)} times classified, "
         f"latency {np.mean(latencies):.2f} s on average, {max(latencies):.2f} s at most"
     )
+
+
+# ---- what is told ----
+
+
+COLUMNS = ("time", "seconds", "frames", "fps", "people", "latency", "class", "probability")
+
+
+class Screen:
+    """Where lines are shown: on a terminal each in the place of the one before, else one below the other."""
+
+    def __init__(self) -> None:
+        self.in_place, self.begun = sys.stdout.isatty(), False
+
+    def show(self, line: str) -> None:
+        """Show a line, on a terminal cut to its width."""
+        if not self.in_place:
+            print(line, flush=True)
+            return
+        while width(line) >= shutil.get_terminal_size().columns:
+            line = line[:-1]
+        print(f"\r{line}\x1b[K", end="", flush=True)
+        self.begun = True
+
+    def notice(self, line: str) -> None:
+        """Print a line on stderr, below what is shown."""
+        self.close()
+        print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave what is shown where it is."""
+        if self.begun:
+            print(flush=True)
+        self.begun = False
+
+
+def people_share(result: dict) -> float | None:
+    """Share of the window's frames with people; None if nobody is looked for."""
+    return result["frames_with_people"] / result["frames_looked_at"] if result["frames_looked_at"] else None
+
+
+def describe_in_a_line(seen: Classified, result: dict, latency: float, topk: int) -> str:
+    """The best classes in percent, the streams' own best, and how the machine keeps up; `result` is of `describe`."""
+    best = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(result["fused"], topk))
+    streams = result["streams"] if len(result["streams"]) > 1 else {}
+    own = "".join(
+        f" | {stream}: {name} {100 * value:.1f}"
+        for stream, scores in streams.items()
+        for name, value in top_classes(scores, 1)
+    )
+    if not best:
+        best = NOBODY_IN_VIEW
+    elif result["answer"] is None:
+        best = f"none of these: {best}"
+    return f"{seen.seconds:6.1f} s  {describe_pace(seen, result, latency)}  {best}{own}"
+
+
+def describe_pace(seen: Classified, result: dict, latency: float) -> str:
+    """How the machine keeps up, and in how much of the window people were found, if they were looked for."""
+    share = people_share(result)
+    people = "" if share is None else f"  people {100 * share:.0f} %"
+    return f"{seen.fps:4.1f} fps  latency {latency:.1f} s{people}"
+
+
+@contextlib.contextmanager
+def open_table(path: Path | None, classes: Sequence[str]) -> Iterator[Callable[[Sequence], object]]:
+    """Yield what appends a row, at once and whole, to the CSV `path`, which may hold some already (None: no table).
+
+    Raises `UserError` if what it holds has other columns.
+    """
+    if path is None:
+        yield lambda row: None
+        return
+    header = _csv_line([*COLUMNS, *classes])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as file:
+        file.seek(0)
+        if file.read(len(header)) not in (b"", header):
+            raise UserError(f"--csv {path}: is there and has other columns; remove it or give another name")
+        if file.tell() == 0:
+            file.write(header)
+        try:
+            yield lambda row: file.write(_csv_line(row))
+        except OSError as error:
+            error.filename = error.filename or str(path)  # "no space left" should say where
+            raise
+
+
+def table_row(seen: Classified, result: dict, latency: float, classes: Sequence[str]) -> list:
+    """A window's values for the table: clock time of its newest frame, …, the fused probability of every class."""
+    captured = datetime.fromtimestamp(time.time() - (time.monotonic() - seen.time)).astimezone()
+    share, probabilities = people_share(result), result["fused"]["probabilities"]
+    numbers = (seen.fps, "" if share is None else share, latency)
+    row = [captured.isoformat(timespec="milliseconds"), f"{seen.seconds:.3f}", seen.frames]
+    row += [value if value == "" else f"{value:.3f}" for value in numbers]
+    if not probabilities:
+        return [*row, NOBODY_IN_VIEW, *[""] * (1 + len(classes))]
+    values = [max(probabilities.values()), *(probabilities[name] for name in classes)]
+    return [*row, result["answer"] or "none", *(f"{value:.6f}" for value in values)]
+
+
+def _csv_line(values: Sequence) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+# ---- the camera of a browser ----
+
+
+PAUSE = 5.0  # seconds without a frame after which the camera counts as switched off
+
+
+class BrowserCamera:
+    """One viewer's camera: `show` its frames as they come, `news` tells what was seen in the last seconds.
+
+    Frames that come while one is handled are skipped. Its thread ends `PAUSE` seconds after the last frame, at `end`,
+    or when `stop` is requested, which several viewers may share.
+    """
+
+    def __init__(self, classifier: Classifier, plan: Plan, stop: StopRequest):
+        self.frames: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
+        self.seen: queue.SimpleQueue[tuple[Classified, dict, float] | UserError] = queue.SimpleQueue()
+        self.thread = Thread(target=self._watch, args=(classifier, plan, stop), daemon=True)
+        self.thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether its thread ended, so that frames need a new one."""
+        return not self.thread.is_alive()
+
+    def show(self, rgb: np.ndarray) -> None:
+        """Take the newest frame, uint8 (H, W, 3)."""
+        self.frames.put(rgb)
+
+    def news(self) -> tuple[Classified, dict, float] | None:
+        """What was seen last, its `describe`d result and latency in seconds; None if it was told already.
+
+        Raises the `UserError` that ended it.
+        """
+        last = None
+        with contextlib.suppress(queue.Empty):
+            while True:
+                last = self.seen.get_nowait()
+        if isinstance(last, UserError):
+            raise last
+        return last
+
+    def end(self) -> None:
+        """End its thread soon."""
+        self.frames.put(None)
+
+    def _pictures(self, source: str) -> Generator[Picture, None, None]:
+        """The frames when they come; `Capture` keeps the newest one only."""
+        with contextlib.suppress(queue.Empty):
+            while (rgb := self.frames.get(timeout=PAUSE)) is not None:
+                yield partial(np.asarray, rgb)
+
+    def _watch(self, classifier: Classifier, plan: Plan, stop: StopRequest) -> None:
+        models, fusion, estimator, options = classifier
+        if {MOTION_POSE.name, SKELETON.name}.isdisjoint(models):
+            estimator = None  # people would be found for nothing
+        try:
+            capture = Capture("the browser's camera", self._pictures)
+            with closing(watch(capture, models, estimator, options, *plan, stop)) as watched:
+                for seen in watched:
+                    result = describe(seen.prediction, fusion)
+                    self.seen.put((seen, result, time.monotonic() - seen.time))
+        except UserError as error:
+            self.seen.put(error)

@@ -17,15 +17,12 @@ from common.cli import UserError
 from common.optical_flow import Method
 from common.video import measure_duration
 from dataloader.names import stem
-from prediction.browser_camera import BrowserCamera
-from prediction.classify import classify
-from prediction.live_output import describe_pace
+from prediction.arguments import Classifier
+from prediction.classify import bars_of, classify, count_frames, describe
+from prediction.live import BrowserCamera, describe_pace
 from prediction.overlay import Bars, overlay_video
 from prediction.page_html import CSS, bars_html
-from prediction.prepare import Classifier
-from prediction.results import bars_of, count_frames, describe
-from prediction.segments import label_name, least_probability, segments
-from prediction.timeline import Plan, classify_windows
+from prediction.timeline import Plan, classify_windows, label_name, least_probability, segments
 from prediction.timeline_files import SUFFIXES, describe_timeline, write_timeline
 from prediction.timeline_plot import clock
 from utils import StopRequest

@@ -11,9 +11,8 @@ import numpy as np
 from common.atomic import atomic_write
 from common.cli import print_table
 from common.contact_sheet import clean
-from prediction.results import Fusion, describe_scores, notes
-from prediction.segments import Segment, label_name, winners
-from prediction.timeline import Timeline
+from prediction.classify import Fusion, describe_scores, notes
+from prediction.timeline import Segment, Timeline, label_name, winners
 from prediction.timeline_plot import clock, plot_timeline
 
 MEANING = (

@@ -10,8 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from fusion.plots import printable, write_png
-from prediction.segments import GAP, NAMES, NOBODY, NONE, Segment, borders
-from prediction.timeline import Timeline
+from prediction.timeline import GAP, NAMES, NOBODY, NONE, Segment, Timeline, borders
 
 COLORS = ("#1f77b4", "#e6550d", "#2ca02c", "#c2185b", "#7b5fb5", "#8c564b", "#17a2b8", "#b8a500")
 REST, UNSURE = "#9a9a9a", "#ececec"

@@ -21,13 +21,11 @@ from common.cli import UserError
 from common.frame_settings import FrameSettings
 from common.video import duration, measure_duration
 from fusion.calibration import Calibration
-from prediction import browser_camera
-from prediction.browser_camera import BrowserCamera
-from prediction.classify import Options
+from prediction.arguments import Classifier
+from prediction.classify import Fusion, Options
+from prediction.live import BrowserCamera
 from prediction.overlay import Bars
 from prediction.page_html import bars_html
-from prediction.prepare import Classifier
-from prediction.results import Fusion
 from prediction.timeline import Plan
 from tests.helpers import ROOT, assert_error, call_main
 from tests.live_sources import wait_for
@@ -312,7 +310,7 @@ def test_length_of_a_file_that_does_not_say(tmp_path, data):
 @pytest.fixture
 def viewer(monkeypatch):
     """A camera whose window of 2 s is scored every 0.2 s by networks that take a while."""
-    monkeypatch.setattr(browser_camera, "PAUSE", 0.5)
+    monkeypatch.setattr("prediction.live.PAUSE", 0.5)
 
     def score(models, frames, poses, count, options):
         time.sleep(0.1)

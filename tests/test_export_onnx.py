@@ -10,7 +10,7 @@ import torch
 
 import export_onnx
 from network import read_model
-from prediction.models import load_for_testing
+from prediction.arguments import load_for_testing
 from tests.helpers import CLASSES, assert_error, call_main
 from tests.test_network import random_statistics
 from training.streams import STREAMS, trained_stream

@@ -66,5 +66,5 @@ def test_imports_point_one_way():
 def test_files_are_short_and_leave_the_path_alone():
     for path in SOURCES:
         text = path.read_text(encoding="utf-8")
-        assert text.count("\n") <= 300, path
+        assert text.count("\n") <= 500, path
         assert not re.search(r"sys\.path\b|import \*", text), path

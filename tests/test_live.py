@@ -19,12 +19,21 @@ from common.video import decode_frames
 from fusion.calibration import Calibration
 from pose.people import interpolate_people
 from prediction import live
+from prediction.arguments import load_for_testing
 from prediction.capture import Capture, Captured
-from prediction.classify import Options, classify
-from prediction.live import Handled, classify_window, handle, resample, watch
-from prediction.live_output import Classified, Screen, describe_in_a_line, open_table, table_row
-from prediction.models import load_for_testing
-from prediction.results import Fusion, describe
+from prediction.classify import Fusion, Options, classify, describe
+from prediction.live import (
+    Classified,
+    Handled,
+    Screen,
+    classify_window,
+    describe_in_a_line,
+    handle,
+    open_table,
+    resample,
+    table_row,
+    watch,
+)
 from tests.helpers import ROOT, assert_error, call_main
 from tests.live_sources import COUNT, RATE, picture, rows, wait_for, web
 from tests.test_predict import CLASSES, fake_estimator, write_checkpoint, write_video
@@ -198,7 +207,7 @@ def test_a_window_of_less_than_a_frame_holds_one(monkeypatch):
 
 @pytest.fixture
 def estimating(monkeypatch):
-    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: fake_estimator())
+    monkeypatch.setattr("prediction.arguments.estimator_from_arguments", lambda *args: fake_estimator())
 
 
 def arguments(data: Path, *others) -> tuple:

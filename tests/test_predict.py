@@ -153,7 +153,7 @@ def data(tmp_path_factory) -> Path:
 def estimating(monkeypatch) -> list:
     """Make predict.py find `people_of` frames; the list receives the frames looked at."""
     seen = []
-    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: fake_estimator(seen))
+    monkeypatch.setattr("prediction.arguments.estimator_from_arguments", lambda *args: fake_estimator(seen))
     return seen
 
 
@@ -266,7 +266,7 @@ def test_keypoints_file_and_nested_folders(data, tmp_path):
 def test_people_come_without_any_option(data, tmp_path, estimating, monkeypatch):
     estimators = []
     monkeypatch.setattr(
-        "prediction.prepare.estimator_from_arguments", lambda *args: estimators.append(args) or fake_estimator()
+        "prediction.arguments.estimator_from_arguments", lambda *args: estimators.append(args) or fake_estimator()
     )
     result = run_json(data, tmp_path, *paths(data, 1), "--motion", data / "motion.pth.tar")
     assert distance(result["videos"][0]["streams"]["motion_pose"], data, "motion_pose", VIDEOS[1][0]) < 1e-3

@@ -78,7 +78,7 @@ def test_the_flow_is_made_as_in_training(data, tmp_path, monkeypatch):
     import predict
 
     asked = []
-    monkeypatch.setattr("prediction.prepare.flow_method", lambda name, device: asked.append(name))
+    monkeypatch.setattr("prediction.arguments.flow_method", lambda name, device: asked.append(name))
     monkeypatch.setattr(predict, "classify", lambda *arguments: 1 / 0)
     from utils import load_checkpoint, save_checkpoint
 

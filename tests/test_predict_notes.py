@@ -10,8 +10,7 @@ from fusion.calibration import Calibration
 from fusion.metrics import softmax
 from pose.keypoints import save_keypoints
 from prediction import overlay
-from prediction.classify import Poses, Prediction
-from prediction.results import Fusion, bars_of, describe
+from prediction.classify import Fusion, Poses, Prediction, bars_of, describe
 from tests.helpers import assert_error, call_main
 from tests.test_predict import CLASSES, write_checkpoint, write_video
 from utils import load_checkpoint, save_checkpoint

@@ -21,11 +21,21 @@ from network import build_network
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, save_keypoints
 from prediction import timeline, timeline_plot
-from prediction.classify import Options, Poses, classify
-from prediction.models import load_for_testing
-from prediction.results import Fusion
-from prediction.segments import GAP, NOBODY, NONE, bars_of_frames, borders, segments
-from prediction.timeline import Plan, Timeline, classify_windows, window_starts, windows_of
+from prediction.arguments import load_for_testing
+from prediction.classify import Fusion, Options, Poses, classify
+from prediction.timeline import (
+    GAP,
+    NOBODY,
+    NONE,
+    Plan,
+    Timeline,
+    bars_of_frames,
+    borders,
+    classify_windows,
+    segments,
+    window_starts,
+    windows_of,
+)
 from prediction.timeline_files import subtitles, write_timeline
 from prediction.timeline_plot import clock, thin_out
 from tests.helpers import assert_error, call_main, run_script
@@ -193,7 +203,7 @@ def test_keypoints_of_the_window(data, models):
 
 def test_a_window_of_the_whole_video_is_the_video(data, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: fake_estimator(seen))
+    monkeypatch.setattr("prediction.arguments.estimator_from_arguments", lambda *args: fake_estimator(seen))
     streams = ("--spatial", data / "spatial.pth.tar", "--motion", data / "motion.pth.tar", "--model", "openpose")
     results = []
     for extra in ((), ("--timeline", tmp_path / "t.png")):
@@ -401,7 +411,7 @@ def test_an_end_that_cannot_be_decoded(data, models, monkeypatch):
 
 def test_nobody_all_along(data, tmp_path, monkeypatch):
     empty = Estimator(np.ascontiguousarray, lambda frames: [(frame,) for frame in frames], nobody, {})
-    monkeypatch.setattr("prediction.prepare.estimator_from_arguments", lambda *args: empty)
+    monkeypatch.setattr("prediction.arguments.estimator_from_arguments", lambda *args: empty)
     motion = ("--motion", data / "motion.pth.tar", "--model", "openpose", *CPU, "--overlay", tmp_path / "t.mp4")
     finished = call_main("predict", data / "noise.mkv", *motion, "--window", 2, "--timeline", tmp_path / "t.png")
     assert finished.returncode == 0 and "nobody in view: people in 0 of the 47 frames looked at" in finished.stdout
