@@ -13,15 +13,21 @@ import numpy as np
 
 from common.cli import ArgumentParser, UserError, print_table, run
 from fusion.scores import load_scores
-from training.next_steps import SCRIPTS
 from training.record import BEST
+
+SCRIPTS = {
+    "spatial": "spatial_cnn_15.py",
+    "motion_pose": "motion_pose_cnn_15.py",
+    "flow": "motion_cnn_15.py",
+    "skeleton": "skeleton_gcn_15.py",
+}
 
 
 def test(record: Path, flag: str, out: Path) -> tuple[float, float, dict[str, np.ndarray]]:
     """Prec@1, seconds, and scores of the best model of a record, tested with `--amp` or `--no-amp`."""
     summary = json.loads((record / "summary.json").read_text())
     options = summary["arguments"]
-    command = [sys.executable, SCRIPTS[summary["stream"]][0], "--data", options["data"]]
+    command = [sys.executable, SCRIPTS[summary["stream"]], "--data", options["data"]]
     command += ["--ucf-list", options["ucf_list"], "--resume", record / BEST, "--evaluate", "--record", out, flag]
     finished = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if finished.returncode:
