@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -138,9 +139,9 @@ def load_starting_weights(
     if weights == "none":
         return
     source = f"ImageNet weights of {arch}" if weights == "imagenet" else weights
-    state = imagenet_state_dict(arch, image_size) if weights == "imagenet" else read_state_dict(weights)
+    state = imagenet_state_dict(arch, image_size) if weights == "imagenet" else read_weights(weights)[1]
     last, first = _layer(network, "classifier") + ".", _layer(network, "first_conv") + ".weight"
-    state = {name: tensor for name, tensor in torchvision_names(state).items() if not name.startswith(last)}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(last)}
     own = network.state_dict()
     if first in state and state[first].ndim == 4 and state[first].shape[1] == 3 != own[first].shape[1]:
         if freeze_bn == "all":
@@ -157,7 +158,7 @@ def imagenet_state_dict(arch: str, image_size: int | None = 224) -> dict[str, to
     """torchvision's default ImageNet weights of a ResNet, else timm's; downloaded once."""
     remedy = "give ImageNet weights as a file with --weights FILE, or start from random ones with --weights none"
     if arch in ARCHITECTURES:
-        return read_state_dict(download(models.get_model_weights(arch).DEFAULT.url, remedy))
+        return read_weights(download(models.get_model_weights(arch).DEFAULT.url, remedy))[1]
     try:
         return _timm_network(arch, 1, image_size, pretrained=True).state_dict()
     except UserError:
@@ -167,30 +168,31 @@ def imagenet_state_dict(arch: str, image_size: int | None = 224) -> dict[str, to
         raise UserError(f"ImageNet weights of {arch}: timm cannot get them ({reason}); {remedy}") from None
 
 
-def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Tensors of a .safetensors file, or of a .pth file holding a state dict or a dict with `state_dict`.
+def read_weights(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]]:
+    """A checkpoint with its `state_dict`, or a bare state dict (.pth, .safetensors), and its weights.
 
-    Nothing but tensors and plain values is constructed. Raises `UserError` otherwise.
+    They have torchvision's names. Nothing but tensors and plain values is constructed.
     """
     content = load_safetensors(path) if str(path).endswith(".safetensors") else load_checkpoint(path)
-    state = content.get("state_dict", content)
+    checkpoint = content if "state_dict" in content else {"state_dict": content}
+    state = checkpoint["state_dict"]
     if not isinstance(state, Mapping) or not state:
-        raise UserError(f"{path}: holds no state dict of a network")
+        raise UserError(f"{path}: holds no state dict of a network; give a checkpoint that training wrote")
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise UserError(f"{path}: {name!r} is no tensor, so this is no state dict of a network")
-    return dict(state)
+    return checkpoint, torchvision_names(state)
 
 
 def torchvision_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same tensors under torchvision's names.
 
-    Drops the `module.` of data-parallel wrappers and maps the original code's `conv1_custom` and
-    `fc_custom`. Raises `UserError` if two names become one.
+    Drops the `module.` of data-parallel wrappers and the `_orig_mod.` of compiled networks, and maps the original
+    code's `conv1_custom` and `fc_custom`.
     """
     renamed = {}
     for name, tensor in state.items():
-        plain = name.removeprefix("module.")
+        plain = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
         for custom, standard in CUSTOM_NAMES.items():
             if plain.startswith(custom):
                 plain = standard + plain.removeprefix(custom)
@@ -270,15 +272,6 @@ class Model:
     def device(self) -> torch.device:
         """Where the network takes its input."""
         return next((parameter.device for parameter in self.network.parameters()), CPU)
-
-
-def read_weights(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]]:
-    """A checkpoint, and its weights in torchvision's names; raises `UserError` if the file is none."""
-    checkpoint = load_checkpoint(path)
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, Mapping):
-        raise UserError(f"{path}: has no state_dict, so it is no checkpoint of a stream; give one that training wrote")
-    return checkpoint, torchvision_names(state)
 
 
 def read_model(path: str | os.PathLike, in_channels: int, family: Family = IMAGE_NETWORKS) -> Model:

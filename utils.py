@@ -8,6 +8,7 @@ import platform
 import random
 import signal
 import subprocess
+import tarfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ from common.cli import UserError
 
 def check_file(path: str | os.PathLike) -> None:
     """Raise `UserError` unless `path` is a file, as checkpoints and weights are."""
+    if Path(path).name == "data.pkl" or any(Path(path).glob("data.pkl")) or any(Path(path).glob("*/data.pkl")):
+        raise UserError(f"{path}: is an unpacked checkpoint; give the file as it was before, or download it again")
     if Path(path).is_dir():
         inside = max(Path(path).glob("*.pth*"), default=Path(path, "model_best.pth.tar"))
         raise UserError(f"{path}: is a folder; give a checkpoint or weights file, such as {inside}")
@@ -34,30 +37,36 @@ def check_file(path: str | os.PathLike) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict:
-    """Load a dict saved by torch, onto the CPU, constructing nothing but tensors and plain values.
-
-    Raises `UserError` if the file does not exist, is no such file, or names anything that would have to be
-    executed.
-    """
+    """Load a dict saved by torch, onto the CPU, constructing nothing but tensors and plain values."""
     check_file(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what the file names
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types on damaged files
-        text = str(error)
-        if "Unsupported" in text or "weights_only" in text or "WeightsUnpickler" in text:
-            reason = "it holds objects other than tensors and plain values, which are never loaded"
-        else:
-            reason = " ".join(text.split())[:120] or type(error).__name__
-        raise UserError(f"{path}: cannot be loaded as a checkpoint: {reason}") from None
+        raise UserError(f"{path}: {_why_not_loaded(path, error)}") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint's dict")
     return dict(content)
 
 
+def _why_not_loaded(path: str | os.PathLike, error: Exception) -> str:
+    """What a file is that torch cannot load."""
+    with open(path, "rb") as file:
+        start, text = file.read(99).lstrip(), str(error)
+    if start.startswith((b"<", b"version https://git-lfs")):
+        return f"is {'a web page' if start[:1] == b'<' else 'a pointer of Git LFS'}, no checkpoint; download it again"
+    if start.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path) or "not in a subdirectory" in text:
+        return "is a packed archive; unpack it, and give the checkpoint in it"
+    if not start or isinstance(error, EOFError) or "EOF" in text or "zip archive" in text:
+        return "is cut short, or damaged; copy or download it again"
+    if "Unsupported" in text or "weights_only" in text or "WeightsUnpickler" in text:
+        return "is no checkpoint, or one with objects other than tensors and plain values, which are never loaded"
+    return f"cannot be loaded as a checkpoint: {' '.join(text.split())[:120]}"
+
+
 def load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Tensors of a .safetensors file; raises `UserError` if it is none."""
+    """Tensors of a .safetensors file."""
     from safetensors.torch import load_file
 
     check_file(path)

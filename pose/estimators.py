@@ -186,12 +186,12 @@ def _load_keypointrcnn(path: str | Path | None, side: int):
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
     from common.download import download
-    from network import load_strictly, read_state_dict
+    from network import load_strictly, read_weights
 
     if path is None:
         url = KeypointRCNN_ResNet50_FPN_Weights.DEFAULT.url
         path = download(url, "get that file elsewhere and give it with --pose-weights FILE, or use --model rtmpose")
-    state = read_state_dict(path)
+    _, state = read_weights(path)
     backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
     network = KeypointRCNN(backbone, 2, side, num_keypoints=len(COCO_PARTS), box_score_thresh=BOX_SCORE)
     state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.download import download
-from network import load_strictly, read_state_dict
+from network import load_strictly, read_weights
 from pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 
 STRIDE = 8
@@ -84,7 +84,7 @@ def load_openpose(path: str | os.PathLike | None = None) -> OpenPose:
     They are named as the network's modules or as the layers of the Caffe model. Without a file, they are downloaded.
     """
     path = path or download(URL, REMEDY, SHA256, NOTICE)
-    state = {name.removeprefix("module."): tensor for name, tensor in read_state_dict(path).items()}
+    _, state = read_weights(path)
     with torch.device("meta"):
         network = OpenPose()
     network.to_empty(device="cpu")

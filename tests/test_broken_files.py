@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from common.cli import UserError
 from fusion.scores import load_scores
 from pose.keypoints import FILE_NAME, save_keypoints
 from tests.helpers import STREAMS, assert_error, call_main, train_script
@@ -48,6 +50,35 @@ def test_checkpoints(fault, trained, tiny, tmp_path):
     assert_error(train_script("spatial", tiny, tmp_path / "record", "--resume", path, inline=True), str(path))
     (tmp_path / "a.avi").touch()
     assert_error(call_main("predict", tmp_path / "a.avi", "--spatial", path), str(path))
+
+
+def test_files_that_are_no_checkpoints_are_called_what_they_are(tmp_path):
+    path, checkpoint = tmp_path / "net.pth", {"state_dict": {"weight": torch.zeros(9)}}
+    torch.save(checkpoint, path)
+    torch.save(checkpoint, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    for ending in ("zip", "tar", "gztar"):
+        shutil.make_archive(str(tmp_path / ending), ending, tmp_path, "net.pth")
+    pages = {"page": b"\n<html>404</html>", "lfs": b"version https://git-lfs.github.com/spec/v1\n"}
+    pages |= {"cut": path.read_bytes()[:-9], "old_cut": (tmp_path / "old.pth").read_bytes()[:-9], "empty": b""}
+    for name, content in pages.items():
+        (tmp_path / name).write_bytes(content)
+    for name, words in {
+        "page": "a web page",
+        "lfs": "Git LFS",
+        "cut": "cut short",
+        "old_cut": "cut short",
+        "empty": "cut short",
+        "unpacked": "unpacked checkpoint",
+        "unpacked/net": "unpacked checkpoint",
+        "unpacked/net/data.pkl": "unpacked checkpoint",
+        "zip.zip": "packed archive",
+        "tar.tar": "packed archive",
+        "gztar.tar.gz": "packed archive",
+    }.items():
+        with pytest.raises(UserError, match=f"{name}: is .*{words}"):
+            load_checkpoint(tmp_path / name)
 
 
 @faults

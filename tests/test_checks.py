@@ -66,7 +66,7 @@ def test_a_run_whose_lists_the_checkpoint_tells_is_not_refused(tiny_lists):
     (tiny_lists / "checkpoint.pth.tar").write_bytes(b"none")
     places = ("--data", tiny_lists / "frames", "--ucf-list", tiny_lists / "lists", "--record", tiny_lists / "record")
     finished = call_main("spatial_cnn_15", *places, "--resume", tiny_lists / "checkpoint.pth.tar")
-    assert_error(finished, "cannot be loaded as a checkpoint")
+    assert_error(finished, "is no checkpoint")
 
 
 @pytest.mark.parametrize(

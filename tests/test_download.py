@@ -15,7 +15,7 @@ from common import download as module
 from common.atomic import DAY
 from common.cli import UserError
 from common.download import download
-from network import imagenet_state_dict, read_state_dict
+from network import imagenet_state_dict, read_weights
 
 WEIGHTS = {"fc.weight": torch.arange(6.0).view(2, 3)}
 
@@ -70,7 +70,7 @@ def test_a_file_is_downloaded_once(server, tmp_path):
         path = download(url_of(server, GOOD), "give it")
         assert path == tmp_path / "hub/checkpoints" / GOOD and path.read_bytes() == DATA
     assert server.asked == [f"/{GOOD}"]
-    assert torch.equal(read_state_dict(path)["fc.weight"], WEIGHTS["fc.weight"])
+    assert torch.equal(read_weights(path)[1]["fc.weight"], WEIGHTS["fc.weight"])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from network import (
     imagenet_state_dict,
     load_starting_weights,
     load_strictly,
+    read_model,
     torchvision_names,
     trained_channels,
 )
@@ -134,6 +135,16 @@ def test_original_names_are_mapped():
         mapped = torchvision_names(state)
         assert trained_channels({}, mapped) == channels
         load_strictly(build_network("resnet18", channels, 15), mapped, "x")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_wrapped_and_bare_state_dicts_are_networks(prefix, tmp_path):
+    network = build_network("resnet18", 3, 5)
+    state = {prefix + name: tensor for name, tensor in network.state_dict().items()}
+    for content in (state, {"state_dict": state}):
+        torch.save(content, tmp_path / "net.pth")
+        read = read_model(tmp_path / "net.pth", 3).network.state_dict()
+        assert all(torch.equal(read[name], tensor) for name, tensor in network.state_dict().items())
 
 
 @pytest.mark.parametrize(("arch", "channels"), [("resnet18", 30), ("resnet50", 3)])

@@ -178,6 +178,16 @@ def test_a_training_state_that_does_not_fit_ends_in_one_line(tiny, whole, tmp_pa
 # ---- one folder, one run ----
 
 
+def test_weights_without_a_training_state_are_trained_anew(tiny, whole, tmp_path):
+    checkpoint = load_checkpoint(whole / "checkpoint.pth.tar")
+    checkpoint.pop("optimizer")
+    for number, content in enumerate((checkpoint, checkpoint["state_dict"])):
+        torch.save(content, tmp_path / "net.pth")
+        finished = train(tiny, tmp_path / str(number), "--resume", tmp_path / "net.pth", "--epochs", 1)
+        assert "net.pth: has no optimiser state; training begins anew" in finished.stdout
+        assert pd.read_csv(tmp_path / str(number) / "rgb_train.csv")["Epoch"].tolist() == [0]
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten_in_silence(tiny, whole, tmp_path):
     record = tmp_path / "record"
     shutil.copytree(whole, record)

@@ -47,7 +47,10 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
         tested_model = replace(model, network=context.averaged.module)
     scaler = torch.amp.GradScaler(context.device.type, enabled=context.amp and cuda)
     first, best = 0, -1.0
-    if model.checkpoint:
+    if model.checkpoint and not model.checkpoint.get("optimizer"):
+        if main:
+            print(f"{model.path}: has no optimiser state; training begins anew from its weights")
+    elif model.checkpoint:
         first, best = resume_training(model, changed, optimizer, scheduler, scaler)
         resume_averaging(model, context.averaged)
         if not (record / BEST).exists() and best >= 0:

@@ -149,16 +149,15 @@ def resume_training(
     try:
         epoch = int(checkpoint["epoch"]) + ("in_channels" not in checkpoint)
         best = float(checkpoint["best_prec1"])
-        if checkpoint.get("optimizer"):
-            fused = optimizer.param_groups[0]["fused"]  # depends on this run's device, not the saved one's
-            optimizer.load_state_dict(checkpoint["optimizer"])
-            for group in optimizer.param_groups:
-                group["fused"] = fused
-            for parameter, state in optimizer.state.items():
-                for name, value in state.items():
-                    if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                        # In its parameter's memory layout: the fused optimisers take that for granted.
-                        state[name] = torch.empty_like(parameter).copy_(value)
+        fused = optimizer.param_groups[0]["fused"]  # depends on this run's device, not the saved one's
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    # In its parameter's memory layout: the fused optimisers take that for granted.
+                    state[name] = torch.empty_like(parameter).copy_(value)
         if checkpoint.get("scheduler"):
             scheduler.load_state_dict(checkpoint["scheduler"])
         if checkpoint.get("scaler"):
