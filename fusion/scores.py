@@ -1,13 +1,12 @@
 """Score pickles: written as dicts of float32 arrays by video name, read by an unpickler that knows arrays alone."""
 
 import contextlib
-import io
 import os
 import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,7 +27,7 @@ def load_scores(path: str | os.PathLike, videos: Sequence[Video] = ()) -> dict[s
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
         raise UserError(f"{path}: {what}; test the stream first, or name another score pickle")
-    content = _unpickle(path)
+    content = unpickle(path)
     if isinstance(content, list) and videos:
         content = _by_name(path, content, videos)
     if not isinstance(content, dict) or not content:
@@ -90,20 +89,22 @@ def _check_vector(path: str | os.PathLike, name: str, value: object) -> np.ndarr
     return vector
 
 
-def _unpickle(path: Path):
-    data = path.read_bytes()
-    if data.startswith(b"PK"):
-        raise UserError(f"{path}: is a zip archive, as checkpoints and .npz files are; name a score pickle")
-    try:
-        return _ScoreUnpickler(io.BytesIO(data), encoding="latin-1").load()
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # damaged bytes end in all kinds of them
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{path}: not a readable pickle of scores ({reason:.100}); write it again") from None
+def unpickle(path: str | os.PathLike) -> Any:
+    """The content of a pickle of numpy arrays, numbers, strings, lists and dicts; one that asks for more is refused."""
+    with open(path, "rb") as file:  # not read first: files of poses have a gigabyte
+        try:
+            if file.read(2) == b"PK":
+                raise UserError("is a zip archive, as checkpoints and .npz files are; name a pickle")
+            file.seek(0)
+            return _ArrayUnpickler(file, encoding="latin-1").load()
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        except Exception as error:  # damaged bytes end in all kinds of them
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"{path}: not a readable pickle ({reason:.100}); write it again") from None
 
 
-class _ScoreUnpickler(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     """Finds the pieces of numpy's arrays and nothing else: `pickle.load` would run whatever a file names."""
 
     def find_class(self, module: str, name: str):
@@ -112,8 +113,8 @@ class _ScoreUnpickler(pickle.Unpickler):
             return PIECES[piece]
         advice = "tensor.cpu().numpy() in place of tensors" if module.startswith("torch") else "plain numpy arrays"
         raise UserError(
-            f"refused, as it asks for {f'{module}.{name}'!r:.100}, and scores are numpy arrays, "
-            f"numbers and strings only (nothing was run); save {advice}"
+            f"refused, as it asks for {f'{module}.{name}'!r:.100}, and numpy arrays, numbers and strings "
+            f"alone are read (nothing was run); save {advice}"
         )
 
 

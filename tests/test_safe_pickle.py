@@ -224,7 +224,7 @@ def little_memory():
 def test_a_damaged_memo_index_is_refused(tmp_path, little_memory):
     path = tmp_path / "scores.pickle"
     path.write_bytes(b"\x80\x04}r" + struct.pack("<I", 1_300_000_000) + b".")
-    with pytest.raises(UserError, match="not a readable pickle of scores .MemoryError"):
+    with pytest.raises(UserError, match="not a readable pickle .MemoryError"):
         load_scores(path)
 
 
