@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from common import video
 from common.atomic import recover_folders, replace_folder, temporary_name
 from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
 from common.contact_sheet import choose_frames, write_sheet
@@ -26,11 +27,11 @@ from common.frame_settings import (
     settings_from_arguments,
 )
 from common.frames import FRAME_NAME, count_frames, find_frame_folders, frame_numbers, list_frames
-from common.images import decode_image, read_image
+from common.images import read_image
 from common.optical_flow import METHODS, decode_flow, flow_colors, flow_images, flow_method
 from common.parallel import cores, in_shard
 from common.preparation import Report, make_images
-from common.video import decode_frames, encode_jpeg, resize_short_side
+from common.video import encode_jpeg, through_jpeg
 from dataloader.flow_dataloader import NOTE, PARTS, method_of
 from dataloader.frame_index import frame_settings
 from dataloader.images import read_grey
@@ -90,8 +91,8 @@ def frames_of(source: Path, settings: FrameSettings, damage: list[str]) -> Itera
     if source.is_dir():
         yield from map(read_image, list_frames(source))
         return
-    for rgb in decode_frames(source, settings.every, 1, damage, settings.fps):
-        yield decode_image(encode_jpeg(resize_short_side(rgb, settings.short_side), settings.quality))
+    for rgb in video.frames_of(source, settings, damage=damage):
+        yield through_jpeg(rgb, settings.quality)
 
 
 def extract(job: tuple[Path, str, Path], root: Path, method: tuple, settings: FrameSettings) -> tuple[int, str]:

@@ -23,7 +23,7 @@ from common.frame_settings import (
 from common.frames import FRAME_NAME, FRAME_PATTERN, frame_numbers
 from common.parallel import cores, in_shard
 from common.preparation import Report, make_images
-from common.video import decode_frames, encode_jpeg, resize_short_side
+from common.video import encode_jpeg, frames_of
 from dataloader.frame_index import frame_settings
 from dataloader.names import find_videos
 
@@ -86,9 +86,8 @@ def extract(job: tuple[Path, Path, Path], settings: FrameSettings, threads: int 
     damage: list[str] = []
     try:
         with atomic_folder(folder, temporary):
-            pictures = decode_frames(source, settings.every, threads, damage, settings.fps)
+            pictures = frames_of(source, settings, threads, damage)
             for count, rgb in enumerate(pictures, 1):
-                rgb = resize_short_side(rgb, settings.short_side)
                 if count == 1:  # written last, with the note
                     first = rgb
                 else:

@@ -1,11 +1,12 @@
 """Pictures of a video file, and their form on disk."""
 
+import contextlib
 import functools
 import heapq
 import io
 import os
 from collections import defaultdict, deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -22,21 +23,44 @@ from PIL import Image, ImageFilter, ImageOps
 
 from common.atomic import atomic_write
 from common.cli import UserError
-from common.images import nearest_pixel, scaled_size
+from common.frame_settings import FrameSettings
+from common.images import decode_image, nearest_pixel, scaled_size
 
 REORDERED = 16  # frames that a decoder may hold back to put them in order
 MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the clock, as where recordings were joined
 
 
+def frames_of(
+    path: str | os.PathLike,
+    settings: FrameSettings,
+    threads: int = 1,
+    damage: list[str] | None = None,
+    wanted: Collection[int] | None = None,
+) -> Generator[np.ndarray, None, None]:
+    """Yield the frames of a video as extract_frames.py makes them, before the JPEG (see `through_jpeg`).
+
+    All, or those whose numbers, from 1, are `wanted`, in order. `threads` and `damage` as for `decode_frames`.
+    """
+    with contextlib.closing(decode_frames(path, settings.every, threads, damage, settings.fps, wanted)) as frames:
+        for rgb in frames:
+            yield resize_short_side(rgb, settings.short_side)
+
+
 def decode_frames(
-    path: str | os.PathLike, every: int = 1, threads: int = 1, damage: list[str] | None = None, fps: float | None = None
+    path: str | os.PathLike,
+    every: int = 1,
+    threads: int = 1,
+    damage: list[str] | None = None,
+    fps: float | None = None,
+    wanted: Collection[int] | None = None,
 ) -> Generator[np.ndarray, None, None]:
     """Yield frames 1, 1 + every, … of a video's best video stream, uint8 RGB (H, W, 3), upright and of one size.
 
     Each decoded frame comes once, whatever its time stamp; with `fps` they are resampled in time instead: for
     0, 1/fps, 2/fps, … seconds after the first frame the one that is nearest. The file's rotation or mirroring is
     applied, pixels that are not square are made so by enlarging one side, HDR becomes standard colours, and frames of
-    another size than the first are scaled into that, with black bars. `threads`: of the decoder.
+    another size than the first are scaled into that, with black bars. `threads`: of the decoder. Given the `wanted`
+    numbers, from 1, of the frames so counted, it yields no others, and ends with the last of them.
 
     Packets that do not decode are skipped. If there are any, if the file breaks off or if its frames change size, a
     line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if nothing can be
@@ -53,11 +77,16 @@ def decode_frames(
             frames = read_frames(container, stream, tally)
             chosen = _resampled(in_order(frames, stream), fps) if fps else (frame for frame, _ in frames)
             reformatter = VideoReformatter()  # one for all frames: setting it up takes longer than its work
-            for frame in chosen if fps else islice(chosen, 0, None, every):
-                rgb = to_rgb(frame, reformatter, aspect)
-                sizes[rgb.shape[1], rgb.shape[0]] = None
-                first, *others = sizes
-                yield np.asarray(ImageOps.pad(Image.fromarray(rgb), first)) if others else rgb
+            last = None if wanted is None else max(wanted, default=0)
+            for number, frame in enumerate(chosen if fps else islice(chosen, 0, None, every), 1):
+                if number == 1 or wanted is None or number in wanted:  # the first one gives the size
+                    rgb = to_rgb(frame, reformatter, aspect)
+                    sizes[rgb.shape[1], rgb.shape[0]] = None
+                    first, *others = sizes
+                    if wanted is None or number in wanted:
+                        yield np.asarray(ImageOps.pad(Image.fromarray(rgb), first)) if others else rgb
+                if last is not None and number >= last:
+                    return
     except av.FFmpegError as error:
         if not tally["frames"]:
             raise UserError(f"cannot be read: {error.strerror}") from None
@@ -270,6 +299,11 @@ def encode_jpeg(rgb: np.ndarray, quality: int = 95, comment: str = "") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling="4:2:0", comment=comment.encode())
     return buffer.getvalue()
+
+
+def through_jpeg(rgb: np.ndarray, quality: int | None) -> np.ndarray:
+    """What a JPEG file of that quality makes of a uint8 RGB picture (H, W, 3); None: nothing."""
+    return rgb if quality is None else decode_image(encode_jpeg(rgb, quality))
 
 
 def write_mp4(path: str | os.PathLike, pictures: Iterable[Image.Image], rate: Fraction) -> None:

@@ -17,7 +17,7 @@ from common.cli import UserError
 from common.frame_settings import FrameSettings
 from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames, list_frames
 from common.images import read_image
-from common.video import decode_frames, resize_short_side
+from common.video import frames_of
 from pose.draw import encode_pose_image
 from pose.estimators import Estimator
 from pose.keypoints import FILE_NAME, Keypoints, join_frames, load_keypoints, people_of_frame, save_keypoints
@@ -210,9 +210,8 @@ def _key_items(source: Path, every: int, made: FrameSettings, damage: list[str])
         return
     number = 0
     try:
-        with contextlib.closing(decode_frames(source, made.every, 1, damage, made.fps)) as pictures:
-            for number, picture in enumerate(pictures, 1):
-                frame = resize_short_side(picture, made.short_side)
+        with contextlib.closing(frames_of(source, made, damage=damage)) as pictures:
+            for number, frame in enumerate(pictures, 1):
                 if (number - 1) % every == 0:
                     yield number, frame
     except UserError as error:  # it does not name the file

@@ -6,7 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from common.video import decode_frames, duration
+from common.frame_settings import FrameSettings
+from common.video import decode_frames, duration, frames_of
 from tests.helpers import ROOT
 
 CASES = ROOT.parent / "shared" / "cases" / "videos"
@@ -112,6 +113,16 @@ def test_frames_of_another_size_are_fitted_into_the_first(tmp_path):
     assert [rgb.shape for rgb in pictures] == [(48, 64, 3)] * 2 and "64x48 to 48x64" in damage[0]
     bars = pictures[1].mean((0, 2))
     assert bars[:12].max() < 20 and bars[-12:].max() < 20 and bars[20:44].min() > 180
+
+
+@pytest.mark.parametrize("settings", [FrameSettings(), FrameSettings(every=3), FrameSettings(fps=7, short_side=24)])
+def test_wanted_frames_are_those_of_the_whole_video(tmp_path, settings):
+    write(tmp_path / "a.mp4", "libx264", levels(40))
+    whole = list(frames_of(tmp_path / "a.mp4", settings))
+    for wanted in ({2}, {1, 5, len(whole)}, {len(whole) + 1}, set()):
+        frames = list(frames_of(tmp_path / "a.mp4", settings, wanted=wanted))
+        expected = [frame for number, frame in enumerate(whole, 1) if number in wanted]
+        assert len(frames) == len(expected) and all(map(np.array_equal, frames, expected))
 
 
 @pytest.mark.parametrize(
