@@ -1,6 +1,6 @@
 """Time pose estimation and drawing: grouping, drawing, the network. Prints a table.
 
-python -m benchmarks.pose --models rtmpose openpose keypointrcnn   # whole estimators, with their weights
+python -m benchmarks.pose --models rtmpose openpose   # whole estimators, with their weights
 
 """
 

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.pose_fixtures import MAPPING, save_frames, save_network
+from tests.pose_fixtures import save_frames, save_network
 from tests.test_extract_frames import make_video, picture
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -175,7 +175,6 @@ def main() -> None:
             "onnx",
             "--pose-weights",
             str(network),
-            *MAPPING,
         ]
         if args.only in (None, "frames"):
             soak("frames", frames, empty, work, args.kills, generator)

@@ -137,15 +137,6 @@ def probability(text: str) -> float:
     return float(text)
 
 
-def numbers(text: str) -> tuple[float, ...]:
-    """An argparse type: one finite number, or three with commas between them."""
-    with contextlib.suppress(ValueError):
-        values = tuple(map(float, text.split(",")))
-        if len(values) in (1, 3) and all(map(math.isfinite, values)):
-            return values
-    raise argparse.ArgumentTypeError(f"expected one number or three, such as 127.5 or 104,117,123, got {text!r}")
-
-
 def image_size(text: str) -> tuple[int, int]:
     """An argparse type: (height, width) from `HxW`, 16 to 8192 pixels each."""
     match = re.fullmatch(r"(\d{1,5})[x×](\d{1,5})", text)

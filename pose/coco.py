@@ -14,17 +14,14 @@ from common.atomic import remove_leftovers
 from common.cli import UserError
 from common.download import cache_folder, file_hash
 from pose.onnx_network import check_provider, find_provider
+from pose.paf import MIN_PARTS
 from pose.skeleton import NUM_PARTS
 
 # COCO's keypoints, in its order, as parts of the skeleton; the neck is not among them.
 COCO_PARTS = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
 NECK, SHOULDERS = 1, (2, 5)
-MIN_PARTS = 4
-BOX_SCORE = 0.7  # of Keypoint R-CNN
-KEYPOINT_LOGIT = 2.0
 PART_SCORE = 0.3  # of RTMPose, below which MMPose does not draw a part either
 INSTALL = "pip install onnxruntime opencv-python-headless, then pip install --no-deps rtmlib"
-NEXT_BEST = "--model keypointrcnn does without it"
 DETECTION_SCORE = 0.5  # of the detector's boxes, and of RTMO's people
 
 
@@ -43,19 +40,6 @@ def people_from_coco(keypoints: np.ndarray, scores: np.ndarray, frame_size: tupl
     people[:, NECK] = neck
     people *= people[..., 2:] > 0
     return people[np.count_nonzero(people[..., 2], axis=1) >= MIN_PARTS]
-
-
-def group_keypointrcnn(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
-    """People from Keypoint R-CNN's box scores (P,), keypoints (P, 17, 3) in pixels, and their logits (P, 17).
-
-    A person needs a box score of 0.7. A part's logit is the height of its peak before the softmax over its position;
-    above 2, the usual threshold for drawing, it is found, with the score sigmoid(logit - 2).
-    """
-    boxes, keypoints, logits = raw
-    keep = boxes >= BOX_SCORE
-    keypoints, logits = keypoints[keep], logits[keep]
-    scores = (logits > KEYPOINT_LOGIT) / (1 + np.exp((KEYPOINT_LOGIT - logits).clip(-50, 50)))
-    return people_from_coco(keypoints[..., :2], scores, frame_size)
 
 
 def group_rtmpose(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
@@ -79,7 +63,7 @@ def load_rtmpose(mode: str = "balanced", device: str = "auto") -> tuple[Callable
         from rtmlib.tools.file import download_checkpoint
     except ImportError as error:
         reason = "is not installed" if error.name == "rtmlib" else f"cannot be imported ({error})"
-        raise UserError(f"--model rtmpose needs rtmlib, which {reason}: {INSTALL}; {NEXT_BEST}") from None
+        raise UserError(f"--model rtmpose needs rtmlib, which {reason}: {INSTALL}") from None
     name = find_provider(device)[0]
     known = rtmlib.Body.RTMO_MODE["balanced"] if mode == "rtmo" else rtmlib.Body.MODE[mode]
     files = {part: _weights(known[part], download_checkpoint) for part in ("det", "pose") if part in known}
@@ -137,7 +121,7 @@ def _weights(url: str, download_checkpoint: Callable) -> Path:
     except Exception as error:  # of urllib, zipfile, and rtmlib's own
         place = f"get that archive elsewhere and put the end2end.onnx in it to {path}"
         raise UserError(
-            f"{url}: cannot be downloaded ({error}); {place}, or take another network: --model keypointrcnn, onnx"
+            f"{url}: cannot be downloaded ({error}); {place}, or take another network with --model onnx"
         ) from None
     print(f"downloaded {url} to {path}", file=sys.stderr)
     return path

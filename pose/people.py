@@ -7,10 +7,10 @@ import numpy as np
 
 from common.cli import ArgumentGroup, not_negative, whole_number
 from pose.keypoints import Keypoints
+from pose.paf import MIN_PARTS
 
 MAX_GAP = 5  # frames that a person may be lost for: 0.2 s at 25 frames per second
 MIN_SEEN = 3  # frames in which a person must be found at all
-MIN_PARTS = 4  # of a person in a filled frame, as in grouping
 MIN_CUTOFF = 1.5  # Hz: the lower, the less a still body trembles
 BETA = 15.0  # Hz per (short side / s): the higher, the less a fast part lags behind
 SPEED_CUTOFF = 1.0  # Hz

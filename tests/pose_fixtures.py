@@ -42,7 +42,6 @@ VIDEOS = {
     "v_v_twice": [RED] * 2,
 }
 NAMES = ["Archery_g01_c01", "Archery_g01_c02", "clip.v2", "v_twice", "Übung 1.5 – a"]
-MAPPING = ("--onnx-mean", "0", "--onnx-std", "255", "--onnx-channels", "rgb")
 
 
 def person_maps(column: int) -> np.ndarray:
@@ -62,18 +61,16 @@ def expected_person(column: int) -> np.ndarray:
     return np.array([((x + column + 0.5) / MAP_SIZE[1], (y + 0.5) / MAP_SIZE[0]) for y, x in CELLS])
 
 
-def build_network(layout: str = "nhwc", order: str = "heatmaps-pafs", outputs: int = 1, dynamic: bool = True):
+def build_network(layout: str = "nhwc", outputs: int = 1, dynamic: bool = True):
     """An onnx model: maps = red · (person on the left) + green · (person on the right) + background.
 
-    Red and green are the means over the image, which is in [0, 1] RGB.
+    Red and green are the means in [0, 1] over the image, whose values are x/127.5 − 1, in the order B, G, R.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     background = np.zeros_like(person_maps(0))
     background[..., NUM_PARTS] = 0.9
-    rows = np.stack([person_maps(0), person_maps(12), 0 * background]), background
-    if order == "pafs-heatmaps":
-        rows = tuple(np.roll(maps, NUM_PAFS, axis=-1) for maps in rows)
+    rows = np.stack([0 * background, person_maps(12), person_maps(0)]), background
     if layout == "nchw":
         rows = tuple(np.moveaxis(maps, -1, -3) for maps in rows)
     shape = rows[1].shape
@@ -81,6 +78,8 @@ def build_network(layout: str = "nhwc", order: str = "heatmaps-pafs", outputs: i
         "people": rows[0].reshape(3, -1),
         "background": rows[1].reshape(1, -1),
         "flat": np.array([-1, 3]),
+        "one": np.float32([1]),
+        "half": np.float32([0.5]),
         "shape": np.array([-1, *shape]),
         "axes": np.array([2, 3] if layout == "nchw" else [1, 2]),
     }
@@ -88,7 +87,9 @@ def build_network(layout: str = "nhwc", order: str = "heatmaps-pafs", outputs: i
     sides = ("height", "width") if dynamic else SIZE
     nodes = [
         helper.make_node("ReduceMean", ["image", "axes"], ["means"], keepdims=0),
-        helper.make_node("Reshape", ["means", "flat"], ["weights"]),
+        helper.make_node("Reshape", ["means", "flat"], ["colours"]),
+        helper.make_node("Add", ["colours", "one"], ["positive"]),
+        helper.make_node("Mul", ["positive", "half"], ["weights"]),
         helper.make_node("MatMul", ["weights", "people"], ["mixed"]),
         helper.make_node("Add", ["mixed", "background"], ["sum"]),
         helper.make_node("Reshape", ["sum", "shape"], ["maps"]),
@@ -96,8 +97,7 @@ def build_network(layout: str = "nhwc", order: str = "heatmaps-pafs", outputs: i
     names = ["maps"]
     if outputs == 2:
         names = ["first", "second"]
-        counts = [NUM_HEATMAPS, NUM_PAFS] if order == "heatmaps-pafs" else [NUM_PAFS, NUM_HEATMAPS]
-        constants["counts"] = np.array(counts)
+        constants["counts"] = np.array([NUM_HEATMAPS, NUM_PAFS])
         nodes.append(helper.make_node("Split", ["maps", "counts"], names, axis=axis))
     graph = helper.make_graph(
         nodes,
@@ -146,7 +146,6 @@ def command(root: Path, out: Path) -> tuple:
         root / "net.onnx",
         "--device",
         "cpu",
-        *MAPPING,
     )
 
 

@@ -29,7 +29,7 @@ from prediction.page_html import bars_html
 from prediction.timeline import Plan
 from tests.helpers import ROOT, assert_error, call_main
 from tests.live_sources import wait_for
-from tests.pose_fixtures import MAPPING, save_network
+from tests.pose_fixtures import save_network
 from tests.test_predict import fake_estimator, write_checkpoint
 from tests.test_timeline import CLASSES, coloured, write_colour_network, write_lossless
 from utils import StopRequest
@@ -56,7 +56,7 @@ def data(tmp_path_factory) -> Path:
 
 def options(data: Path) -> list:
     streams = ["--spatial", data / "spatial.pth.tar", "--motion", data / "motion.pth.tar", "--device", "cpu"]
-    return [*streams, "--short-side", 40, "--model", "onnx", "--pose-weights", data / "net.onnx", *MAPPING]
+    return [*streams, "--short-side", 40, "--model", "onnx", "--pose-weights", data / "net.onnx"]
 
 
 @pytest.fixture(scope="module")

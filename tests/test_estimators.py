@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from common.cli import UserError
-from pose.coco import COCO_PARTS, group_keypointrcnn
-from pose.estimators import group_maps, make_estimator
-from pose.onnx_network import resize_bilinear
+from pose.coco import COCO_PARTS, group_rtmpose
+from pose.estimators import make_estimator
+from pose.onnx_network import group_maps
 from tests.helpers import ROOT
 from tests.pose_fixtures import MAP_SIZE, expected_person, person_maps, save_network
 
-RGB = {"channels": "rgb", "mean": (0.0,), "std": (255.0,), "input_size": (128, 192)}
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
@@ -32,30 +31,15 @@ def assert_people(people, columns):
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
-@pytest.mark.parametrize("order", ["heatmaps-pafs", "pafs-heatmaps"])
 @pytest.mark.parametrize(("outputs", "dynamic"), [(1, True), (2, False)])
-def test_onnx_reads_layout_order_and_size_from_the_model(tmp_path, layout, order, outputs, dynamic):
-    path = save_network(tmp_path / "net.onnx", layout=layout, order=order, outputs=outputs, dynamic=dynamic)
-    options = RGB if dynamic else RGB | {"input_size": None}
-    estimator = make_estimator("onnx", path, "cpu", **options)
-    assert estimator.settings["layout"] == layout
+def test_onnx_reads_layout_and_size_from_the_model(tmp_path, layout, outputs, dynamic):
+    path = save_network(tmp_path / "net.onnx", layout=layout, outputs=outputs, dynamic=dynamic)
+    estimator = make_estimator("onnx", path, "cpu", input_size=(128, 192) if dynamic else None)
     assert estimator.settings["input_size"] == [128, 192]
-    people = estimator([frame(255, 0), frame(0, 255), frame(255, 255), frame(0, 0)])
-    for found, columns in zip(people, [[0], [12], [0, 12], []], strict=True):
+    people = estimator([frame(255, 0), frame(0, 255), frame(255, 255), frame(0, 0), frame(128, 0)])
+    for found, columns in zip(people, [[0], [12], [0, 12], [], [0]], strict=True):
         assert_people(found, columns)
-
-
-def test_onnx_preprocessing_options(tmp_path):
-    path = save_network(tmp_path / "net.onnx")
-    [swapped] = make_estimator("onnx", path, "cpu", **RGB | {"channels": "bgr"})([frame(0, 255)])
-    assert_people(swapped, [12])  # green stays where it is
-    [none] = make_estimator("onnx", path, "cpu", **RGB | {"channels": "bgr"})([frame(255, 0)])
-    assert_people(none, [])  # red has become blue
-    [shifted] = make_estimator("onnx", path, "cpu", **RGB | {"mean": (255.0, 0.0, 0.0)})([frame(255, 255)])
-    assert_people(shifted, [12])
-    [scaled] = make_estimator("onnx", path, "cpu", **RGB | {"std": (510.0,)})([frame(255, 0)])
-    [plain] = make_estimator("onnx", path, "cpu", **RGB)([frame(255, 0)])
-    np.testing.assert_allclose(scaled[..., 2], plain[..., 2] / 2, rtol=1e-5)
+    np.testing.assert_allclose(people[4][..., 2], people[0][..., 2] * 128 / 255, rtol=1e-5)
 
 
 def test_onnx_networks_that_do_not_fit(tmp_path):
@@ -63,10 +47,6 @@ def test_onnx_networks_that_do_not_fit(tmp_path):
     static = save_network(tmp_path / "static.onnx", dynamic=False)
     with pytest.raises(UserError, match="128x192.*--input-size"):
         make_estimator("onnx", static, "cpu", input_size=(64, 64))
-    with pytest.raises(UserError, match="not nchw.*--onnx-layout"):
-        make_estimator("onnx", good, "cpu", layout="nchw")
-    with pytest.raises(UserError, match="--onnx-order"):  # every map is large then
-        make_estimator("onnx", good, "cpu", **RGB | {"std": (0.01,)})
     (tmp_path / "junk.onnx").write_bytes(b"no network")
     with pytest.raises(UserError, match="junk.onnx: onnxruntime cannot load it"):
         make_estimator("onnx", tmp_path / "junk.onnx", "cpu")
@@ -76,8 +56,8 @@ def test_onnx_networks_that_do_not_fit(tmp_path):
         make_estimator("onnx", tmp_path / "missing.onnx")
     with pytest.raises(UserError, match="--pose-weights FILE"):
         make_estimator("onnx")
-    for model in ("rtmpose", "openpose", "keypointrcnn"):
-        with pytest.raises(UserError, match="good.onnx: this is an ONNX network.*--model onnx"):
+    for model, words in (("rtmpose", "good.onnx: rtmpose has its own.*--model onnx"), ("openpose", "good.onnx")):
+        with pytest.raises(UserError, match=words):
             make_estimator(model, good)
 
 
@@ -147,93 +127,46 @@ def test_openpose_estimator(tmp_path, monkeypatch):
     assert dark.shape == (0, 18, 3)
     places = (np.array([(x + 0.5, y + 0.5) for x, y in expected_person(0) * MAP_SIZE[::-1] - 0.5])) * 8
     np.testing.assert_allclose(bright[0, :, :2] * (round(368 * 64 / 48), 368), places, atol=4.1)
-    with pytest.raises(UserError, match="--input-size"):
-        make_estimator("openpose", weights, "cpu", input_size=(64, 64))
 
 
-def coco(parts, logit=9.0):
-    """Keypoints and logits of one person with a score above 0 for `parts`, part p at (p, 2p)."""
-    keypoints, logits = np.zeros((1, 17, 3), np.float32), np.full((1, 17), -3, np.float32)
+def coco(parts, score=0.9):
+    """Keypoints of one person with a score above 0.3 for `parts`, part p at (p, 2p)."""
+    keypoints, scores = np.zeros((1, 17, 2), np.float32), np.full((1, 17), 0.1, np.float32)
     for place, part in enumerate(COCO_PARTS):
-        keypoints[0, place] = part, 2 * part, 1
+        keypoints[0, place] = part, 2 * part
         if part in parts:
-            logits[0, place] = logit
-    return keypoints, logits
+            scores[0, place] = score
+    return keypoints, scores
 
 
 def test_coco_keypoints_become_the_skeleton():
     # COCO: nose, left and right eye, ear, shoulder, elbow, wrist, hip, knee, ankle.
     assert COCO_PARTS == (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
-    keypoints, logits = coco(range(18))
-    logits[0, COCO_PARTS.index(2)] = 4
-    [person] = group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50))
+    keypoints, scores = coco(range(18))
+    scores[0, COCO_PARTS.index(2)] = 0.4
+    [person] = group_rtmpose((keypoints, scores), (100, 50))
     for part in COCO_PARTS:
-        np.testing.assert_allclose(person[part, :2], [part / 50, 2 * part / 100])
-        np.testing.assert_allclose(person[part, 2], 1 / (1 + np.exp(2 - (4 if part == 2 else 9))), rtol=1e-6)
-    np.testing.assert_allclose(person[1], [3.5 / 50, 7 / 100, person[2, 2]], rtol=1e-6)
-    assert (person[:, 2] <= 1).all()
+        np.testing.assert_allclose(person[part], [part / 50, 2 * part / 100, 0.4 if part == 2 else 0.9], rtol=1e-6)
+    np.testing.assert_allclose(person[1], [3.5 / 50, 7 / 100, 0.4], rtol=1e-6)
 
 
 @pytest.mark.parametrize("missing", [2, 5])
 def test_no_neck_without_both_shoulders(missing):
-    keypoints, logits = coco(set(range(18)) - {missing})
-    [person] = group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50))
+    [person] = group_rtmpose(coco(set(range(18)) - {missing}), (100, 50))
     assert (person[[1, missing]] == 0).all()
     assert np.count_nonzero(person[:, 2]) == 16
 
 
-def test_doubtful_boxes_parts_and_people_are_left_out():
-    keypoints, logits = coco(range(18))
-    assert group_keypointrcnn((np.array([0.69]), keypoints, logits), (100, 50)).shape == (0, 18, 3)
-    keypoints, logits = coco(range(18), logit=1.99)
-    assert group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50)).shape == (0, 18, 3)
-    keypoints, logits = coco({0, 14, 15})
-    assert group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50)).shape == (0, 18, 3)
-    keypoints, logits = coco({0, 14, 15, 16})
-    assert group_keypointrcnn((np.array([0.99]), keypoints, logits), (100, 50)).shape == (1, 18, 3)
-    empty = np.zeros(0), np.zeros((0, 17, 3)), np.zeros((0, 17))
-    assert group_keypointrcnn(empty, (100, 50)).shape == (0, 18, 3)
-
-
-def test_keypointrcnn_is_torchvisions(tmp_path):
-    from torchvision.models.detection import keypointrcnn_resnet50_fpn
-
-    torch.manual_seed(0)
-    reference = keypointrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, min_size=64, box_detections_per_img=2
-    ).eval()
-    state = reference.state_dict()
-    # Random networks are never sure.
-    state["roi_heads.box_predictor.cls_score.bias"][1] += 3
-    torch.save(state, tmp_path / "keypointrcnn.pth")
-    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    for module in reference.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eps = 0.0
-    reference.load_state_dict(state)
-    with torch.inference_mode():
-        [wanted] = reference([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
-    estimator = make_estimator("keypointrcnn", tmp_path / "keypointrcnn.pth", "cpu", rcnn_side=64)
-    network = estimator.infer.__closure__
-    network = next(cell.cell_contents for cell in network if isinstance(cell.cell_contents, torch.nn.Module))
-    network.roi_heads.detections_per_img = 2
-    [(boxes, keypoints, logits)] = estimator.infer([image])
-    keep = wanted["scores"].numpy() >= 0.7
-    assert keep.sum() > 0
-    np.testing.assert_allclose(boxes, wanted["scores"].numpy()[keep], rtol=1e-4)
-    np.testing.assert_allclose(keypoints, wanted["keypoints"].numpy()[keep], atol=1e-2)
-    np.testing.assert_allclose(logits, wanted["keypoints_scores"].numpy()[keep], atol=1e-3)
-    assert estimator([image])[0].shape[1:] == (18, 3)
-    sides = {"rcnn_side": 800}, {}  # poses that were made before there was a choice tell nothing of it
-    settings = [make_estimator("keypointrcnn", tmp_path / "keypointrcnn.pth", "cpu", **side).settings for side in sides]
-    assert [made.get("rcnn_side") for made in (*settings, estimator.settings)] == [None, 320, 64]
+def test_doubtful_parts_and_people_are_left_out():
+    for parts, score, found in ((range(18), 0.29, 0), ({0, 14, 15}, 0.9, 0), ({0, 14, 15, 16}, 0.9, 1)):
+        assert group_rtmpose(coco(parts, score), (100, 50)).shape == (found, 18, 3)
+    assert group_rtmpose((np.zeros((0, 17, 2)), np.zeros((0, 17))), (100, 50)).shape == (0, 18, 3)
 
 
 def test_wrong_torch_weights(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    for model in ("openpose", "keypointrcnn"):
-        with pytest.raises(UserError, match="other.pth"):
-            make_estimator(model, tmp_path / "other.pth", "cpu")
+    with pytest.raises(UserError, match="other.pth"):
+        make_estimator("openpose", tmp_path / "other.pth", "cpu")
 
 
 def test_failed_download_names_the_option(tmp_path, monkeypatch):
@@ -242,23 +175,11 @@ def test_failed_download_names_the_option(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("common.download.urlopen", refuse)
-    for model, name in (("keypointrcnn", "keypointrcnn"), ("openpose", "body_pose_model.pth")):
-        with pytest.raises(UserError, match=rf"https://.*{name}.*no network here.*--pose-weights FILE.*rtmpose"):
-            make_estimator(model, None, "cpu")
+    with pytest.raises(UserError, match="https://.*body_pose_model.pth.*no network here.*--pose-weights FILE.*rtmpose"):
+        make_estimator("openpose", None, "cpu")
 
 
 # ---- real images ----
-
-
-def test_resizing_by_hand():
-    image = np.array([[[0], [100]], [[200], [60]]], np.uint8)
-    # Places of the new columns: -0.25, 0.25, 0.75, 1.25 of the old ones.
-    result = resize_bilinear(image, 4, 4)[..., 0].astype(int)
-    exact = np.array([[0, 100], [200, 60]], float)
-    weights = np.array([[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
-    assert np.abs(result - weights @ exact @ weights.T).max() <= 0.51
-    assert result[0].tolist() == [0, 25, 75, 100]
-    np.testing.assert_array_equal(resize_bilinear(image, 2, 2), image)
 
 
 def agreement(people, wanted):

@@ -11,7 +11,7 @@ from common.video import write_mp4
 from dataloader.frame_index import frame_settings
 from pose.keypoints import load_keypoints
 from tests.helpers import assert_error, call_main
-from tests.pose_fixtures import BOTH, GREEN, MAPPING, NONE, RED, save_network, tree
+from tests.pose_fixtures import BOTH, GREEN, NONE, RED, save_network, tree
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -32,7 +32,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def process(data: Path, out: Path, *arguments):
-    network = ("--model", "onnx", "--pose-weights", data / "net.onnx", "--device", "cpu", *MAPPING)
+    network = ("--model", "onnx", "--pose-weights", data / "net.onnx", "--device", "cpu")
     return call_main("process_pose", "--out", out, *network, "--workers", 0, "--batch-size", 3, *arguments)
 
 

@@ -195,12 +195,10 @@ def test_mistakes(data, tmp_path):
         ("--every", "0"),
         ("--max-people", "x"),
         ("--input-size", "12"),
-        ("--onnx-mean", "1,2"),
         ("--batch-size", "0"),
         ("--workers", "-1"),
     ):
         assert_error(call_main(script, *good, option, value), value)
-    assert_error(call_main(script, *good, "--onnx-std", "0"), "std of 0")
     assert not out.exists()
 
 
@@ -213,7 +211,7 @@ def test_two_folders_of_one_video(data, tmp_path):
 
 def test_poses_of_other_settings_are_not_mixed(data, tmp_path):
     shutil.copytree(data / "poses", tmp_path / "poses")
-    for more in (("--every", "2"), ("--max-people", "1"), ("--onnx-channels", "bgr")):
+    for more in (("--every", "2"), ("--max-people", "1")):
         finished = call_main("process_pose", *command(data, tmp_path / "poses"), *more)
         assert_error(finished, str(tmp_path / "poses"), "choose another --out")
     save_network(tmp_path / "net.onnx")

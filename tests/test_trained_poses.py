@@ -113,19 +113,12 @@ def test_options_that_are_open_are_as_in_training(monkeypatch):
     made = []
     monkeypatch.setattr("pose.estimators.make_estimator", lambda model, *args, **options: made.append((model, options)))
     parser = predict.get_args_parser()
-    for like in (
-        None,
-        {"model": "keypointrcnn"},
-        {"model": "keypointrcnn", "rcnn_side": 400},
-        {"rtmpose_mode": "rtmo"},
-    ):
-        estimator_from_arguments(parser.parse_args(["a.mp4"]), like)
-        estimator_from_arguments(parser.parse_args(["a.mp4", "--model", "openpose", "--rcnn-side", "500"]), like)
-    found = [(model, options["rcnn_side"], options["rtmpose_mode"]) for model, options in made[::2]]
-    # Before there was a choice, frames were scaled to 800.
-    assert found[0] == ("rtmpose", 320, "balanced") and found[1][:2] == ("keypointrcnn", 800)
-    assert found[2][:2] == ("keypointrcnn", 400) and found[3] == ("rtmpose", 320, "rtmo")
-    assert {(model, options["rcnn_side"]) for model, options in made[1::2]} == {("openpose", 500)}
+    for before in (None, {"model": "openpose"}, {"model": "gone"}, {"rtmpose_mode": "rtmo"}):
+        estimator_from_arguments(parser.parse_args(["a.mp4"]), before)
+        estimator_from_arguments(parser.parse_args(["a.mp4", "--model", "onnx"]), before)
+    found = [(model, options["rtmpose_mode"]) for model, options in made[::2]]
+    assert found == [("rtmpose", "balanced"), ("openpose", "balanced"), ("rtmpose", "balanced"), ("rtmpose", "rtmo")]
+    assert {model for model, _ in made[1::2]} == {"onnx"}
 
 
 def test_training_keeps_how_people_were_found(tmp_path):
