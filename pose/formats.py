@@ -13,8 +13,8 @@ from common.cli import UserError
 from common.frames import VIDEO_EXTENSIONS
 from pose.coco import COCO_PARTS, NECK, SHOULDERS
 from pose.keypoints import Keypoints, make_keypoints
+from pose.people import follow_people, main_tracks
 from pose.skeleton import NUM_PARTS
-from pose.tracking import follow_people, main_tracks
 
 FORMS = {
     "openpose": "OpenPose's JSON, a file a frame",
