@@ -18,8 +18,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, UserError, examples, print_first, print_table, run, whole_number
-from common.frames import FRAME_NAME, count_frames
-from common.images import BrokenImage
+from common.frames import FRAME_NAME, BrokenImage, count_frames
 from common.parallel import cores, run_parallel
 from dataloader.flow_dataloader import PARTS
 from dataloader.frame_index import find_folders, folders_in, looks_like_frames, looks_like_pose_flow

@@ -19,18 +19,16 @@ from common import video
 from common.atomic import recover_folders, replace_folder, temporary_name
 from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
 from common.contact_sheet import choose_frames, write_sheet
-from common.frame_settings import (
+from common.frames import FRAME_NAME, count_frames, find_frame_folders, frame_numbers, list_frames, read_image
+from common.optical_flow import METHODS, decode_flow, flow_colors, flow_images, flow_method
+from common.parallel import Report, cores, in_shard, make_images
+from common.records import (
     FrameSettings,
     add_frame_arguments,
     check_frame_settings,
     keep_frame_settings,
     settings_from_arguments,
 )
-from common.frames import FRAME_NAME, count_frames, find_frame_folders, frame_numbers, list_frames
-from common.images import read_image
-from common.optical_flow import METHODS, decode_flow, flow_colors, flow_images, flow_method
-from common.parallel import cores, in_shard
-from common.preparation import Report, make_images
 from common.video import encode_jpeg, through_jpeg
 from dataloader.flow_dataloader import NOTE, PARTS, method_of
 from dataloader.frame_index import frame_settings

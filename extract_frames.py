@@ -12,7 +12,9 @@ from pathlib import Path
 
 from common.atomic import atomic_folder, recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
-from common.frame_settings import (
+from common.frames import FRAME_NAME, FRAME_PATTERN, frame_numbers
+from common.parallel import Report, cores, in_shard, make_images
+from common.records import (
     NOTE,
     FrameSettings,
     add_frame_arguments,
@@ -20,9 +22,6 @@ from common.frame_settings import (
     keep_frame_settings,
     settings_from_arguments,
 )
-from common.frames import FRAME_NAME, FRAME_PATTERN, frame_numbers
-from common.parallel import cores, in_shard
-from common.preparation import Report, make_images
 from common.video import encode_jpeg, frames_of
 from dataloader.frame_index import frame_settings
 from dataloader.names import find_videos

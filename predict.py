@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import UserError, print_first, run
-from common.frame_settings import FrameSettings
+from common.records import FrameSettings
 from common.video import decode_frames
 from dataloader.names import stem
 from network import Model

@@ -20,10 +20,9 @@ from tqdm import tqdm
 
 from common.atomic import recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, examples, positive, run, shard, whole_number
-from common.frame_settings import FrameSettings, check_frame_settings, keep_frame_settings
 from common.frames import FRAME_NAME, count_frames, find_frame_folders
-from common.parallel import cores, in_shard, run_parallel, worker_pool
-from common.preparation import print_problems, problems_path
+from common.parallel import cores, in_shard, print_problems, problems_path, run_parallel, worker_pool
+from common.records import FrameSettings, check_frame_settings, keep_frame_settings
 from dataloader.frame_index import frame_settings
 from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, stem, unique_names
 from dataloader.split_train_test_video import read_entries

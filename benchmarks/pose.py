@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from common.cli import ArgumentParser, UserError, run
-from common.images import read_image
+from common.frames import read_image
 from common.video import resize_short_side
 from pose.draw import draw_people, save_pose_image
 from pose.estimators import MODELS, add_estimator_arguments, estimator_from_arguments

@@ -23,8 +23,8 @@ from PIL import Image, ImageFilter, ImageOps
 
 from common.atomic import atomic_write
 from common.cli import UserError
-from common.frame_settings import FrameSettings
-from common.images import decode_image, nearest_pixel, scaled_size
+from common.frames import decode_image, nearest_pixel, scaled_size
+from common.records import FrameSettings
 
 REORDERED = 16  # frames that a decoder may hold back to put them in order
 MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the clock, as where recordings were joined

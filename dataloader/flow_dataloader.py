@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from common.cli import UserError
-from common.frames import FRAME_NAME
-from common.images import BrokenImage
+from common.frames import FRAME_NAME, BrokenImage
 from dataloader.frame_index import IndexedVideo, index_frames, notes
 from dataloader.images import random_crop, read_grey, transform_images
 from dataloader.names import Video

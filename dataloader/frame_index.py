@@ -14,8 +14,8 @@ from PIL import Image
 
 from common.atomic import atomic_write
 from common.cli import UserError
-from common.frame_settings import NOTE, FrameSettings, parse_settings, read_frame_settings
 from common.frames import FRAME_NAME, count_frames
+from common.records import NOTE, FrameSettings, parse_settings, read_frame_settings
 from dataloader.names import Video, VideoFolders
 from pose.keypoints import FILE_NAME
 

@@ -12,7 +12,7 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as transforms
 
-from common import images
+from common import frames
 from common.frames import FRAME_NAME
 from utils import memory_format
 
@@ -24,7 +24,7 @@ SHORT_SIDE_RATIO = 256 / 224
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """Read an image file as uint8 RGB (H, W, 3), a third faster than Pillow. Raises `BrokenImage`."""
-    return images.read_image(path, _decode_jpeg)
+    return frames.read_image(path, _decode_jpeg)
 
 
 def read_frame(folder: str | os.PathLike, number: int) -> np.ndarray:
@@ -34,7 +34,7 @@ def read_frame(folder: str | os.PathLike, number: int) -> np.ndarray:
 
 def read_grey(path: str | os.PathLike) -> np.ndarray:
     """Read a grey image file as uint8 (H, W). Raises `BrokenImage`."""
-    return images.read_image(path, partial(_decode_jpeg, mode=ImageReadMode.GRAY))[..., 0]
+    return frames.read_image(path, partial(_decode_jpeg, mode=ImageReadMode.GRAY))[..., 0]
 
 
 def _decode_jpeg(data: bytes, mode: ImageReadMode = ImageReadMode.RGB) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.images import BrokenImage
+from common.frames import BrokenImage
 from dataloader.frame_index import IndexedVideo
 from dataloader.images import resize, transform_images
 from dataloader.names import Video

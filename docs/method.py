@@ -14,8 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from common.frames import list_frames
-from common.images import read_image
+from common.frames import list_frames, read_image
 from dataloader.sampling import STACK_LENGTH, num_starts, segment_starts, stack_indices
 
 SHOWN = 4  # classes

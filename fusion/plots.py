@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from common.atomic import atomic_write
 from common.cli import UserError
 from common.contact_sheet import FONTS, clean
-from common.images import BrokenImage, read_image
+from common.frames import BrokenImage, read_image
 
 TRAIN_COLOR, TEST_COLOR = "#4c72b0", "#c44e52"
 RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"

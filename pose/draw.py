@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw
 
-from common.images import scaled_size
+from common.frames import scaled_size
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 
 # Strokes are those of a frame of this short side, whatever the frame's own: a stroke's width in the pose-flow image

@@ -14,9 +14,8 @@ import numpy as np
 
 from common.atomic import atomic_folder, replace_folder, temporary_name
 from common.cli import UserError
-from common.frame_settings import FrameSettings
-from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames, list_frames
-from common.images import read_image
+from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames, list_frames, read_image
+from common.records import FrameSettings
 from common.video import frames_of
 from pose.draw import encode_pose_image
 from pose.estimators import Estimator

@@ -8,8 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from common.contact_sheet import LABEL, choose_frames, label_font, write_sheet
-from common.frames import FRAME_NAME
-from common.images import read_image
+from common.frames import FRAME_NAME, read_image
 from common.video import write_mp4
 from pose.draw import draw_people
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from common.cli import ArgumentGroup, ArgumentParser, UserError, examples, positive, probability, whole_number
-from common.frame_settings import FrameSettings, add_frame_arguments, settings_from_arguments
 from common.optical_flow import flow_method
+from common.records import FrameSettings, add_frame_arguments, settings_from_arguments
 from dataloader.names import Video, VideoFolders, is_video, normal, stem
 from dataloader.split_train_test_video import read_class_index
 from fusion.calibration import read_calibration

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from common.atomic import atomic_write
 from common.cli import UserError, print_table
-from common.frame_settings import FrameSettings
-from common.images import decode_image
+from common.frames import decode_image
 from common.optical_flow import Method, flow_images
+from common.records import FrameSettings
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.names import stem
 from dataloader.sampling import TEST_SAMPLES, clips_for_testing

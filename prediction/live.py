@@ -25,8 +25,8 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli import UserError, width
-from common.frame_settings import FrameSettings
-from common.images import decode_image
+from common.frames import decode_image
+from common.records import FrameSettings
 from common.video import encode_jpeg, resize_short_side
 from network import Model
 from pose.estimators import Estimator

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from common.contact_sheet import fit, font_of
-from common.frame_settings import FrameSettings
+from common.records import FrameSettings
 from common.video import decode_frames, frame_rate, write_mp4
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from common.cli import UserError
-from common.frame_settings import FrameSettings
+from common.records import FrameSettings
 from common.video import duration, measure_duration
 from fusion.calibration import Calibration
 from prediction.arguments import Classifier

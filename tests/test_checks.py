@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from common.cli import print_first
-from common.preparation import print_problems, problems_path
+from common.parallel import print_problems, problems_path
 from tests.helpers import ROOT, assert_error, call_main, write_images, write_lists
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.images import BrokenImage
+from common.frames import BrokenImage
 from dataloader.frame_index import IndexedVideo
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import EpochBatches, Sample, VideoDataset, training_loader

@@ -17,8 +17,8 @@ cv2 = pytest.importorskip("cv2")
 from common import optical_flow  # noqa: E402
 from common.cli import UserError  # noqa: E402
 from common.contact_sheet import GAP  # noqa: E402
-from common.frame_settings import FrameSettings, read_frame_settings  # noqa: E402
 from common.optical_flow import decode_flow, encode_flow, flow_colors, flow_images, flow_method  # noqa: E402
+from common.records import FrameSettings, read_frame_settings  # noqa: E402
 from dataloader.images import read_grey  # noqa: E402
 from tests.helpers import ROOT, assert_error, call_main  # noqa: E402
 from tests.test_extract_frames import _wait_until as wait_until  # noqa: E402

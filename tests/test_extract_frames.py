@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.cli import UserError, shard
-from common.frame_settings import RECORD, FrameSettings
 from common.frames import find_frame_folders, list_frames
 from common.parallel import in_shard
+from common.records import RECORD, FrameSettings
 from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.frame_index import frame_settings
 from dataloader.names import find_videos

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.images import BrokenImage
+from common.frames import BrokenImage
 from common.optical_flow import decode_flow, encode_flow
 from dataloader.flow_dataloader import flow_sample, mirror, prepare_flow
 from dataloader.frame_index import IndexedVideo

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from common.frame_settings import RECORD, FrameSettings, keep_frame_settings, parse_settings
+from common.records import RECORD, FrameSettings, keep_frame_settings, parse_settings
 from tests.helpers import assert_error, call_main, make_tiny, train_script
 from tests.test_extract_frames import timed
 
@@ -49,7 +49,9 @@ def test_streams_of_other_frames_are_not_fused_unless_told(trained):
     checkpoint = torch.load(trained / "new/checkpoint.pth.tar", weights_only=True)
     state = checkpoint["state_dict"]
     state["conv1.weight"] = state["conv1.weight"].repeat(1, 10, 1, 1)
-    torch.save(checkpoint | {"frames": {"every": 3}, "state_dict": state}, trained / "motion.pth.tar")
+    torch.save(
+        checkpoint | {"frames": {"every": 3}, "state_dict": state, "in_channels": 30}, trained / "motion.pth.tar"
+    )
     options = ("--spatial", trained / "new/checkpoint.pth.tar", "--motion", trained / "motion.pth.tar")
     options = ("predict", trained / "a.mkv", *options, "--keypoints", trained, "--device", "cpu")
     assert_error(call_main(*options), "fps 20, short side 40, quality 80", "every 3, short side 256", "choose with")

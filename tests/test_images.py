@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from common import images
+from common import frames
 from common.cli import UserError
-from common.images import BrokenImage, decode_image
+from common.frames import BrokenImage, decode_image
 from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_frame, read_image, resize, to_input, transform_images
 from dataloader.motion_pose_dataloader import motion_sample
@@ -88,7 +88,7 @@ def test_broken_images_are_named(tmp_path, damage):
     path = tmp_path / "frame000007.jpg"
     for data in (encoded(picture()), encoded(picture(), "PNG")):
         path.write_bytes(damage(data))
-        for read in (images.read_image, read_image):
+        for read in (frames.read_image, read_image):
             with pytest.raises(BrokenImage, match="frame000007"):
                 read(path)
     with pytest.raises(BrokenImage, match="frame000008.jpg: No such file"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from common.cli import UserError
-from common.frame_settings import FrameSettings
+from common.records import FrameSettings
 from common.video import decode_frames
 from fusion.calibration import Calibration
 from pose.people import interpolate_people

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.frame_settings import FrameSettings
+from common.records import FrameSettings
 from common.video import write_mp4
 from dataloader.frame_index import frame_settings
 from pose.keypoints import load_keypoints

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from common.cli import UserError
-from common.frame_settings import FrameSettings
+from common.records import FrameSettings
 from dataloader.sampling import test_starts as starts_of
 from fusion.calibration import Calibration
 from network import build_network

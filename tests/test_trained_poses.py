@@ -9,7 +9,7 @@ import torch
 
 import predict
 import process_pose
-from common.frame_settings import RECORD, FrameSettings, keep_frame_settings, read_frame_settings
+from common.records import RECORD, FrameSettings, keep_frame_settings, read_frame_settings
 from fusion.scores import load_scores
 from pose.estimators import estimator_from_arguments
 from pose.keypoints import load_keypoints

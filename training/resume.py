@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from common.cli import UserError
-from common.frame_settings import FrameSettings
+from common.records import FrameSettings
 from dataloader.frame_index import frame_settings
 from dataloader.split_train_test_video import Split, Video
 from network import Model, classifier, load_strictly
