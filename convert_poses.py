@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from common.images import read_image
 from tqdm import tqdm
 
 from common.atomic import atomic_write, recover_folders, replace_folder, temporary_name
 from common.cli import ArgumentParser, UserError, examples, image_size, probability, run
-from common.frames import find_frame_folders, list_frames
+from common.frames import find_frame_folders, list_frames, read_image
 from common.video import decode_frames
 from dataloader.frame_index import find_folders
 from dataloader.names import find_videos, pose_name

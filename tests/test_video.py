@@ -5,8 +5,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from common.frame_settings import FrameSettings
 
+from common.records import FrameSettings
 from common.video import decode_frames, duration, frames_of
 from tests.helpers import ROOT
 
