@@ -30,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_options(get_args_parser(), "temporal", argv)
     source = " ".join(map(str, args.features))
     args.class_index = args.ucf_list = source  # what the messages name
-    return run_stream(args, temporal_stream(join_features(args.features), source))
+    features = join_features(args.features)
+    args.val_list = source if features.val.any() and not args.val_groups else None
+    return run_stream(args, temporal_stream(features, source))
 
 
 if __name__ == "__main__":

@@ -20,13 +20,15 @@ DTYPES = (np.float16, np.float32)
 class Features:
     """Features (N, K, D) of N videos at K evenly spaced positions.
 
-    `test` is true for the videos of the test list, `classes` are the names of the classes in the order of `labels`.
+    `test` is true for the videos of the test list, `val` for those of the validation set, `classes` are the names of
+    the classes in the order of `labels`.
     """
 
     features: np.ndarray
     names: list[str]
     labels: np.ndarray
     test: np.ndarray
+    val: np.ndarray
     classes: list[str]
 
     def split(self) -> Split:
@@ -35,8 +37,10 @@ class Features:
             Video(name, label, self.classes[label], name)
             for name, label in zip(self.names, self.labels.tolist(), strict=True)
         ]
-        train, test = ([video for video, there in zip(videos, self.test, strict=True) if there == t] for t in (0, 1))
-        return Split(self.classes, train, test)
+        parts = (~self.test & ~self.val, self.test, self.val)
+        return Split(
+            self.classes, *([video for video, there in zip(videos, part, strict=True) if there] for part in parts)
+        )
 
 
 def save_features(path: str | os.PathLike, features: Mapping[str, np.ndarray], split: Split) -> None:
@@ -44,8 +48,8 @@ def save_features(path: str | os.PathLike, features: Mapping[str, np.ndarray], s
 
     Videos without vectors, which were skipped, are left out.
     """
-    listed = [(video, False) for video in split.train + split.val] + [(video, True) for video in split.test]
-    listed = [(video, test) for video, test in listed if video.name in features]
+    parts = {"train": split.train, "val": split.val, "test": split.test}
+    listed = [(video, part) for part, videos in parts.items() for video in videos if video.name in features]
     most = float(np.finfo(np.float16).max)
     vectors = np.stack([features[video.name] for video, _ in listed]).clip(-most, most)
     with atomic_write(path) as file:
@@ -54,7 +58,8 @@ def save_features(path: str | os.PathLike, features: Mapping[str, np.ndarray], s
             features=vectors.astype(np.float16),
             names=np.array([video.name for video, _ in listed]),
             labels=np.array([video.label for video, _ in listed], np.int64),
-            test=np.array([test for _, test in listed], bool),
+            test=np.array([part == "test" for _, part in listed], bool),
+            val=np.array([part == "val" for _, part in listed], bool),
             classes=np.array(split.classes),
         )
 
@@ -64,6 +69,7 @@ def load_features(path: str | os.PathLike) -> Features:
     try:
         with np.load(path, allow_pickle=False) as file:
             data = {name: file[name] for name in ("features", "names", "labels", "test", "classes")}
+            val = file["val"] if "val" in file else np.zeros_like(data["test"])
     except (FileNotFoundError, IsADirectoryError) as error:
         what = "no such file" if isinstance(error, FileNotFoundError) else "is a folder"
         raise UserError(f"{path}: {what}; write it with --evaluate --features FILE.npz of a stream") from None
@@ -75,16 +81,16 @@ def load_features(path: str | os.PathLike) -> Features:
     if (
         features.ndim != 3
         or features.dtype not in DTYPES
-        or not shapes["names"] == shapes["labels"] == shapes["test"] == (len(features),)
+        or not shapes["names"] == shapes["labels"] == shapes["test"] == val.shape == (len(features),)
         or data["classes"].ndim != 1
-        or not all(data[name].dtype.kind == kind for name, kind in zip(data, "fUibU", strict=True))
+        or not all(array.dtype.kind == kind for array, kind in zip((*data.values(), val), "fUibUb", strict=True))
     ):
         raise UserError(f"{path}: its arrays do not go together ({shapes}); write it again")
     if not features.size or not np.isfinite(features).all():
         raise UserError(f"{path}: its features are {'not finite' if features.size else 'empty'}; write it again")
     if labels.min() < 0 or labels.max() >= len(data["classes"]) or len(set(names.tolist())) < len(names):
         raise UserError(f"{path}: has labels without a class, or a video twice; write it again")
-    return Features(features, names.tolist(), labels, test, data["classes"].tolist())
+    return Features(features, names.tolist(), labels, test, val, data["classes"].tolist())
 
 
 def join_features(paths: Sequence[Path]) -> Features:
@@ -103,7 +109,7 @@ def join_features(paths: Sequence[Path]) -> Features:
             counts = f"have {positions[0]} and {positions[1]} positions a video"
             raise UserError(f"{paths[0]} and {path}: {counts}; make them with the same --positions")
         for name in names:
-            pair = [(p.labels[r[name]], p.test[r[name]]) for p, r in ((first, rows[0]), (part, row))]
+            pair = [(p.labels[i], p.test[i], p.val[i]) for p, i in ((first, rows[0][name]), (part, row[name]))]
             if pair[0] != pair[1]:
                 raise UserError(f"{paths[0]} and {path}: {name!r} is in different lists or classes; use one split")
     if not names:
@@ -112,4 +118,5 @@ def join_features(paths: Sequence[Path]) -> Features:
     joined = np.concatenate(
         [part.features[index].astype(np.float32) for part, index in zip(parts, order, strict=True)], axis=2
     )
-    return Features(joined, names, first.labels[order[0]], first.test[order[0]], first.classes)
+    labels, test, val = (array[order[0]] for array in (first.labels, first.test, first.val))
+    return Features(joined, names, labels, test, val, first.classes)

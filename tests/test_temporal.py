@@ -93,6 +93,27 @@ def test_a_stopped_run_ends_with_the_same_bits(head, ordered, tmp_path):
         assert np.allclose(after[name], vector, atol=1e-5)
 
 
+def test_heads_choose_on_the_validation_set_of_the_features(ordered, tmp_path):
+    vectors, split = ordered_videos(300)
+    parts = [[video for video in split.train if ("_g03_" in video.name) == held_out] for held_out in (False, True)]
+    save_features(tmp_path / "val.npz", vectors, Split(split.classes, parts[0], split.test, parts[1]))
+    loaded = load_features(tmp_path / "val.npz").split()
+    assert [[video.name for video in part] for part in (loaded.train, loaded.val)] == [
+        [video.name for video in part] for part in parts
+    ]
+    for record, file, options in (
+        ("own", "val.npz", ()),
+        ("again", "val.npz", ("--val-groups", 3)),
+        ("groups", ordered, ("--val-groups", 3)),
+    ):
+        finished = train([tmp_path / file], tmp_path / record, "--head", "mean", "--epochs", 1, *options)
+        assert finished.returncode == 0, finished.stderr
+        assert json.loads((tmp_path / record / "summary.json").read_text())["selected_on"] == "validation set"
+    for name in ("temporal_video_preds.pickle", "temporal_video_val_preds.pickle"):
+        scores = [(tmp_path / record / name).read_bytes() for record in ("own", "again", "groups")]
+        assert scores[0] == scores[1] == scores[2]
+
+
 # ---- the networks against independent computations ----
 
 
@@ -151,6 +172,7 @@ def test_features_are_what_the_classifier_sees(stream, tiny, tmp_path):
     assert data.features.shape[:2] == (18, clips) and data.classes == list(CLASSES)
     assert set(data.names) == {video.name for video in split.train + split.test}
     assert {name for name, test in zip(data.names, data.test, strict=True) if test} == {v.name for v in split.test}
+    assert {name for name, val in zip(data.names, data.val, strict=True) if val} == {f"{c}_g06_c01" for c in CLASSES}
     assert all(data.classes[label] == name.split("_")[0] for name, label in zip(data.names, data.labels, strict=True))
     # The classifier on them gives the scores of the test.
     channels = {"spatial": 3, "motion_pose": 30, "flow": 20, "skeleton": 11}[stream]

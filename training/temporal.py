@@ -3,6 +3,7 @@
 import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -132,7 +133,8 @@ def temporal_stream(features: Features, source: str) -> Stream:
         lambda vectors, index: vectors[index[:, 0]],
         test_clips=1,
         family=TEMPORAL_HEADS,
-        lists=lambda args: split,
+        # Other validation groups are held out of all videos that are not tested.
+        lists=lambda args: replace(split, train=split.train + split.val, val=[]) if args.val_groups else split,
     )
 
 
