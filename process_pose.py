@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 from common.atomic import recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, examples, positive, run, shard, whole_number
-from common.frames import FRAME_NAME, count_frames, find_frame_folders
+from common.frames import count_frames, find_frame_folders
 from common.parallel import cores, in_shard, print_problems, problems_path, run_parallel, worker_pool
 from common.records import FrameSettings, check_frame_settings, keep_frame_settings
 from dataloader.frame_index import frame_settings
 from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, stem, unique_names
 from dataloader.split_train_test_video import read_entries
+from pose.draw import write_preview
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, frames_with_people, load_keypoints
 from pose.people import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
@@ -44,15 +45,16 @@ def get_args_parser() -> ArgumentParser:
     """Options of this script."""
     parser = ArgumentParser(description=__doc__.partition("\n")[0], epilog=examples(__doc__, MORE))
     number = whole_number(1)
-    add = parser.group("input and output").add_argument
+    group = parser.group("input and output")
+    add = group.add_mutually_exclusive_group().add_argument
     add("--frames", type=Path, metavar="DIR", help="folders of frames, as extract_frames.py writes them")
     text = "videos, in place of --frames: their frames go straight to the network and are not kept"
     add("--videos-in", type=Path, metavar="DIR", help=text)
+    add = group.add_argument
     add("--out", type=Path, metavar="DIR", required=True, help="where the pose folders go")
     add("--from-keypoints", action="store_true", help="draw the keypoints.npz files in --out, without a network")
     add("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
-    text = "frames beside their poses: a contact sheet of 12 (.png), or a clip of 2 seconds of up to 5 videos (.mp4)"
-    add("--preview", type=Path, nargs="+", metavar="FILE", help=text)
+    add("--preview", type=Path, metavar="FILE.png", help="write 12 frames beside their poses")
     add = parser.group("which videos and frames").add_argument
     add("--videos", type=Path, metavar="LIST", help="only these: lines CLASS/VIDEO, as in the split lists, or VIDEO")
     add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a hash of a video's name decides")
@@ -95,32 +97,16 @@ def main(argv: list[str] | None = None) -> int:
     print_problems(lines, problems_path(args.out, "failed", args.shard))
     print_report(len(done), len(skipped), finished, len(failures))
     if args.preview and finished:
-        from pose.preview import write_clip, write_preview
-
-        for path in args.preview:
-            if path.suffix.lower() == ".png":
-                write_preview(path, finished)
-            else:
-                write_clip(path, finished, frame_rate(args))
+        write_preview(args.preview, [(video.name, video.frames, video.poses) for video in finished])
     return 1 if failures else 0
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that do not go together."""
-    if args.videos_in and (args.frames or args.from_keypoints or args.preview):
-        raise UserError("--videos-in goes without --frames, --from-keypoints and --preview: it keeps no frames")
+    if args.frames is None and (args.preview or not (args.videos_in or args.from_keypoints)):
+        raise UserError("--frames DIR is missing, the folders of frames; or, without --preview, --videos-in DIR")
     if not args.videos_in and (args.fps or args.short_side):
         raise UserError("--fps and --short-side are for --videos-in; frames are as extract_frames.py made them")
-    if not args.videos_in and args.frames is None and (args.preview or not args.from_keypoints):
-        missing = "--frames DIR is missing, the folders of frames"
-        raise UserError(missing + (" for --preview" if args.from_keypoints else ", or --videos-in DIR"))
-    if args.redraw and not args.from_keypoints:
-        raise UserError("--redraw goes with --from-keypoints; to estimate anew, remove the pose folders")
-    for path in args.preview or ():
-        if path.suffix.lower() not in (".png", ".mp4"):
-            raise UserError(f"--preview {path}: give a name that ends in .png (contact sheet) or .mp4 (clip)")
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out {args.out}: it is not a folder")
     if args.frames is not None and args.frames.resolve() == args.out.resolve():
         raise UserError(f"--out {args.out}: this is the folder of frames; pose images need one of their own")
 
@@ -146,12 +132,11 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     """The videos that the options ask for, ordered by name, and a line for each listed one that is not there."""
     root = args.videos_in or (args.out if args.from_keypoints else args.frames)
     sources = find_videos(root) if args.videos_in else {name: root / name for name in find_frame_folders(root)}
-    extracted = any((path / FRAME_NAME.format(1)).exists() for path in sources.values())
-    if args.frames == root and not extracted and any(map(is_video, [*root.glob("*"), *root.glob("*/*")])):
+    pictures = any(any(path.glob("*.jpg")) for path in sources.values())
+    if args.frames == root and not pictures and any(map(is_video, [*root.glob("*"), *root.glob("*/*")])):
         raise UserError(f"--frames {root}: holds videos; give them with --videos-in, or see extract_frames.py")
     if not sources:
-        hint = "; give the folder that holds this video's folder" if any(root.glob("*.jpg")) else ""
-        raise UserError(f"{root}: no folders of videos in it{hint}")
+        raise UserError(f"{root}: no folders of videos in it; give the folder that holds them")
     names, failures = listed_folders(args.videos, root, sources, args.shard) if args.videos else (sources, [])
     frames_of = {}
     if args.from_keypoints and args.frames:

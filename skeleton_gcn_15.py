@@ -10,12 +10,12 @@ python skeleton_gcn_15.py --evaluate \\
 import argparse
 from pathlib import Path
 
-from common.cli import ArgumentParser, UserError, run
+from common.cli import ArgumentParser, run
 from dataloader.frame_index import check_usable
 from dataloader.motion_pose_dataloader import load_all_keypoints
 from dataloader.skeleton_dataloader import PEOPLE
 from dataloader.split_train_test_video import read_split
-from pose.preview import write_chosen_preview
+from pose.draw import write_chosen_preview
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import SKELETON
@@ -31,9 +31,7 @@ def get_args_parser() -> ArgumentParser:
 
 
 def preview(args: argparse.Namespace) -> int:
-    """Write the picture that `--preview` asks for; raises `UserError` if a video is missing or broken."""
-    if args.preview.suffix.lower() != ".png":
-        raise UserError(f"--preview {args.preview}: give a name that ends in .png")
+    """Write the picture that `--preview` asks for."""
     videos = read_split(args.ucf_list, args.split, args.class_index).train
     keypoints, _, bad = load_all_keypoints(args.data, videos)
     check_usable(bad if not (args.skip_broken and keypoints) else [], len(videos))

@@ -1,13 +1,17 @@
-"""Draw people as pose-flow images, and save those as JPEG."""
+"""Draw people as pose-flow images, save those as JPEG, and show them beside frames."""
 
 import io
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from common.frames import scaled_size
+from common.frames import FRAME_NAME, read_image, scaled_size
+from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
+from pose.people import main_paths
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 
 # Strokes are those of a frame of this short side, whatever the frame's own: a stroke's width in the pose-flow image
@@ -103,3 +107,41 @@ def encode_pose_image(people: np.ndarray, frame_size: tuple[int, int]) -> bytes:
     file = io.BytesIO()
     save_pose_image(file, draw_people(people, frame_size))
     return file.getvalue()
+
+
+# ---- for a quick look ----
+
+
+def write_preview(path: Path, videos: Sequence[tuple[str, Path, Path]], count: int = 12) -> None:
+    """Write a PNG of `count` frames, each beside its pose-flow image, of videos: name, frames, and pose folder."""
+    from common.contact_sheet import choose_frames, write_sheet  # here, for processes that draw do without it
+
+    keypoints = [load_keypoints(poses / FILE_NAME) for _, _, poses in videos]
+    cells = []
+    for index, number in choose_frames([data.num_frames for data in keypoints], count):
+        name, *folders = videos[index]
+        people = len(people_of_frame(keypoints[index], number))
+        pair = [read_image(folder / FRAME_NAME.format(number)) for folder in folders]
+        cells.append((f"{name}, frame {number}, {people or 'no'} {'person' if people == 1 else 'people'}", pair))
+    write_sheet(path, cells)
+
+
+def write_chosen_preview(path: Path, videos: Sequence[tuple[str, Keypoints]], main: int, count: int = 12) -> None:
+    """Write a PNG of `count` frames of named videos: the people of their `main_paths` in colour, the others in grey.
+
+    Beside each such picture are the `main` people alone, as they are learned from.
+    """
+    from common.contact_sheet import choose_frames, write_sheet
+
+    cells = []
+    for index, number in choose_frames([data.num_frames for _, data in videos], count):
+        name, data = videos[index]
+        everyone = people_of_frame(data, number)
+        chosen = main_paths(data, main)[0][:, number - 1]
+        chosen = chosen[(chosen[..., 2] > 0).any(axis=1)]
+        others, alone = (draw_people(people, data.frame_size) for people in (everyone, chosen))
+        grey = np.repeat(others.max(axis=2, keepdims=True) // 3, 3, axis=2)
+        pair = [np.where(alone.any(axis=2, keepdims=True), alone, grey), alone]
+        pair = [np.asarray(Image.fromarray(image).resize(data.frame_size[::-1])) for image in pair]
+        cells.append((f"{name}, frame {number}: all {len(everyone)} found | {len(chosen)} chosen", pair))
+    write_sheet(path, cells)

@@ -8,9 +8,8 @@ from PIL import Image
 
 from common.frames import FRAME_NAME, count_frames
 from common.parallel import in_shard
-from pose.draw import draw_people
+from pose.draw import choose_frames, draw_people
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
-from pose.preview import choose_frames
 from tests.helpers import assert_error, call_main, run_script
 from tests.pose_fixtures import (
     BOTH,
