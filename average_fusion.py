@@ -17,8 +17,8 @@ import numpy as np
 from common.cli import ArgumentParser, UserError, examples, run
 from dataloader.split_train_test_video import read_split
 from fusion import report
-from fusion.matching import load_table, stack_scores, stream_names, weights_from_validation
 from fusion.metrics import fuse
+from fusion.scores import load_table, stack_scores, stream_names, weights_from_validation
 
 STREAMS = ("spatial", "motion_pose")
 

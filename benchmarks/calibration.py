@@ -17,16 +17,17 @@ import numpy as np
 from common.cli import ArgumentParser, run
 from dataloader.names import Video, group_of
 from dataloader.split_train_test_video import read_split
-from fusion.calibration import (
+from fusion.metrics import (
     Calibration,
     calibrate,
     choose_threshold,
     combine,
     expected_calibration_error,
     fit_temperature,
+    fuse,
+    softmax,
 )
-from fusion.matching import load_table, stack_scores
-from fusion.metrics import fuse, softmax
+from fusion.scores import load_table, stack_scores
 
 COLUMNS = ("temperature", "threshold, %", "ECE, %", "none, %", "Prec@1 of the answered", "none of the unknown, %")
 Scored = tuple[list[np.ndarray], np.ndarray]  # logits (N, C) of each stream, labels (N,)

@@ -1,8 +1,16 @@
-"""Accuracy from score arrays, and the fusion of streams; numpy alone."""
+"""Accuracy, the fusion of streams, and what a probability is worth (temperatures, thresholds); numpy alone."""
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from common.cli import UserError
+
+TEMPERATURES = (0.05, 100.0)  # searched
+ANSWERED = 0.95  # share of the correctly classified validation videos that a threshold lets through
 
 
 def precision(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 3)) -> list[float]:
@@ -48,3 +56,119 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores, np.float64)
     powers = np.exp(scores - scores.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
+
+
+# ---- calibration ----
+
+
+class Calibration(NamedTuple):
+    """A `temperature` that logits are divided by, and the probability below which the answer is "none of these".
+
+    Without validation scores nothing is known: temperature 1, threshold None.
+    """
+
+    temperature: float = 1.0
+    threshold: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether validation scores chose it."""
+        return self.threshold is not None
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature T that minimises the mean cross-entropy of softmax(logits / T) (arXiv 1706.04599).
+
+    `logits` (N, C), `labels` (N,). One more video whose class is unknown, every one equally likely, is counted in, as
+    Platt did (Probabilistic outputs for support vector machines, 1999): where all of few videos are classified
+    correctly, T would be 0 and every later answer certain. The cross-entropy is convex in 1/T, so its slope is
+    bisected, on a logarithmic scale, within `TEMPERATURES`.
+    """
+    logits = np.asarray(logits, np.float64)
+    count, classes = logits.shape
+    targets = (np.eye(classes)[labels] * count + 1 / classes) / (count + 1)
+    low, high = (math.log(1 / temperature) for temperature in reversed(TEMPERATURES))
+    for _ in range(50):
+        middle = (low + high) / 2
+        slope = ((softmax(logits * math.exp(middle)) - targets) * logits).sum()
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return math.exp(-(low + high) / 2)
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Mean distance between confidence and accuracy over `bins` equal bins of confidence (arXiv 1706.04599).
+
+    `probabilities` (N, C), `labels` (N,); confidence is the largest probability of a video; 0 is best, 1 worst.
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(which, weights=confidence - right, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def choose_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The largest confidence that 95 % or more of the correctly classified videos reach; 0 if there are none.
+
+    `probabilities` (N, C), `labels` (N,).
+    """
+    right = probabilities.argmax(1) == labels
+    return float(np.quantile(probabilities.max(1)[right], 1 - ANSWERED, method="lower")) if right.any() else 0.0
+
+
+def calibrated(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """softmax(logits / temperature) over the last axis, float64 (…, C)."""
+    return softmax(np.asarray(logits, np.float64) / temperature)
+
+
+def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """What a checkpoint keeps of a stream's validation scores, logits (N, C) and labels (N,), in plain numbers.
+
+    `temperature` and `threshold`, and what they come from: `videos` (N), `ece` with and `ece_before` without the
+    temperature, on the same videos.
+    """
+    temperature = fit_temperature(logits, labels)
+    probabilities = calibrated(logits, temperature)
+    return {
+        "temperature": temperature,
+        "threshold": choose_threshold(probabilities, labels),
+        "videos": len(labels),
+        "ece_before": expected_calibration_error(softmax(logits), labels),
+        "ece": expected_calibration_error(probabilities, labels),
+    }
+
+
+def read_calibration(checkpoint: Mapping, path: str | os.PathLike) -> Calibration:
+    """What `calibrate` left in a checkpoint; raises `UserError` if it is damaged."""
+    kept = checkpoint.get("calibration")
+    if kept is None:
+        return Calibration()
+    try:
+        calibration = Calibration(float(kept["temperature"]), float(kept["threshold"]))
+        valid = 0 < calibration.temperature < math.inf and 0 <= calibration.threshold <= 1
+    except (KeyError, TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise UserError(f"{path}: what it tells of its calibration is damaged: {kept!r:.100}; train it again")
+    return calibration
+
+
+def combine(calibrations: Sequence[Calibration], weights: Sequence[float] | None = None) -> Calibration:
+    """Calibration of the fused logits Σ wₛ zₛ (Σ wₛ = 1; equal weights by default) from those of the streams.
+
+    A mean of logits is less sure than the streams together are: where they err independently of each other, their
+    logits add up (their probabilities multiply). n = 1 / Σ wₛ² streams (all S if weights are equal, 1 if one has all
+    of the weight) make the temperature Σ wₛ Tₛ / n. A fused answer that comes from streams which all just reach their
+    thresholds is right unless all of them are wrong: the threshold is 1 − Π (1 − θₛ)^(n wₛ). Both are rules, for a
+    checkpoint knows nothing of the other streams; what was fitted to fused validation scores was no better, and the
+    rules are too strict where streams err together (benchmarks/README.md). Unknown if a stream that counts is not
+    calibrated.
+    """
+    shares = np.ones(len(calibrations)) if weights is None else np.asarray(weights, np.float64)
+    shares = shares / shares.sum()
+    counted = [(share, calibration) for share, calibration in zip(shares, calibrations, strict=True) if share]
+    if not all(calibration.known for _, calibration in counted):
+        return Calibration()
+    streams = 1 / np.square(shares).sum()
+    temperature = sum(share * calibration.temperature for share, calibration in counted) / streams
+    missed = math.prod((1 - calibration.threshold) ** (streams * share) for share, calibration in counted)
+    return Calibration(float(temperature), float(1 - missed))

@@ -16,8 +16,7 @@ from common.optical_flow import flow_method
 from common.records import FrameSettings, add_frame_arguments, settings_from_arguments
 from dataloader.names import Video, VideoFolders, is_video, normal, stem
 from dataloader.split_train_test_video import read_class_index
-from fusion.calibration import read_calibration
-from fusion.metrics import fuse
+from fusion.metrics import fuse, read_calibration
 from network import Model, classifier, for_testing, read_model
 from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME

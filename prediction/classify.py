@@ -25,8 +25,7 @@ from dataloader.names import stem
 from dataloader.sampling import TEST_SAMPLES, clips_for_testing
 from dataloader.skeleton_dataloader import normalized_paths, skeleton_clips
 from dataloader.video_dataset import Sample, sample_for_testing
-from fusion.calibration import Calibration, calibrated, combine
-from fusion.metrics import fuse, rank_classes
+from fusion.metrics import Calibration, calibrated, combine, fuse, rank_classes
 from network import Model
 from pose.draw import draw_people, encode_pose_image
 from pose.estimators import Estimator

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from common.cli import UserError
 from common.video import decode_frames, duration, encode_jpeg, frame_rate, resize_short_side
 from dataloader.names import stem
-from fusion.calibration import calibrated
+from fusion.metrics import calibrated
 from network import Model
 from pose.estimators import Estimator
 from pose.keypoints import LEAST_SHARE, Keypoints, people_of_frame

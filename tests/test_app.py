@@ -20,7 +20,7 @@ import pytest
 from common.cli import UserError
 from common.records import FrameSettings
 from common.video import duration, measure_duration
-from fusion.calibration import Calibration
+from fusion.metrics import Calibration
 from prediction.arguments import Classifier
 from prediction.classify import Fusion, Options
 from prediction.live import BrowserCamera

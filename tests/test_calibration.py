@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from common.cli import UserError
-from fusion.calibration import (
+from fusion.metrics import (
     TEMPERATURES,
     Calibration,
     calibrate,
@@ -17,9 +17,10 @@ from fusion.calibration import (
     combine,
     expected_calibration_error,
     fit_temperature,
+    fuse,
     read_calibration,
+    softmax,
 )
-from fusion.metrics import fuse, softmax
 from fusion.scores import load_scores, save_scores
 from tests.helpers import call_main, train_script
 from training import calibration

@@ -13,7 +13,8 @@ from PIL import Image
 
 import average_fusion
 from common.cli import UserError
-from fusion import matching, report
+from fusion import report
+from fusion import scores as matching
 from fusion.scores import load_scores, save_scores
 from tests.reference_data import write_reference_pickles
 

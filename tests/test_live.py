@@ -16,7 +16,7 @@ import torch
 from common.cli import UserError
 from common.records import FrameSettings
 from common.video import decode_frames
-from fusion.calibration import Calibration
+from fusion.metrics import Calibration
 from pose.people import interpolate_people
 from prediction import live
 from prediction.arguments import load_for_testing

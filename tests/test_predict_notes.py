@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fusion.calibration import Calibration
-from fusion.metrics import softmax
+from fusion.metrics import Calibration, softmax
 from pose.keypoints import save_keypoints
 from prediction import overlay
 from prediction.classify import Fusion, Poses, Prediction, bars_of, describe

@@ -16,7 +16,7 @@ from PIL import Image
 from common.cli import UserError
 from common.records import FrameSettings
 from dataloader.sampling import test_starts as starts_of
-from fusion.calibration import Calibration
+from fusion.metrics import Calibration
 from network import build_network
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, save_keypoints

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dataloader.names import Video
-from fusion.calibration import calibrate
+from fusion.metrics import calibrate
 from fusion.scores import load_scores
 from utils import load_checkpoint, save_checkpoint
 
@@ -14,7 +14,7 @@ LEAST_VIDEOS = 20  # of validation; from three, temperatures of 0.1 and 100 were
 
 
 def calibrate_on(scores_file: Path, val: Sequence[Video]) -> dict[str, float] | None:
-    """`fusion.calibration.calibrate` on the score pickle of validation videos, None if they are too few; prints it."""
+    """`fusion.metrics.calibrate` on the score pickle of validation videos, None if they are too few; prints it."""
     if len(val) < LEAST_VIDEOS:
         print(f"calibration: left out, {len(val)} validation videos are too few (at least {LEAST_VIDEOS})")
         return None
