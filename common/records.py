@@ -22,11 +22,11 @@ class FrameSettings(NamedTuple):
     every: int = 1
     fps: float | None = None
     short_side: int = 256
-    quality: int = 95
+    quality: int | None = 95  # None: no JPEG, as where frames come straight from videos
 
     def __str__(self) -> str:
         rate = f"fps {self.fps:.10g}" if self.fps else f"every {self.every}"
-        return f"{rate}, short side {self.short_side}, quality {self.quality}"
+        return f"{rate}, short side {self.short_side}" + f", quality {self.quality}" * (self.quality is not None)
 
     def rate(self, source: Fraction = Fraction(25)) -> Fraction:
         """Frames per second made of a video of `source` frames per second."""
@@ -42,8 +42,8 @@ def parse_settings(description: str) -> FrameSettings | None:
     return FrameSettings(int(every or 1), float(fps) if fps else None, int(short_side), int(quality))
 
 
-def add_frame_arguments(parser: ArgumentGroup, defaults: FrameSettings | None = None) -> None:
-    """Add the options that `settings_from_arguments` reads to a parser or one of its groups."""
+def add_frame_arguments(parser: ArgumentGroup, defaults: FrameSettings | None = None, jpeg: bool = True) -> None:
+    """Add the options that `settings_from_arguments` reads to a parser or one of its groups; those of a `jpeg` too."""
     number, known = whole_number(1), defaults._asdict() if defaults else {}
     add = parser.add_mutually_exclusive_group().add_argument
     add("--every", type=number, default=known.get("every"), metavar="N", help="keep frames 1, 1+N, 1+2N, …")
@@ -52,14 +52,17 @@ def add_frame_arguments(parser: ArgumentGroup, defaults: FrameSettings | None = 
     add = parser.add_argument
     text = "scale to this short side, the other to match"
     add("--short-side", type=number, default=known.get("short_side"), metavar="PIXELS", help=text)
-    add("--quality", type=whole_number(1, 100), default=known.get("quality"), metavar="1-100", help="JPEG quality")
+    if jpeg:
+        add("--quality", type=whole_number(1, 100), default=known.get("quality"), metavar="1-100", help="JPEG quality")
 
 
 def settings_from_arguments(args: argparse.Namespace, others: FrameSettings | None = None) -> FrameSettings:
     """The settings that the options give, what they leave open as in `others`."""
     others = others or FrameSettings()
     every, fps = (1, args.fps) if args.fps else (args.every, None) if args.every else others[:2]
-    return FrameSettings(every, fps, args.short_side or others.short_side, args.quality or others.quality)
+    return FrameSettings(
+        every, fps, args.short_side or others.short_side, getattr(args, "quality", None) or others.quality
+    )
 
 
 # ---- the record beside images ----

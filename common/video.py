@@ -4,6 +4,7 @@ import contextlib
 import functools
 import heapq
 import io
+import math
 import os
 from collections import defaultdict, deque
 from collections.abc import Collection, Generator, Iterable, Iterator
@@ -35,7 +36,7 @@ def frames_of(
     settings: FrameSettings,
     threads: int = 1,
     damage: list[str] | None = None,
-    wanted: Collection[int] | None = None,
+    wanted: Collection[float] | None = None,
 ) -> Generator[np.ndarray, None, None]:
     """Yield the frames of a video as extract_frames.py makes them, before the JPEG (see `through_jpeg`).
 
@@ -52,7 +53,7 @@ def decode_frames(
     threads: int = 1,
     damage: list[str] | None = None,
     fps: float | None = None,
-    wanted: Collection[int] | None = None,
+    wanted: Collection[float] | None = None,
 ) -> Generator[np.ndarray, None, None]:
     """Yield frames 1, 1 + every, … of a video's best video stream, uint8 RGB (H, W, 3), upright and of one size.
 
@@ -66,6 +67,26 @@ def decode_frames(
     line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if nothing can be
     decoded, or less than half of a damaged video.
     """
+    with contextlib.closing(_decode(path, every, threads, damage, fps, wanted)) as frames:
+        yield from (rgb for _, rgb in frames if rgb is not None)
+
+
+def count_frames_of(
+    path: str | os.PathLike, settings: FrameSettings, threads: int = 1, damage: list[str] | None = None
+) -> int:
+    """How many frames `frames_of` gives: the video is decoded, but no colours are computed."""
+    return sum(1 for _ in _decode(path, settings.every, threads, damage, settings.fps, wanted=(math.inf,)))
+
+
+def _decode(
+    path: str | os.PathLike,
+    every: int,
+    threads: int,
+    damage: list[str] | None,
+    fps: float | None,
+    wanted: Collection[float] | None,
+) -> Generator[tuple[int, np.ndarray | None], None, None]:
+    """The frames' numbers, each with its picture if that is wanted; see `decode_frames`."""
     tally: dict[str, float] = defaultdict(int)
     sizes: dict[tuple[int, int], None] = {}
     try:
@@ -79,12 +100,13 @@ def decode_frames(
             reformatter = VideoReformatter()  # one for all frames: setting it up takes longer than its work
             last = None if wanted is None else max(wanted, default=0)
             for number, frame in enumerate(chosen if fps else islice(chosen, 0, None, every), 1):
-                if number == 1 or wanted is None or number in wanted:  # the first one gives the size
+                rgb, asked = None, wanted is None or number in wanted
+                if asked or number == 1:  # the first one gives the size
                     rgb = to_rgb(frame, reformatter, aspect)
                     sizes[rgb.shape[1], rgb.shape[0]] = None
                     first, *others = sizes
-                    if wanted is None or number in wanted:
-                        yield np.asarray(ImageOps.pad(Image.fromarray(rgb), first)) if others else rgb
+                    rgb = np.asarray(ImageOps.pad(Image.fromarray(rgb), first)) if others else rgb
+                yield number, rgb if asked else None
                 if last is not None and number >= last:
                     return
     except av.FFmpegError as error:
@@ -292,12 +314,12 @@ def resize_short_side(rgb: np.ndarray, short_side: int = 256) -> np.ndarray:
     return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
-def encode_jpeg(rgb: np.ndarray, quality: int = 95, comment: str = "") -> bytes:
+def encode_jpeg(rgb: np.ndarray, quality: int | None = 95, comment: str = "") -> bytes:
     """JPEG file (4:2:0) of a uint8 RGB picture (H, W, 3); raises `UserError` if a side is above 65,500."""
     if max(rgb.shape[:2]) > 65500:
         raise UserError(f"frames of {rgb.shape[1]}x{rgb.shape[0]} are too long for JPEG")
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality, subsampling="4:2:0", comment=comment.encode())
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality or 95, subsampling="4:2:0", comment=comment.encode())
     return buffer.getvalue()
 
 

@@ -77,13 +77,13 @@ def flow_sample(
     mirrored half of the time, which turns u into -u. Testing: the stacks from the 19 test starts, or from `clips`.
     `read(folder, number)` reads an image. Raises `BrokenImage`.
     """
-    read = partial(read, video.folder)
+    images_of = partial(map, partial(read, video.folder))
     if generator is None:
-        return sample_for_testing(read, video.num_frames, STACK_LENGTH, image_size, clips)
+        return sample_for_testing(images_of, video.num_frames, STACK_LENGTH, image_size, clips)
     draws = generator.random(segments + 3)
     frames = stacks_for_training(video.num_frames, draws[:segments])
     crop = partial(random_crop, size=image_size, draws=draws[segments:-1], square=True)
-    images = transform_images(map(read, frames), crop)
+    images = transform_images(images_of(frames), crop)
     return Sample(mirror(images) if draws[-1] < 0.5 else images, torch.arange(len(frames)).view(segments, -1))
 
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,11 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 def read_frame(folder: str | os.PathLike, number: int) -> np.ndarray:
     """Read the 1-based frame `number` of a video's folder as uint8 RGB (H, W, 3). Raises `BrokenImage`."""
     return read_image(Path(folder, FRAME_NAME.format(number)))
+
+
+def read_frames(folder: str | os.PathLike, numbers: Iterable[int]) -> Iterator[np.ndarray]:
+    """Read the 1-based frames `numbers` of a video's folder as uint8 RGB (H, W, 3), one after the other."""
+    return (read_frame(folder, number) for number in numbers)
 
 
 def read_grey(path: str | os.PathLike) -> np.ndarray:

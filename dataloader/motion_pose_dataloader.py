@@ -12,7 +12,7 @@ import torch
 
 from common.cli import UserError
 from dataloader.frame_index import IndexedVideo, find_folders, index_frames
-from dataloader.images import SHORT_SIDE_RATIO, random_crop, read_frame, resize, transform_images
+from dataloader.images import SHORT_SIDE_RATIO, random_crop, read_frames, resize, transform_images
 from dataloader.names import Video, first_names
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing
@@ -43,13 +43,13 @@ def motion_sample(
     mirrored pose would have its left and right colours exchanged. Testing: the stacks from the 19 test starts,
     or from `clips`. Raises `BrokenImage`.
     """
-    read = partial(read_frame, video.folder)
+    read = partial(read_frames, video.folder)
     if generator is None:
         return sample_for_testing(read, video.num_frames, STACK_LENGTH, image_size, clips)
     draws = generator.random(segments + 2)
     frames = stacks_for_training(video.num_frames, draws[:segments])
     crop = partial(random_crop, size=image_size, draws=draws[segments:], square=True)
-    images = transform_images(map(read, frames), crop)
+    images = transform_images(read(frames), crop)
     return Sample(images, torch.arange(len(frames)).view(segments, -1))
 
 
@@ -120,7 +120,7 @@ def keypoint_sample(
     """
     data = keypoints[video.video.name]
     if generator is None:
-        return sample_for_testing(partial(_draw, data), data.num_frames, STACK_LENGTH, image_size, clips)
+        return sample_for_testing(partial(map, partial(_draw, data)), data.num_frames, STACK_LENGTH, image_size, clips)
     draws = generator.random(segments + 5)
     frames, draws = stacks_for_training(data.num_frames, draws[:segments]), draws[segments:]
     scale = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[2] - 1)

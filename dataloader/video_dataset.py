@@ -3,7 +3,7 @@
 import itertools
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,14 +30,18 @@ Prepared = tuple[list[IndexedVideo], list[tuple[Video, str]], Callable[..., Samp
 
 
 def sample_for_testing(
-    read: Callable[[int], np.ndarray], num_frames: int, length: int, image_size: int, clips: int = TEST_SAMPLES
+    read: Callable[[Sequence[int]], Iterable[np.ndarray]],
+    num_frames: int,
+    length: int,
+    image_size: int,
+    clips: int = TEST_SAMPLES,
 ) -> Sample:
     """The test clips of a video, `length` images each, resized to `image_size` without cropping.
 
-    `read(number)` gives the image of a 1-based frame, uint8 (H, W, 3); it is called once for each that is needed.
+    `read(numbers)` gives the images of 1-based frames, uint8 (H, W, 3), in order, each that is needed once.
     """
     frames, index = clips_for_testing(num_frames, length, clips)
-    images = transform_images(map(read, frames), partial(resize, height=image_size, width=image_size))
+    images = transform_images(read(frames), partial(resize, height=image_size, width=image_size))
     return Sample(images, torch.from_numpy(index))
 
 

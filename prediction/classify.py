@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,7 +206,9 @@ def score_frames(
             sample = skeleton_clips(normalized_paths(poses.keypoints(num_frames)))
         else:
             length = STREAMS[name].length
-            sample = sample_for_testing(readers[name], num_frames, length, model.image_size, options.clips)
+            sample = sample_for_testing(
+                partial(map, readers[name]), num_frames, length, model.image_size, options.clips
+            )
         stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
         logits[name] = score(model, stream, sample, options.amp)
     return logits

@@ -12,7 +12,7 @@ from training.recipes import RECIPES
 
 # Options that make a run what it is: the checkpoint keeps them, and resuming takes them from there.
 METHOD = (
-    *("data", "ucf_list", "split", "class_index", "val_groups", "val_list", "seed"),
+    *("data", "every", "fps", "short_side", "ucf_list", "split", "class_index", "val_groups", "val_list", "seed"),
     *("arch", "image_size", "from_keypoints"),
     *("epochs", "batch_size", "accumulate", "lr", "schedule", "warmup", "lr_patience", "lr_steps", "momentum"),
     *("weight_decay", "dropout", "label_smoothing", "ema", "freeze_bn", "sync_bn", "test_every", "test_clips"),

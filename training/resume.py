@@ -15,10 +15,12 @@ from common.cli import UserError
 from common.records import FrameSettings
 from dataloader.frame_index import frame_settings
 from dataloader.split_train_test_video import Split, Video
+from dataloader.video_files import holds_videos
 from network import Model, classifier, load_strictly
 from pose.settings import kept_settings
 from training.options import METHOD, restore_options
 from training.recipes import RECIPES
+from training.streams import video_settings
 
 
 def options_of(args: Namespace) -> dict:
@@ -44,6 +46,9 @@ def restore_run(args: Namespace, model: Model, stream: str) -> dict[str, tuple]:
     if "recipe" not in saved:
         first = next(iter(RECIPES[stream]))
         saved = RECIPES[stream][first] | {"recipe": first} | saved
+    for name, value in (model.checkpoint.get("frames") or {}).items():
+        if name in ("every", "fps", "short_side"):  # of videos in --data
+            saved[name] = value if saved.get(name) is None else saved[name]
     if isinstance(saved.get("freeze_bn"), bool):  # this code's, before batch norm could be frozen in part
         saved["freeze_bn"] = "all" if saved["freeze_bn"] else "none"
     if "options" not in model.checkpoint:  # the original's, and those of this code's first versions
@@ -102,7 +107,10 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> tuple[dict | Non
     """
     checkpoint, path = (model.checkpoint, model.path) if model else ({}, None)
     trained = trained_frames(checkpoint, path), trained_poses(checkpoint, path)
-    found = (frame_settings(args.data), kept_settings(args.data)) if args.data and args.data.is_dir() else (None, None)
+    found: tuple = (None, None)
+    if args.data and args.data.is_dir():
+        frames = video_settings(args) if holds_videos(args.data) else frame_settings(args.data)
+        found = frames, kept_settings(args.data)
     for what, here, there in zip(("frames were made", "people were found"), found, trained, strict=True):
         if say and here and there and here != there:
             print(f"{args.data}: its {what} with {here}, those of {args.resume} with {there}", file=sys.stderr)

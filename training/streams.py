@@ -10,6 +10,7 @@ from functools import partial
 import torch
 
 from common.cli import UserError
+from common.records import FrameSettings, settings_from_arguments
 from dataloader import skeleton_dataloader as skeletons
 from dataloader.flow_dataloader import method_of, prepare_flow
 from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
@@ -50,10 +51,15 @@ class Stream:
     lists: Callable[[Namespace], Split] = _read_lists
 
 
+def video_settings(args: Namespace) -> FrameSettings:
+    """How frames are made of the videos in `args.data`, if these are videos: without a JPEG."""
+    return settings_from_arguments(args, FrameSettings(quality=None))
+
+
 def _prepare_spatial(args: Namespace, videos: list) -> Prepared:
     if looks_like_pose_flow(args.data):
         raise UserError(f"--data {args.data}: holds {FILE_NAME}, so it is pose flow; give the folder of RGB frames")
-    good, bad, sample = prepare_frames(args.data, videos)
+    good, bad, sample = prepare_frames(args.data, videos, video_settings(args))
     jitter = {"crop": args.crop, "color_jitter": args.color_jitter}
     return good, bad, partial(sample, image_size=args.image_size, **jitter)
 
