@@ -13,7 +13,7 @@ import pickle
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -65,10 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     form = args.form or formats.recognise(args.source)
     check_settings(args.out, {"model": form})
     content = unpickle(args.source) if form == "pyskl" else None
-    poses = formats.read_poses(args.source, form, content)
     try:
-        with pose_folders(poses, args):
-            lists = pyskl_lists(content, args) if args.lists else {}
+        lists = pyskl_lists(content, args) if args.lists else {}
+        write_folders(formats.read_poses(args.source, form, content), args)
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         reason = f"{formats.FORMS[form]} ({type(error).__name__}: {str(error)[:100]})"
         raise UserError(f"{args.source}: is not of the form {form}, {reason}; see --form") from None
@@ -79,31 +78,30 @@ def main(argv: list[str] | None = None) -> None:
         print(f"written: {path}, {len(lines):,} lines")
 
 
-@contextlib.contextmanager
-def pose_folders(videos: Iterable[formats.Poses], args: argparse.Namespace) -> Iterator[None]:
-    """Make a pose folder of each video; they appear, all or none, after the block."""
+def write_folders(videos: Iterable[formats.Poses], args: argparse.Namespace) -> None:
+    """Write a pose folder of each video; they appear, all or none, when the last one is made."""
     recover_folders(args.out)
-    temporary, look = temporary_name(args.out / "poses"), frames_of(args)
-    made, total, empty = [], 0, 0
+    temporary, frames = temporary_name(args.out / "poses"), frames_of(args)
+    made: dict[str, int] = {}
+    empty = 0
     try:
         for poses in tqdm(videos, unit=" videos", disable=not sys.stderr.isatty()):
             name = pose_name(poses.name)
             if name in made:
                 raise UserError(f"{args.source}: two videos are called {name}; give each a name of its own")
             poses.points[..., 2][poses.points[..., 2] < args.part_score] = 0
-            keypoints = formats.to_keypoints(poses, *look(name))
+            keypoints = formats.to_keypoints(poses, *frames(name))
             save_keypoints(temporary / name / FILE_NAME, *vars(keypoints).values())
-            made.append(name)
-            total += keypoints.num_frames
+            made[name] = keypoints.num_frames
             empty += keypoints.num_frames - frames_with_people(keypoints)
         if not made:
             raise UserError(f"{args.source}: no videos in it; the files of frames must end in their numbers")
-        yield
         for name in made:
             (args.out / name).parent.mkdir(parents=True, exist_ok=True)
             replace_folder(temporary / name, args.out / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    total = sum(made.values())
     print(f"{len(made):,} videos, {total:,} frames, nobody in {100 * empty / total:.1f} % of them: {args.out}")
 
 
@@ -113,11 +111,11 @@ def frames_of(args: argparse.Namespace) -> Callable[[str], tuple[tuple[int, int]
     if root is None:
         return lambda name: (args.size, None)
     found = {name: root / name for name in find_frame_folders(root)} if args.frames else find_videos(root)
-    paths = {PurePath(pose_name(name)).name: path for name, path in found.items()}
-    paths |= {pose_name(name): path for name, path in found.items()}
+    named = {pose_name(name): path for name, path in found.items()}
+    plain = {PurePath(name).name: path for name, path in named.items()}
 
     def look(name: str) -> tuple[tuple[int, int], int | None]:
-        path = paths.get(name) or paths.get(PurePath(name).name)
+        path = named.get(name) or plain.get(PurePath(name).name)
         if path is None:
             raise UserError(f"{root}: holds no {name}, of which {args.source} has poses")
         if args.frames:

@@ -91,9 +91,7 @@ def recognise(source: Path) -> str:
     elif any(source.rglob("*.txt")):
         return "yolo"
     known = ", ".join(f"{form} ({what})" for form, what in FORMS.items())
-    raise UserError(
-        f"{source}: {'holds' if source.exists() else 'is not there; expected'} poses of a known form: {known}"
-    )
+    raise UserError(f"{source}: no poses of a known form there; known are {known}")
 
 
 def read_poses(source: Path, form: str, content: Any = None) -> Iterator[Poses]:
@@ -126,12 +124,8 @@ def group_frames(paths: Iterable[PurePath]) -> dict[str, dict[int, Any]]:
     for video in videos:
         if video in inside or (video.name == video.parent.name and inside[video.parent] > 1):
             raise UserError(f"{video}: files of several videos are mixed; give each video a folder")
-    names = video_names(list(videos))
-    first = {video: min(*numbers, 1) for video, numbers in videos.items()}
-    return {
-        name: {number - first[video] + 1: path for number, path in sorted(videos[video].items())}
-        for name, video in zip(names, videos, strict=True)
-    }
+    ordered = [{number + (0 in files): files[number] for number in sorted(files)} for files in videos.values()]
+    return dict(zip(video_names(list(videos)), ordered, strict=True))
 
 
 def video_names(paths: list[PurePath]) -> list[str]:
@@ -147,7 +141,7 @@ def video_names(paths: list[PurePath]) -> list[str]:
 # ---- the forms ----
 
 
-def gather(videos: dict[str, dict[int, Any]], people_of: Callable[[Any], list], size: Any = None) -> Iterator[Poses]:
+def gather(videos: dict[str, dict[int, Any]], people_of: Callable[[Any], Iterable]) -> Iterator[Poses]:
     """The people of each video, from its files by frame and a function of a file; people are flat lists of numbers."""
     for name, files in videos.items():
         rows = [(number, person) for number, file in files.items() for person in people_of(file)]
@@ -155,7 +149,7 @@ def gather(videos: dict[str, dict[int, Any]], people_of: Callable[[Any], list], 
         points = points.reshape(len(rows), -1, 3) if rows else np.zeros((0, 17, 3))
         if points.shape[1] not in ORDERS:
             raise UserError(f"{name}: its people have {points.shape[1]} parts; {', '.join(map(str, ORDERS))} are read")
-        yield Poses(name, points, np.array([number for number, _ in rows], np.int64), max(files), size)
+        yield Poses(name, points, np.array([number for number, _ in rows], np.int64), max(files))
 
 
 def load_json(path: Path) -> Any:
@@ -190,31 +184,32 @@ def read_coco(path: Path) -> Iterator[Poses]:
     An annotation's parts are visible (score 1), hidden (0.5) or missing.
     """
     content = load_json(path)
-    results = isinstance(content, list)
-    people = content if results else content["annotations"]
-    images = [{"id": key, "file_name": key} for key in {person["image_id"]: 0 for person in people}]
-    images = images if results else content["images"]
+    if results := isinstance(content, list):
+        content = {
+            "annotations": content,
+            "images": [{"id": key} for key in {person["image_id"]: 0 for person in content}],
+        }
     root = PurePath(path.parent.name if path.stem == "alphapose-results" else path.stem)
-    files = {image["id"]: root / _file_name(str(image["file_name"]), results) for image in images}
-    found: dict[PurePath, list] = {file: [] for file in files.values()}
-    for person in people:
-        found[files[person["image_id"]]].append(person["keypoints"][:51])
-    size_of = {files[image["id"]]: (image.get("height"), image.get("width")) for image in images}
-    videos = group_frames(files.values())
-    if sum(map(len, videos.values())) < len(files):
+    file_of, size_of = {}, {}
+    people: dict[PurePath, list] = {}
+    for image in content["images"]:
+        name = str(image["id"] if results else image["file_name"])
+        if results and re.fullmatch(r"(0|[1-9]\d*)\.jpg", name):  # AlphaPose's of a video: from 0, if there is somebody
+            name = f"{int(name[:-4]) + 1}"
+        file = file_of[image["id"]] = root / name
+        size_of[file] = image.get("height"), image.get("width")
+    for person in content["annotations"]:
+        people.setdefault(file_of[person["image_id"]], []).append(person["keypoints"][:51])
+    videos = group_frames(file_of.values())
+    if sum(map(len, videos.values())) < len(file_of):
         raise UserError(f"{path}: has images whose names do not end in the number of a frame")
-    for poses in gather(videos, found.__getitem__):
+    for poses in gather(videos, lambda file: people.get(file, ())):
         size, *others = {size_of[file] for file in videos[poses.name].values()}
         if others:
             raise UserError(f"{path}: {poses.name} has frames of several sizes; give each video a file")
         if not results and np.isin(poses.points[..., 2], (0, 1, 2)).all():
             poses.points[..., 2] /= 2
         yield poses._replace(size=None if None in size else size)
-
-
-def _file_name(name: str, results: bool) -> str:
-    """AlphaPose calls a video's frames 0.jpg, 1.jpg, …, and tells those with people alone: as if from 1."""
-    return f"{int(name[:-4]) + 1}.jpg" if results and re.fullmatch(r"(0|[1-9]\d*)\.jpg", name) else name
 
 
 def pyskl_videos(content: Any) -> list[tuple[str, dict]]:
@@ -228,10 +223,8 @@ def read_pyskl(content: Any) -> Iterator[Poses]:
     for name, item in pyskl_videos(content):
         points = item["keypoint"]
         if points.ndim != 4 or points.shape[2:] not in ((17, 2), (18, 2)):
-            wanted = "(people, frames, 17 or 18, 2), COCO's parts or OpenPose's"
-            raise UserError(
-                f"{name}: 3-D or other skeletons, 'keypoint' is {points.shape}; 2-D ones are read, {wanted}"
-            )
+            wanted = "2-D ones (people, frames, 17 or 18 parts, 2) are read"
+            raise UserError(f"{name}: 3-D or other skeletons, 'keypoint' {points.shape}; {wanted}")
         people, length, parts, _ = points.shape
         scores = item.get("keypoint_score")
         scores = points.any(axis=-1) if scores is None else scores
