@@ -1,11 +1,15 @@
 """Fixtures that several test files use."""
 
+import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.helpers import SHARED, make_tiny
+from tests.prediction_data import make_predicted
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # `nohup make test &` ignores SIGINT, and so would every script that a test starts.
@@ -38,6 +42,24 @@ def shared() -> Path:
 def tiny(tmp_path_factory) -> Path:
     """A tiny data set that no test changes."""
     return make_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first of the test processes to ask for it fills; no test changes it."""
+    root = factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with FileLock(root / f"{name}.lock"):
+        if not (root / f"{name}.made").exists():
+            (root / name).mkdir()
+            make(root / name)
+            (root / f"{name}.made").touch()
+    return root / name
+
+
+@pytest.fixture(scope="session")
+def predicted(tmp_path_factory) -> Path:
+    """What `make_predicted` makes: videos, checkpoints of three streams, and what the scripts make of them."""
+    return made_once(tmp_path_factory, "predicted", make_predicted)
 
 
 @pytest.fixture

@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -52,6 +55,49 @@ def assert_error(finished: subprocess.CompletedProcess, *words: str) -> None:
     assert len(lines) == 1 and lines[0].startswith("error: "), finished.stderr
     for word in words:
         assert word in lines[0], f"{word!r} is not in {lines[0]!r}"
+
+
+PIXELS = {"ffv1": "bgr0", "png": "rgb24", "mjpeg": "yuvj420p"}  # of each codec; these keep the pictures' bits but mjpeg
+
+
+def write_video(path: Path, pictures, codec: str = "mpeg4", rate: int = 10, times=None, change=None, **settings):
+    """Write `pictures`, uint8 RGB (H, W, 3), shown at `times` in 1/1000 s; `change` edits packets; returns `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = list(pictures)
+    quality = {"qmin": "2", "qmax": "2"} if codec in ("mpeg4", "libx264") else {}
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=quality | {"threads": "1"})
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = PIXELS.get(codec, "yuv420p")
+        for name, value in settings.items():
+            setattr(stream.codec_context, name, value)
+        if times:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        frames = [av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in pictures]
+        for frame, at in zip(frames, times or (), strict=False):
+            frame.pts, frame.time_base = at, Fraction(1, 1000)
+        for frame in [*frames, None]:
+            for packet in stream.encode(frame):
+                if change:
+                    change(packet)
+                container.mux(packet)
+    return path
+
+
+def moving(count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Colour gradients of size (width, height) and a bright square that move, one picture unlike the other."""
+    y, x = np.mgrid[: size[1], : size[0]]
+    for i in range(count):
+        picture = np.stack([x * 3 + i * 5, y * 4 - i * 3, x + y + i * 9], axis=2) % 256
+        picture[i % 30 : i % 30 + 9, 2 * i % 30 : 2 * i % 30 + 9] = 255
+        yield picture.astype(np.uint8)
+
+
+def read_video(path: Path) -> tuple[list[np.ndarray], Fraction]:
+    """Its pictures, as integers, and its frames in a second."""
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+        return frames, container.streams.video[0].average_rate
 
 
 def write_images(folder: Path, count: int, seed: int, size: tuple[int, int], hue: int) -> None:

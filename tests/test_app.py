@@ -27,11 +27,11 @@ from prediction.live import BrowserCamera
 from prediction.overlay import Bars
 from prediction.page_html import bars_html
 from prediction.timeline import Plan
-from tests.helpers import ROOT, assert_error, call_main
+from tests.helpers import ROOT, assert_error, call_main, write_video
 from tests.live_sources import wait_for
 from tests.pose_fixtures import save_network
-from tests.test_predict import fake_estimator, write_checkpoint
-from tests.test_timeline import CLASSES, coloured, write_colour_network, write_lossless
+from tests.prediction_data import COLOUR_CLASSES as CLASSES
+from tests.prediction_data import coloured, fake_estimator, write_checkpoint, write_colour_network
 from utils import StopRequest
 
 KEPT = 0.1  # minutes, of uploads
@@ -44,10 +44,10 @@ def data(tmp_path_factory) -> Path:
     write_colour_network(root / "spatial.pth.tar")
     write_checkpoint(root / "motion.pth.tar", 30, 2, CLASSES)
     save_network(root / "net.onnx")
-    write_lossless(root / "example.mkv", coloured(0, 0, 12))
-    write_lossless(root / "short.mkv", coloured(12, 18))
-    write_lossless(root / "three.mkv", coloured(15, 15, 20))
-    write_lossless(root / "long.mkv", coloured(81))
+    write_video(root / "example.mkv", coloured(0, 0, 12), "ffv1")
+    write_video(root / "short.mkv", coloured(12, 18), "ffv1")
+    write_video(root / "three.mkv", coloured(15, 15, 20), "ffv1")
+    write_video(root / "long.mkv", coloured(81), "ffv1")
     (root / "text.mp4").write_text("no video\n")
     (root / "empty.mp4").write_bytes(b"")
     (root / "large.mp4").write_bytes(bytes(1_100_000))

@@ -13,9 +13,9 @@ from common.cli import UserError
 from common.video import decode_frames
 from prediction import capture
 from prediction.capture import Capture, read_source
+from tests.helpers import moving, write_video
 from tests.live_sources import COUNT, RATE, picture, rtsp, wait_for, web
-from tests.test_predict import write_video
-from tests.test_video import levels, write
+from tests.test_video import levels
 
 
 def test_only_the_newest_frame_is_given():
@@ -39,7 +39,7 @@ def test_only_the_newest_frame_is_given():
 
 
 def test_files_keep_their_speed_where_stamps_are_out_of_order(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.avi", "mpeg4", levels(20), max_b_frames=2)
+    path = write_video(tmp_path / "a.avi", levels(20), rate=25, max_b_frames=2)
     now, shown = [100.0], []
     monkeypatch.setattr(capture.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(capture.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
@@ -94,7 +94,7 @@ def test_an_address_that_does_not_answer(monkeypatch):
 
 
 def test_a_file_is_played_at_its_own_speed(tmp_path):
-    write_video(tmp_path / "12:30.mkv", COUNT, (64, 48), RATE)
+    write_video(tmp_path / "12:30.mkv", moving(COUNT, (64, 48)), rate=RATE)
     start, path = time.monotonic(), tmp_path / "12:30.mkv"
     times, pictures = zip(*((time.monotonic() - start, show()) for show in read_source(str(path))), strict=True)
     np.testing.assert_array_equal(pictures, list(decode_frames(path)))

@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,10 +16,12 @@ from tests.helpers import (
     assert_error,
     call_main,
     make_tiny,
+    moving,
     run_script,
     train_script,
     write_images,
     write_lists,
+    write_video,
 )
 
 COLUMNS = ["videos", "ok", "missing", "empty", "gaps", "broken", "short", "keypoints", "unmatched"]
@@ -64,16 +65,6 @@ def problems(counts):
         for column, count in row.items()
         if count and column not in ("videos", "ok")
     }
-
-
-def write_video(path, count):
-    path.parent.mkdir(parents=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-        for _ in range(count):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 48, 3), np.uint8), format="rgb24")))
-        container.mux(stream.encode())
 
 
 def keypoints_file(folder, num_frames):
@@ -171,7 +162,7 @@ def test_swapped_folders_are_refused(data, tmp_path):
     assert_error(check(data, *swapped)[0], "--frames", str(data / "pose_flow"), "pose flow; give it with --pose-flow")
     assert check(data)[0].returncode == 0
 
-    write_video(tmp_path / "videos" / "v_Archery_g01_c01.avi", 12)
+    write_video(tmp_path / "videos" / "v_Archery_g01_c01.avi", moving(12, (48, 32)))
     assert call_main("extract_frames", tmp_path / "videos", tmp_path / "frames", "--workers", 0).returncode == 0
     assert looks_like_frames(tmp_path / "frames") and not looks_like_pose_flow(tmp_path / "frames")
     assert_error(

@@ -28,7 +28,7 @@ from common.video import decode_frames, encode_jpeg, resize_short_side
 from dataloader.frame_index import frame_settings
 from dataloader.names import find_videos
 from extract_frames import main
-from tests.helpers import ROOT, assert_error, call_main
+from tests.helpers import ROOT, assert_error, call_main, write_video
 
 
 def picture(index, width=64, height=48):
@@ -38,31 +38,15 @@ def picture(index, width=64, height=48):
     return np.stack([red, green, np.full_like(red, 20 + 6 * index)], 2).astype(np.uint8)
 
 
-def make_video(path, codec="mpeg4", pictures=None, pix_fmt="yuv420p", times=None, **options):
-    """Write `pictures` (12 by default), at the given times in 1/1000 s; options are set on the codec."""
+def make_video(path, codec="mpeg4", pictures=None, pix_fmt=None, times=None, **options):
+    """Write `pictures`, 12 by default."""
     pictures = [picture(i) for i in range(12)] if pictures is None else pictures
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = pix_fmt
-        for name, value in options.items():
-            setattr(stream.codec_context, name, value)
-        if codec in ("mpeg4", "libx264"):
-            stream.bit_rate = 2_000_000
-        if times:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        for i, rgb in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
-            if times:
-                frame.pts, frame.time_base = times[i], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+    options |= {"pix_fmt": pix_fmt} if pix_fmt else {}
+    return write_video(path, pictures, codec, 25, times, **options)
 
 
 def lossless(path, pictures, **options):
-    return make_video(path, "png", pictures, "rgb24", **options)
+    return make_video(path, "png", pictures, **options)
 
 
 def make_sound(path):

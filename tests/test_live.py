@@ -34,9 +34,9 @@ from prediction.live import (
     table_row,
     watch,
 )
-from tests.helpers import ROOT, assert_error, call_main
+from tests.helpers import ROOT, assert_error, call_main, moving, write_video
 from tests.live_sources import COUNT, RATE, picture, rows, wait_for, web
-from tests.test_predict import CLASSES, fake_estimator, write_checkpoint, write_video
+from tests.prediction_data import CLASSES, fake_estimator, write_checkpoint
 from training.streams import MOTION_POSE, SPATIAL
 from utils import StopRequest
 
@@ -44,8 +44,8 @@ from utils import StopRequest
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("live")
-    write_video(root / "www/clip.mkv", COUNT, (64, 48), RATE)
-    write_video(root / "www/long.mkv", 60 * RATE, (64, 48), RATE)
+    write_video(root / "www/clip.mkv", moving(COUNT, (64, 48)), rate=RATE)
+    write_video(root / "www/long.mkv", moving(60 * RATE, (64, 48)), rate=RATE)
     write_checkpoint(root / "spatial.pth.tar", 3, 1)
     write_checkpoint(root / "motion.pth.tar", 30, 2)
     return root

@@ -14,6 +14,7 @@ from PIL import Image
 from dataloader.names import pose_name
 from fusion.scores import save_scores
 from pose.keypoints import FILE_NAME, save_keypoints
+from tests import helpers
 from tests.helpers import FAST, assert_error, call_main
 
 FORMATS = {".mp4": "libx264", ".avi": "mpeg4", ".mkv": "mjpeg", ".webm": "libvpx"}
@@ -54,17 +55,11 @@ def write_video(path: Path, label: int, count: int) -> None:
     codec = FORMATS[path.suffix.lower()]
     if codec not in av.codecs_available:
         pytest.skip(f"PyAV has no encoder {codec}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     colours = [(200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40)]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10, options={"threads": "1"})
-        stream.width, stream.height = SIZE
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        for number in range(count):
-            picture = np.full((SIZE[1], SIZE[0], 3), colours[label], np.uint8)
-            picture[10:30, 3 * number : 3 * number + 9] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
+    pictures = np.full((count, SIZE[1], SIZE[0], 3), colours[label], np.uint8)
+    for number, picture in enumerate(pictures):
+        picture[10:30, 3 * number : 3 * number + 9] = 255
+    helpers.write_video(path, pictures, codec)
 
 
 def write_people(folder: Path, label: int, count: int) -> None:

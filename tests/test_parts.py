@@ -13,9 +13,8 @@ from network import Model
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME, load_keypoints
 from prediction.parts import part_relevance, people_window, shown_frames
-from tests.helpers import CLASSES, call_main, train_script
+from tests.helpers import CLASSES, call_main, moving, train_script, write_video
 from tests.test_network import random_statistics
-from tests.test_predict import write_video
 from utils import save_checkpoint
 
 
@@ -70,7 +69,7 @@ def test_predict_gives_the_scores_of_the_script_and_the_picture(tiny, tmp_path):
     expected = load_scores(tmp_path / "r" / "skeleton_video_preds.pickle")
     videos = [tmp_path / f"{name}.avi" for name in ("Diving_g01_c01", "TaiChi_g02_c01")]
     for video in videos:
-        write_video(video, load_keypoints(tiny / "skeletons" / video.stem / FILE_NAME).num_frames, (48, 36))
+        write_video(video, moving(load_keypoints(tiny / "skeletons" / video.stem / FILE_NAME).num_frames, (48, 36)))
     outputs = ("--json", tmp_path / "out.json", "--parts", tmp_path / "parts.png")
     source = ("--skeleton", tmp_path / "s.tar", "--keypoints", tiny / "skeletons", "--device", "cpu", "--no-amp")
     finished = call_main("predict", *videos, *source, *outputs)

@@ -1,6 +1,5 @@
 """Colours and fine patterns on their way from a video or a skeleton to a network's input."""
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,7 @@ from dataloader.split_train_test_video import Video
 from network import IMAGENET_MEAN, IMAGENET_STD
 from pose.draw import draw_people
 from pose.keypoints import save_keypoints
-from tests.helpers import call_main
+from tests.helpers import call_main, write_video
 
 GENERATORS = {"testing": lambda: None, "training": lambda: random_state(0, 0, "a")}
 training_or_testing = pytest.mark.parametrize("generator", GENERATORS.values(), ids=list(GENERATORS))
@@ -37,14 +36,7 @@ def network_input(sample, mean=None, std=None) -> np.ndarray:
 @training_or_testing
 @pytest.mark.parametrize("colour", [(230, 20, 60), (20, 60, 230)])
 def test_colours_of_a_video_reach_the_network_as_red_green_blue(colour, generator, tmp_path):
-    (tmp_path / "videos").mkdir()
-    with av.open(str(tmp_path / "videos" / "a.avi"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10, options={"qmin": "1", "qmax": "2"})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for _ in range(3):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), colour, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    write_video(tmp_path / "videos" / "a.avi", np.full((3, 48, 64, 3), colour, np.uint8))
     finished = call_main("extract_frames", tmp_path / "videos", tmp_path / "frames", "--short-side", 40, "--workers", 0)
     assert finished.returncode == 0, finished.stderr
     sample = spatial_sample(video_in(tmp_path / "frames"), generator(), 32)

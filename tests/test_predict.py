@@ -1,7 +1,6 @@
 """predict.py against the steps that it stands for: frames, poses, both scripts, fusion."""
 
 import json
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,142 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-import process_pose
 from common.contact_sheet import fit
 from dataloader import sampling
 from fusion.scores import load_scores
-from network import build_network
-from pose.estimators import Estimator
 from pose.keypoints import FILE_NAME, load_keypoints, save_keypoints
-from pose.skeleton import COLORS, NUM_PARTS
+from pose.skeleton import COLORS
 from prediction import overlay
-from tests.helpers import assert_error, call_main, fast
+from tests.helpers import assert_error, call_main, fast, moving, read_video, write_video
+from tests.prediction_data import CLASSES, FRAMES, SIZE, STREAMS, VIDEOS, fake_estimator, people_of, write_checkpoint
 from utils import save_checkpoint
 
-CLASSES = ["Tai Chi", "Bäume fällen", "Diving"]
-SIZE = 64  # of the networks' images
-FRAMES = ("--short-side", "40")
-# Name, path, number of frames, (width, height): shorter than a stack, a single frame, longer than all stacks.
-VIDEOS = [
-    ("Übung 1.a", "Tai Chi/v_Übung 1.a.avi", 30, (64, 48)),
-    ("kurz - hoch", "Bäume fällen/kurz - hoch.mp4", 6, (48, 80)),
-    ("one", "Diving/one.mkv", 1, (64, 48)),
-    ("long", "Diving/v_long.avi", 230, (48, 40)),
-]
-STREAMS = ("spatial", "motion_pose")
 
-
-def write_video(path: Path, count: int, size: tuple[int, int], rate: int = 10) -> None:
-    """Colour gradients and a bright square that move, one frame unlike the other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    y, x = np.mgrid[: size[1], : size[0]]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate, options={"qmin": "2", "qmax": "2", "threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for i in range(count):
-            image = np.stack([x * 3 + i * 5, y * 4 - i * 3, x + y + i * 9], axis=2) % 256
-            image[i % 30 : i % 30 + 9, 2 * i % 30 : 2 * i % 30 + 9] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image.astype(np.uint8), format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-def write_checkpoint(path: Path, channels: int, seed: int, classes=CLASSES, count: int | None = None) -> None:
-    """A random network whose logits differ enough to tell one image from another."""
-    torch.manual_seed(seed)
-    network = build_network("resnet18", channels, count or len(classes))
-    network.fc.weight.data *= 3
-    save_checkpoint(
-        path,
-        {
-            "epoch": 1,
-            "arch": "resnet18",
-            "classes": list(classes),
-            "in_channels": channels,
-            "image_size": SIZE,
-            "state_dict": network.state_dict(),
-            "best_prec1": 0.0,
-        },
-    )
-
-
-def people_of(picture: np.ndarray) -> np.ndarray:
-    """One person or two whose coordinates depend on every pixel, slightly, and all parts of whom are found."""
-    values = picture.astype(np.float64)
-    centre = 0.3 + 0.4 * (values.mean((0, 1)) * 7.3 % 1)
-    person = np.ones((NUM_PARTS, 3), np.float32)
-    person[:, 0] = centre[0] + 0.2 * np.cos(np.arange(NUM_PARTS) * centre[2])
-    person[:, 1] = centre[1] + 0.2 * np.sin(np.arange(NUM_PARTS))
-    other = person.copy()
-    other[:, 0], other[:, 2] = 1 - person[:, 0], 0.5
-    return np.stack([person, other] if values.mean() % 1 > 0.4 else [other])
-
-
-def fake_estimator(seen: list | None = None) -> Estimator:
-    """Finds `people_of` every frame, and notes the number of frames in `seen`."""
-
-    def infer(frames):
-        if seen is not None:
-            seen.extend(frames)
-        return [(frame,) for frame in frames]
-
-    return Estimator(np.ascontiguousarray, infer, lambda *output: group(*output), {"model": "fake"})
-
-
-def group(raw, frame_size):
-    return people_of(raw[0])
-
-
-def nobody(raw, frame_size):
-    return np.zeros((0, NUM_PARTS, 3), np.float32)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Videos, checkpoints, and all that the single steps make of them: frames, poses, scores, fused scores."""
-    root = tmp_path_factory.mktemp("predict")
-    for _, path, count, size in VIDEOS:
-        write_video(root / "videos" / path, count, size)
-    lists = root / "lists"
-    lists.mkdir()
-    lists.joinpath("index.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(CLASSES, 1)))
-    lists.joinpath("testlist04.txt").write_text("".join(f"{path}\n" for _, path, _, _ in VIDEOS))
-    lists.joinpath("trainlist04.txt").write_text("Diving/other.avi 3\n")
-    write_checkpoint(root / "spatial.pth.tar", 3, 1)
-    write_checkpoint(root / "motion.pth.tar", 30, 2)
-    steps = [("extract_frames", root / "videos", root / "frames", *FRAMES, "--workers", 0)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process_pose, "estimator_from_arguments", lambda *args: fake_estimator())
-        steps.append(("process_pose", "--frames", root / "frames", "--out", root / "flow", "--workers", 0))
-        common = ("--ucf-list", lists, "--class-index", "index.txt")
-        for script, folder, stream, file in (
-            ("spatial_cnn_15", "frames", "spatial", "spatial"),
-            ("motion_pose_cnn_15", "flow", "motion_pose", "motion"),
-        ):
-            steps.append(
-                (
-                    script,
-                    "--data",
-                    root / folder,
-                    *common,
-                    "--resume",
-                    root / f"{file}.pth.tar",
-                    "--evaluate",
-                    "--record",
-                    root / "record" / stream,
-                    "--workers",
-                    0,
-                    "--device",
-                    "cpu",
-                    "--no-amp",
-                )
-            )
-        pickles = [root / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS]
-        steps.append(("average_fusion", *pickles, *common, "--weights", 1, 2, "--out", root / "record/fused"))
-        for step in steps:
-            finished = call_main(*step)
-            assert finished.returncode == 0, finished.stderr
-    (root / "record/fused/fused_video_preds.pickle").symlink_to("fusion_video_preds.pickle")
-    return root
+@pytest.fixture
+def data(predicted):
+    return predicted
 
 
 @pytest.fixture
@@ -184,7 +61,7 @@ def distance(scores: dict, data: Path, stream: str, name: str) -> float:
 
 @pytest.mark.parametrize("source", ["keypoints", "estimated"])
 def test_scores_are_those_of_scripts_and_fusion(data, tmp_path, estimating, source):
-    poses = ("--keypoints", data / "flow") if source == "keypoints" else ("--model", "openpose")
+    poses = ("--keypoints", data / "pose_flow") if source == "keypoints" else ("--model", "openpose")
     result = run_json(data, tmp_path, *paths(data), *streams(data), *poses, "--weights", 1, 2)
     assert result["classes"] == CLASSES
     assert [video["name"] for video in result["videos"]] == [name for name, *_ in VIDEOS]
@@ -211,7 +88,7 @@ def test_answers_of_networks_trained_on_keypoints_are_their_scores(tiny, tmp_pat
     expected = load_scores(record / f"{stream}_video_preds.pickle")
     videos = [tmp_path / f"v_{name}.avi" for name in expected]
     for video, name in zip(videos, expected, strict=True):
-        write_video(video, load_keypoints(poses / name / FILE_NAME).num_frames, (32, 24))
+        write_video(video, moving(load_keypoints(poses / name / FILE_NAME).num_frames, (32, 24)))
     option = {"motion_pose": "--motion", "skeleton": "--skeleton"}[stream]
     result = run_json(tmp_path, tmp_path, *videos, option, record / "model_best.pth.tar", "--keypoints", poses)
     answers = {video["name"]: video["streams"][stream]["logits"] for video in result["videos"]}
@@ -241,7 +118,7 @@ def test_poses_are_estimated_where_the_motion_stream_looks(data, tmp_path, estim
 def test_one_stream_alone(data, tmp_path, estimating, stream, arguments):
     option = "--spatial" if stream == "spatial" else "--motion"
     checkpoint = data / f"{option[2:]}.pth.tar"
-    poses = (*arguments, data / "flow") if arguments else ()
+    poses = (*arguments, data / "pose_flow") if arguments else ()
     result = run_json(data, tmp_path, *paths(data, 0, 1), option, checkpoint, *poses)
     assert list(result["streams"]) == [stream]
     assert result["streams"][stream]["weight"] == 1
@@ -254,7 +131,7 @@ def test_one_stream_alone(data, tmp_path, estimating, stream, arguments):
 
 
 def test_keypoints_file_and_nested_folders(data, tmp_path):
-    file = data / "flow" / "kurz - hoch" / "keypoints.npz"
+    file = data / "pose_flow" / "kurz - hoch" / "keypoints.npz"
     nested = tmp_path / "flow" / "Bäume fällen" / "v_kurz - hoch"
     nested.mkdir(parents=True)
     nested.joinpath(file.name).write_bytes(file.read_bytes())
@@ -278,7 +155,7 @@ def test_max_people(data, tmp_path, estimating, monkeypatch):
     motion = (*paths(data, 1), "--motion", data / "motion.pth.tar", "--model", "openpose")
     both = run_json(data, tmp_path, *motion)["videos"][0]["fused"]
     one = run_json(data, tmp_path, *motion, "--max-people", 1)["videos"][0]["fused"]
-    monkeypatch.setattr(sys.modules[__name__], "group", lambda raw, frame_size: people_of(raw[0])[:1])
+    monkeypatch.setattr("tests.prediction_data.group", lambda raw, frame_size: people_of(raw[0])[:1])
     assert one == run_json(data, tmp_path, *motion)["videos"][0]["fused"] != both
 
 
@@ -301,7 +178,7 @@ def test_original_checkpoints_take_their_classes_from_the_index(data, tmp_path):
         "--motion",
         data / "motion.pth.tar",
         "--keypoints",
-        data / "flow",
+        data / "pose_flow",
     )
     assert result["classes"] == CLASSES
     assert [result["streams"][stream]["image_size"] for stream in STREAMS] == [224, SIZE]
@@ -327,7 +204,7 @@ def test_real_videos_and_network(shared, data, tmp_path):
     lists.mkdir()
     lists.joinpath("index.txt").write_bytes(data.joinpath("lists", "index.txt").read_bytes())
     lists.joinpath("testlist04.txt").write_text("Diving/exercise.avi\n")
-    lists.joinpath("trainlist04.txt").write_text("Diving/other.avi\n")
+    lists.joinpath("trainlist04.txt").write_text("".join(f"{name}/other.avi\n" for name in CLASSES))
     for step in (
         ("extract_frames", source, tmp_path / "frames", "--every", 30, "--workers", 0),
         ("process_pose", "--frames", tmp_path / "frames", "--out", tmp_path / "flow", *model, "--workers", 0),
@@ -375,7 +252,7 @@ def test_real_videos_and_network(shared, data, tmp_path):
 
 
 def test_printed_classes(data, tmp_path):
-    result = run_json(data, tmp_path, *paths(data, 0), *streams(data), "--keypoints", data / "flow", "--topk", 2)
+    result = run_json(data, tmp_path, *paths(data, 0), *streams(data), "--keypoints", data / "pose_flow", "--topk", 2)
     video, lines = result["videos"][0], result["finished"].stdout.splitlines()
     assert lines[1] == f"{paths(data, 0)[0]}: 30 frames, people in 29 of the 29 looked at"
     assert lines[2].split()[-3:] == ["fused", *STREAMS]
@@ -425,19 +302,19 @@ def test_scores_that_are_not_finite(data, tmp_path):
     ("arguments", "words"),
     [
         ("", ["--spatial", "--motion"]),
-        ("--motion S --keypoints FLOW", ["spatial.pth.tar", "3 input channels", "this stream has 30"]),
-        ("--spatial M", ["motion.pth.tar", "30 input channels", "this stream has 3;"]),
+        ("--motion S --keypoints FLOW", ["spatial.pth.tar", "3 input channels", "this stream's take 30"]),
+        ("--spatial M", ["motion.pth.tar", "30 input channels", "this stream's take 3;"]),
         (
             "--spatial S --motion OTHER --keypoints FLOW",
             ["number 2", "'Bäume fällen'", "'Rowing'", "different classes"],
         ),
         ("--spatial S --motion FEWER --keypoints FLOW", ["number 3", "'Diving'", "missing", "different classes"]),
-        ("--spatial BAD", ["bad.pth.tar", "2 classes", "3"]),
+        ("--spatial BAD", ["bad.pth.tar", "(3,) instead of (2,)"]),
         ("--spatial VIDEO", ["one.mkv", "checkpoint"]),
         ("--spatial NONE", ["none.pth.tar", "no such file"]),
         ("--spatial S --weights 1 2", ["--weights", "several streams"]),
         ("--spatial S --motion M --keypoints FLOW --weights 1 2 3", ["--weights 1 2 3", "2 numbers"]),
-        ("--skeleton S --keypoints FLOW", ["spatial.pth.tar", "resnet18", "stgcnpp"]),
+        ("--skeleton S --keypoints FLOW", ["spatial.pth.tar", "resnet18", "this stream's take 11"]),
         ("--spatial S --motion M --keypoints FLOW --weights 1 -2", ["--weights 1 -2"]),
         ("--spatial S --motion M --keypoints FLOW --weights 0 0", ["--weights 0 0"]),
         ("--spatial S --motion M --keypoints FLOW --weights nan 1", ["--weights nan 1"]),
@@ -458,10 +335,10 @@ def test_mistakes(data, wrong, arguments, words):
     names = {
         "S": data / "spatial.pth.tar",
         "M": data / "motion.pth.tar",
-        "FLOW": data / "flow",
+        "FLOW": data / "pose_flow",
         "VIDEO": paths(data, 2)[0],
         "VIDEO2": paths(data, 1)[0],
-        "FILE": data / "flow/one/keypoints.npz",
+        "FILE": data / "pose_flow/one/keypoints.npz",
         "OTHER": wrong / "other.pth.tar",
         "FEWER": wrong / "fewer.pth.tar",
         "BAD": wrong / "bad.pth.tar",
@@ -482,12 +359,6 @@ def wrong(tmp_path_factory) -> Path:
 
 
 # ---- overlay ----
-
-
-def read_video(path: Path) -> tuple[list[np.ndarray], Fraction]:
-    with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
-        return frames, container.streams.video[0].average_rate
 
 
 def test_overlays(data, tmp_path, estimating):
@@ -526,7 +397,7 @@ def test_overlay_never_replaces_the_video(data, tmp_path):
 
 def test_overlay_without_people_and_with_keypoints(data, tmp_path):
     plain, drawn = tmp_path / "plain.mp4", tmp_path / "drawn.mp4"
-    for file, extra in ((plain, ()), (drawn, ("--keypoints", data / "flow"))):
+    for file, extra in ((plain, ()), (drawn, ("--keypoints", data / "pose_flow"))):
         run_json(data, tmp_path, *paths(data, 2), "--spatial", data / "spatial.pth.tar", "--overlay", file, *extra)
     one, two = (read_video(file)[0][0] for file in (plain, drawn))
     assert one.shape == two.shape

@@ -5,39 +5,15 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("cv2")
-
-from fusion.metrics import fuse  # noqa: E402
-from fusion.scores import load_scores, save_scores  # noqa: E402
-from tests.helpers import assert_error, call_main  # noqa: E402
-from tests.test_predict import FRAMES, VIDEOS, write_checkpoint, write_video  # noqa: E402
+from fusion.metrics import fuse
+from fusion.scores import load_scores, save_scores
+from tests.helpers import assert_error, call_main
+from tests.prediction_data import FRAMES, VIDEOS
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Videos, checkpoints of two streams, and the scores that the single steps make of them."""
-    root = tmp_path_factory.mktemp("flow")
-    for _, path, count, size in VIDEOS:
-        write_video(root / "videos" / path, count, size)
-    lists = root / "lists"
-    lists.mkdir()
-    lists.joinpath("index.txt").write_text("1 Tai Chi\n2 Bäume fällen\n3 Diving\n")
-    lists.joinpath("testlist04.txt").write_text("".join(f"{path}\n" for _, path, _, _ in VIDEOS))
-    lists.joinpath("trainlist04.txt").write_text("Diving/other.avi 3\n")
-    common = ("--ucf-list", lists, "--class-index", "index.txt")
-    steps = [
-        ("extract_frames", root / "videos", root / "frames", *FRAMES, "--workers", 0),
-        ("extract_flow", root / "frames", root / "flow", "--workers", 0),
-    ]
-    for script, folder, channels in (("spatial_cnn_15", "frames", 3), ("motion_cnn_15", "flow", 20)):
-        stream = folder.replace("frames", "spatial")
-        write_checkpoint(root / f"{stream}.pth.tar", channels, channels)
-        places = ("--data", root / folder, "--resume", root / f"{stream}.pth.tar", "--record", root / "record" / stream)
-        steps.append((script, *places, *common, "--evaluate", "--workers", 0, "--device", "cpu", "--no-amp"))
-    for step in steps:
-        finished = call_main(*step)
-        assert finished.returncode == 0, finished.stderr
-    return root
+@pytest.fixture
+def data(predicted):
+    return predicted
 
 
 def test_scores_are_those_of_the_scripts(data, tmp_path):

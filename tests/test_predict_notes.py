@@ -10,8 +10,8 @@ from fusion.metrics import Calibration, softmax
 from pose.keypoints import save_keypoints
 from prediction import overlay
 from prediction.classify import Fusion, Poses, Prediction, bars_of, describe
-from tests.helpers import assert_error, call_main
-from tests.test_predict import CLASSES, write_checkpoint, write_video
+from tests.helpers import assert_error, call_main, moving, write_video
+from tests.prediction_data import CLASSES, write_checkpoint
 from utils import load_checkpoint, save_checkpoint
 
 
@@ -56,7 +56,7 @@ def test_streams_that_disagree_and_few_people():
 def data(tmp_path_factory) -> Path:
     """A video with people in 2 of its 12 frames, and checkpoints with and without a calibration."""
     root = tmp_path_factory.mktemp("calibrated")
-    write_video(root / "one.mkv", 12, (64, 48))
+    write_video(root / "one.mkv", moving(12, (64, 48)))
     people = np.full((2, 18, 3), 0.5, np.float32)
     save_keypoints(root / "keypoints.npz", people, np.array([1, 2], np.int32), 12, (48, 64))
     for number, (name, channels) in enumerate((("spatial", 3), ("motion", 30))):
@@ -102,7 +102,7 @@ def test_streams_of_poses_leave_where_nobody_is_in_view(data, tmp_path):
     """People in 2 of 20 frames are enough, in 2 of 21 they are not: then the spatial stream alone counts."""
     people = np.full((2, 18, 3), 0.5, np.float32)
     for count, streams in ((20, ["spatial", "motion_pose"]), (21, ["spatial"])):
-        write_video(tmp_path / "few.mkv", count, (64, 48))
+        write_video(tmp_path / "few.mkv", moving(count, (64, 48)))
         save_keypoints(tmp_path / "few.npz", people, np.array([1, 2], np.int32), count, (48, 64))
         given = (tmp_path / "few.mkv", "--motion", data / "motion.tar", "--keypoints", tmp_path / "few.npz")
         given += ("--device", "cpu", "--json", tmp_path / "x.json", "--overlay", tmp_path / "x.mp4")

@@ -17,7 +17,6 @@ from common.cli import UserError
 from common.records import FrameSettings
 from dataloader.sampling import test_starts as starts_of
 from fusion.metrics import Calibration
-from network import build_network
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, save_keypoints
 from prediction import timeline, timeline_plot
@@ -38,57 +37,21 @@ from prediction.timeline import (
 )
 from prediction.timeline_files import subtitles, write_timeline
 from prediction.timeline_plot import clock, thin_out
-from tests.helpers import assert_error, call_main, run_script
-from tests.test_predict import fake_estimator, nobody, people_of, read_video, write_checkpoint
+from tests.helpers import assert_error, call_main, read_video, run_script, write_video
+from tests.prediction_data import COLOUR_CLASSES as CLASSES
+from tests.prediction_data import (
+    coloured,
+    fake_estimator,
+    nobody,
+    noise,
+    people_of,
+    write_checkpoint,
+    write_colour_network,
+)
 from training.streams import MOTION_POSE, SPATIAL
-from utils import save_checkpoint
 
-COLOURS = {"Red": (230, 20, 20), "Tai Chi, grün": (20, 230, 20), "Blue": (20, 20, 230)}
-CLASSES = list(COLOURS)
 RATE = 10
 CPU = ("--device", "cpu", "--no-amp", "--short-side", "40")
-
-
-def write_lossless(path: Path, pictures, rate: int = RATE) -> Path:
-    """A video whose frames come back as they were."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=rate)
-        stream.pix_fmt = "bgr0"
-        for number, picture in enumerate(pictures):
-            if number == 0:
-                stream.height, stream.width = picture.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
-
-
-def noise(count: int, seed: int = 0, size=(40, 52)) -> list[np.ndarray]:
-    generator = np.random.default_rng(seed)
-    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(count)]
-
-
-def coloured(*counts: int) -> list[np.ndarray]:
-    """Frames of each colour in turn."""
-    plain = [np.full((40, 52, 3), colour, np.uint8) for colour in COLOURS.values()]
-    return [frame for frame, count in zip(plain, counts, strict=False) for _ in range(count)]
-
-
-def write_colour_network(path: Path) -> Path:
-    """A ResNet-18 that passes a picture's colours on: logits are its positive mean red, green and blue."""
-    network = build_network("resnet18", 3, 3)
-    for name, parameter in network.named_parameters():
-        parameter.data.zero_()
-        if name == "conv1.weight":
-            parameter.data[range(3), range(3), 3, 3] = 1
-        elif name == "bn1.weight" or name.endswith("downsample.1.weight"):
-            parameter.data.fill_(1)
-        elif name.endswith("downsample.0.weight"):
-            parameter.data[range(3), range(3), 0, 0] = 1
-        elif name == "fc.weight":
-            parameter.data[range(3), range(3)] = 2
-    content = {"epoch": 1, "arch": "resnet18", "classes": CLASSES, "in_channels": 3, "image_size": 32}
-    save_checkpoint(path, content | {"state_dict": network.state_dict(), "best_prec1": 0.0})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +60,8 @@ def data(tmp_path_factory) -> Path:
     write_colour_network(root / "colour.pth.tar")
     write_checkpoint(root / "spatial.pth.tar", 3, 1)
     write_checkpoint(root / "motion.pth.tar", 30, 2)
-    write_lossless(root / "three.mkv", coloured(40, 30, 36))
-    write_lossless(root / "noise.mkv", noise(47))
+    write_video(root / "three.mkv", coloured(40, 30, 36), "ffv1")
+    write_video(root / "noise.mkv", noise(47), "ffv1")
     return root
 
 
@@ -178,7 +141,7 @@ def test_windows_are_scored_as_files_of_their_frames(data, models, tmp_path, eve
     assert len({frame.tobytes() for frame in seen}) == len(seen) == result.looked_at or every > 1
     pictures, means = noise(47), dict.fromkeys(models, 0)
     for (first, end), probabilities in zip(expected, result.probabilities, strict=True):
-        cut = write_lossless(tmp_path / f"{first}.mkv", pictures[first:end])
+        cut = write_video(tmp_path / f"{first}.mkv", pictures[first:end], "ffv1")
         alone = classify(cut, models, fake_estimator(), options).logits
         fused = (alone["spatial"].astype(float) + 2 * alone["motion_pose"]) / 3
         np.testing.assert_allclose(probabilities, np.exp(fused) / np.exp(fused).sum(), atol=1e-5)
@@ -371,7 +334,7 @@ def test_frames_that_change_their_size(data, models, tmp_path, monkeypatch):
     """Windows that see both sizes are gaps where people are looked for; those on either side are not."""
     pictures = noise(30) + noise(30, 1, (52, 40))
     monkeypatch.setattr(timeline, "decode_frames", lambda *arguments: (picture for picture in pictures))
-    file = write_lossless(tmp_path / "v.mkv", noise(2))
+    file = write_video(tmp_path / "v.mkv", noise(2), "ffv1")
     options = Options(FrameSettings(short_side=40))
     result = classify_windows(file, models, fake_estimator(), options, Plan(1, 0.5), fusion_of(models))
     mixed = (result.spans[:, 0] < 30) & (result.spans[:, 1] > 30)

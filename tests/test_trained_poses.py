@@ -16,8 +16,8 @@ from pose.keypoints import load_keypoints
 from pose.pipeline import RAW_NAME
 from pose.settings import SETTINGS_NAME, kept_settings, write_settings
 from spatial_cnn_15 import get_args_parser
-from tests.helpers import assert_error, call_main, make_tiny, train_script
-from tests.test_predict import CLASSES, FRAMES, fake_estimator, write_checkpoint, write_video
+from tests.helpers import assert_error, call_main, make_tiny, moving, train_script, write_video
+from tests.prediction_data import CLASSES, FRAMES, fake_estimator, write_checkpoint
 from training.distributed import Processes
 from training.options import parse_options
 from training.resume import made_of
@@ -34,12 +34,12 @@ def trained(tmp_path_factory):
     """Videos, pose flow of cleaned people, a checkpoint that knows of it, and the scores of the script for testing."""
     root = tmp_path_factory.mktemp("trained")
     for name, count in NAMES.items():
-        write_video(root / "videos/Diving" / name, count, (64, 48), rate=25)
+        write_video(root / "videos/Diving" / name, moving(count, (64, 48)), rate=25)
     lists = root / "lists"
     lists.mkdir()
     lists.joinpath("index.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(CLASSES, 1)))
     lists.joinpath("testlist04.txt").write_text("".join(f"Diving/{name}\n" for name in NAMES))
-    lists.joinpath("trainlist04.txt").write_text("Diving/other.avi\n")
+    lists.joinpath("trainlist04.txt").write_text("".join(f"{name}/other.avi\n" for name in CLASSES))
     write_checkpoint(root / "motion.pth.tar", 30, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process_pose, "estimator_from_arguments", lambda *args: fake_estimator())

@@ -8,23 +8,9 @@ import pytest
 
 from common.records import FrameSettings
 from common.video import decode_frames, duration, frames_of
-from tests.helpers import ROOT
+from tests.helpers import ROOT, write_video
 
 CASES = ROOT.parent / "shared" / "cases" / "videos"
-
-
-def write(path, codec, pictures, pix_fmt="yuv420p", change=lambda packet: None, **options):
-    """Encode pictures at 25 a second; `change` edits the packets, `options` are set on the codec."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], pix_fmt
-        for name, value in options.items():
-            setattr(stream.codec_context, name, value)
-        for picture in [*(av.VideoFrame.from_ndarray(rgb) for rgb in pictures), None]:
-            for packet in stream.encode(picture):
-                change(packet)
-                container.mux(packet)
-    return path
 
 
 def levels(count, size=(48, 64)):
@@ -45,7 +31,7 @@ def stored_for_shown(packet):
     [("a.avi", "mpeg4", None), ("a.avi", "libx264", None), ("a.mkv", "libx264", stored_for_shown)],
 )
 def test_each_frame_comes_once_where_stamps_go_back_and_forth(tmp_path, name, codec, change):
-    path = write(tmp_path / name, codec, levels(40), change=change or (lambda packet: None), max_b_frames=3)
+    path = write_video(tmp_path / name, levels(40), codec, 25, change=change, max_b_frames=3)
     every = brightness(path)
     assert len(every) == 40 and every == sorted(every)
     assert brightness(path, fps=25) == every
@@ -56,7 +42,7 @@ def test_an_avis_empty_slots_take_their_time(tmp_path):
     def late(packet):
         packet.pts = packet.dts = packet.pts + 10 * (packet.pts >= 10)
 
-    path = write(tmp_path / "a.avi", "mpeg4", levels(20), change=late)
+    path = write_video(tmp_path / "a.avi", levels(20), rate=25, change=late)
     assert len(brightness(path)) == 20 and len(brightness(path, fps=25)) == 30
 
 
@@ -64,14 +50,14 @@ def test_a_clock_that_starts_late_cuts_nothing_short(tmp_path):
     def later(packet):
         packet.pts, packet.dts = packet.pts + 1_000_000, packet.dts + 1_000_000
 
-    path = write(tmp_path / "a.mkv", "mpeg4", levels(50), change=later)
+    path = write_video(tmp_path / "a.mkv", levels(50), rate=25, change=later)
     damage = []
     assert len(list(decode_frames(path, damage=damage))) == 50 and not damage
     assert duration(path) == pytest.approx(2, abs=0.1)
 
 
 def test_a_header_that_promises_more_is_no_damage(tmp_path):
-    path = write(tmp_path / "a.avi", "mpeg4", levels(40))
+    path = write_video(tmp_path / "a.avi", levels(40), rate=25)
     data, count = path.read_bytes(), (40).to_bytes(4, "little")
     assert data[:400].count(count) >= 2  # of the file, and of its stream
     path.write_bytes(data[:400].replace(count, (200).to_bytes(4, "little")) + data[400:])
