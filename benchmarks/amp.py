@@ -13,7 +13,7 @@ import numpy as np
 
 from common.cli import ArgumentParser, UserError, print_table, run
 from fusion.scores import load_scores
-from training.record import BEST
+from training.resume import BEST
 
 SCRIPTS = {
     "spatial": "spatial_cnn_15.py",

@@ -22,7 +22,7 @@ from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import EpochBatches, VideoDataset, testing_loader, training_loader
 from network import Model, build_network
 from training.engine import Context, evaluate, train_one_epoch
-from training.recipes import RECIPES
+from training.options import RECIPES
 from training.streams import MOTION_POSE, SPATIAL, Stream, trained_stream
 from utils import computes_in_half, memory_format
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli import ArgumentParser, UserError, run, whole_number
-from training.record import BEST, CHECKPOINT
+from training.resume import BEST, CHECKPOINT
 
 ROOT = Path(__file__).resolve().parent.parent
 STREAMS = {  # script and folder

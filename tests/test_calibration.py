@@ -23,8 +23,7 @@ from fusion.metrics import (
 )
 from fusion.scores import load_scores, save_scores
 from tests.helpers import call_main, train_script
-from training import calibration
-from training.calibration import keep_calibration
+from training.resume import keep_calibration
 from utils import load_checkpoint, save_checkpoint
 
 
@@ -168,7 +167,7 @@ def table_rows(text: str) -> list[list[str]]:
 
 
 def test_training_keeps_it_with_the_best_model(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibration, "LEAST_VIDEOS", 6)
+    monkeypatch.setattr("training.resume.LEAST_VIDEOS", 6)
     record = tmp_path / "record"
     finished = train_script("spatial", tiny, record, "--epochs", 1, "--val-groups", "5,6", inline=True)
     assert finished.returncode == 0, finished.stderr
@@ -190,8 +189,8 @@ def test_training_keeps_it_with_the_best_model(tiny, tmp_path, monkeypatch):
     assert (record / "model_best.pth.tar").read_bytes() == before
     # A run that lost it, or is of an earlier version, gets it when it is asked for no more epochs.
     save_checkpoint(record / "model_best.pth.tar", {n: v for n, v in best.items() if n != "calibration"})
-    resume = ("--resume", record / "checkpoint.pth.tar")
-    assert train_script("spatial", tiny, record, *resume, inline=True).returncode == 0
+    again = ("--resume", record / "checkpoint.pth.tar")
+    assert train_script("spatial", tiny, record, *again, inline=True).returncode == 0
     again = load_checkpoint(record / "model_best.pth.tar")
     assert again["calibration"] == expected and again["epoch"] == best["epoch"]
     assert all(torch.equal(again["state_dict"][name], tensor) for name, tensor in best["state_dict"].items())

@@ -19,7 +19,7 @@ from network import IMAGENET_MEAN, IMAGENET_STD, Model, build_network
 from training import engine
 from training.distributed import Processes
 from training.engine import Context, evaluate, train_one_epoch
-from training.schedule import make_optimizer, start_momentum
+from training.loop import make_optimizer, start_momentum
 from training.streams import SPATIAL
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from tests.helpers import train_script
 from tests.test_engine import CPU, dataset, no_scaler, small_network
 from training import loop
 from training.engine import Context, train_one_epoch
-from training.schedule import average_weights, rate_factor
+from training.loop import average_weights, rate_factor
 from training.streams import MOTION_POSE, SPATIAL, trained_stream
 from utils import load_checkpoint, save_checkpoint
 

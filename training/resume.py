@@ -1,26 +1,39 @@
 """What a checkpoint holds of a run, and training on from it."""
 
+import contextlib
 import hashlib
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
+from common.atomic import recover_folders
 from common.cli import UserError
 from common.records import FrameSettings
 from dataloader.frame_index import frame_settings
 from dataloader.split_train_test_video import Split, Video
 from dataloader.video_files import holds_videos
+from fusion.metrics import calibrate
+from fusion.scores import load_scores
 from network import Model, classifier, load_strictly
 from pose.settings import kept_settings
-from training.options import METHOD, restore_options
-from training.recipes import RECIPES
-from training.streams import video_settings
+from training.options import METHOD, RECIPES, restore_options
+from training.streams import Stream, video_settings
+from utils import load_checkpoint, save_checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock there
+    fcntl = None
+
+CHECKPOINT, BEST = "checkpoint.pth.tar", "model_best.pth.tar"
+LEAST_VIDEOS = 20  # of validation; from three, temperatures of 0.1 and 100 were seen
 
 
 def options_of(args: Namespace) -> dict:
@@ -184,3 +197,93 @@ def resume_averaging(model: Model, averaged: AveragedModel | None) -> None:
     if averaged is not None and "training_state_dict" in model.checkpoint:
         averaged.n_averaged.fill_(model.checkpoint["averaged_steps"])
         load_strictly(model.network, model.checkpoint["training_state_dict"], model.path)
+
+
+# ---- the folder that a run writes to ----
+
+
+def scores_path(record: Path, stream: Stream, what: str) -> Path:
+    """Where a stream's scores per video go: `…_video_preds.pickle`, or `…_video_val_preds.pickle`."""
+    return record / f"{stream.name}_video_{'val_' if what == 'val' else ''}preds.pickle"
+
+
+def record_path(record: Path, stream: Stream, what: str) -> Path:
+    """Where the record of the epochs goes; `what` is train, val or test."""
+    return record / f"{stream.prefix}_{what}.csv"
+
+
+def selected_on(args: Namespace) -> str:
+    """What the best model of a run is chosen on, in words."""
+    return "validation set" if args.val_groups or args.val_list else "test list"
+
+
+def run_files(record: Path, stream: Stream) -> list[Path]:
+    """Those files of a run of `stream` that `record` holds."""
+    names = [record / name for name in (CHECKPOINT, BEST, "curves.png", "summary.json", "evaluation.json")]
+    names += [scores_path(record, stream, what) for what in ("val", "test")]
+    names += [record_path(record, stream, what) for what in ("train", "val", "test")]
+    return [path for path in names if path.exists()]
+
+
+def check_record(args: Namespace, stream: Stream) -> None:
+    """Raise `UserError` if `args.record` holds a run that is not the one of `--resume`, nor to be overwritten."""
+    record, there = args.record, run_files(args.record, stream)
+    if record.exists() and not record.is_dir():
+        raise UserError(f"--record {record}: is no folder; give the name of one")
+    own = args.resume is not None and args.resume.resolve().parent == record.resolve()
+    if args.overwrite and own:
+        raise UserError(f"--overwrite would remove {args.resume}, which --resume needs; leave one of them out")
+    # A run that ended before its first checkpoint left nothing that could be resumed, or missed.
+    if not own and not args.overwrite and any(path.suffix in (".tar", ".pickle") for path in there):
+        where = f"resume it with --resume {record / CHECKPOINT}, " if record / CHECKPOINT in there else ""
+        raise UserError(f"{record}: holds a run; {where}give another --record, or remove it with --overwrite")
+
+
+@contextlib.contextmanager
+def open_record(args: Namespace, stream: Stream) -> Iterator[None]:
+    """Take `args.record` for one training run: lock it until the block ends, and remove what is to be overwritten.
+
+    Raises `UserError` as `check_record` does, or if another run trains there. A killed process keeps no lock.
+    """
+    args.record.mkdir(parents=True, exist_ok=True)
+    with (args.record / ".lock").open("a") as lock:
+        try:
+            if fcntl:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"{args.record}: another run is training there; wait for it, or give another --record"
+            ) from None
+        recover_folders(args.record)  # what killed runs left
+        check_record(args, stream)
+        if args.overwrite:
+            for path in run_files(args.record, stream):
+                path.unlink()
+        yield
+
+
+# ---- what the best model's validation scores say about its probabilities ----
+
+
+def calibrate_on(scores_file: Path, val: Sequence[Video]) -> dict[str, float] | None:
+    """`fusion.calibration.calibrate` on the score pickle of validation videos, None if they are too few; prints it."""
+    if len(val) < LEAST_VIDEOS:
+        print(f"calibration: left out, {len(val)} validation videos are too few (at least {LEAST_VIDEOS})")
+        return None
+    scores = load_scores(scores_file)
+    labels = {video.name: video.label for video in val}
+    kept = calibrate(np.stack(list(scores.values())), np.array([labels[name] for name in scores]))
+    print(
+        f"calibration: temperature {kept['temperature']:.2f}, ECE {kept['ece_before']:.2f} → {kept['ece']:.2f}, "
+        f"threshold {kept['threshold']:.2f} on {kept['videos']} validation videos"
+    )
+    return kept
+
+
+def keep_calibration(path: Path, calibration: Mapping[str, float] | None) -> None:
+    """Write `calibration` into the checkpoint `path`, which appears whole; nothing to do if it is there, or None."""
+    if not calibration:
+        return
+    checkpoint = load_checkpoint(path)
+    if checkpoint.get("calibration") != calibration:
+        save_checkpoint(path, checkpoint | {"calibration": dict(calibration)})

@@ -15,9 +15,9 @@ import torch
 
 from common.cli import UserError, print_first
 from dataloader.features import save_features
-from dataloader.frame_index import check_usable
+from dataloader.frame_index import check_usable, find_folders
 from dataloader.names import Video, group_of
-from dataloader.split_train_test_video import Split
+from dataloader.split_train_test_video import Split, check_lists
 from dataloader.video_dataset import (
     EpochBatches,
     VideoDataset,
@@ -28,17 +28,28 @@ from dataloader.video_dataset import (
 )
 from fusion.scores import save_scores
 from network import Model, load_starting_weights, read_model
-from training.calibration import calibrate_on, keep_calibration
-from training.checks import check_options
 from training.distributed import Processes, gather, join_processes, wait_for_main
 from training.engine import Context, Stopped, evaluate, extract_features
 from training.loop import fit
-from training.record import BEST, CHECKPOINT, check_record, open_record, scores_path, selected_on
-from training.resume import check_same_videos, fingerprint, made_of, restore_run
+from training.resume import (
+    BEST,
+    CHECKPOINT,
+    calibrate_on,
+    check_record,
+    check_same_videos,
+    fingerprint,
+    keep_calibration,
+    made_of,
+    open_record,
+    restore_run,
+    scores_path,
+    selected_on,
+)
 from training.streams import Stream, trained_stream
 from utils import (
     StopRequest,
     catch_stop_signals,
+    check_file,
     computes_in_half,
     environment,
     memory_format,
@@ -131,6 +142,32 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
         for line in results:
             print(line)
     return 0
+
+
+def check_options(args: Namespace) -> None:
+    """Raise `UserError` for options that do not go together, and for files and folders that are not there.
+
+    Of a checkpoint's run only those lists are looked for that the command line names: the others are its own.
+    """
+    features = args.write_features
+    if args.evaluate and args.resume is None:
+        raise UserError("--evaluate needs a checkpoint to test; give it with --resume CHECKPOINT")
+    if features and not args.evaluate:
+        raise UserError(f"--features {features}: is written of a trained network; add --resume and --evaluate")
+    if features and features.is_dir():
+        raise UserError(f"--features {features}: is a folder; give the name of a file to write, FILE.npz")
+    if args.data:  # temporal heads know their videos and lists
+        named = {name: getattr(args, name) for name in ("split", "class_index", "val_list")}
+        if args.resume:
+            named = {name: value if name in args.given else None for name, value in named.items()}
+        if not args.resume or "ucf_list" in args.given:
+            check_lists(args.ucf_list, **named)
+        if not args.resume or "data" in args.given:
+            find_folders(args.data, [])
+    if args.resume:
+        check_file(args.resume)
+    elif args.weights not in ("imagenet", "none"):
+        check_file(args.weights)
 
 
 def settle_epochs(args: Namespace, steps: int, processes: Processes) -> None:

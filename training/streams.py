@@ -23,7 +23,7 @@ from dataloader.video_dataset import Prepared
 from network import IMAGE_NETWORKS, IMAGENET_MEAN, IMAGENET_STD, Family, read_weights, rgb_statistics, trained_channels
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME
-from training.recipes import RECIPES
+from training.options import RECIPES
 
 
 def _read_lists(args: Namespace) -> Split:
