@@ -177,6 +177,8 @@ def export(args: argparse.Namespace) -> None:
     if None in found:
         raise UserError(f"{args.source}: has no pose folder of {found[None].path}, which is listed")
     found = found or dict.fromkeys(find_frame_folders(args.source))
+    if not found:
+        raise UserError(f"{args.source}: no pose folders in it; process_pose.py writes them")
     annotations = []
     for name, video in tqdm(found.items(), unit=" videos", disable=not sys.stderr.isatty()):
         annotation = formats.pyskl_annotation(name, load_keypoints(args.source / name / FILE_NAME))

@@ -41,7 +41,7 @@ class Poses(NamedTuple):
     points: np.ndarray
     frame: np.ndarray
     num_frames: int
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
 
 
 def to_keypoints(poses: Poses, size: tuple[int, int] | None, num_frames: int | None) -> Keypoints:
@@ -84,8 +84,10 @@ def recognise(source: Path) -> str:
     if source.is_file():
         with source.open("rb") as file:
             start = file.read(100).lstrip()[:1]
-        if start in (b"[", b"{", b"\x80"):
-            return "pyskl" if start == b"\x80" else "coco"
+        if start == b"\x80" or source.suffix in (".pkl", ".pickle"):
+            return "pyskl"
+        if start in (b"[", b"{"):
+            return "coco"
     elif path := next(source.rglob("*.json"), None):
         return "openpose" if "people" in load_json(path) else "coco"
     elif any(source.rglob("*.txt")):
@@ -230,8 +232,8 @@ def read_pyskl(content: Any) -> Iterator[Poses]:
         scores = points.any(axis=-1) if scores is None else scores
         points = np.concatenate((points, scores.reshape(people, length, parts, 1)), axis=-1)
         points, frame = points.swapaxes(0, 1).reshape(-1, parts, 3), np.repeat(np.arange(1, length + 1), people)
-        height, width = item["img_shape"]
-        yield Poses(name, points, frame, int(item.get("total_frames", length)), (int(height), int(width)))
+        size = tuple(int(side) for side in item.get("img_shape", ())) or None
+        yield Poses(name, points, frame, int(item.get("total_frames", length)), size)
 
 
 # ---- written ----

@@ -144,7 +144,7 @@ def test_every_form_gives_the_same_people(tmp_path):
     write_coco(tmp_path / "coco.json", values)
     write_results(tmp_path / "results/v_Walk_g01_c01.json", values)
     write_results(tmp_path / "alphapose/v_Walk_g01_c01/alphapose-results.json", values, alphapose=True)
-    write_pickle(tmp_path / "list.pkl", [annotation(values)])
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps([annotation(values)], protocol=0))
     write_pickle(tmp_path / "coco18.pkl", [annotation(values, "data/v_Walk_g01_c01.avi", OPENPOSE)])
     for source, tell in [
         *(("body25", size), ("coco18", size), ("yolo", size), ("yolo_tracked", size), ("yolo_plain", size)),
@@ -354,7 +354,7 @@ def bad_inputs(folder):
         ("up", {"frame_dir": "../.."}, ("'..'",)),
         ("length", {"total_frames": 6}, ("frame 8 of 6",)),
         ("array", {"keypoint": [1, 2]}, ("form pyskl",)),
-        ("infinite", {"img_shape": (0, 0)}, ("form pyskl",)),
+        ("flat", {"img_shape": (0, 0)}, ("form pyskl",)),
         ("code", {"label": Gadget()}, ("builtins.print", "nothing was run")),
     ):
         items = [annotation(values, "first"), annotation(values) | change]
