@@ -103,7 +103,7 @@ def test_frames_of_another_size_are_fitted_into_the_first(tmp_path):
 
 @pytest.mark.parametrize("settings", [FrameSettings(), FrameSettings(every=3), FrameSettings(fps=7, short_side=24)])
 def test_wanted_frames_are_those_of_the_whole_video(tmp_path, settings):
-    write(tmp_path / "a.mp4", "libx264", levels(40))
+    write_video(tmp_path / "a.mp4", levels(40), "libx264", 25)
     whole = list(frames_of(tmp_path / "a.mp4", settings))
     for wanted in ({2}, {1, 5, len(whole)}, {len(whole) + 1}, set()):
         frames = list(frames_of(tmp_path / "a.mp4", settings, wanted=wanted))
