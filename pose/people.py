@@ -1,4 +1,7 @@
-"""People from frame to frame: matched, interpolated, followed, chosen, and cleaned."""
+"""People from frame to frame: matched, interpolated, followed, chosen, and cleaned.
+
+Where people are followed, each person of a video's `Keypoints` has the number of a track, int32 (P,).
+"""
 
 import argparse
 from collections.abc import Mapping
@@ -43,14 +46,12 @@ def match_people(first: np.ndarray, second: np.ndarray, frame_size: tuple[int, i
     The distance of two people is the mean over the parts that both have; it must be less than half of the
     larger one's extent.
     """
+    both = (first[:, None, :, 2] > 0) & (second[None, ..., 2] > 0)
     scale = np.array(frame_size[::-1], np.float32)
-    points = [people[..., :2] * scale for people in (first, second)]
-    found = [people[..., 2] > 0 for people in (first, second)]
-    both = found[0][:, None] & found[1][None]
-    distance = np.linalg.norm(points[0][:, None] - points[1][None], axis=-1)
+    distance = np.linalg.norm(first[:, None, :, :2] * scale - second[None, ..., :2] * scale, axis=-1)
     mean = np.where(both, distance, 0).sum(axis=2) / np.maximum(both.sum(axis=2), 1)
-    extents = [_extent(*person) for person in zip(points, found, strict=True)]
-    allowed = both.any(axis=2) & (mean < np.maximum(extents[0][:, None], extents[1][None]) / 2)
+    larger = np.maximum(person_extents(first, frame_size)[:, None], person_extents(second, frame_size))
+    allowed = both.any(axis=2) & (mean < larger / 2)
     pairs = {}
     for index in np.argsort(np.where(allowed, mean, np.inf), axis=None, kind="stable")[: allowed.sum()]:
         one, other = divmod(int(index), len(second))
@@ -59,11 +60,18 @@ def match_people(first: np.ndarray, second: np.ndarray, frame_size: tuple[int, i
     return list(pairs.items())
 
 
-def _extent(points: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Diagonal of the box around each person's parts: (P,)."""
-    low = np.where(found[..., None], points, np.inf).min(axis=1)
-    high = np.where(found[..., None], points, -np.inf).max(axis=1)
-    return np.linalg.norm(np.where(high >= low, high - low, 0), axis=1)
+def person_extents(people: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+    """Diagonal of the box around the found parts of each person (P, 18, 3), in pixels: (P,)."""
+    found = people[..., 2:] > 0
+    low = np.where(found, people[..., :2], np.inf).min(axis=1)
+    high = np.where(found, people[..., :2], -np.inf).max(axis=1)
+    return np.linalg.norm(np.where(high >= low, high - low, 0) * frame_size[::-1], axis=1)
+
+
+def person_scores(people: np.ndarray) -> np.ndarray:
+    """Mean score of the parts that were found of each person (P, 18, 3): (P,), 0 without any."""
+    found = people[..., 2] > 0
+    return people[..., 2].sum(axis=1, where=found) / np.maximum(found.sum(axis=1), 1)
 
 
 # ---- through a video ----
@@ -83,11 +91,11 @@ def follow_people(keypoints: Keypoints, max_gap: int = MAX_GAP) -> np.ndarray:
         here = np.flatnonzero(keypoints.frame == frame)
         last = {track: index for track, index in last.items() if frame - keypoints.frame[index] <= max_gap + 1}
         for seen in sorted({int(keypoints.frame[index]) for index in last.values()}, reverse=True):
-            known = [track for track, index in last.items() if keypoints.frame[index] == seen]
+            candidates = [track for track, index in last.items() if keypoints.frame[index] == seen]
             free = here[tracks[here] < 0]
-            before = people[[last[track] for track in known]]
+            before = people[[last[track] for track in candidates]]
             for one, other in match_people(before, people[free], keypoints.frame_size):
-                tracks[free[other]] = known[one]
+                tracks[free[other]] = candidates[one]
         new = here[tracks[here] < 0]
         tracks[new] = np.arange(begun, begun + len(new))
         begun += len(new)
@@ -96,55 +104,64 @@ def follow_people(keypoints: Keypoints, max_gap: int = MAX_GAP) -> np.ndarray:
 
 
 def main_tracks(keypoints: Keypoints, tracks: np.ndarray) -> np.ndarray:
-    """Numbers of the tracks that `follow_people` found, int32 (T,), the main person first.
+    """The numbers of the `tracks` of a video's people, int32 (T,), the main person's first.
 
     A track counts as much as the sum over its frames of the person's size × score.
     """
-    weights = np.bincount(tracks, person_sizes(keypoints) * person_scores(keypoints.keypoints))
-    return np.argsort(-weights, kind="stable").astype(np.int32)
+    sizes = person_extents(keypoints.keypoints, keypoints.frame_size) / min(keypoints.frame_size)
+    return np.argsort(-np.bincount(tracks, sizes * person_scores(keypoints.keypoints)), kind="stable").astype(np.int32)
 
 
-def keep_main_people(keypoints: Keypoints, count: int) -> Keypoints:
-    """The `count` main people of each frame: those whose tracks come first among `main_tracks`, in their order.
+def main_people(keypoints: Keypoints, tracks: np.ndarray, count: int) -> np.ndarray:
+    """Index of the `count` main people of each frame: those whose tracks come first among `main_tracks`.
 
     Whom a frame shows is so decided over the whole video, and a score that wavers lets nobody flicker in and out.
     """
-    return select_people(keypoints, _main_people(keypoints, count)[0])
+    rank = np.argsort(main_tracks(keypoints, tracks))[tracks]
+    order = np.lexsort((rank, keypoints.frame))
+    frame = keypoints.frame[order]
+    place = np.arange(len(order)) - np.searchsorted(frame, frame)  # within its frame, from 0
+    return np.sort(order[place < count])
 
 
 def main_paths(keypoints: Keypoints, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` main people of each frame as paths, float32 (count, num_frames, 18, 3), 0 where there is nobody.
+    """The `main_people` of each frame as paths, float32 (count, num_frames, 18, 3), 0 where there is nobody.
 
-    They are those of `keep_main_people` but for tracks of fewer than `MIN_SEEN` frames. A track stays on one path,
-    the first that is free, the main person's on path 0; so equal keypoints give equal paths. Gaps of a track are filled
-    (`fill_gaps`) where its path is free. Also returns the track on each path, int32 (count, num_frames), -1: nobody.
+    Tracks of fewer than `MIN_SEEN` frames are left out. A track stays on one path, the first that is free, the main
+    person's on path 0; so equal keypoints give equal paths. Gaps of a track are filled (`fill_gaps`) where its path is
+    free. Also returns the track on each path, int32 (count, num_frames), -1: nobody.
     """
-    kept, tracks, order = _main_people(keypoints, count)
+    tracks = follow_people(keypoints)
+    kept = main_people(keypoints, tracks, count)
     paths = np.zeros((count, keypoints.num_frames, *keypoints.keypoints.shape[1:]), np.float32)
     whose = np.full(paths.shape[:2], -1, np.int32)
-    least = min(MIN_SEEN, keypoints.num_frames)
     placed = []
-    for track in order.tolist():
+    for track in main_tracks(keypoints, tracks).tolist():
         index = kept[tracks[kept] == track]
-        frames = keypoints.frame[index] - 1
-        if (tracks == track).sum() < least or not len(index):
+        if (tracks == track).sum() < min(MIN_SEEN, keypoints.num_frames) or not len(index):
             continue
+        frames = keypoints.frame[index] - 1
         free = whose[:, frames] < 0
         whole = np.flatnonzero(free.all(axis=1))
         place = np.repeat(whole[:1], len(frames)) if len(whole) else free.argmax(axis=0)
         whose[place, frames] = track
-        placed.append((track, index, frames, place))
-    for track, index, frames, place in placed:  # when all that were found have their places
-        span = np.arange(frames[0], frames[-1] + 1)
-        person = np.zeros((len(span), *paths.shape[2:]), np.float32)
-        person[frames - frames[0]] = keypoints.keypoints[index]
-        person = fill_gaps(person)
-        place = place[np.searchsorted(frames, span, side="right") - 1]  # in a gap as before it
+        placed.append((track, index, place))
+    for track, index, place in placed:  # when all that were found have their places
+        person, span = filled_track(keypoints, index)
+        place = place[np.searchsorted(keypoints.frame[index] - 1, span, side="right") - 1]  # in a gap as before it
         new = (whose[place, span] < 0) & (person[..., 2] > 0).any(axis=1)
         whose[place[new], span[new]] = track
         here = whose[place, span] == track
         paths[place[here], span[here]] = person[here]
     return paths, whose
+
+
+def filled_track(keypoints: Keypoints, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The people `index` of one track as a path (T, 18, 3) whose gaps are filled, and its frames (T,), from 0."""
+    frames = keypoints.frame[index] - 1
+    path = np.zeros((frames[-1] - frames[0] + 1, *keypoints.keypoints.shape[1:]), np.float32)
+    path[frames - frames[0]] = keypoints.keypoints[index]
+    return fill_gaps(path), np.arange(frames[0], frames[-1] + 1)
 
 
 def fill_gaps(path: np.ndarray, max_gap: int = MAX_GAP) -> np.ndarray:
@@ -162,20 +179,25 @@ def fill_gaps(path: np.ndarray, max_gap: int = MAX_GAP) -> np.ndarray:
     return filled
 
 
-def _main_people(keypoints: Keypoints, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Whom to keep (an index, ordered), the track of each person, and the tracks from the main one on."""
+# ---- cleaned ----
+
+
+def clean_people(keypoints: Keypoints, cleaning: dict) -> Keypoints:
+    """The people that the options `min_score`, `max_people` and `smooth` (a rate in frames per second) leave.
+
+    Those whose `person_scores` are below `min_score` go first, then paths are smoothed, then the main people chosen;
+    None in place of a value leaves it out.
+    """
+    if cleaning["min_score"]:
+        keypoints = select_people(keypoints, person_scores(keypoints.keypoints) >= cleaning["min_score"])
+    if not len(keypoints.frame) or not (cleaning["smooth"] or cleaning["max_people"]):
+        return keypoints
     tracks = follow_people(keypoints)
-    ranking = main_tracks(keypoints, tracks)
-    rank = np.argsort(ranking)[tracks]
-    order = np.lexsort((rank, keypoints.frame))
-    frame = keypoints.frame[order]
-    place = np.arange(len(order)) - np.searchsorted(frame, frame)  # within its frame, from 0
-    return np.sort(order[place < count]), tracks, ranking
-
-
-def drop_weak_people(keypoints: Keypoints, min_score: float) -> Keypoints:
-    """Those whose score, see `person_scores`, is at least `min_score`."""
-    return select_people(keypoints, person_scores(keypoints.keypoints) >= min_score)
+    if cleaning["smooth"]:
+        keypoints, tracks = smooth_people(keypoints, tracks, cleaning["smooth"])
+    if cleaning["max_people"]:
+        keypoints = select_people(keypoints, main_people(keypoints, tracks, cleaning["max_people"]))
+    return keypoints
 
 
 def select_people(keypoints: Keypoints, which: np.ndarray) -> Keypoints:
@@ -184,51 +206,29 @@ def select_people(keypoints: Keypoints, which: np.ndarray) -> Keypoints:
     return Keypoints(people, frame, keypoints.num_frames, keypoints.frame_size)
 
 
-def person_scores(people: np.ndarray) -> np.ndarray:
-    """Mean score of the parts that were found of each person (P, 18, 3): (P,), 0 without any."""
-    found = people[..., 2] > 0
-    return people[..., 2].sum(axis=1, where=found) / np.maximum(found.sum(axis=1), 1)
+def smooth_people(keypoints: Keypoints, tracks: np.ndarray, rate: float) -> tuple[Keypoints, np.ndarray]:
+    """The people of a video without gaps, brief finds and jitter, and their tracks; `rate`: frames per second.
 
-
-def person_sizes(keypoints: Keypoints) -> np.ndarray:
-    """Diagonal of the box around each person's parts, in short sides of the frame: (P,)."""
-    people = keypoints.keypoints
-    scale = np.array(keypoints.frame_size[::-1]) / min(keypoints.frame_size)
-    found = people[..., 2:] > 0
-    low = np.where(found, people[..., :2], np.inf).min(axis=1)
-    high = np.where(found, people[..., :2], -np.inf).max(axis=1)
-    return np.linalg.norm(np.where(high >= low, high - low, 0) * scale, axis=1)
-
-
-# ---- cleaned in time ----
-
-
-def smooth_people(keypoints: Keypoints, rate: float = 25) -> Keypoints:
-    """The people of a video without gaps, brief finds and jitter; `rate` is in frames per second.
-
-    People are followed (`follow_people`); those found in fewer than 3 frames go (in all frames of a shorter video
-    they stay); a part that is missing for up to 5 frames is put on a straight line between its neighbours in time,
-    and so are people; then every part's path goes through `one_euro`. The main person comes last in each frame, so
-    that it is drawn on top.
+    People found in fewer than 3 frames go (in all frames of a shorter video they stay); gaps of up to 5 frames are
+    filled, where 4 parts of the person are then there; every part's path goes through `one_euro`. The main person comes
+    last in each frame, so that it is drawn on top.
     """
-    tracks = follow_people(keypoints)
-    paths = []
+    people, frames, followed = [], [], []
     for track in main_tracks(keypoints, tracks)[::-1].tolist():
         index = np.flatnonzero(tracks == track)
         if len(index) < min(MIN_SEEN, keypoints.num_frames):
             continue
-        first, last = keypoints.frame[index[[0, -1]]].tolist()
-        path = np.zeros((last - first + 1, *keypoints.keypoints.shape[1:]), np.float32)
-        path[keypoints.frame[index] - first] = keypoints.keypoints[index]
-        path = one_euro(fill_gaps(path), rate, keypoints.frame_size)
-        there = (path[..., 2] > 0).sum(axis=1) >= MIN_PARTS
-        there[keypoints.frame[index] - first] = True
-        paths.append((path[there], np.flatnonzero(there) + first))
-    people, frame = (np.concatenate(parts) for parts in zip(*paths, strict=True)) if paths else ((), ())
-    people = np.reshape(people, (-1, *keypoints.keypoints.shape[1:])).astype(np.float32)
+        path, span = filled_track(keypoints, index)
+        shown = ((path[..., 2] > 0).sum(axis=1) >= MIN_PARTS) | np.isin(span, keypoints.frame[index] - 1)
+        people.append(one_euro(path, rate, keypoints.frame_size)[shown])
+        frames.append(span[shown] + 1)
+        followed.append(np.full(shown.sum(), track, np.int32))
+    if not people:
+        return select_people(keypoints, np.zeros(0, int)), np.zeros(0, np.int32)
+    frame = np.concatenate(frames).astype(np.int32)
     order = np.argsort(frame, kind="stable")
-    frame = np.asarray(frame, np.int32)[order]
-    return Keypoints(people[order], frame, keypoints.num_frames, keypoints.frame_size)
+    smooth = Keypoints(np.concatenate(people)[order], frame[order], keypoints.num_frames, keypoints.frame_size)
+    return smooth, np.concatenate(followed)[order]
 
 
 def one_euro(path: np.ndarray, rate: float, frame_size: tuple[int, int]) -> np.ndarray:
@@ -279,17 +279,3 @@ def cleaning_from_arguments(args: argparse.Namespace, rate: float, others: Mappi
     cleaning = {name: (others.get(name) if value is None else value) or None for name, value in given.items()}
     cleaning["smooth"] = rate if cleaning["smooth"] else None
     return cleaning if any(cleaning.values()) else None
-
-
-def clean_people(keypoints: Keypoints, cleaning: dict) -> Keypoints:
-    """The people that the options `min_score`, `max_people` and `smooth` (a rate in frames per second) leave.
-
-    Weak people go first, then paths are smoothed, then the main people chosen; None in place of a value leaves it out.
-    """
-    if cleaning["min_score"]:
-        keypoints = drop_weak_people(keypoints, cleaning["min_score"])
-    if cleaning["smooth"] and len(keypoints.frame):
-        keypoints = smooth_people(keypoints, cleaning["smooth"])
-    if cleaning["max_people"] and len(keypoints.frame):
-        keypoints = keep_main_people(keypoints, cleaning["max_people"])
-    return keypoints

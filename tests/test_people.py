@@ -11,7 +11,7 @@ from pose.keypoints import FILE_NAME, load_keypoints, make_keypoints, people_of_
 from pose.people import (
     fill_gaps,
     follow_people,
-    keep_main_people,
+    main_people,
     main_tracks,
     one_euro,
     person_scores,
@@ -60,8 +60,8 @@ def test_people_are_followed_through_gaps_and_the_large_one_is_the_main_one():
     assert main_tracks(without(keypoints, lost), tracks)[0] == first[0]
     lost |= (true == 0) & (keypoints.frame == 15)  # one frame more than a track outlives
     assert len(set(follow_people(without(keypoints, lost)))) == 3
-    kept = keep_main_people(keypoints, 1)
-    assert np.array_equal(kept.keypoints, keypoints.keypoints[true == 0])
+    kept = main_people(keypoints, follow_people(keypoints), 1)
+    assert np.array_equal(kept, np.flatnonzero(true == 0))
 
 
 def test_smoothing_fills_gaps_drops_brief_finds_and_calms_jitter():
@@ -73,7 +73,9 @@ def test_smoothing_fills_gaps_drops_brief_finds_and_calms_jitter():
     people = np.concatenate([noisy.keypoints[~lost], ghost])
     broken = make_keypoints(people, np.append(noisy.frame[~lost], 30).astype(np.int32), 40, SIZE)
     assert sorted(set(counts(broken))) == [1, 2, 3]
-    smooth = smooth_people(broken)
+    smooth, tracks = smooth_people(broken, follow_people(broken), 25)
+    again = follow_people(smooth)  # numbered in the order of the frames
+    assert np.array_equal(tracks == tracks[0], again == again[0])
     assert set(counts(smooth)) == {2}
     large = np.array([people_of_frame(smooth, number)[-1] for number in range(1, 41)])  # drawn last
     error = lambda path: np.abs(path - still.keypoints[true == 0])[10:, :, :2].mean()  # noqa: E731
@@ -175,8 +177,9 @@ def test_the_real_network_with_cleaning(shared, tmp_path):
     raw, cleaned = (load_keypoints(tmp_path / "out/exercise" / name) for name in (RAW_NAME, FILE_NAME))
     assert raw.num_frames == cleaned.num_frames == 20 and counts(raw).max() > 2 == counts(cleaned).max()
     rate = 25 / 3
-    again = smooth_people(select_people(raw, person_scores(raw.keypoints) >= 0.35), rate)
-    assert np.array_equal(keep_main_people(again, 2).keypoints, cleaned.keypoints)
+    strong = select_people(raw, person_scores(raw.keypoints) >= 0.35)
+    smooth, tracks = smooth_people(strong, follow_people(strong), rate)
+    assert np.array_equal(smooth.keypoints[main_people(smooth, tracks, 2)], cleaned.keypoints)
     assert kept_settings(tmp_path / "out")["smooth"] == pytest.approx(rate)
     assert "done                       0" in call_main(*run).stdout
     assert_error(call_main(*run[:-1]), "smooth = 8.33", "now it is None")
