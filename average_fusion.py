@@ -56,16 +56,18 @@ def get_args_parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line `argv`; raises `UserError`."""
+    """Run the command line `argv`."""
     args = get_args_parser().parse_intermixed_args(argv)
-    check_arguments(args)
-    results = [fuse_split(args, split) for split in args.split]
-    several = len(results) > 1
+    several = len(args.split) > 1
+    folder = "record/split{split}" if several else "record"
+    args.pickles = args.pickles or [f"{folder}/{name}/{name}_video_preds.pickle" for name in STREAMS]
+    weights = given_weights(args)
+    results = [fuse_split(args, split, weights) for split in args.split]
     written = []
     for result in results:
         report.print_split(result)
-        folder = args.out / f"split{result.split}" if several else args.out
-        written += report.write_split(folder, result, [root for root in (args.frames, args.pose_flow) if root])
+        out = args.out / f"split{result.split}" if several else args.out
+        written += report.write_split(out, result, [root for root in (args.frames, args.pose_flow) if root])
     if several:
         report.print_mean_and_std(results)
         title = f"Fusion, splits {', '.join(args.split)}"
@@ -75,44 +77,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\nwritten: " + "\n         ".join(map(str, [*written, args.out / "summary.json"])))
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Fill in the defaults that depend on others; raises `UserError` for arguments that cannot be right."""
-    args.split = list(dict.fromkeys(args.split))
-    for option, values in (("--split", args.split), ("--weights", args.weights or ())):
-        stray = [value for value in values if "/" in value or value.endswith(".pickle")]
-        if stray:
-            raise UserError(f"{option} got {stray[0]!r}; name the PICKLEs before {option}")
-    several = len(args.split) > 1
-    folder = "record/split{split}" if several else "record"
-    args.pickles = args.pickles or [f"{folder}/{name}/{name}_video_preds.pickle" for name in STREAMS]
-    auto = args.weights == ["auto"]
-    if not auto and (args.val_list or args.val_scores):
-        raise UserError("--val-list and --val-scores are for choosing weights; add --weights auto")
-    if auto and not args.val_scores:
-        args.val_scores = [path.replace("_video_preds", "_video_val_preds") for path in args.pickles]
-        for path in set(args.val_scores) & set(args.pickles):
-            raise UserError(f"{path}: has no _video_preds in its name; give its --val-scores")
-    if auto and len(args.val_scores) != len(args.pickles):
-        raise UserError(f"--val-scores: {len(args.val_scores)} given for {len(args.pickles)} PICKLEs; give one each")
-    fixed = [path for path in args.pickles + (args.val_scores or []) if "{split}" not in path]
-    if several and fixed:
-        raise UserError(f"{fixed[0]}: the same for {len(args.split)} splits; put {{split}} in its place in the path")
-    if args.weights and not auto:
-        try:
-            args.weights = [float(weight) for weight in args.weights]
-            fuse([np.zeros(1)] * len(args.pickles), args.weights)
-        except ValueError:
-            raise UserError(
-                f"--weights {' '.join(map(str, args.weights))}: give auto, or one number >= 0 for each of "
-                f"the {len(args.pickles)} PICKLEs, not all 0"
-            ) from None
-    for option, root in (("--frames", args.frames), ("--pose-flow", args.pose_flow)):
-        if root and not (root.is_dir() and any(root.iterdir())):
-            raise UserError(f"{root}: {'empty' if root.is_dir() else 'no such'} folder; see {option}")
+def given_weights(args: argparse.Namespace) -> list[float] | None:
+    """--weights in numbers, one per PICKLE; None if they are chosen on validation scores."""
+    if args.weights == ["auto"] or (args.val_scores and not args.weights):
+        return None
+    try:
+        weights = list(map(float, args.weights or [1.0] * len(args.pickles)))
+        fuse([np.zeros(1)] * len(args.pickles), weights)
+    except ValueError:
+        raise UserError(
+            f"--weights {' '.join(args.weights)}: give auto, or one number >= 0 for each of the {len(args.pickles)} "
+            "PICKLEs, not all 0"
+        ) from None
+    return weights
 
 
-def fuse_split(args: argparse.Namespace, number: str) -> report.SplitResult:
-    """Match the streams' scores to the test list of split `number`, choose weights if asked for, and fuse."""
+def fuse_split(args: argparse.Namespace, number: str, weights: Sequence[float] | None) -> report.SplitResult:
+    """Match the streams' scores to the test list of split `number`, choose weights if None are given, and fuse."""
     val_list = args.val_list and args.val_list.replace("{split}", number)
     split = read_split(args.ucf_list, number, args.class_index, val_list)
     test_list = str(args.ucf_list / f"testlist{number}.txt")
@@ -120,9 +101,12 @@ def fuse_split(args: argparse.Namespace, number: str) -> report.SplitResult:
     paths = [path.replace("{split}", number) for path in args.pickles]
     tables = [load_table(path, split.test, test_list, len(split.classes)) for path in paths]
     videos, scores = stack_scores(tables, split.test, paths, test_list, args.skip_missing)
-    weights, validation = args.weights or [1.0] * len(paths), None
-    if args.val_scores:
-        val_paths = [path.replace("{split}", number) for path in args.val_scores]
+    validation = None
+    if weights is None:
+        val_scores = args.val_scores or [path.replace("_video_preds", "_video_val_preds") for path in args.pickles]
+        if len(val_scores) != len(paths):
+            raise UserError(f"--val-scores: {len(val_scores)} given for {len(paths)} PICKLEs; give one each")
+        val_paths = [path.replace("{split}", number) for path in val_scores]
         weights, validation = weights_from_validation(val_paths, split, args.skip_missing)
     fused, everywhere = fuse(scores, weights), set(videos)
     return report.SplitResult(

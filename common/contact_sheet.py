@@ -1,4 +1,4 @@
-"""Contact sheets: pairs of pictures with a line of text above each; the fonts of all pictures."""
+"""Contact sheets: pictures with lines of text above them; the fonts of all pictures."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,7 +14,8 @@ from common.atomic import atomic_write
 # The default font, and fonts with Chinese, Japanese and Korean letters on Linux, macOS and Windows.
 CJK_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Arial Unicode MS", "Microsoft YaHei")
 FONTS = ["DejaVu Sans", *(name for name in CJK_FONTS if name in fontManager.get_font_names())]
-COLUMNS, HEIGHT, MAX_WIDTH, GAP, LABEL = 3, 180, 320, 10, 20  # all but the first in pixels
+COLUMNS, HEIGHT, MAX_WIDTH, GAP, LINE = 3, 180, 320, 10, 20  # all but the first in pixels
+COLORS = {"✓": (27, 120, 55), "✗": (178, 24, 43)}
 
 
 def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]]:
@@ -55,42 +56,46 @@ def fit(text: str, size: int, width: int) -> tuple[str, ImageFont.FreeTypeFont]:
     return next((short for short in (text, *shorter) if font.getlength(short) <= width), "…"), font
 
 
-def label_font() -> ImageFont.FreeTypeFont:
-    """The font of the labels."""
-    return font_of("", 13)
-
-
 def write_sheet(
-    path: Path, cells: Sequence[tuple[str, Sequence[np.ndarray]]], note: str = "", key: np.ndarray | None = None
+    path: Path, cells: Sequence[tuple[str, Sequence[np.ndarray | None]]], note: str = "", key: np.ndarray | None = None
 ) -> None:
-    """Write a PNG of labelled pairs of uint8 pictures (H, W, 3), the second one stretched to the shape of the first.
+    """Write a PNG of cells: lines of text above uint8 pictures (H, W, 3), all stretched to the shape of the first.
 
-    Below them stand the small picture `key`, if any, and a line that says how to read them.
+    In place of a picture that is None stands a grey tile. Lines that begin with ✓ are green, with ✗ red. Below the
+    cells stand the small picture `key`, if any, and the line `note`.
     """
     sizes = []
-    for _, (frame, _) in cells:
-        scale = min(HEIGHT / frame.shape[0], MAX_WIDTH / frame.shape[1])
-        sizes.append((max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1)))
-    cell_width = 2 * max(width for width, _ in sizes) + GAP // 2
-    columns = min(COLUMNS, len(cells))
-    rows = -(-len(cells) // columns)
-    foot = rows * (HEIGHT + LABEL + GAP) + GAP  # where the note begins
-    below = max(LABEL, 0 if key is None else len(key)) + GAP if note else 0
+    for _, pictures in cells:
+        height, width = next((picture.shape[:2] for picture in pictures if picture is not None), (3, 4))
+        scale = min(HEIGHT / height, MAX_WIDTH / width)
+        sizes.append((max(round(width * scale), 1), max(round(height * scale), 1)))
+    across = max((len(pictures) for _, pictures in cells), default=1)
+    cell_width = max(across * (max(sizes, default=(0, 0))[0] + GAP // 2), MAX_WIDTH)
+    head = LINE * max((len(text.splitlines()) for text, _ in cells), default=0)
+    columns = max(min(COLUMNS, len(cells)), 1)
+    foot = -(-len(cells) // columns) * (head + HEIGHT + GAP) + GAP  # where the note begins
+    below = max(LINE, 0 if key is None else len(key)) + GAP if note else 0
     sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, foot + below), (245, 245, 245))
     draw = ImageDraw.Draw(sheet)
-    font = label_font()
-    for k, ((label, pair), size) in enumerate(zip(cells, sizes, strict=True)):
-        left = GAP + k % columns * (cell_width + GAP)
-        top = GAP + k // columns * (HEIGHT + LABEL + GAP)
-        while len(label) > 1 and font.getlength(label) > cell_width:
-            label = "…" + label[2:]
-        draw.text((left, top), label, fill=(20, 20, 20), font=font)
-        for image, x in zip(pair, (left, left + size[0] + GAP // 2), strict=True):
-            sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR), (x, top + LABEL))
+
+    def write(text: str, left: int, top: int, width: int) -> None:
+        short, font = fit(text, 13, width)
+        draw.text((left, top), short, fill=COLORS.get(text[:1], (20, 20, 20)), font=font)
+
+    for number, ((text, pictures), size) in enumerate(zip(cells, sizes, strict=True)):
+        left = GAP + number % columns * (cell_width + GAP)
+        top = GAP + number // columns * (head + HEIGHT + GAP)
+        for line, words in enumerate(text.splitlines()):
+            write(words, left, top + line * LINE, cell_width)
+        for place, picture in enumerate(pictures):
+            tile = (
+                Image.new("RGB", size, (225, 225, 225)) if picture is None else Image.fromarray(picture).resize(size, 2)
+            )
+            sheet.paste(tile, (left + place * (size[0] + GAP // 2), top + head))
     left = GAP
     if key is not None:
         sheet.paste(Image.fromarray(key), (left, foot))
         left += key.shape[1] + GAP
-    draw.text((left, foot + (below - GAP) // 2), note, fill=(20, 20, 20), font=font, anchor="lm")
+    write(note, left, foot + (below - GAP - LINE) // 2, sheet.width - left - GAP)
     with atomic_write(path) as file:
         sheet.save(file, format="PNG")

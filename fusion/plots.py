@@ -1,12 +1,9 @@
-"""Pictures of results: confusion matrix, training curves, mistakes. Drawn without pyplot, written whole."""
+"""Pictures of results: confusion matrix, training curves. Drawn without pyplot, written whole."""
 
 import io
-import math
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,33 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from common.atomic import atomic_write
-from common.cli import UserError
 from common.contact_sheet import FONTS, clean
-from common.frames import BrokenImage, read_image
 
 TRAIN_COLOR, TEST_COLOR = "#4c72b0", "#c44e52"
-RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"
-
-
-class Answer(NamedTuple):
-    """What a stream, or their fusion, says of a video."""
-
-    who: str
-    predicted: str
-    probability: float  # of the predicted class, 0..1
-
-
-class Mistake(NamedTuple):
-    """A misclassified video, what was said of it, and its pictures, None where there is none.
-
-    `frame_size` is (height, width) of its frames, if known: pose-flow images are squares that were stretched.
-    """
-
-    name: str
-    true: str
-    answers: Sequence[Answer]
-    images: Sequence[Path | None]
-    frame_size: tuple[int, int] | None = None
 
 
 def plot_confusion(
@@ -81,21 +54,14 @@ def plot_confusion(
 
 
 def plot_curves(
-    train_csv: str | os.PathLike,
-    test_csv: str | os.PathLike,
-    path: str | os.PathLike,
-    title: str = "Training",
-    latest: bool = False,
+    train: pd.DataFrame, tested: pd.DataFrame, test_name: str, path: str | os.PathLike, title: str, latest: bool = False
 ) -> None:
     """Draw loss, Prec@1 and learning rate over the epochs of two records (columns as in `record/`) as PNG.
 
-    The second record is called validation if its name ends in `_val`. Its epoch of the highest Prec@1 is marked: of
-    equals the first, or the `latest`. The first line of `title` is the heading. Values that are not finite are
-    skipped. Raises `UserError` if a record cannot be read or lacks a column.
+    The epoch of the highest tested Prec@1 is marked: of equals the first, or the `latest`. The first line of `title`
+    is the heading. Values that are not finite are skipped.
     """
-    columns = ["Epoch", "Loss", "Prec@1"]
-    train, test = read_columns(train_csv, [*columns, "lr"]), read_columns(test_csv, columns)
-    test_name = "validation" if Path(test_csv).stem.endswith("_val") else "test"
+    train, test = (record.where(record.abs() < 1e100) for record in (train, tested))
     figure = Figure(figsize=(8, 8.5))
     loss, accuracy, rate = panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.8))
     heading, *more = title.splitlines()
@@ -151,66 +117,6 @@ def _markers(record: pd.DataFrame) -> dict:
     return {"marker": "o", "markersize": 4 if len(record) <= 30 else 0}
 
 
-def plot_misclassified(mistakes: Sequence[Mistake], path: str | os.PathLike, title: str = "Mistakes") -> None:
-    """Draw each mistake's pictures side by side, above them its name, true class and all answers, as PNG.
-
-    Pictures have the shape of the video's frames, or, where that is not known, of its first picture. A picture that is
-    None or cannot be read leaves a grey tile. Wrong answers are red, right ones green.
-    """
-    across = max((len(mistake.images) for mistake in mistakes), default=1)
-    lines = 2 + max((len(mistake.answers) for mistake in mistakes), default=1)
-    columns = min(3, max(1, math.ceil(math.sqrt(len(mistakes) / 2))))
-    rows = max(1, math.ceil(len(mistakes) / columns))
-    pictures = [[_read(image) for image in mistake.images] for mistake in mistakes]
-    shapes = [_shape(mistake, shown) for mistake, shown in zip(mistakes, pictures, strict=True)]
-    widest = min(max((width / height for height, width in shapes), default=1), 1.8)
-    # Inches: a line of text, the height of a picture, and a video's part of the figure.
-    line, tall, gap, top = 0.17, 1.7, 0.12, 0.4
-    wide, high = max(4.4, across * (tall * widest + gap) + gap), lines * line + tall + 3 * gap
-    figure = Figure(figsize=(wide * columns, high * rows + top))
-    width, height = figure.get_size_inches()
-    figure.text(0.5, 1 - 0.1 / height, printable(title, 120), ha="center", va="top", fontsize=12)
-    if not mistakes:
-        figure.text(0.5, 0.5, "no mistakes", ha="center", va="center")
-    for place, (mistake, shown, shape) in enumerate(zip(mistakes, pictures, shapes, strict=True)):
-        left, below = place % columns * wide + gap, height - top - place // columns * high
-        for number, (text, color, weight) in enumerate(_lines(mistake)):
-            y = (below - number * line) / height
-            figure.text(left / width, y, text, color=color, weight=weight, fontsize=9, va="top")
-        tile = (wide - 2 * gap) / across
-        for number, pixels in enumerate(shown):
-            box = (left + number * tile, below - lines * line - tall - gap, tile - gap / 2, tall)
-            axes = figure.add_axes(tuple(np.divide(box, (width, height, width, height)).tolist()), anchor="W")
-            axes.axis("off")
-            if pixels is None:
-                pixels = np.full((1, 1, 3), 225, np.uint8)
-                axes.text(0.5, 0.5, "no picture", ha="center", va="center", transform=axes.transAxes, fontsize=8)
-            axes.imshow(pixels, extent=(0, shape[1], shape[0], 0))
-    write_png(figure, path)
-
-
-def _lines(mistake: Mistake) -> list[tuple[str, str, str]]:
-    """Text, colour and weight of the lines above a mistake's pictures."""
-    lines = [(printable(mistake.name, 48), "black", "bold"), (f"true: {printable(mistake.true)}", "black", "normal")]
-    for who, predicted, probability in mistake.answers:
-        right = predicted == mistake.true
-        text = f"{'✓' if right else '✗'} {printable(who, 24)}: {printable(predicted)} ({probability:.0%})"
-        lines.append((text, RIGHT_COLOR if right else WRONG_COLOR, "normal"))
-    return lines
-
-
-def _read(image: Path | None) -> np.ndarray | None:
-    try:
-        return read_image(image or "")
-    except BrokenImage:
-        return None
-
-
-def _shape(mistake: Mistake, pictures: Sequence[np.ndarray | None]) -> tuple[int, int]:
-    """(height, width) in whose ratio a mistake's pictures are shown."""
-    return mistake.frame_size or next((pixels.shape[:2] for pixels in pictures if pixels is not None), (3, 4))
-
-
 def write_png(figure: Figure, path: str | os.PathLike) -> None:
     """Render `figure` and write it whole or not at all; letters that no font has become boxes."""
     for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
@@ -221,20 +127,6 @@ def write_png(figure: Figure, path: str | os.PathLike) -> None:
         figure.savefig(data, format="png", bbox_inches="tight", pad_inches=0.15)
     with atomic_write(path) as file:
         file.write(data.getbuffer())
-
-
-def read_columns(path: str | os.PathLike, columns: Sequence[str]) -> pd.DataFrame:
-    """The named columns of a record (CSV) as float64; nan stands for an empty, infinite or absurd value.
-
-    Raises `UserError` if the file cannot be read, lacks a column, or holds something else than numbers.
-    """
-    try:
-        table = pd.read_csv(path, usecols=columns, dtype=np.float64)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # bad UTF-8 and pandas' own errors included
-        raise UserError(f"{path}: not a record of a training run ({error})") from None
-    return table.where(table.abs() < 1e100)
 
 
 def printable(name: str, length: int = 40) -> str:

@@ -1,6 +1,5 @@
 """Results of a fusion: what `average_fusion.py` prints and writes."""
 
-import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +10,14 @@ import numpy as np
 import pandas as pd
 
 from common.atomic import atomic_write
-from common.cli import UserError, print_table
-from common.frames import FRAME_NAME
-from dataloader.frame_index import index_frames
+from common.contact_sheet import write_sheet
+from common.frames import BrokenImage, list_frames, read_image
+from dataloader.frame_index import find_folders
 from dataloader.names import first_names
 from dataloader.split_train_test_video import Video
 from fusion.metrics import confusion_matrix, fuse, precision, softmax
-from fusion.plots import Answer, Mistake, plot_confusion, plot_misclassified
+from fusion.plots import plot_confusion
 from fusion.scores import save_scores
-from pose.keypoints import FILE_NAME, load_keypoints
 
 MAX_MISTAKES = 12  # in misclassified.png
 FEW_VIDEOS = 50  # with fewer, a difference of a few points of Prec@1 is chance
@@ -44,23 +42,17 @@ class SplitResult:
         return np.array([video.label for video in self.videos])
 
     @cached_property
-    def topk(self) -> tuple[int, ...]:
-        """The k of Prec@k: of three classes or fewer Prec@3 is always 100."""
-        return (1, 3) if len(self.classes) > 3 else (1,)
-
-    @cached_property
-    def precisions(self) -> dict[str, list[float]]:
-        """Prec@k in percent for each of `topk`, of each stream and fused."""
-        return {name: precision(scores, self.labels, self.topk) for name, scores in self.scores.items()}
-
-    @cached_property
-    def probabilities(self) -> list[str]:
-        """Streams whose scores are probabilities: none is negative, and each video's sum to 1."""
-        return [
-            name
-            for name in self.weights
-            if (self.scores[name] >= 0).all() and np.allclose(self.scores[name].sum(1), 1, atol=1e-3)
-        ]
+    def figures(self) -> pd.DataFrame:
+        """Prec@1 and, of four classes or more, Prec@3 in percent: of each stream, fused, and fused without each."""
+        scores = dict(self.scores)
+        for left_out in self.weights if len(self.weights) > 2 else ():
+            rest = [name for name in self.weights if name != left_out and self.weights[name]]
+            if rest:
+                fused = fuse([scores[name] for name in rest], [self.weights[name] for name in rest])
+                scores[f"fused without {left_out}"] = fused
+        topk = (1, 3) if len(self.classes) > 3 else (1,)
+        rows = {name: precision(values, self.labels, topk) for name, values in scores.items()}
+        return pd.DataFrame.from_dict(rows, "index", columns=[f"Prec@{k}" for k in topk])
 
     @cached_property
     def matrices(self) -> dict[str, np.ndarray]:
@@ -68,107 +60,89 @@ class SplitResult:
         count = len(self.classes)
         return {name: confusion_matrix(scores.argmax(1), self.labels, count) for name, scores in self.scores.items()}
 
-    @cached_property
-    def without(self) -> dict[str, np.ndarray]:
-        """Of three streams or more: scores (videos, classes) fused without each, by its name, if the others count."""
-        others = {name: [other for other in self.weights if other != name] for name in self.weights}
-        return {
-            name: fuse([self.scores[other] for other in rest], [self.weights[other] for other in rest])
-            for name, rest in others.items()
-            if len(rest) > 1 and any(self.weights[other] for other in rest)
-        }
-
 
 def total_matrices(results: Sequence[SplitResult]) -> dict[str, np.ndarray]:
     """Confusion matrices of each stream and fused, summed over the splits."""
     return {name: np.sum([result.matrices[name] for result in results], axis=0) for name in results[0].matrices}
 
 
-def class_results(results: Sequence[SplitResult]) -> list[tuple[str, int, dict[str, float]]]:
-    """Of each class over all splits: name, number of videos, and Prec@1 of each stream and fused (0 of no videos)."""
+def class_table(results: Sequence[SplitResult]) -> pd.DataFrame:
+    """Prec@1 of each stream and fused, of each class over all splits, and its number of videos; NaN of no videos."""
     totals = total_matrices(results)
     videos = totals["fused"].sum(1)
-    prec1 = pd.DataFrame({name: 100.0 * matrix.diagonal() / np.maximum(videos, 1) for name, matrix in totals.items()})
-    return list(zip(results[0].classes, videos.tolist(), prec1.to_dict("records"), strict=True))
+    with np.errstate(invalid="ignore"):
+        prec1 = {name: 100.0 * matrix.diagonal() / videos for name, matrix in totals.items()}
+    return pd.DataFrame({"videos": videos} | prec1, results[0].classes)
 
 
-def mean_and_std(results: Sequence[SplitResult], name: str) -> tuple[list[float], list[float]]:
-    """Mean and sample standard deviation (n − 1) over the splits of a stream's Prec@k."""
-    values = np.array([result.precisions[name] for result in results])
-    return values.mean(0).tolist(), values.std(0, ddof=1).tolist()
+def mean_and_std(results: Sequence[SplitResult]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Mean and sample standard deviation (n − 1) of the figures over the splits."""
+    figures = pd.concat([result.figures for result in results]).groupby(level=0, sort=False)
+    return figures.mean(), figures.std()
+
+
+def print_table(table: pd.DataFrame, digits: int = 2) -> None:
+    """Print numbers with so many digits; wide letters count as two."""
+    with pd.option_context("display.unicode.east_asian_width", True):
+        print(table.to_string(float_format=f"{{:.{digits}f}}".format, na_rep="-"))
 
 
 def print_split(result: SplitResult) -> None:
-    """Table of one split: weight and Prec@k of each stream and fused; then why they may mean little."""
+    """Table of one split: weight and figures of each stream and fused; then why they may mean little."""
     print(f"\nsplit {result.split}: {len(result.videos)} videos, {len(result.classes)} classes")
     if result.skipped:
         print(f"skipped: {len(result.skipped)} videos that not every stream has ({first_names(result.skipped)})")
     weights = {name: f"{weight:.2f}" for name, weight in result.weights.items()}
+    counts = {"test": len(result.videos)}
     if result.validation:
         chosen = ", ".join(f"{name} {weight}" for name, weight in weights.items())
-        prec1, best, videos = (result.validation[key] for key in ("prec1", "best_prec1", "videos"))
-        where = f"Prec@1 {prec1:.2f} on the {videos} validation videos, {best:.2f} with the best weights"
+        prec1, best, counts["validation"] = (result.validation[key] for key in ("prec1", "best_prec1", "videos"))
+        where = f"Prec@1 {prec1:.2f} on the {counts['validation']} validation videos, {best:.2f} with the best weights"
         print(f"weights chosen: {chosen} ({where})")
-    rows = [(name, weights.get(name, ""), values) for name, values in result.precisions.items()]
-    for name, scores in result.without.items():
-        rows.append((f"fused without {name}", "", precision(scores, result.labels, result.topk)))
-    header = ("", "weight", *(f"Prec@{k}" for k in result.topk))
-    print_table(header, [(name, weight, *(f"{value:.2f}" for value in values)) for name, weight, values in rows])
-    if 0 < len(result.probabilities) < len(result.weights):
-        print(
-            f"note: {', '.join(result.probabilities)}: probabilities (each row sums to 1), the others are not; "
-            "their mean weighs them unlike, so save logits of all"
-        )
-    counts = {"test": len(result.videos)} | ({"validation": result.validation["videos"]} if result.validation else {})
+    table = result.figures.copy()
+    table.insert(0, "weight", pd.Series(weights).reindex(table.index).fillna(""))
+    print_table(table)
     for which, count in counts.items():
         if count < FEW_VIDEOS:
             print(f"note: {count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1")
-    prec1 = {name: values[0] for name, values in result.precisions.items()}
-    fused = prec1.pop("fused")
-    best = max(prec1, key=prec1.__getitem__)
-    if fused < prec1[best]:
+    rows = {name: result.scores[name] for name in weights}
+    sums = [name for name, scores in rows.items() if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-3)]
+    if 0 < len(sums) < len(rows):
+        print(f"note: {', '.join(sums)}: probabilities (each row sums to 1) beside logits; save logits of all streams")
+    alone, fused = result.figures["Prec@1"][list(weights)], result.figures["Prec@1"]["fused"]
+    if fused < alone.max():
         remedy = "" if result.validation else "; --weights auto chooses weights on validation scores"
-        print(f"note: the fusion ({fused:.2f}) is below {best} alone ({prec1[best]:.2f}){remedy}")
+        print(f"note: the fusion ({fused:.2f}) is below {alone.idxmax()} alone ({alone.max():.2f}){remedy}")
 
 
 def print_mean_and_std(results: Sequence[SplitResult]) -> None:
     """Table of mean and standard deviation over several splits."""
     print(f"\nmean ± standard deviation over the {len(results)} splits")
-    rows = []
-    for name in results[0].precisions:
-        pairs = zip(*mean_and_std(results, name), strict=True)
-        rows.append((name, *(f"{mean:.2f} ± {std:.2f}" for mean, std in pairs)))
-    print_table(("", *(f"Prec@{k}" for k in results[0].topk)), rows)
+    mean, std = (table.map("{:.2f}".format) for table in mean_and_std(results))
+    print_table(mean + " ± " + std)
 
 
 def print_classes(results: Sequence[SplitResult]) -> None:
     """Table of each class over all splits: videos, Prec@1 of the streams and fused, what fusing gains on the best."""
-    totals = total_matrices(results)
-    best = max((name for name in totals if name != "fused"), key=lambda name: np.trace(totals[name]))
-    rows = []
-    for name, videos, prec1 in class_results(results):
-        values = [*(f"{value:.1f}" for value in prec1.values()), f"{prec1['fused'] - prec1[best]:+.1f}"]
-        rows.append((name, str(videos), *(values if videos else ["-"] * len(values))))
+    table, totals = class_table(results), total_matrices(results)
+    best = max(results[0].weights, key=lambda name: np.trace(totals[name]))
+    table[f"fused - {best}"] = (table["fused"] - table[best]).map("{:+.1f}".format, na_action="ignore")
     print("\nPrec@1 of each class")
-    print_table(("class", "videos", *totals, f"fused - {best}"), rows)
+    print_table(table, 1)
 
 
 def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]) -> list[Path]:
-    """Write fused scores, confusion matrix, with three streams also without each, and, given folders, the mistakes."""
+    """Write fused scores, confusion matrix, and, given folders of images, the mistakes; returns the paths."""
     scores, mistakes = folder / "fusion_video_preds.pickle", folder / "misclassified.png"
     save_scores(scores, {video.name: row for video, row in zip(result.videos, result.scores["fused"], strict=True)})
     title = f"Fusion of {', '.join(result.paths)}, split {result.split}"
     written = [scores, *write_confusion(folder, result.matrices["fused"], result.classes, title)]
-    for name, fused in result.without.items():
-        matrix = confusion_matrix(fused.argmax(1), result.labels, len(result.classes))
-        less = folder / f"without_{name.replace('/', '-')}"
-        written += write_confusion(less, matrix, result.classes, f"{title}, without {name}")
     if not image_folders:
         return written
     wrong, count = int((result.scores["fused"].argmax(1) != result.labels).sum()), len(result.videos)
     title = f"split {result.split}: {wrong} of {count} videos misclassified"
     title += f"; the {MAX_MISTAKES} most confident mistakes" * (wrong > MAX_MISTAKES)
-    plot_misclassified(find_mistakes(result, image_folders), mistakes, title)
+    write_sheet(mistakes, find_mistakes(result, image_folders), title)
     return [*written, mistakes]
 
 
@@ -181,49 +155,45 @@ def write_confusion(folder: Path, matrix: np.ndarray, classes: Sequence[str], ti
     return [picture, table]
 
 
-def find_mistakes(result: SplitResult, image_folders: Sequence[Path]) -> list[Mistake]:
-    """The most confident mistakes, each with its middle frame from every one of the folders that has it."""
-    scores = {name: scores.astype(np.float64) for name, scores in result.scores.items()}
-    fused, everyone = scores["fused"], np.arange(len(result.labels))
-    probabilities = {name: softmax(values) for name, values in scores.items()}
-    confidence = probabilities["fused"].max(1)
-    # Where probabilities saturate, the lead over the true class tells which mistake is worse.
-    lead = fused.max(1) - fused[everyone, result.labels]
-    wrong = np.flatnonzero(fused.argmax(1) != result.labels)
-    wrong = wrong[np.lexsort((-lead[wrong], -confidence[wrong]))][:MAX_MISTAKES]
-    videos = [result.videos[i] for i in wrong]
-    middle = [
-        {video: Path(at, FRAME_NAME.format((frames + 1) // 2)) for video, at, frames in index_frames(root, videos)[0]}
-        for root in image_folders
-    ]
-    names = ["fused", *result.weights]
-    mistakes = []
-    for i, video in zip(wrong, videos, strict=True):
-        best = [int(scores[name][i].argmax()) for name in names]
-        answers = [
-            Answer(name, result.classes[label], float(probabilities[name][i, label]))
-            for name, label in zip(names, best, strict=True)
-        ]
-        images = [at.get(video) for at in middle]
-        mistakes.append(Mistake(video.name, video.class_name, answers, images, _frame_size(images)))
-    return mistakes
+def find_mistakes(result: SplitResult, image_folders: Sequence[Path]) -> list[tuple[str, list[np.ndarray | None]]]:
+    """The most confident mistakes: all answers as text, and the middle frame from each of the folders, if it is there.
+
+    Most confident is the greatest lead of the fused score over the true class's.
+    """
+    fused, everyone = result.scores["fused"], np.arange(len(result.labels))
+    lead = np.where(fused.argmax(1) == result.labels, -1, fused.max(1) - fused[everyone, result.labels])
+    order = [i for i in np.argsort(-lead, kind="stable")[:MAX_MISTAKES] if lead[i] >= 0]
+    videos = [result.videos[i] for i in order]
+    folders = [(root, dict(find_folders(root, videos))) for root in image_folders]
+    cells = []
+    for i, video in zip(order, videos, strict=True):
+        lines = [video.name, f"true: {video.class_name}"]
+        for name in ("fused", *result.weights):
+            probabilities = softmax(result.scores[name][i])
+            best = int(probabilities.argmax())
+            mark = "✓" if best == video.label else "✗"
+            lines.append(f"{mark} {name}: {result.classes[best]} ({probabilities[best]:.0%})")
+        cells.append(("\n".join(lines), [_middle_frame(root, there[video]) for root, there in folders]))
+    return cells
 
 
-def _frame_size(images: Sequence[Path | None]) -> tuple[int, int] | None:
-    """(height, width) of the frames of a video, if keypoints beside one of its images tell it."""
-    for image in filter(None, images):
-        with contextlib.suppress(UserError):
-            return load_keypoints(image.parent / FILE_NAME).frame_size
-    return None
+def _middle_frame(root: Path, folder: str | None) -> np.ndarray | None:
+    frames = list_frames(root / folder) if folder else []
+    try:
+        return read_image(frames[(len(frames) - 1) // 2]) if frames else None
+    except BrokenImage:
+        return None
 
 
 def write_summary(path: Path, results: Sequence[SplitResult]) -> None:
     """Write the results as JSON: of each split, of each class, and over several splits mean and std."""
 
-    def named(values: Sequence[float]) -> dict[str, float]:
-        return dict(zip(("prec1", "prec3"), values, strict=False))
+    def named(figures: pd.DataFrame) -> object:
+        return figures.rename(columns={"Prec@1": "prec1", "Prec@3": "prec3"}).to_dict("index")
 
-    summary = {
+    table = class_table(results).fillna(0)
+    videos, prec1 = table.pop("videos"), table.to_dict("records")
+    summary: dict[str, object] = {
         "splits": [
             {
                 "split": result.split,
@@ -232,17 +202,18 @@ def write_summary(path: Path, results: Sequence[SplitResult]) -> None:
                 "scores": result.paths,
                 "weights": result.weights,
                 "weights_chosen_on_validation": result.validation,
-                "figures": {name: named(values) for name, values in result.precisions.items()},
+                "figures": named(result.figures),
             }
             for result in results
         ],
         "classes": [
-            {"class": name, "videos": videos, "prec1": prec1} for name, videos, prec1 in class_results(results)
+            {"class": name, "videos": count, "prec1": values}
+            for name, count, values in zip(results[0].classes, videos.tolist(), prec1, strict=True)
         ],
     }
     if len(results) > 1:
-        for i, key in enumerate(("mean", "std")):
-            summary[key] = {name: named(mean_and_std(results, name)[i]) for name in results[0].precisions}
+        mean, std = mean_and_std(results)
+        summary |= {"mean": named(mean), "std": named(std)}
     with atomic_write(path, "w") as file:
         json.dump(summary, file, indent=2, ensure_ascii=False)
         file.write("\n")

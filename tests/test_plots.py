@@ -7,8 +7,9 @@ from matplotlib import _pylab_helpers
 from matplotlib.figure import Figure
 from PIL import Image
 
-from common.cli import UserError
-from fusion.plots import Answer, Mistake, plot_confusion, plot_curves, plot_misclassified
+from common import contact_sheet
+from common.contact_sheet import write_sheet
+from fusion.plots import plot_confusion, plot_curves
 
 HOSTILE = ["跳跃", "Übung 1", "$x^", "a$b$c", r"\alpha_{", "v" * 300, "x\ny", "\udcff", "%s {0}"]
 
@@ -82,9 +83,7 @@ def test_hostile_names_are_drawn_in_silence(tmp_path, drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plot_confusion(random_matrix(len(HOSTILE)), HOSTILE, tmp_path / "c.png", "$title")
-        plot_misclassified(
-            [Mistake(name, name, [Answer(name, name, 0.5)], [None]) for name in HOSTILE], tmp_path / "m.png"
-        )
+        write_sheet(tmp_path / "m.png", [(name, [None]) for name in HOSTILE])
     assert "Übung 1 " in " ".join(texts(drawn[0])) and r"\$x^" in texts(drawn[0])
     assert all(len(text) < 60 for text in texts(drawn[0]) if text.startswith("v"))
 
@@ -92,20 +91,18 @@ def test_hostile_names_are_drawn_in_silence(tmp_path, drawn):
 # ---- curves ----
 
 
-def write_records(folder, epochs, second="rgb_test.csv"):
-    train = [f"{e},0.1,0.01,{2 / (e + 1)},{50 + e},{80 + e},{0.01 * 0.1 ** (e // 4)}" for e in range(epochs)]
-    test = [f"{e},0.1,{3 / (e + 1)},{40 + (e if e != 5 else 30)},{70 + e}" for e in range(epochs)]
-    (folder / "rgb_train.csv").write_text(
-        "\n".join(["Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr", *train]) + "\n"
-    )
-    (folder / second).write_text("\n".join(["Epoch,Batch Time,Loss,Prec@1,Prec@3", *test]) + "\n")
-    return folder / "rgb_train.csv", folder / second
+def records(epochs):
+    """Records of training and of the tests, whose best epoch is 5 if there is one."""
+    epoch = np.arange(epochs)
+    train = {"Epoch": epoch, "Loss": 2 / (epoch + 1), "Prec@1": 50 + epoch, "lr": 0.01 * 0.1 ** (epoch // 4)}
+    test = {"Epoch": epoch, "Loss": 3 / (epoch + 1), "Prec@1": np.where(epoch == 5, 70, 40 + epoch)}
+    return pd.DataFrame(train), pd.DataFrame(test)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 8, 60])
 def test_curves_show_the_records(tmp_path, drawn, epochs):
     title = "spatial stream, resnet18\nselected on the test list"
-    plot_curves(*write_records(tmp_path, epochs), tmp_path / "curves.png", title)
+    plot_curves(*records(epochs), "test", tmp_path / "curves.png", title)
     loss, accuracy, rate = drawn[0].axes
     for axes, values in (
         (loss, (lambda e: 2 / (e + 1), lambda e: 3 / (e + 1))),
@@ -140,10 +137,8 @@ def test_curves_show_the_records(tmp_path, drawn, epochs):
     ],
 )
 def test_learning_rates_can_be_read(tmp_path, drawn, rates, scale):
-    train, test = write_records(tmp_path, len(rates))
-    table = pd.read_csv(train)
-    table.assign(lr=rates).to_csv(train, index=False)
-    plot_curves(train, test, tmp_path / "curves.png")
+    train, test = records(len(rates))
+    plot_curves(train.assign(lr=rates), test, "test", tmp_path / "curves.png", "Training")
     axes = drawn[0].axes[2]
     drawn[0].canvas.draw()
     low, high = axes.get_ylim()
@@ -156,105 +151,37 @@ def test_learning_rates_can_be_read(tmp_path, drawn, rates, scale):
 
 
 def test_of_equally_good_epochs_the_first_or_the_latest_is_marked(tmp_path, drawn):
-    train, test = write_records(tmp_path, 4)
-    pd.read_csv(test).assign(**{"Prec@1": [50, 70, 60, 70]}).to_csv(test, index=False)
+    train, test = records(4)
+    test["Prec@1"] = [50, 70, 60, 70]
     for latest, epoch in ((False, 1), (True, 3)):
-        plot_curves(train, test, tmp_path / "curves.png", latest=latest)
+        plot_curves(train, test, "test", tmp_path / "curves.png", "Training", latest)
         assert drawn[-1].axes[1].get_title(loc="right").endswith(f"70.00 % in epoch {epoch}")
 
 
-def test_the_validation_record_is_called_so(tmp_path, drawn):
-    plot_curves(*write_records(tmp_path, 3, "rgb_val.csv"), tmp_path / "curves.png")
-    assert "validation" in texts(drawn[0]) and "test" not in texts(drawn[0])
-
-
-@pytest.mark.parametrize("epochs", [("0", "1"), ("", "1"), ("", "")])
-def test_curves_of_odd_records(tmp_path, epochs):
-    train, test = write_records(tmp_path, 3)
-    header = "Epoch,Batch Time,Data Time,Loss,Prec@1,Prec@3,lr"
-    train.write_text(f"{header}\n{epochs[0]},1,1,nan,,5,0\n{epochs[1]},1,1,inf,5,5,0\n")
-    test.write_text("Epoch,Batch Time,Loss,Prec@1,Prec@3\n")
-    plot_curves(train, test, tmp_path / "curves.png")
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_curves_of_odd_records(tmp_path, loss):
+    train, test = records(2)
+    plot_curves(train.assign(Loss=loss, lr=0), test[:0], "test", tmp_path / "curves.png", "Training")
     assert (tmp_path / "curves.png").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "No such file"),
-        ("", "not a record of a training run"),
-        ("Epoch,Loss\n0,1\n", "Prec@1"),
-        ("Epoch,Loss,Prec@1\n0,one,1\n", "one"),
-        (b"\xff\xfe\x00", ""),
-        ("Epoch,Loss,Prec@1\n0\n", ""),
-    ],
-)
-def test_curves_of_bad_records(tmp_path, content, words):
-    train, test = write_records(tmp_path, 2)
-    test.unlink()
-    if content == "Epoch,Loss,Prec@1\n0\n":  # a line that was cut off counts as not finite
-        test.write_text(content)
-        plot_curves(train, test, tmp_path / "curves.png")
-        return
-    if content is not None:
-        test.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError) as caught:
-        plot_curves(train, test, tmp_path / "curves.png")
-    assert str(test) in str(caught.value) and words in str(caught.value)
-    assert not (tmp_path / "curves.png").exists()
-
-
-# ---- mistakes ----
+# ---- sheets ----
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 12])
-def test_mistakes_show_their_pictures_and_classes(tmp_path, drawn, count):
-    colors = [(250, 10, 10), (10, 250, 10)]
-    for i, color in enumerate(colors):
-        Image.new("RGB", (64, 48), color).save(tmp_path / f"{i}.png")
-    mistakes = [
-        Mistake(
-            f"video{i}",
-            f"true{i}",
-            [Answer("fused", f"wrong{i}", 0.9 - i / 100), Answer("spatial", f"true{i}", 0.4)],
-            [tmp_path / "0.png", tmp_path / "1.png"],
-        )
-        for i in range(count)
-    ]
-    plot_misclassified(mistakes, tmp_path / "m.png")
-    image = pixels(tmp_path / "m.png")
-    for color in colors:
-        assert ((np.abs(image - color).max(2) < 3).sum() > 5000) == (count > 0)
-    shown = " ".join(texts(drawn[0]))
-    for i in range(count):
-        lines = f"video{i}", f"true: true{i}", f"✗ fused: wrong{i} ({0.9 - i / 100:.0%})", f"✓ spatial: true{i} (40%)"
-        assert all(line in shown for line in lines)
-    assert ("no mistakes" in shown) == (count == 0)
-
-
-@pytest.mark.parametrize(("frame", "known"), [((96, 54), None), ((48, 64), None), (None, (48, 64))])
-def test_poses_are_shown_in_the_shape_of_the_frames(tmp_path, drawn, frame, known):
-    """A square pose image beside a frame, or alone with keypoints that tell the frame's size."""
-    Image.new("RGB", (224, 224), (250, 10, 10)).save(tmp_path / "pose.png")
-    if frame:
-        Image.new("RGB", frame[::-1], (10, 250, 10)).save(tmp_path / "frame.png")
-    images = [tmp_path / "frame.png", tmp_path / "pose.png"]
-    plot_misclassified([Mistake("a", "b", [Answer("fused", "c", 1.0)], images, known)], tmp_path / "m.png")
-    image, (height, width) = pixels(tmp_path / "m.png"), frame or known
-    for color in [(250, 10, 10), *[(10, 250, 10)] * bool(frame)]:
-        ys, xs = np.nonzero(np.abs(image - color).max(2) < 3)
-        assert np.ptp(xs) / np.ptp(ys) == pytest.approx(width / height, rel=0.03) and np.ptp(ys) > 100
-    with Image.open(tmp_path / "m.png") as picture:  # nothing shines through where a page is dark
-        assert np.asarray(picture.convert("RGBA"))[..., 3].min() == 255 and image[0, 0].min() == 255
-
-
-def test_missing_and_broken_pictures_leave_a_tile(tmp_path, drawn):
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 broken")
-    (tmp_path / "empty.jpg").touch()
-    Image.new("CMYK", (30, 30)).save(tmp_path / "cmyk.jpg")
-    images = [None, tmp_path / "broken.jpg", tmp_path / "empty.jpg", tmp_path / "none.jpg", tmp_path / "cmyk.jpg"]
-    plot_misclassified([Mistake("a", "b", [Answer("fused", "c", 1.0)], images)], tmp_path / "m.png")
-    assert texts(drawn[0]).count("no picture") == 4
+def test_sheets_show_texts_and_pictures_in_the_shape_of_the_first(tmp_path, monkeypatch, count):
+    """Beside a frame of 96x54 stand a square picture and a missing one."""
+    written, fit = [], contact_sheet.fit
+    monkeypatch.setattr(contact_sheet, "fit", lambda text, *rest: (written.append(text), fit(text, *rest))[1])
+    red, green = np.full((96, 54, 3), (250, 10, 10), np.uint8), np.full((40, 40, 3), (10, 250, 10), np.uint8)
+    cells = [(f"video{i}\n✗ wrong\n✓ right", [red, green, None]) for i in range(count)]
+    write_sheet(tmp_path / "sheet.png", cells, "note")
+    assert written == [line for text, _ in cells for line in text.splitlines()] + ["note"]
+    image = pixels(tmp_path / "sheet.png")
+    for color in ((250, 10, 10), (10, 250, 10), (225, 225, 225)):
+        assert (np.abs(image - color).max(2) < 3).sum() == pytest.approx(count * 180 * 101, rel=0.02, abs=20)
+    for color in ((27, 120, 55), (178, 24, 43)):
+        assert (np.abs(image - color).max(2) < 3).any() == (count > 0)
 
 
 # ---- files ----

@@ -27,7 +27,7 @@ from training.resume import (
     scores_path,
     selected_on,
 )
-from utils import save_checkpoint, write_record
+from utils import read_record, save_checkpoint, write_record
 
 UNSAVED_SECONDS = 5  # of epochs without a test that a kill may cost: writing can take longer than training a head
 
@@ -91,7 +91,9 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
         write_record(train_csv, _row(epoch, train) | {"lr": lr})
         if tested:
             write_record(selection_csv, _row(epoch, tested))
-            plot_curves(train_csv, selection_csv, record / "curves.png", _title(args, model, context), latest)
+            records = read_record(train_csv), read_record(selection_csv)
+            name = {"val": "validation"}.get(selection, selection)
+            plot_curves(*records, name, record / "curves.png", _title(args, model, context), latest)
         checkpoint = {
             "epoch": epoch + 1,
             "arch": model.arch,
