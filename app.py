@@ -5,7 +5,6 @@ python app.py --spatial record/spatial/model_best.pth.tar --motion record/motion
 """
 
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ def get_args_parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("--host", metavar="ADDRESS", default="127.0.0.1", help="address to listen at; 0.0.0.0: the whole network's")
-    add("--port", type=whole_number(0, 65535), default=7860, help="0: any free one")
+    add("--port", type=whole_number(1, 65535), help="port to listen at (default: the first free one from 7860)")
     add("--examples", nargs="+", type=Path, metavar="FILE|DIR", default=[], help="videos to try, or folders of some")
     add("--max-seconds", type=positive, metavar="N", default=600, help="length of a video")
     add("--max-megabytes", type=whole_number(1), metavar="N", default=200, help="size of a video")
@@ -47,34 +46,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = get_args_parser().parse_args(argv)
     check_streams(args)
     examples = [video for path in args.examples for video in find_videos(path).values()]
-    port = free_port(args.host, args.port)
     temporary = tempfile.TemporaryDirectory(prefix="actions-", ignore_cleanup_errors=True)
-    with temporary as folder:
+    with temporary as folder, catch_stop_signals() as stop:
         os.environ.update(SETTINGS, GRADIO_TEMP_DIR=folder)
         try:
-            from prediction.page import Limits, build_page, serve
-        except ModuleNotFoundError as error:
-            if error.name != "gradio":
-                raise
+            import gradio
+
+            from prediction.page import Limits, build_page
+        except ModuleNotFoundError:
             raise UserError("the page needs Gradio: pip install -r requirements-app.txt") from None
-        classifier = prepare(args, keypoints=False, overlay=True)
         limits = Limits(args.max_seconds, args.max_megabytes, args.keep_minutes, Path(folder))
-        with catch_stop_signals() as stop:
-            page = build_page(classifier, limits, examples, stop)
-            serve(page, limits, args.host, port)
-            print(f"open {page.local_url}; Ctrl-C ends it", flush=True)
-            while not stop.signum:
-                time.sleep(0.1)
-            page.close(verbose=False)
-
-
-def free_port(host: str, port: int) -> int:
-    """`port`, or one that is free for 0; raises `UserError` if it cannot be listened at."""
-    try:
-        with socket.create_server((host, port)) as server:
-            return server.getsockname()[1]
-    except OSError as error:
-        raise UserError(f"--host {host} --port {port}: {error.strerror}; choose another one") from None
+        page = build_page(prepare(args, keypoints=False, overlay=True), limits, examples, stop)
+        page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            max_file_size=args.max_megabytes * 10**6,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            footer_links=[],
+            theme=gradio.themes.Default(font="system-ui", font_mono="monospace"),  # nothing is fetched from elsewhere
+        )
+        print(f"open {page.local_url}; Ctrl-C ends it", flush=True)
+        while not stop.signum:
+            time.sleep(0.1)
+        page.close(verbose=False)
 
 
 if __name__ == "__main__":

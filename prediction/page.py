@@ -2,27 +2,26 @@
 
 import contextlib
 import os
-import shutil
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
+import pandas as pd
 
 from common.cli import UserError
 from common.optical_flow import Method
 from common.video import measure_duration
 from dataloader.names import stem
 from prediction.arguments import Classifier
-from prediction.classify import bars_of, classify, count_frames, describe
+from prediction.classify import bars_of, classify, count_frames, describe, top_classes
 from prediction.live import BrowserCamera, describe_pace
-from prediction.overlay import Bars, overlay_video
-from prediction.page_html import CSS, bars_html
-from prediction.timeline import Plan, classify_windows, label_name, least_probability, segments
+from prediction.overlay import overlay_video
+from prediction.timeline import Plan, classify_windows, least_probability, segments
 from prediction.timeline_files import SUFFIXES, describe_timeline, write_timeline
 from prediction.timeline_plot import clock
 from utils import StopRequest
@@ -31,8 +30,8 @@ CLASSES = 5  # that are shown
 LEAST_STRIDE = 0.5  # seconds
 LIVE_SECONDS = 300  # that a viewer has the camera's place, before the next one's turn
 SEND_EVERY = 0.1  # seconds between two frames of a camera
-FONTS = ["system-ui", "sans-serif"]  # of the machine: nothing is fetched from elsewhere
-FAILURES = (UserError, OSError)
+ONE_VIDEO: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "videos"}  # both tabs together
+ONE_CAMERA: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "cameras"}
 
 
 class Limits(NamedTuple):
@@ -45,37 +44,26 @@ class Limits(NamedTuple):
 
 
 def build_page(classifier: Classifier, limits: Limits, examples: Sequence[Path], stop: StopRequest) -> gr.Blocks:
-    """The page, with one tab for each way of classifying, ready for `serve`; `stop` ends what cameras show."""
+    """The page, with one tab for each way of classifying, ready for `launch`; `stop` ends what cameras show."""
     if classifier.options.flow:
         options = replace(classifier.options, flow=one_at_a_time(classifier.options.flow))
         classifier = classifier._replace(options=options)
+    paths = [str(path.resolve()) for path in examples]
+    gr.set_static_paths(paths)  # else they are copied, and the copies deleted as uploads are
     age = round(60 * limits.minutes)
     with gr.Blocks(title="Action recognition", delete_cache=(min(age, 60), age)) as page:
-        gr.Markdown(_about(classifier, limits))
+        gr.Markdown(
+            f"# What do people do in a video?\nStreams: {', '.join(classifier.models)}; {len(classifier.classes)} "
+            f"classes. Videos of up to {limits.megabytes} MB and {clock(limits.seconds)} minutes, one after the other. "
+            f"They and their results are deleted after {limits.minutes:g} minutes."
+        )
         with gr.Tab("A video"):
-            _add_video_tab(classifier, limits, examples)
+            _add_video_tab(classifier, limits, paths)
         with gr.Tab("A long video"):
-            _add_timeline_tab(classifier, limits, examples)
+            _add_timeline_tab(classifier, limits, paths)
         with gr.Tab("Live"):
             _add_live_tab(classifier, stop)
     return page.queue(max_size=20)
-
-
-def serve(page: gr.Blocks, limits: Limits, host: str, port: int) -> None:
-    """Serve the page, in threads of its own, until `page.close`."""
-    page.launch(
-        server_name=host,
-        server_port=port,
-        max_file_size=limits.megabytes * 10**6,
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
-        ssr_mode=False,
-        enable_monitoring=False,
-        footer_links=[],
-        css=CSS,
-        theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
-    )
 
 
 def one_at_a_time(method: Method) -> Method:
@@ -89,198 +77,183 @@ def one_at_a_time(method: Method) -> Method:
     return flows
 
 
-def _about(classifier: Classifier, limits: Limits) -> str:
-    streams = ", ".join(name.replace("_", " ") for name in classifier.models)
-    return (
-        f"# What do people do in a video?\nStreams: {streams}; classes: {len(classifier.classes)}. Videos of up to "
-        f"{limits.megabytes} MB and {clock(limits.seconds)} minutes, one after the other. They and what is made of "
-        f"them are deleted after {limits.minutes:g} minutes."
-    )
-
-
 # ---- tabs ----
 
 
-def _add_upload(examples: Sequence[Path]) -> gr.File:
-    upload = gr.File(label="Video", height=140)
-    if examples:
-        paths = [str(path.resolve()) for path in examples]
-        gr.set_static_paths(paths)  # else they are copied, and the copies deleted as uploads are
-        gr.Examples([[path] for path in paths], upload, label="Or one of these")
-    return upload
-
-
-def _add_video_tab(classifier: Classifier, limits: Limits, examples: Sequence[Path]) -> None:
+def _add_video_tab(classifier: Classifier, limits: Limits, examples: list[str]) -> None:
     with gr.Row():
         with gr.Column(min_width=320):
-            upload = _add_upload(examples)
-            button = gr.Button("Classify", variant="primary")
-            answer = gr.HTML(padding=True)
+            upload, button = _add_upload(examples)
+            answer, notes = gr.Label(label="Answer"), _add_notes()
         with gr.Column(min_width=320, scale=2):
-            video = gr.Video(show_label=False, autoplay=True, loop=True, interactive=False)
+            video = gr.Video(label="Overlay", autoplay=True, loop=True, interactive=False)
+            scores = _add_scores(classifier, "Probabilities")
 
-    def answer_video(file: str | None, progress: gr.Progress = gr.Progress(track_tqdm=True)):  # noqa: B008
-        with taken(file, limits) as (path, folder):
+    def classify_video(file: str | None, progress: gr.Progress = gr.Progress(track_tqdm=True)):  # noqa: B008
+        with opened(file, limits) as (path, folder):
             progress(0, "testing the streams")
             models, fusion, estimator, options = classifier
             prediction = classify(path, models, estimator, options)
             result, overlay = describe(prediction, fusion), folder / f"{stem(path.name)}-overlay.mp4"
             progress(0.9, "drawing the overlay")
-            bars = bars_of(result, CLASSES)
-            shown = bars_of(result, 3)
-            overlay_video(overlay, path, prediction.poses.people, lambda number: shown, options.frames)
-            facts = [path.name, count_frames(result), *filter(None, [result["damage"]])]
-            return str(overlay), bars_html(bars, facts)
+            bars = bars_of(result, 3)
+            overlay_video(overlay, path, prediction.poses.people, lambda number: bars, options.frames)
+            return str(overlay), answer_of(result), *scores_of(result, path.name, count_frames(result))
 
-    _on_click(button, answer_video, [upload], [video, answer], "classify")
+    outputs = [video, answer, scores, notes]
+    button.click(classify_video, upload, outputs, api_name="classify", show_progress_on=video, **ONE_VIDEO)
 
 
-def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: Sequence[Path]) -> None:
+def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: list[str]) -> None:
     plan = Plan()
     with gr.Row():
         with gr.Column(min_width=320):
-            upload = _add_upload(examples)
+            upload, button = _add_upload(examples)
             with gr.Row():
-                window = gr.Number(plan.length, label="Window, seconds", min_width=120)
-                stride = gr.Number(plan.stride, label="Stride, seconds", min_width=120)
-            button = gr.Button("Classify", variant="primary")
+                window = gr.Number(plan.length, label="Window, seconds", minimum=LEAST_STRIDE, min_width=120)
+                stride = gr.Number(plan.stride, label="Stride, seconds", minimum=LEAST_STRIDE, min_width=120)
+            notes = _add_notes()
         with gr.Column(min_width=320, scale=2):
-            shown: dict[str, Any] = {"show_label": False, "buttons": ["fullscreen"], "elem_classes": "timeline"}
-            picture = gr.Image(type="filepath", interactive=False, **shown)
+            picture = gr.Image(type="filepath", label="Timeline", interactive=False, buttons=["fullscreen"])
             label = "Segments, with the mean probability of their windows"
-            table = gr.Dataframe(headers=["Class", "From", "To", "%"], label=label, interactive=False, max_height=400)
-            facts = gr.HTML(padding=True)
+            headers = ["class", "from", "to", "%"]
+            table = gr.Dataframe(headers=headers, label=label, interactive=False, max_height=400)
+            scores = _add_scores(classifier, "Mean probabilities of the windows")
             files = gr.File(label="Picture, tables and subtitles", file_count="multiple", interactive=False)
 
-    def answer_long_video(
+    def classify_long_video(
         file: str | None,
         window: float | None,
         stride: float | None,
         progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
     ):
-        if min(window or 0, stride or 0) < LEAST_STRIDE:
-            raise gr.Error(f"Give window and stride in seconds, {LEAST_STRIDE} or more.", print_exception=False)
-        with taken(file, limits) as (path, folder):
+        with opened(file, limits) as (path, folder):
             progress(0, "testing the streams on windows")
             models, fusion, estimator, options = classifier
             options = replace(options, every_pose=False)  # nothing is drawn on frames
-            windows = classify_windows(path, models, estimator, options, Plan(window, stride), fusion)
+            shown = Plan(window or plan.length, stride or plan.stride)  # a field may be empty
+            windows = classify_windows(path, models, estimator, options, shown, fusion)
             minimum, out = least_probability(fusion), folder / f"{stem(path.name)}.png"
             found = segments(windows, minimum)
             result = describe_timeline(windows, found, fusion)
             write_timeline(out, windows, found, fusion.classes, minimum, path.name)
             rows = [
-                [
-                    label_name(segment.label, fusion.classes),
-                    clock(segment.start, 1),
-                    clock(segment.end, 1),
-                    "" if np.isnan(segment.probability) else f"{100 * segment.probability:.1f}",
-                ]
-                for segment in found
+                [part["class"], clock(part["start"], 1), clock(part["end"], 1), percent(part["probability"])]
+                for part in result["segments"]
             ]
-            mean = bars_of(result | {"answer": None}, CLASSES)._replace(notes=result["notes"])
-            count = len(windows.spans)
-            lines = [path.name, f"{count} window{'s' * (count != 1)}, {count_frames(result)}"]
-            html = bars_html(mean, [*lines, *filter(None, [result["damage"]])], "Mean over the windows")
-            return str(out), rows, html, [str(out.with_suffix(suffix)) for suffix in SUFFIXES]
+            facts = f"{len(windows.spans)} windows, {count_frames(result)}"
+            paths = [str(out.with_suffix(suffix)) for suffix in SUFFIXES]
+            return str(out), rows, paths, *scores_of(result, path.name, facts)
 
-    _on_click(button, answer_long_video, [upload, window, stride], [picture, table, facts, files], "timeline")
+    inputs, outputs = [upload, window, stride], [picture, table, files, scores, notes]
+    button.click(classify_long_video, inputs, outputs, api_name="timeline", show_progress_on=picture, **ONE_VIDEO)
 
 
 def _add_live_tab(classifier: Classifier, stop: StopRequest) -> None:
+    plan = Plan()
     with gr.Row():
         with gr.Column(min_width=320):
             options = gr.WebcamOptions(mirror=False)  # the streams would see left and right exchanged
             camera = gr.Image(sources=["webcam"], streaming=True, label="Camera", webcam_options=options)
         with gr.Column(min_width=320):
-            plan = Plan()
-            about = f"the last {plan.length:g} seconds, one viewer at a time, {LIVE_SECONDS // 60} minutes in a row"
-            answer = gr.HTML(bars_html(Bars([]), [about], "Start the camera"), padding=True)
+            answer = gr.Label(label=f"The last {plan.length:g} seconds")
+            scores = _add_scores(classifier, f"One viewer at a time, {LIVE_SECONDS // 60} minutes in a row")
+            notes = _add_notes()
     state = gr.State(delete_callback=lambda viewer: viewer and viewer.end())
 
     def look(rgb: np.ndarray | None, viewer: BrowserCamera | None):
+        nothing = [gr.skip()] * 3
         if rgb is None:
-            return gr.skip(), viewer
+            return *nothing, viewer
         if viewer is None or viewer.ended:
             viewer = BrowserCamera(classifier, plan, stop)
         viewer.show(rgb)
-        with told():
+        with messages():
             news = viewer.news()
         if not news:
-            return gr.skip(), viewer
+            return *nothing, viewer
         seen, result, latency = news
-        return bars_html(bars_of(result, CLASSES), [describe_pace(seen, result, latency)]), viewer
+        return answer_of(result), *scores_of(result, describe_pace(seen, result, latency)), viewer
 
     camera.stream(
         look,
         [camera, state],
-        [answer, state],
+        [answer, scores, notes, state],
         show_progress="hidden",
         stream_every=SEND_EVERY,
         time_limit=LIVE_SECONDS,
-        concurrency_limit=1,
-        concurrency_id="cameras",
         api_visibility="private",
+        **ONE_CAMERA,
     )
 
 
-def _on_click(button: gr.Button, answer: Callable, inputs: list, outputs: list, name: str) -> None:
-    """Call `answer` at a click, its progress on the first output; both tabs together classify one video at a time."""
-    shared: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "videos"}
-    button.click(answer, inputs, outputs, api_name=name, show_progress_on=outputs[0], **shared)
+def _add_upload(examples: list[str]) -> tuple[gr.File, gr.Button]:
+    upload = gr.File(label="Video", height=140)
+    if examples:
+        gr.Examples([[path] for path in examples], upload, label="Or one of these")
+    return upload, gr.Button("Classify", variant="primary")
+
+
+def _add_scores(classifier: Classifier, label: str) -> gr.Dataframe:
+    return gr.Dataframe(headers=["%", *classifier.models], label=label, interactive=False)
+
+
+def _add_notes() -> gr.Textbox:
+    return gr.Textbox(label="Notes", interactive=False, max_lines=8)
+
+
+# ---- answers ----
+
+
+def answer_of(result: dict) -> dict[str, float] | str:
+    """A `describe`d result for `gr.Label`: the most probable classes, or that it is none of them."""
+    if result["answer"] is None:
+        return "none of these" if result["fused"]["probabilities"] else "nobody in view"
+    return dict(top_classes(result["fused"], CLASSES))
+
+
+def scores_of(result: dict, *facts: str) -> tuple[pd.DataFrame, str]:
+    """Percentages of the most probable classes, fused and of each stream; lines with reasons to doubt and `facts`."""
+    names = [name for name, _ in top_classes(result["fused"], CLASSES)]
+    scores = {"fused": result["fused"], **result["streams"]} if len(result["streams"]) > 1 else result["streams"]
+    columns = {column: [percent(values["probabilities"][name]) for name in names] for column, values in scores.items()}
+    return pd.DataFrame({"%": names} | columns), "\n".join([*result["notes"], *facts, result["damage"] or ""]).strip()
+
+
+def percent(probability: float | None) -> str:
+    """A probability in percent, or nothing."""
+    return "" if probability is None else f"{100 * probability:.1f}"
 
 
 # ---- files ----
 
 
 @contextlib.contextmanager
-def taken(file: str | None, limits: Limits) -> Iterator[tuple[Path, Path]]:
-    """Yield an upload, under a name of its own while it is needed, and a new folder for what is made of it.
+def opened(file: str | None, limits: Limits) -> Iterator[tuple[Path, Path]]:
+    """Yield an upload, under a name of its own while it is needed, and a new folder for its results.
 
-    Gradio deletes what it shows of that folder as it deletes uploads. What users can mend is shown as its message.
+    Gradio deletes what it shows of that folder as it deletes uploads.
     """
-    with told():
-        if not file:
-            raise UserError("no video yet: upload one first")
-        folder = limits.folder / token_hex(16)
-        path = folder / Path(file).name
-        folder.mkdir()
-        try:
-            _link(Path(file), path, limits)
-            with _named(path):
-                seconds = measure_duration(path)
-                if seconds > limits.seconds:
-                    most = clock(limits.seconds, 1)
-                    raise UserError(f"lasts {clock(seconds, 1)}, and {most} is the most; upload a part of it")
-                yield path, folder
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        path.unlink()
-
-
-def _link(file: Path, path: Path, limits: Limits) -> None:
-    try:
+    if not file:
+        raise gr.Error("no video yet: upload one first", print_exception=False)
+    folder = Path(tempfile.mkdtemp(dir=limits.folder))
+    path = folder / Path(file).name
+    with messages(f"{path.name}: "):
         os.link(file, path)
-    except FileNotFoundError:
-        raise UserError(f"{file.name} is gone after {limits.minutes:g} minutes; upload it again") from None
-    except OSError:  # a file system without links
-        shutil.copyfile(file, path)
+        try:
+            seconds = measure_duration(path)
+            if seconds > limits.seconds:
+                longest = clock(limits.seconds, 1)
+                raise UserError(f"lasts {clock(seconds, 1)}, and {longest} is the most; upload a part of it")
+            yield path, folder
+        finally:
+            path.unlink()
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Put the name of the video before a `UserError`."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path.name}: {error}") from None
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
+def messages(prefix: str = "") -> Iterator[None]:
     """Turn what users can mend into a message on the page."""
     try:
         yield
-    except FAILURES as error:
-        raise gr.Error(str(error), print_exception=False) from None
+    except (UserError, OSError) as error:
+        raise gr.Error(f"{prefix}{getattr(error, 'strerror', None) or error}", print_exception=False) from None
