@@ -114,7 +114,7 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: list[str
                 stride = gr.Number(plan.stride, label="Stride, seconds", minimum=LEAST_STRIDE, min_width=120)
             notes = _add_notes()
         with gr.Column(min_width=320, scale=2):
-            picture = gr.Image(type="filepath", label="Timeline", interactive=False, buttons=["fullscreen"])
+            picture = gr.Image(type="filepath", show_label=False, interactive=False, buttons=["fullscreen"])
             label = "Segments, with the mean probability of their windows"
             headers = ["class", "from", "to", "%"]
             table = gr.Dataframe(headers=headers, label=label, interactive=False, max_height=400)
@@ -141,7 +141,7 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: list[str
                 [part["class"], clock(part["start"], 1), clock(part["end"], 1), percent(part["probability"])]
                 for part in result["segments"]
             ]
-            facts = f"{len(windows.spans)} windows, {count_frames(result)}"
+            facts = f"windows: {len(windows.spans)}; {count_frames(result)}"
             paths = [str(out.with_suffix(suffix)) for suffix in SUFFIXES]
             return str(out), rows, paths, *scores_of(result, path.name, facts)
 
