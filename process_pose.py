@@ -1,4 +1,4 @@
-"""Estimate the people of every frame: keypoints and pose-flow images, one folder for each video.
+"""Estimate the people of every frame: keypoints.npz in one folder for each video, pose-flow images if wanted.
 
 python process_pose.py --frames data/jpegs_256 --out data/pose_flow
 python process_pose.py --frames data/jpegs_256 --out data/pose_flow \\
@@ -34,9 +34,8 @@ from pose.pipeline import PoseJob, finished_keypoints, process_videos, redraw
 from pose.settings import check_settings, keep_settings, kept_settings, write_settings
 
 MORE = (
-    "Finished videos are skipped, so the same command resumes a run that was stopped. Frames without a person give "
-    "black images. Job arrays: --shard 0/8 … --shard 7/8 on as many machines with one --out; a last call without "
-    "--shard does what is left and reports the whole."
+    "Finished videos are skipped, so the same command resumes a run that was stopped. Job arrays: --shard 0/8 … "
+    "--shard 7/8 on as many machines with one --out; a last call without --shard does what is left and reports all."
 )
 Outcome = tuple[list[PoseJob], list[PoseJob], list[str]]
 
@@ -52,6 +51,8 @@ def get_args_parser() -> ArgumentParser:
     add("--videos-in", type=Path, metavar="DIR", help=text)
     add = group.add_argument
     add("--out", type=Path, metavar="DIR", required=True, help="where the pose folders go")
+    text = "write pose-flow images beside the keypoints, 30 times their size; training draws them as it needs them"
+    add("--images", action="store_true", help=text)
     add("--from-keypoints", action="store_true", help="draw the keypoints.npz files in --out, without a network")
     add("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
     add("--preview", type=Path, metavar="FILE.png", help="write 12 frames beside their poses")
@@ -183,12 +184,12 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
         todo[video] = 0
         with contextlib.suppress(UserError):  # the pipeline meets it again, and reports it
             todo[video] = 0 if args.videos_in else count_frames(video.frames)
-        if (todo[video] or args.videos_in) and finished_keypoints(video.poses, todo[video]):
+        if (todo[video] or args.videos_in) and finished_keypoints(video.poses, todo[video], args.images):
             del todo[video]
             skipped.append(video)
     damaged: dict[PoseJob, str] = {}
-    options = {"batch_size": args.batch_size, "every": args.every, "cleaning": cleaning, "readers": args.workers}
-    options |= {"made": frames_made(args), "damaged": damaged}
+    options = {"batch_size": args.batch_size, "every": args.every, "cleaning": cleaning, "images": args.images}
+    options |= {"made": frames_made(args), "damaged": damaged, "readers": args.workers}
     with (
         worker_pool(args.workers) as pool,
         progress_bar(None if args.videos_in and todo else sum(todo.values())) as bar,

@@ -119,10 +119,10 @@ def write_preview(path: Path, videos: Sequence[tuple[str, Path, Path]], count: i
     keypoints = [load_keypoints(poses / FILE_NAME) for _, _, poses in videos]
     cells = []
     for index, number in choose_frames([data.num_frames for data in keypoints], count):
-        name, *folders = videos[index]
-        people = len(people_of_frame(keypoints[index], number))
-        pair = [read_image(folder / FRAME_NAME.format(number)) for folder in folders]
-        cells.append((f"{name}, frame {number}, {people or 'no'} {'person' if people == 1 else 'people'}", pair))
+        name, frames, _ = videos[index]
+        people, frame = people_of_frame(keypoints[index], number), read_image(frames / FRAME_NAME.format(number))
+        label = f"{name}, frame {number}, {len(people) or 'no'} {'person' if len(people) == 1 else 'people'}"
+        cells.append((label, (frame, draw_people(people, keypoints[index].frame_size))))
     write_sheet(path, cells)
 
 

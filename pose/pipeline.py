@@ -115,6 +115,7 @@ def process_videos(
     batch_size: int = 8,
     every: int = 1,
     cleaning: dict | None = None,
+    images: bool = True,
     readers: int = 2,
     made: FrameSettings | None = None,
     damaged: dict[PoseJob, str] | None = None,
@@ -123,6 +124,7 @@ def process_videos(
     """Write the pose folder of each video, whole or not at all; yield `(video, None)` as each is done.
 
     Batches are cut at the same frames in every run, so that a video's result depends on nothing but its frames.
+    Pose folders hold keypoints, and `images` drawn from them.
     Every `every`-th frame and the last one are estimated, those between interpolated; `cleaning`: see
     `clean_people`. `on_frames` is told how many more frames are done. Frames of video files are `made` as
     extract_frames.py does, but for the JPEG; what could not be decoded of a file is noted in `damaged`. Videos that
@@ -162,7 +164,7 @@ def process_videos(
                 named = str(video.frames) in str(error)
                 failed[video] = error if named else UserError(f"{video.frames}: {error}")
             if video not in failed:
-                drawing.append(_start_drawing(video, fill_in(people, frame_size), frame_size, pool, cleaning))
+                drawing.append(_start_drawing(video, fill_in(people, frame_size), frame_size, pool, cleaning, images))
         yield from _finish(drawing, 0)
         yield from failed.items()
     finally:
@@ -174,7 +176,12 @@ def process_videos(
 
 
 def _start_drawing(
-    video: PoseJob, people: list[np.ndarray], frame_size: tuple[int, int], pool: Executor, cleaning: dict | None
+    video: PoseJob,
+    people: list[np.ndarray],
+    frame_size: tuple[int, int],
+    pool: Executor,
+    cleaning: dict | None,
+    images: bool,
 ) -> _Drawing:
     folder = temporary_name(video.poses)
     folder.mkdir(parents=True)
@@ -185,7 +192,7 @@ def _start_drawing(
         data = clean_people(data, cleaning)
         people = [people_of_frame(data, number) for number in range(1, len(people) + 1)]
     jobs.append(pool.submit(save_keypoints, folder / FILE_NAME, *vars(data).values()))
-    for start in range(0, len(people), DRAW_CHUNK):
+    for start in range(0, len(people) if images else 0, DRAW_CHUNK):
         jobs.append(pool.submit(draw_frames, folder, start + 1, people[start : start + DRAW_CHUNK], frame_size))
     return _Drawing(video, folder, jobs)
 
@@ -243,11 +250,12 @@ def fill_in(people: dict[int, np.ndarray], frame_size: tuple[int, int]) -> list[
 # ---- pose folders ----
 
 
-def finished_keypoints(folder: Path, num_frames: int | None = None) -> Keypoints | None:
-    """Keypoints of a pose folder that has an image for each frame (`num_frames`, if given), else None."""
+def finished_keypoints(folder: Path, num_frames: int | None = None, images: bool = True) -> Keypoints | None:
+    """Keypoints of a pose folder of so many frames, if given, that has an image for each if `images`; else None."""
     with contextlib.suppress(UserError):
         keypoints = load_keypoints(folder / FILE_NAME)
-        if count_frames(folder) == keypoints.num_frames == (num_frames or keypoints.num_frames):
+        drawn = count_frames(folder) if images else keypoints.num_frames
+        if drawn == keypoints.num_frames == (num_frames or keypoints.num_frames):
             return keypoints
     return None
 

@@ -140,6 +140,7 @@ def command(root: Path, out: Path) -> tuple:
         root / "frames",
         "--out",
         out,
+        "--images",
         "--model",
         "onnx",
         "--pose-weights",

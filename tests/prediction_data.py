@@ -123,7 +123,7 @@ def make_predicted(root: Path) -> None:
     lists.joinpath("trainlist04.txt").write_text("".join(f"{name}/other.avi\n" for name in CLASSES))
     steps = [
         ("extract_frames", root / "videos", root / "frames", *FRAMES, "--workers", 0),
-        ("process_pose", "--frames", root / "frames", "--out", root / "pose_flow", "--workers", 0),
+        ("process_pose", "--frames", root / "frames", "--out", root / "pose_flow", "--images", "--workers", 0),
         ("extract_flow", root / "frames", root / "flow", "--workers", 0),
     ]
     common = ("--ucf-list", lists, "--class-index", "index.txt")

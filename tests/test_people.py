@@ -171,7 +171,7 @@ def test_the_real_network_with_cleaning(shared, tmp_path):
     network = ("--model", "onnx", "--pose-weights", shared / "pose/openpose_mobilenet_v2_small.onnx")
     network += ("--device", "cpu", "--workers", 0)
     options = ("--min-score", 0.35, "--max-people", 2, "--smooth")
-    run = ("process_pose", "--frames", frames, "--out", tmp_path / "out", *network, *options)
+    run = ("process_pose", "--images", "--frames", frames, "--out", tmp_path / "out", *network, *options)
     finished = call_main(*run)
     assert finished.returncode == 0, finished.stderr
     raw, cleaned = (load_keypoints(tmp_path / "out/exercise" / name) for name in (RAW_NAME, FILE_NAME))

@@ -33,7 +33,7 @@ def data(tmp_path_factory) -> Path:
 
 def process(data: Path, out: Path, *arguments):
     network = ("--model", "onnx", "--pose-weights", data / "net.onnx", "--device", "cpu")
-    return call_main("process_pose", "--out", out, *network, "--workers", 0, "--batch-size", 3, *arguments)
+    return call_main("process_pose", "--out", out, *network, "--workers", 0, "--batch-size", 3, "--images", *arguments)
 
 
 @pytest.mark.parametrize("every", [1, 3, 4])
@@ -86,7 +86,7 @@ def test_broken_and_damaged_videos(data, tmp_path):
 def test_mistakes(data, tmp_path):
     assert_error(process(data, tmp_path / "out"), "--frames", "--videos-in")
     assert_error(
-        process(data, tmp_path / "out", "--videos-in", data / "videos", "--frames", data / "frames"), "without"
+        process(data, tmp_path / "out", "--videos-in", data / "videos", "--frames", data / "frames"), "not allowed with"
     )
     assert_error(process(data, tmp_path / "out", "--frames", data / "frames", "--fps", 3), "--videos-in")
     assert_error(process(data, tmp_path / "out", "--videos-in", tmp_path / "nowhere"), "nowhere: no such")

@@ -207,7 +207,17 @@ def test_real_videos_and_network(shared, data, tmp_path):
     lists.joinpath("trainlist04.txt").write_text("".join(f"{name}/other.avi\n" for name in CLASSES))
     for step in (
         ("extract_frames", source, tmp_path / "frames", "--every", 30, "--workers", 0),
-        ("process_pose", "--frames", tmp_path / "frames", "--out", tmp_path / "flow", *model, "--workers", 0),
+        (
+            "process_pose",
+            "--frames",
+            tmp_path / "frames",
+            "--out",
+            tmp_path / "flow",
+            "--images",
+            *model,
+            "--workers",
+            0,
+        ),
         (
             "motion_pose_cnn_15",
             "--data",

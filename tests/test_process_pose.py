@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.contact_sheet import choose_frames
 from common.frames import FRAME_NAME, count_frames
 from common.parallel import in_shard
-from pose.draw import choose_frames, draw_people
+from pose.draw import draw_people
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
 from tests.helpers import assert_error, call_main, run_script
 from tests.pose_fixtures import (

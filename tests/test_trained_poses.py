@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
     write_checkpoint(root / "motion.pth.tar", 30, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process_pose, "estimator_from_arguments", lambda *args: fake_estimator())
-        run = ("--frames", root / "frames", "--out", root / "flow", "--workers", 0, *CLEAN)
+        run = ("--frames", root / "frames", "--out", root / "flow", "--images", "--workers", 0, *CLEAN)
         for step in (
             ("extract_frames", root / "videos", root / "frames", *FRAMES, "--fps", 25, "--workers", 0),
             ("process_pose", *run),
