@@ -30,7 +30,7 @@ from pose.draw import write_preview
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, frames_with_people, load_keypoints
 from pose.people import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
-from pose.pipeline import PoseJob, finished_keypoints, process_videos, redraw
+from pose.pipeline import PoseJob, PoseOptions, finished_keypoints, process_videos, redraw
 from pose.settings import check_settings, keep_settings, kept_settings, write_settings
 
 MORE = (
@@ -188,13 +188,13 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
             del todo[video]
             skipped.append(video)
     damaged: dict[PoseJob, str] = {}
-    options = {"batch_size": args.batch_size, "every": args.every, "cleaning": cleaning, "images": args.images}
-    options |= {"made": frames_made(args), "damaged": damaged, "readers": args.workers}
+    made = frames_made(args) or FrameSettings()
+    options = PoseOptions(args.batch_size, args.every, cleaning, args.images, args.workers, made)
     with (
         worker_pool(args.workers) as pool,
         progress_bar(None if args.videos_in and todo else sum(todo.values())) as bar,
     ):
-        results = process_videos(estimator, todo, pool, **options, on_frames=bar.update)
+        results = process_videos(estimator, todo, pool, options, damaged, bar.update)
         with contextlib.closing(results):
             for video, error in results:
                 if error:

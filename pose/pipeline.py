@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.atomic import atomic_folder, replace_folder, temporary_name
+from common.atomic import atomic_folder, temporary_name
 from common.cli import UserError
 from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames, list_frames, read_image
 from common.records import FrameSettings
@@ -23,7 +23,6 @@ from pose.keypoints import FILE_NAME, Keypoints, join_frames, load_keypoints, pe
 from pose.people import clean_people, interpolate_people
 
 AHEAD = 4  # batches between two stages
-DRAW_CHUNK = 64
 RAW_NAME = "keypoints_raw.npz"  # beside the keypoints.npz of people that were cleaned
 
 
@@ -101,52 +100,59 @@ def _check_size(item: Any, size: tuple[int, int], expected: tuple[int, int]) -> 
 # ---- from videos to pose folders ----
 
 
-class _Drawing(NamedTuple):
-    video: PoseJob
-    folder: Path  # a temporary one
-    jobs: list[Future]
+class PoseOptions(NamedTuple):
+    """How pose folders are made: every `every`-th frame and the last one are estimated, those between interpolated.
+
+    `cleaning`: see `clean_people`; `images`: draw them as well. Frames of video files are `made` as extract_frames.py
+    does, but for the JPEG.
+    """
+
+    batch_size: int = 8
+    every: int = 1
+    cleaning: dict | None = None
+    images: bool = True
+    readers: int = 2
+    made: FrameSettings = FrameSettings()
 
 
 def process_videos(
     estimator: Estimator,
     videos: Iterable[PoseJob],
     pool: Executor,
-    *,
-    batch_size: int = 8,
-    every: int = 1,
-    cleaning: dict | None = None,
-    images: bool = True,
-    readers: int = 2,
-    made: FrameSettings | None = None,
-    damaged: dict[PoseJob, str] | None = None,
-    on_frames: Callable[[int], object] = lambda count: None,
+    options: PoseOptions,
+    damaged: dict[PoseJob, str],
+    on_frames: Callable[[int], object],
 ) -> Generator[tuple[PoseJob, UserError | None], None, None]:
     """Write the pose folder of each video, whole or not at all; yield `(video, None)` as each is done.
 
     Batches are cut at the same frames in every run, so that a video's result depends on nothing but its frames.
-    Pose folders hold keypoints, and `images` drawn from them.
-    Every `every`-th frame and the last one are estimated, those between interpolated; `cleaning`: see
-    `clean_people`. `on_frames` is told how many more frames are done. Frames of video files are `made` as
-    extract_frames.py does, but for the JPEG; what could not be decoded of a file is noted in `damaged`. Videos that
-    cannot be read come last, each with its `UserError`; errors in writing are raised. Wrap it in `contextlib.closing`.
+    `on_frames` is told how many more frames are done; what could not be decoded of a file is noted in `damaged`. Videos
+    that cannot be read come last, each with its `UserError`; errors in writing are raised. Wrap it in
+    `contextlib.closing`.
     """
     failed: dict[PoseJob, UserError] = {}
-    drawing: deque[_Drawing] = deque()
+    writing: deque[tuple[PoseJob, Path, Future]] = deque()
 
     def batches() -> Iterator[tuple]:
         for video in videos:
             damage: list[str] = []
             try:
-                with contextlib.closing(_key_items(video.frames, every, made or FrameSettings(), damage)) as items:
-                    while video not in failed and (batch := list(islice(items, batch_size))):
+                with contextlib.closing(_key_items(video.frames, options.every, options.made, damage)) as items:
+                    while video not in failed and (batch := list(islice(items, options.batch_size))):
                         numbers, frames = zip(*batch, strict=True)
                         yield (video, numbers), frames
             except UserError as error:
                 failed[video] = error
-            if damage and damaged is not None:
+            if damage:
                 damaged[video] = damage[0]
 
-    stream = estimate(estimator, batches(), pool, _read, readers)
+    def written(most: int) -> Iterator[tuple[PoseJob, None]]:
+        """The videos whose folders are in their places; waits until at most `most` are not."""
+        while writing and (len(writing) > most or writing[0][2].done()):
+            writing[0][2].result()
+            yield writing.popleft()[0], None
+
+    stream = estimate(estimator, batches(), pool, _read, options.readers)
     try:
         for video, results in groupby(stream, key=lambda result: result[0][0]):
             people, frame_size = {}, None
@@ -159,51 +165,28 @@ def process_videos(
                     _check_size(first, size, frame_size)
                     on_frames(numbers[-1] - max(people, default=0))
                     people.update(zip(numbers, found, strict=True))
-                    yield from _finish(drawing, AHEAD)
+                    yield from written(AHEAD)
             except UserError as error:
                 named = str(video.frames) in str(error)
                 failed[video] = error if named else UserError(f"{video.frames}: {error}")
             if video not in failed:
-                drawing.append(_start_drawing(video, fill_in(people, frame_size), frame_size, pool, cleaning, images))
-        yield from _finish(drawing, 0)
+                everyone = fill_in(people, frame_size)
+                data = join_frames(dict(enumerate(everyone, 1)), len(everyone), frame_size)
+                temporary = temporary_name(video.poses)
+                writing.append((video, temporary, pool.submit(_write, video.poses, temporary, data, options)))
+        yield from written(0)
         yield from failed.items()
     finally:
         stream.close()
-        jobs = [job for drawn in drawing for job in drawn.jobs]
-        wait([job for job in jobs if not job.cancel()])
-        for drawn in drawing:
-            shutil.rmtree(drawn.folder, ignore_errors=True)
+        for _, temporary, job in writing:
+            job.cancel()
+            shutil.rmtree(temporary, ignore_errors=True)  # so that one at work fails now
+        wait([job for _, _, job in writing])
 
 
-def _start_drawing(
-    video: PoseJob,
-    people: list[np.ndarray],
-    frame_size: tuple[int, int],
-    pool: Executor,
-    cleaning: dict | None,
-    images: bool,
-) -> _Drawing:
-    folder = temporary_name(video.poses)
-    folder.mkdir(parents=True)
-    data = join_frames(dict(enumerate(people, 1)), len(people), frame_size)
-    jobs = []
-    if cleaning:
-        jobs.append(pool.submit(save_keypoints, folder / RAW_NAME, *vars(data).values()))
-        data = clean_people(data, cleaning)
-        people = [people_of_frame(data, number) for number in range(1, len(people) + 1)]
-    jobs.append(pool.submit(save_keypoints, folder / FILE_NAME, *vars(data).values()))
-    for start in range(0, len(people) if images else 0, DRAW_CHUNK):
-        jobs.append(pool.submit(draw_frames, folder, start + 1, people[start : start + DRAW_CHUNK], frame_size))
-    return _Drawing(video, folder, jobs)
-
-
-def _finish(drawing: deque[_Drawing], most: int) -> Iterator[tuple[PoseJob, None]]:
-    """Put the folders that are complete in their places, and wait until at most `most` are not."""
-    while drawing and (len(drawing) > most or all(job.done() for job in drawing[0].jobs)):
-        for job in drawing[0].jobs:
-            job.result()
-        replace_folder(drawing[0].folder, drawing[0].video.poses)
-        yield drawing.popleft().video, None
+def _write(folder: Path, temporary: Path, data: Keypoints, options: PoseOptions) -> None:
+    with atomic_folder(folder, temporary):
+        write_poses(temporary, data, options.cleaning, options.images)
 
 
 def _key_items(source: Path, every: int, made: FrameSettings, damage: list[str]) -> Generator[tuple, None, None]:
@@ -260,12 +243,19 @@ def finished_keypoints(folder: Path, num_frames: int | None = None, images: bool
     return None
 
 
-def draw_frames(folder: Path, first: int, people: list[np.ndarray], frame_size: tuple[int, int]) -> None:
-    """Write the pose-flow images of the frames `first`, `first` + 1, … into `folder`; raises `OSError`."""
-    for number, persons in enumerate(people, first):
+def write_poses(folder: Path, data: Keypoints, cleaning: dict | None, images: bool = True) -> None:
+    """Write the keypoints of a video into a folder, and draw its `images`.
+
+    With `cleaning` (see `clean_people`) they are those of the people that it leaves; all are kept in `RAW_NAME`.
+    """
+    if cleaning:
+        save_keypoints(folder / RAW_NAME, *vars(data).values())
+        data = clean_people(data, cleaning)
+    save_keypoints(folder / FILE_NAME, *vars(data).values())
+    for number in range(1, data.num_frames + 1 if images else 1):
         path = folder / FRAME_NAME.format(number)
         try:
-            path.write_bytes(encode_pose_image(persons, frame_size))
+            path.write_bytes(encode_pose_image(people_of_frame(data, number), data.frame_size))
         except OSError as error:
             error.filename = error.filename or str(path)  # "no space left" should say where
             raise
@@ -274,22 +264,14 @@ def draw_frames(folder: Path, first: int, people: list[np.ndarray], frame_size: 
 def redraw(job: tuple[Path, Path], cleaning: dict | None = None) -> None:
     """Draw a pose folder's images anew from its keypoints; `job`: the folder, and its temporary name.
 
-    With `cleaning` (see `clean_people`) of its raw people, who are kept in `RAW_NAME`: so cleaning twice, or with
-    other options, is the same as cleaning once.
+    With `cleaning` from those before it, so that cleaning twice, or with other options, is the same as cleaning once.
     """
     folder, temporary = job
     raw = folder / RAW_NAME if cleaning and (folder / RAW_NAME).exists() else folder / FILE_NAME
-    keypoints = load_keypoints(raw)
-    if cleaning:
-        keypoints = clean_people(keypoints, cleaning)
-    people = [people_of_frame(keypoints, number) for number in range(1, keypoints.num_frames + 1)]
+    data = load_keypoints(raw)
     with atomic_folder(folder, temporary):
-        draw_frames(temporary, 1, people, keypoints.frame_size)
-        if cleaning:
-            shutil.copy2(raw, temporary / RAW_NAME)
-            save_keypoints(temporary / FILE_NAME, *vars(keypoints).values())
+        write_poses(temporary, data, cleaning)
         for file in folder.iterdir():
-            if cleaning and file.name in (FILE_NAME, RAW_NAME):
-                continue
-            if file.is_file() and not FRAME_PATTERN.fullmatch(file.name):
+            made = FRAME_PATTERN.fullmatch(file.name) or (cleaning and file.name in (FILE_NAME, RAW_NAME))
+            if file.is_file() and not made:
                 shutil.copy2(file, temporary / file.name)

@@ -85,8 +85,5 @@ def test_broken_and_damaged_videos(data, tmp_path):
 
 def test_mistakes(data, tmp_path):
     assert_error(process(data, tmp_path / "out"), "--frames", "--videos-in")
-    assert_error(
-        process(data, tmp_path / "out", "--videos-in", data / "videos", "--frames", data / "frames"), "not allowed with"
-    )
     assert_error(process(data, tmp_path / "out", "--frames", data / "frames", "--fps", 3), "--videos-in")
     assert_error(process(data, tmp_path / "out", "--videos-in", tmp_path / "nowhere"), "nowhere: no such")
