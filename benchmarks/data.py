@@ -42,7 +42,7 @@ def write_videos(root: Path, videos: int, frames: int, classes: int = 15, seed: 
     """Write `root/frames` and `root/pose_flow` of synthetic videos of `frames` frames each.
 
     Frames are windows that wander over a texture; pose images show one person, in every third video two.
-    Returns the videos, for `prepare_frames`, `prepare_pose_flow` and `prepare_keypoints`.
+    Returns the videos, for `index_frames` and `load_all_keypoints`.
     """
     height, width = FRAME_SIZE
     listed = []

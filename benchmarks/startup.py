@@ -172,7 +172,8 @@ def measure(data: Path, batches: int, workers: int) -> dict:
 
     import torch
 
-    from dataloader.spatial_dataloader import prepare_frames, spatial_sample
+    from dataloader.frame_index import index_frames
+    from dataloader.spatial_dataloader import spatial_sample
     from dataloader.split_train_test_video import read_split
     from dataloader.video_dataset import EpochBatches, Sample, VideoDataset, end_workers, training_loader
 
@@ -193,8 +194,8 @@ def measure(data: Path, batches: int, workers: int) -> dict:
     clock.append(time.perf_counter())
     split = read_split(data / "lists", "01", "classInd.txt")
     clock.append(time.perf_counter())
-    test, _, _ = prepare_frames(data / "frames", split.test)
-    train, bad, _ = prepare_frames(data / "frames", split.train)
+    test, _ = index_frames(data / "frames", split.test)
+    train, bad = index_frames(data / "frames", split.train)
     if bad or len(test) != len(split.test):
         raise UserError(f"{data}: some videos were not found")
     clock.append(time.perf_counter())

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from common.frames import FRAME_NAME, BrokenImage
 from dataloader.frame_index import IndexedVideo, index_frames, notes
 from dataloader.images import random_crop, read_grey, transform_images
 from dataloader.names import Video
-from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
-from dataloader.video_dataset import Prepared, Sample, sample_for_testing
+from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
+from dataloader.video_dataset import Prepared, Sample, sample_for_testing, sample_for_training
 
 PARTS = ("u", "v")  # folders of extract_flow.py: motion to the right and downwards
 # In the comment of the first image of u: method, damage of the video, count.
@@ -31,7 +31,7 @@ def method_of(root: str | os.PathLike) -> str | None:
 def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
     """Good videos, bad ones with the reason (see `index_frames`), and the function that samples them.
 
-    Their folders are those of u. Raises `UserError` if `root` has no u and v.
+    Their folders are those of u.
     """
     for part in PARTS:
         if not Path(root, part).is_dir():
@@ -75,16 +75,18 @@ def flow_sample(
     Looks at the same moments as the other streams. Training (a generator is given): one stack from a random start in
     each of `segments` equal parts of the video, resized to 256/224 of `image_size`, cropped by one random draw, and
     mirrored half of the time, which turns u into -u. Testing: the stacks from the 19 test starts, or from `clips`.
-    `read(folder, number)` reads an image. Raises `BrokenImage`.
+    `read(folder, number)` reads an image.
     """
     images_of = partial(map, partial(read, video.folder))
     if generator is None:
         return sample_for_testing(images_of, video.num_frames, STACK_LENGTH, image_size, clips)
-    draws = generator.random(segments + 3)
-    frames = stacks_for_training(video.num_frames, draws[:segments])
-    crop = partial(random_crop, size=image_size, draws=draws[segments:-1], square=True)
-    images = transform_images(images_of(frames), crop)
-    return Sample(mirror(images) if draws[-1] < 0.5 else images, torch.arange(len(frames)).view(segments, -1))
+
+    def augment(images: Iterable[np.ndarray]) -> torch.Tensor:
+        *place, flip = generator.random(3)
+        cropped = transform_images(images, partial(random_crop, size=image_size, draws=place, square=True))
+        return mirror(cropped) if flip < 0.5 else cropped
+
+    return sample_for_training(images_of, video.num_frames, generator.random(segments), STACK_LENGTH, augment)
 
 
 def mirror(images: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,17 @@ import numpy as np
 import torch
 
 from common.cli import UserError
-from dataloader.frame_index import IndexedVideo, find_folders, index_frames
+from dataloader.frame_index import IndexedVideo, find_folders
 from dataloader.images import SHORT_SIDE_RATIO, random_crop, read_frames, resize, transform_images
 from dataloader.names import Video, first_names
-from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, stacks_for_training
-from dataloader.video_dataset import Prepared, Sample, sample_for_testing
+from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
+from dataloader.video_dataset import Sample, sample_for_testing, sample_for_training
 from pose.draw import draw_people
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, nobody_in, people_of_frame
 from pose.skeleton import MIRROR
 
 MAX_SCALE = 1.1
 MAX_ANGLE = np.deg2rad(10)
-
-
-def prepare_pose_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
-    """Good videos, bad ones with the reason (see `index_frames`), and the function that samples them."""
-    return *index_frames(root, videos), motion_sample
 
 
 def motion_sample(
@@ -41,34 +36,28 @@ def motion_sample(
     Training (a generator is given): one stack from a random start in each of `segments` equal parts of the
     video, the images resized to 256/224 of `image_size` and cropped by one random draw; never flipped, for a
     mirrored pose would have its left and right colours exchanged. Testing: the stacks from the 19 test starts,
-    or from `clips`. Raises `BrokenImage`.
+    or from `clips`.
     """
     read = partial(read_frames, video.folder)
     if generator is None:
         return sample_for_testing(read, video.num_frames, STACK_LENGTH, image_size, clips)
-    draws = generator.random(segments + 2)
-    frames = stacks_for_training(video.num_frames, draws[:segments])
-    crop = partial(random_crop, size=image_size, draws=draws[segments:], square=True)
-    images = transform_images(read(frames), crop)
-    return Sample(images, torch.arange(len(frames)).view(segments, -1))
+
+    def augment(images: Iterable[np.ndarray]) -> torch.Tensor:
+        return transform_images(images, partial(random_crop, size=image_size, draws=generator.random(2), square=True))
+
+    return sample_for_training(read, video.num_frames, generator.random(segments), STACK_LENGTH, augment)
 
 
 # ---- from keypoints ----
 
 
-def prepare_keypoints(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
-    """Load the `keypoints.npz` of every video below `root` into memory, 220 bytes for each person in a frame.
-
-    Returns the good videos, `(video, reason)` for the others, and the function that samples from the keypoints.
-    """
-    keypoints, good, bad = load_all_keypoints(root, videos)
-    return good, bad, partial(keypoint_sample, keypoints=keypoints)
-
-
 def load_all_keypoints(
     root: str | os.PathLike, videos: Sequence[Video]
 ) -> tuple[dict[str, Keypoints], list[IndexedVideo], list[tuple[Video, str]]]:
-    """The keypoints of the videos below `root` by name, the good videos, and `(video, reason)` for the others."""
+    """The keypoints of the videos below `root` by name, the good videos, and `(video, reason)` for the others.
+
+    They are held in memory: 220 bytes for each person in a frame.
+    """
 
     def load(folder: Path) -> tuple[Keypoints, int, bool]:
         keypoints = load_keypoints(folder / FILE_NAME)
@@ -121,14 +110,16 @@ def keypoint_sample(
     data = keypoints[video.video.name]
     if generator is None:
         return sample_for_testing(partial(map, partial(_draw, data)), data.num_frames, STACK_LENGTH, image_size, clips)
-    draws = generator.random(segments + 5)
-    frames, draws = stacks_for_training(data.num_frames, draws[:segments]), draws[segments:]
-    scale = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[2] - 1)
-    shift = (draws[:2] - 0.5) * (SHORT_SIDE_RATIO - 1)
-    affine = affine_map(data.frame_size, scale, (2 * draws[3] - 1) * MAX_ANGLE, shift)
-    images = (_draw(data, frame, affine, mirror=bool(draws[4] < 0.5)) for frame in frames)
-    resized = transform_images(images, partial(resize, height=image_size, width=image_size))
-    return Sample(resized, torch.arange(len(frames)).view(segments, -1))
+
+    def draw_moved(frames: Iterable) -> torch.Tensor:
+        draws = generator.random(5)
+        scale = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[2] - 1)
+        shift = (draws[:2] - 0.5) * (SHORT_SIDE_RATIO - 1)
+        affine = affine_map(data.frame_size, scale, (2 * draws[3] - 1) * MAX_ANGLE, shift)
+        images = (_draw(data, frame, affine, mirror=bool(draws[4] < 0.5)) for frame in frames)
+        return transform_images(images, partial(resize, height=image_size, width=image_size))
+
+    return sample_for_training(iter, data.num_frames, generator.random(segments), STACK_LENGTH, draw_moved)
 
 
 def _draw(data: Keypoints, frame: int, affine: np.ndarray | None = None, mirror: bool = False) -> np.ndarray:

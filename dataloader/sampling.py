@@ -15,7 +15,7 @@ TEST_SAMPLES = 19
 
 
 def num_starts(num_frames: int, length: int = STACK_LENGTH) -> int:
-    """S = max(n - L + 1, 1). Raises `ValueError` for a video without frames."""
+    """S = max(n - L + 1, 1)."""
     if num_frames < 1:
         raise ValueError(f"a video needs at least one frame, got {num_frames}")
     return max(num_frames - length + 1, 1)
@@ -39,11 +39,6 @@ def segment_starts(num_frames: int, draws: np.ndarray, length: int = STACK_LENGT
 def stack_indices(start: int, num_frames: int, length: int = STACK_LENGTH) -> list[int]:
     """Frames start, start + 1, …, start + length - 1; past the end the last frame is repeated."""
     return [min(start + k, num_frames) for k in range(length)]
-
-
-def stacks_for_training(num_frames: int, draws: np.ndarray) -> list[int]:
-    """Frames of the stacks from each of the `segment_starts` of K `draws`: K * 10 of them, stack after stack."""
-    return [frame for start in segment_starts(num_frames, draws) for frame in stack_indices(start, num_frames)]
 
 
 def clips_for_testing(num_frames: int, length: int, samples: int = TEST_SAMPLES) -> tuple[list[int], np.ndarray]:

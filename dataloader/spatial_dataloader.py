@@ -1,34 +1,21 @@
 """Samples of the spatial stream: single RGB frames."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 
-from common.records import FrameSettings
-from dataloader.frame_index import IndexedVideo, index_frames
+from dataloader.frame_index import IndexedVideo
 from dataloader.images import corner_crop, jitter_colors, random_crop, read_frames, resized_crop, transform_images
-from dataloader.names import Video
-from dataloader.sampling import SEGMENTS, TEST_SAMPLES, segment_starts
-from dataloader.video_dataset import Prepared, Sample, sample_for_testing
-from dataloader.video_files import holds_videos, index_videos, read_video
+from dataloader.sampling import SEGMENTS, TEST_SAMPLES
+from dataloader.video_dataset import Sample, sample_for_testing, sample_for_training
 
-CROPS = ("random", "corner", "resized")  # random_crop, corner_crop, resized_crop
-
-
-def prepare_frames(root: str | os.PathLike, videos: Sequence[Video], settings: FrameSettings | None = None) -> Prepared:
-    """Good videos, bad ones with the reason (see `index_frames`), and the function that samples them.
-
-    `root` holds folders of frames, or video files, whose frames are made by `settings` (see `index_videos`).
-    """
-    if holds_videos(root):
-        settings = settings or FrameSettings(quality=None)
-        return *index_videos(root, videos, settings), partial(
-            spatial_sample, read=partial(read_video, settings=settings)
-        )
-    return *index_frames(root, videos), spatial_sample
+CROPS = {
+    "random": lambda images, size, draws: random_crop(images, size, draws[:2], square=False),
+    "corner": lambda images, size, draws: corner_crop(images, size, draws[:2]),
+    "resized": resized_crop,
+}
 
 
 def spatial_sample(
@@ -42,23 +29,18 @@ def spatial_sample(
 ) -> Sample:
     """Frames of one video, each a clip of its own: `index` (clips, 1).
 
-    Training (a generator is given): one frame from each of 3 segments (TSN, arXiv 1608.00859), with one
-    `crop` (see `CROPS`), one random horizontal flip and one change of colours
-    (of strength `color_jitter`) for all of them. Testing: the frames at the 19 test starts, or at
-    `clips`. `read(folder, numbers)` gives the frames. Raises `BrokenImage`.
+    Training (a generator is given): one frame from each of 3 segments (TSN, arXiv 1608.00859), with one `crop` (see
+    `CROPS`), one random horizontal flip and one change of colours (of strength `color_jitter`) for all of them.
+    Testing: the frames at the 19 test starts, or at `clips`. `read(folder, numbers)` gives the frames.
     """
-    read = partial(read, video.folder)
     if generator is None:
-        return sample_for_testing(read, video.num_frames, 1, image_size, clips)
-    draws = generator.random(SEGMENTS + 3)
-    frames = segment_starts(video.num_frames, draws[:SEGMENTS])
-    place = draws[SEGMENTS:-1]
-    crops = {
-        "random": partial(random_crop, draws=place, square=False),
-        "corner": partial(corner_crop, draws=place),
-        "resized": partial(resized_crop, draws=(*place, *generator.random(2))),
-    }
-    images = transform_images(read(frames), partial(crops[crop], size=image_size))
-    if color_jitter:
-        images = jitter_colors(images, color_jitter, generator.random(3))
-    return Sample(images.flip(2) if draws[-1] < 0.5 else images, torch.arange(SEGMENTS).view(-1, 1))
+        return sample_for_testing(partial(read, video.folder), video.num_frames, 1, image_size, clips)
+
+    def augment(frames: Iterable[np.ndarray]) -> torch.Tensor:
+        *place, flip, area, ratio = generator.random(5)
+        images = transform_images(frames, partial(CROPS[crop], size=image_size, draws=(*place, area, ratio)))
+        if color_jitter:
+            images = jitter_colors(images, color_jitter, generator.random(3))
+        return images.flip(2) if flip < 0.5 else images
+
+    return sample_for_training(partial(read, video.folder), video.num_frames, generator.random(SEGMENTS), 1, augment)

@@ -15,7 +15,7 @@ from common.frames import BrokenImage
 from dataloader.frame_index import IndexedVideo
 from dataloader.images import resize, transform_images
 from dataloader.names import Video
-from dataloader.sampling import TEST_SAMPLES, clips_for_testing, random_state
+from dataloader.sampling import TEST_SAMPLES, clips_for_testing, random_state, segment_starts, stack_indices
 
 
 class Sample(NamedTuple):
@@ -25,21 +25,25 @@ class Sample(NamedTuple):
     index: torch.Tensor  # type: ignore[assignment]  # of a tuple; int64 (clips, L) into images, in time order
 
 
-# Videos that can be used, others with the reason, and what samples a video.
+# Videos that can be used, others with the reason, and what samples a video: `sample(video, generator, clips=…)`.
 Prepared = tuple[list[IndexedVideo], list[tuple[Video, str]], Callable[..., Sample]]
+Read = Callable[[Sequence[int]], Iterable]  # images of 1-based frames, uint8 (H, W, C), in order
 
 
-def sample_for_testing(
-    read: Callable[[Sequence[int]], Iterable[np.ndarray]],
-    num_frames: int,
-    length: int,
-    image_size: int,
-    clips: int = TEST_SAMPLES,
+def sample_for_training(
+    read: Read, num_frames: int, draws: np.ndarray, length: int, augment: Callable[[Iterable[np.ndarray]], torch.Tensor]
 ) -> Sample:
-    """The test clips of a video, `length` images each, resized to `image_size` without cropping.
+    """A clip of `length` images from a start in each of K equal parts of a video, by K `draws` in [0, 1).
 
-    `read(numbers)` gives the images of 1-based frames, uint8 (H, W, 3), in order, each that is needed once.
+    `augment` makes uint8 (M, S, S, C) of the images, all by the same random numbers.
     """
+    starts = segment_starts(num_frames, draws)
+    frames = [frame for start in starts for frame in stack_indices(start, num_frames, length)]
+    return Sample(augment(read(frames)), torch.arange(len(frames)).view(len(starts), length))
+
+
+def sample_for_testing(read: Read, num_frames: int, length: int, image_size: int, clips: int = TEST_SAMPLES) -> Sample:
+    """The test clips of a video, `length` images each, resized to `image_size` without cropping."""
     frames, index = clips_for_testing(num_frames, length, clips)
     images = transform_images(read(frames), partial(resize, height=image_size, width=image_size))
     return Sample(images, torch.from_numpy(index))

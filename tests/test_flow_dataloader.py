@@ -12,7 +12,7 @@ from common.optical_flow import decode_flow, encode_flow
 from dataloader.flow_dataloader import flow_sample, mirror, prepare_flow
 from dataloader.frame_index import IndexedVideo
 from dataloader.names import Video
-from dataloader.sampling import random_state, stacks_for_training
+from dataloader.sampling import random_state, segment_starts, stack_indices
 from dataloader.sampling import test_starts as starts_of
 from tests.helpers import assert_error, train_script
 from training.streams import FLOW
@@ -39,7 +39,8 @@ def test_training_takes_random_stacks_and_mirrors_half():
     mirrored = 0
     for epoch in range(40):
         sample = flow_sample(IndexedVideo(VIDEO, "", 60), random_state(0, epoch, "a"), 32, numbered, segments=2)
-        frames = np.array(stacks_for_training(60, random_state(0, epoch, "a").random(5)[:2]))
+        starts = segment_starts(60, random_state(0, epoch, "a").random(5)[:2])
+        frames = np.array([frame for start in starts for frame in stack_indices(start, 60)])
         assert sample.images.shape == (20, 32, 32, 2) and sample.index.tolist() == np.arange(20).reshape(2, 10).tolist()
         u, v = sample.images[:, 0, 0].numpy().T
         assert (v == frames + 100).all()

@@ -6,14 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dataloader.frame_index import IndexedVideo
+from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.motion_pose_dataloader import (
     affine_map,
     keypoint_sample,
+    load_all_keypoints,
     motion_sample,
     move_people,
-    prepare_keypoints,
-    prepare_pose_flow,
 )
 from dataloader.names import Video
 from dataloader.sampling import random_state
@@ -55,10 +54,10 @@ def drawn(tmp_path_factory):
 
 def both(root):
     videos = read_split(root / "lists", "04", "classInd15.txt").train
-    good, bad, _ = prepare_pose_flow(root / "pose_flow", videos)
-    drawn_good, drawn_bad, sample = prepare_keypoints(root / "pose_flow", videos)
+    good, bad = index_frames(root / "pose_flow", videos)
+    keypoints, drawn_good, drawn_bad = load_all_keypoints(root / "pose_flow", videos)
     assert good == drawn_good and not bad and not drawn_bad
-    return good, sample
+    return good, partial(keypoint_sample, keypoints=keypoints)
 
 
 @pytest.mark.parametrize("size", [224, 64])

@@ -13,13 +13,14 @@ from common.cli import UserError
 from common.records import FrameSettings, settings_from_arguments
 from dataloader import skeleton_dataloader as skeletons
 from dataloader.flow_dataloader import method_of, prepare_flow
-from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
-from dataloader.images import to_input
-from dataloader.motion_pose_dataloader import prepare_keypoints, prepare_pose_flow
+from dataloader.frame_index import index_frames, looks_like_frames, looks_like_pose_flow
+from dataloader.images import read_frames, to_input
+from dataloader.motion_pose_dataloader import keypoint_sample, load_all_keypoints, motion_sample
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
-from dataloader.spatial_dataloader import prepare_frames
+from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Split, read_split
 from dataloader.video_dataset import Prepared
+from dataloader.video_files import holds_videos, index_videos, read_video
 from network import IMAGE_NETWORKS, IMAGENET_MEAN, IMAGENET_STD, Family, read_weights, rgb_statistics, trained_channels
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME
@@ -59,9 +60,14 @@ def video_settings(args: Namespace) -> FrameSettings:
 def _prepare_spatial(args: Namespace, videos: list) -> Prepared:
     if looks_like_pose_flow(args.data):
         raise UserError(f"--data {args.data}: holds {FILE_NAME}, so it is pose flow; give the folder of RGB frames")
-    good, bad, sample = prepare_frames(args.data, videos, video_settings(args))
-    jitter = {"crop": args.crop, "color_jitter": args.color_jitter}
-    return good, bad, partial(sample, image_size=args.image_size, **jitter)
+    if holds_videos(args.data):
+        settings = video_settings(args)
+        good, bad = index_videos(args.data, videos, settings)
+        read: Callable = partial(read_video, settings=settings)
+    else:
+        (good, bad), read = index_frames(args.data, videos), read_frames
+    options = {"image_size": args.image_size, "crop": args.crop, "color_jitter": args.color_jitter}
+    return good, bad, partial(spatial_sample, read=read, **options)
 
 
 def _prepare_motion_pose(args: Namespace, videos: list) -> Prepared:
@@ -69,8 +75,11 @@ def _prepare_motion_pose(args: Namespace, videos: list) -> Prepared:
         raise UserError(f"--data {args.data}: holds RGB frames; give the folder of pose flow, see process_pose.py")
     if args.from_keypoints is None:  # the checkpoint keeps what was chosen
         args.from_keypoints = looks_like_pose_flow(args.data)
-    good, bad, sample = (prepare_keypoints if args.from_keypoints else prepare_pose_flow)(args.data, videos)
-    return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
+    options = {"image_size": args.image_size, "segments": args.segments}
+    if not args.from_keypoints:
+        return *index_frames(args.data, videos), partial(motion_sample, **options)
+    keypoints, good, bad = load_all_keypoints(args.data, videos)
+    return good, bad, partial(keypoint_sample, keypoints=keypoints, **options)
 
 
 def _prepare_flow(args: Namespace, videos: list) -> Prepared:
