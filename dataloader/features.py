@@ -13,8 +13,6 @@ from common.cli import UserError
 from dataloader.names import Video
 from dataloader.split_train_test_video import Split
 
-DTYPES = (np.float16, np.float32)
-
 
 @dataclass(frozen=True)
 class Features:
@@ -33,14 +31,9 @@ class Features:
 
     def split(self) -> Split:
         """The lists that the features were made of."""
-        videos = [
-            Video(name, label, self.classes[label], name)
-            for name, label in zip(self.names, self.labels.tolist(), strict=True)
-        ]
+        videos = [Video(name, int(i), self.classes[i], name) for name, i in zip(self.names, self.labels, strict=True)]
         parts = (~self.test & ~self.val, self.test, self.val)
-        return Split(
-            self.classes, *([video for video, there in zip(videos, part, strict=True) if there] for part in parts)
-        )
+        return Split(self.classes, *([videos[i] for i in np.flatnonzero(part)] for part in parts))
 
 
 def save_features(path: str | os.PathLike, features: Mapping[str, np.ndarray], split: Split) -> None:
@@ -65,58 +58,29 @@ def save_features(path: str | os.PathLike, features: Mapping[str, np.ndarray], s
 
 
 def load_features(path: str | os.PathLike) -> Features:
-    """Read what `save_features` wrote, running nothing of it. Raises `UserError` if it is no such file."""
+    """Read what `save_features` wrote, running nothing of it; files of earlier versions have no validation set."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            data = {name: file[name] for name in ("features", "names", "labels", "test", "classes")}
-            val = file["val"] if "val" in file else np.zeros_like(data["test"])
-    except (FileNotFoundError, IsADirectoryError) as error:
-        what = "no such file" if isinstance(error, FileNotFoundError) else "is a folder"
-        raise UserError(f"{path}: {what}; write it with --evaluate --features FILE.npz of a stream") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+            val = file["val"] if "val" in file else np.zeros(len(file["test"]), bool)
+            names, classes = file["names"].tolist(), file["classes"].tolist()
+            return Features(file["features"], names, file["labels"], file["test"], val, classes)
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"{path}: cannot be read as features ({reason}); write it again") from None
-    features, names, labels, test = (data[name] for name in ("features", "names", "labels", "test"))
-    shapes = {name: array.shape for name, array in data.items()}
-    if (
-        features.ndim != 3
-        or features.dtype not in DTYPES
-        or not shapes["names"] == shapes["labels"] == shapes["test"] == val.shape == (len(features),)
-        or data["classes"].ndim != 1
-        or not all(array.dtype.kind == kind for array, kind in zip((*data.values(), val), "fUibUb", strict=True))
-    ):
-        raise UserError(f"{path}: its arrays do not go together ({shapes}); write it again")
-    if not features.size or not np.isfinite(features).all():
-        raise UserError(f"{path}: its features are {'not finite' if features.size else 'empty'}; write it again")
-    if labels.min() < 0 or labels.max() >= len(data["classes"]) or len(set(names.tolist())) < len(names):
-        raise UserError(f"{path}: has labels without a class, or a video twice; write it again")
-    return Features(features, names.tolist(), labels, test, val, data["classes"].tolist())
 
 
 def join_features(paths: Sequence[Path]) -> Features:
-    """The features of several streams, of the videos that all have, side by side: (N, K, D1 + D2 + …) float32.
-
-    Raises `UserError` if positions or classes differ, or if a video's list or class does.
-    """
+    """The features of several streams, of the videos that all have, side by side: (N, K, D1 + D2 + …) float32."""
     parts = [load_features(path) for path in paths]
-    first, rows = parts[0], [{name: row for row, name in enumerate(part.names)} for part in parts]
-    names = [name for name in first.names if all(name in row for row in rows)]
-    for path, part, row in zip(paths, parts, rows, strict=True):
-        if part.classes != first.classes:
-            raise UserError(f"{paths[0]} and {path}: are of different classes; make them with the same --class-index")
-        positions = [features.features.shape[1] for features in (first, part)]
-        if positions[0] != positions[1]:
-            counts = f"have {positions[0]} and {positions[1]} positions a video"
-            raise UserError(f"{paths[0]} and {path}: {counts}; make them with the same --positions")
-        for name in names:
-            pair = [(p.labels[i], p.test[i], p.val[i]) for p, i in ((first, rows[0][name]), (part, row[name]))]
-            if pair[0] != pair[1]:
-                raise UserError(f"{paths[0]} and {path}: {name!r} is in different lists or classes; use one split")
-    if not names:
-        raise UserError(f"{', '.join(map(str, paths))}: no video is in all of them; make them of one split")
-    order = [[row[name] for name in names] for row in rows]
-    joined = np.concatenate(
-        [part.features[index].astype(np.float32) for part, index in zip(parts, order, strict=True)], axis=2
-    )
+    rows = [{name: row for row, name in enumerate(part.names)} for part in parts]
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    order = [np.array([row[name] for name in names], int) for row in rows]
+    first = parts[0]
     labels, test, val = (array[order[0]] for array in (first.labels, first.test, first.val))
-    return Features(joined, names, labels, test, val, first.classes)
+    for path, part, index in zip(paths, parts, order, strict=True):
+        lists = zip((part.labels, part.test, part.val), (labels, test, val), strict=True)
+        alike = part.classes == first.classes and part.features.shape[1] == first.features.shape[1]
+        if not names or not alike or any((array[index] != other).any() for array, other in lists):
+            raise UserError(f"{paths[0]}, {path}: other classes, lists, videos or positions; write them of one split")
+    vectors = [part.features[index].astype(np.float32) for part, index in zip(parts, order, strict=True)]
+    return Features(np.concatenate(vectors, axis=2), names, labels, test, val, first.classes)

@@ -107,23 +107,15 @@ TEMPORAL_HEADS = Family(tuple(HEADS), build_head)
 
 
 def temporal_stream(features: Features, source: str) -> Stream:
-    """The stream on these features, which `source` names: a clip is a whole video, float32 (1, K, D).
-
-    Raises `UserError` if there are no videos for training, or for testing.
-    """
-    split = features.split()
-    for what, videos in (("training", split.train), ("test", split.test)):
-        if not videos:
-            raise UserError(f"{source}: no video of the {what} list in it; make it of both lists")
-    rows = {name: row for row, name in enumerate(features.names)}
-    sample = partial(_sample, vectors=features.features, rows=rows)
+    """The stream on these features, which `source` names: a clip is a whole video, float32 (1, K, D)."""
+    split, positions, least = features.split(), features.features.shape[1], math.prod(POOLS)
+    vectors = dict(zip(features.names, features.features, strict=True))
 
     def prepare(args: Namespace, videos: Sequence[Video]):
-        positions, least = features.features.shape[1], math.prod(POOLS)
         if args.arch == "inception" and positions < least:
             needs = f"has {positions} positions of a video, the inception head needs {least} or more"
             raise UserError(f"{source}: {needs}; make it with more --positions")
-        return [IndexedVideo(video, source, positions) for video in videos], [], sample
+        return [IndexedVideo(video, source, positions) for video in videos], [], partial(_sample, vectors=vectors)
 
     return Stream(
         "temporal",
@@ -139,11 +131,7 @@ def temporal_stream(features: Features, source: str) -> Stream:
 
 
 def _sample(
-    video: IndexedVideo,
-    generator: np.random.Generator | None,
-    vectors: np.ndarray,
-    rows: Mapping[str, int],
-    clips: int = 1,
+    video: IndexedVideo, generator: np.random.Generator | None, vectors: Mapping[str, np.ndarray], clips: int = 1
 ) -> Sample:
-    clip = vectors[rows[video.video.name]][None].astype(np.float32)
+    clip = vectors[video.video.name][None].astype(np.float32)
     return Sample(torch.from_numpy(clip), torch.zeros(1, 1, dtype=torch.int64))
