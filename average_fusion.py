@@ -50,8 +50,8 @@ def get_args_parser() -> ArgumentParser:
     add = parser.group("results").add_argument
     add("--skip-missing", action="store_true", help="skip the videos that not every PICKLE has, and say which")
     add("--out", type=Path, metavar="DIR", default=Path("record/fusion"), help="where the results are written")
-    add("--frames", type=Path, metavar="DIR", help="RGB frames, for misclassified.png")
-    add("--pose-flow", type=Path, metavar="DIR", help="pose-flow images, for misclassified.png")
+    add("--frames", type=Path, metavar="DIR", help="RGB frames or videos, for misclassified.png")
+    add("--pose-flow", type=Path, metavar="DIR", help="pose folders, for misclassified.png")
     return parser
 
 

@@ -20,18 +20,20 @@ from tqdm import tqdm
 from common.cli import ArgumentParser, UserError, examples, print_first, print_table, run, whole_number
 from common.frames import FRAME_NAME, BrokenImage, count_frames
 from common.parallel import cores, run_parallel
+from common.records import FrameSettings
 from dataloader.flow_dataloader import PARTS
 from dataloader.frame_index import find_folders, folders_in, looks_like_frames, looks_like_pose_flow
 from dataloader.images import read_image
-from dataloader.names import Video, first_names
+from dataloader.names import Video, find_videos, first_names
 from dataloader.sampling import STACK_LENGTH
 from dataloader.split_train_test_video import read_split
+from dataloader.video_files import find_places, holds_videos, index_videos
 from pose.keypoints import FILE_NAME, load_keypoints, nobody_in
 
 FRAMES, POSE_FLOW = "frames", "pose flow"
 FLOW_PARTS = tuple(f"flow {part}" for part in PARTS)
 PROBLEMS = {
-    "missing": "no folder below the root",
+    "missing": "no folder, or file, below the root",
     "empty": "a folder without images",
     "gaps": "images are missing in between",
     "broken": "images that are empty or cannot be decoded",
@@ -59,7 +61,7 @@ def get_args_parser() -> ArgumentParser:
         epilog=examples(__doc__),
     )
     add = parser.group("data").add_argument
-    add("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames")
+    add("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames, or videos")
     text = f"pose folders: {FILE_NAME}, pose-flow images, or both"
     add("--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"), help=text)
     add("--flow", type=Path, metavar="DIR", help="optical flow, u and v (default: not looked at)")
@@ -100,9 +102,11 @@ def inspect(job: tuple[Video, Path | None], full: bool) -> Finding:
             problems["keypoints"] = str(error)
     if not num_frames and not problems:
         problems["empty"] = f"no images in {folder}"
-    if 0 < num_frames < STACK_LENGTH:
-        problems["short"] = f"{num_frames} frames in {folder}"
-    return Finding(num_frames, problems, nobody)
+    return Finding(num_frames, problems | _short(num_frames, folder), nobody)
+
+
+def _short(num_frames: int, place: str | Path) -> dict[str, str]:
+    return {"short": f"{num_frames} frames in {place}"} if 0 < num_frames < STACK_LENGTH else {}
 
 
 def broken_images(folder: Path, count: int, full: bool) -> Iterator[str]:
@@ -134,8 +138,12 @@ def check_roots(roots: dict[str, Path]) -> None:
 
 def examine(root: Path, videos: list[Video], full: bool, workers: int) -> dict[str, Finding]:
     """Findings below `root` by the video's name."""
-    jobs = [(video, root / folder if folder else None) for video, folder in find_folders(root, videos)]
     findings = {}
+    if holds_videos(root):
+        good, bad = index_videos(root, videos, FrameSettings(quality=None))
+        findings = {item.video.name: Finding(item.num_frames, _short(item.num_frames, item.folder)) for item in good}
+        return findings | {v.name: Finding(0, {"missing" if "no file" in why else "broken": why}) for v, why in bad}
+    jobs = [(video, root / folder if folder else None) for video, folder in find_folders(root, videos)]
     with contextlib.closing(run_parallel(partial(inspect, full=full), jobs, workers)) as results:
         for (video, _), finding, error in tqdm(results, str(root), len(jobs), disable=None, leave=False):
             if error is not None:
@@ -154,6 +162,8 @@ def note_unmatched(frames: dict[str, Finding], others: dict[str, Finding], what:
 
 def count_unlisted(root: Path, videos: list[Video]) -> int:
     """Number of folders of other videos than these, `VIDEO` or `CLASS/VIDEO`, below `root`."""
+    if holds_videos(root):
+        return len(find_videos(root)) - sum(path is not None for path in find_places(root, videos).values())
     count, listed = 0, {folder for _, folder in find_folders(root, videos) if folder}
     for folder in folders_in(root):
         if folder.name not in listed:

@@ -11,7 +11,7 @@ import argparse
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -57,7 +57,13 @@ def get_args_parser() -> ArgumentParser:
     add("--redraw", action="store_true", help="with --from-keypoints: finished folders as well")
     add("--preview", type=Path, metavar="FILE.png", help="write 12 frames beside their poses")
     add = parser.group("which videos and frames").add_argument
-    add("--videos", type=Path, metavar="LIST", help="only these: lines CLASS/VIDEO, as in the split lists, or VIDEO")
+    add(
+        "--videos",
+        type=Path,
+        nargs="+",
+        metavar="LIST",
+        help="only these: lines CLASS/VIDEO, as in the split lists, or VIDEO",
+    )
     add("--shard", type=shard, metavar="i/n", help="only part i of n, from 0; a hash of a video's name decides")
     text = "estimate frames 1, 1+N, … and the last, interpolate others"
     add("--every", type=number, metavar="N", default=1, help=text)
@@ -153,9 +159,12 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     return [videos[name] for name in sorted(videos) if in_shard(name, args.shard)], failures
 
 
-def listed_folders(file: Path, root: Path, names: Iterable[str], shard: str | None) -> tuple[list[str], list[str]]:
-    """Those of the folders `names` that a list has, and a line for each of its videos without a folder."""
-    listed = unique_names([Video(stem(e.path), 0, e.class_name, e.path) for e in read_entries(file)])
+def listed_folders(
+    files: Sequence[Path], root: Path, names: Iterable[str], shard: str | None
+) -> tuple[list[str], list[str]]:
+    """Those of the folders `names` that the lists have, and a line for each of their videos without a folder."""
+    entries = [entry for file in files for entry in read_entries(file)]
+    listed = unique_names([Video(stem(entry.path), 0, entry.class_name, entry.path) for entry in entries])
     there = {normal(name): name for name in names}
     found, failures = [], []
     for video in dict.fromkeys(listed):
@@ -164,7 +173,7 @@ def listed_folders(file: Path, root: Path, names: Iterable[str], shard: str | No
         if name is not None:
             found.append(name)
         elif in_shard(video.name, shard):
-            failures.append(f"{root / next(folder_names(video))}: no such folder, but {file} lists {video.path}")
+            failures.append(f"{root / next(folder_names(video))}: not there, but {video.path} is listed")
     return list(dict.fromkeys(found)), failures
 
 

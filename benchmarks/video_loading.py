@@ -103,9 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         count, total = files[what]
         cells = [f"{1 / train:.0f}", f"{1 / test:.1f}", f"{(step + train) / (step + times['frames'][0]):.2f}"]
         rows.append([what, str(count), f"{total / 1e6:.1f}", *cells])
-    print(
-        f"{len(good)} videos of {np.mean(frames):.0f} frames on average; a training step takes {1e3 * step:.0f} ms a video"
-    )
+    print(f"{len(good)} videos of {np.mean(frames):.0f} frames on average; a step takes {1e3 * step:.0f} ms a video")
     print_table(["", "files", "MB", "training samples/s", "tests/s", "training time"], rows)
     print(
         f"a stack of flow computed from its video: {1e3 * flow:.0f} ms; one JPEG written and read: {1e3 * jpeg:.1f} ms"

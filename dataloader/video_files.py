@@ -17,7 +17,7 @@ from common.frames import BrokenImage
 from common.parallel import cores, run_parallel
 from common.records import FrameSettings
 from common.video import count_frames_of, frames_of
-from dataloader.frame_index import IndexedVideo, folders_in, looks_like_frames
+from dataloader.frame_index import IndexedVideo, find_folders, folders_in, looks_like_frames
 from dataloader.names import Video, find_videos, folder_names, is_video, normal
 
 COUNTS = ".video_counts.json"  # path below the root → [modification time in ns, size in bytes, settings, frames]
@@ -32,6 +32,15 @@ def holds_videos(root: str | os.PathLike) -> bool:
     return found
 
 
+def find_places(root: str | os.PathLike, videos: Sequence[Video]) -> dict[Video, Path | None]:
+    """Where each video lies below `root`: its file, where that holds videos, or its folder; None if it is not there."""
+    if not holds_videos(root):
+        return {video: Path(root, folder) if folder else None for video, folder in find_folders(root, videos)}
+    files = {normal(name): path for name, path in find_videos(Path(root)).items()}
+    spelled = {video: filter(files.get, map(normal, folder_names(video))) for video in videos}
+    return {video: files.get(next(names, "")) for video, names in spelled.items()}
+
+
 def index_videos(
     root: str | os.PathLike, videos: Sequence[Video], settings: FrameSettings
 ) -> tuple[list[IndexedVideo], list[tuple[Video, str]]]:
@@ -40,11 +49,7 @@ def index_videos(
     Returns the good videos, in order, and `(video, reason)` for each that is missing or cannot be decoded. Counting
     decodes each file once: counts are kept in `root/.video_counts.json`, if it can be written, until a file changes.
     """
-    files = {normal(name): path for name, path in find_videos(Path(root)).items()}
-    found = {
-        video: next((files[name] for name in map(normal, folder_names(video)) if name in files), None)
-        for video in videos
-    }
+    found = find_places(root, videos)
     counts, jobs = _read_counts(Path(root, COUNTS)), []
     stamps = {}
     for path in filter(None, found.values()):

@@ -10,14 +10,19 @@ import numpy as np
 import pandas as pd
 
 from common.atomic import atomic_write
+from common.cli import UserError
 from common.contact_sheet import write_sheet
-from common.frames import BrokenImage, list_frames, read_image
-from dataloader.frame_index import find_folders
+from common.frames import list_frames, read_image
+from common.records import FrameSettings
+from common.video import count_frames_of
 from dataloader.names import first_names
 from dataloader.split_train_test_video import Video
+from dataloader.video_files import find_places, read_video
 from fusion.metrics import confusion_matrix, fuse, precision, softmax
 from fusion.plots import plot_confusion
 from fusion.scores import save_scores
+from pose.draw import draw_people
+from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
 
 MAX_MISTAKES = 12  # in misclassified.png
 FEW_VIDEOS = 50  # with fewer, a difference of a few points of Prec@1 is chance
@@ -164,7 +169,7 @@ def find_mistakes(result: SplitResult, image_folders: Sequence[Path]) -> list[tu
     lead = np.where(fused.argmax(1) == result.labels, -1, fused.max(1) - fused[everyone, result.labels])
     order = [i for i in np.argsort(-lead, kind="stable")[:MAX_MISTAKES] if lead[i] >= 0]
     videos = [result.videos[i] for i in order]
-    folders = [(root, dict(find_folders(root, videos))) for root in image_folders]
+    places = [find_places(root, videos) for root in image_folders]
     cells = []
     for i, video in zip(order, videos, strict=True):
         lines = [video.name, f"true: {video.class_name}"]
@@ -173,15 +178,23 @@ def find_mistakes(result: SplitResult, image_folders: Sequence[Path]) -> list[tu
             best = int(probabilities.argmax())
             mark = "✓" if best == video.label else "✗"
             lines.append(f"{mark} {name}: {result.classes[best]} ({probabilities[best]:.0%})")
-        cells.append(("\n".join(lines), [_middle_frame(root, there[video]) for root, there in folders]))
+        cells.append(("\n".join(lines), [_middle_frame(there[video]) for there in places]))
     return cells
 
 
-def _middle_frame(root: Path, folder: str | None) -> np.ndarray | None:
-    frames = list_frames(root / folder) if folder else []
+def _middle_frame(place: Path | None) -> np.ndarray | None:
+    """Of a video's file, of a folder of images, or drawn from a pose folder's keypoints; None if it cannot be read."""
     try:
-        return read_image(frames[(len(frames) - 1) // 2]) if frames else None
-    except BrokenImage:
+        if place is None:
+            return None
+        if place.is_file():
+            settings = FrameSettings(quality=None)
+            return read_video(place, [(count_frames_of(place, settings) + 1) // 2], settings)[0]
+        if frames := list_frames(place):
+            return read_image(frames[(len(frames) - 1) // 2])
+        keypoints = load_keypoints(place / FILE_NAME)
+        return draw_people(people_of_frame(keypoints, (keypoints.num_frames + 1) // 2), keypoints.frame_size)
+    except UserError:
         return None
 
 

@@ -14,7 +14,7 @@ from common.video import decode_frames, frames_of
 from dataloader.names import Video
 from dataloader.video_files import COUNTS, holds_videos, index_videos, read_video
 from fusion.scores import load_scores
-from tests.helpers import CLASSES, FAST, assert_error, call_main, original, write_lists
+from tests.helpers import CLASSES, FAST, assert_error, call_main, original, write_lists, write_people
 from tests.test_video import write
 from utils import load_checkpoint
 
@@ -124,3 +124,18 @@ def test_broken_and_missing_files_are_named(data, tmp_path):
 def test_decoding_ends_with_the_last_wanted_frame(data):
     path = next((data / "videos").rglob("*.avi"))
     assert len(list(decode_frames(path, wanted={2}))) == 1
+
+
+def test_from_videos_and_keypoints_to_a_fused_score(data, trained, tmp_path):
+    for label, name in enumerate(CLASSES):
+        for group in range(1, 4):
+            write_people(tmp_path / "poses" / f"{name}_g{group:02d}_c01", 12 + group, 10 * label + group, label)
+    lists, places = ("--ucf-list", data / "lists"), ("--frames", data / "videos", "--pose-flow", tmp_path / "poses")
+    checked = call_main("check_data", *places, *lists)
+    assert checked.returncode == 0 and "9 videos, 252 frames" in checked.stdout, checked.stdout
+    motion = ("--data", tmp_path / "poses", "--record", tmp_path / "motion", *FAST, "--epochs", 1)
+    assert call_main("motion_pose_cnn_15", *lists, *motion).returncode == 0
+    assert spatial(data, tmp_path, "--resume", trained / RECORD, "--evaluate").returncode == 0
+    pickles = tmp_path / "spatial_video_preds.pickle", tmp_path / "motion" / "motion_pose_video_preds.pickle"
+    fused = call_main("average_fusion", *pickles, *lists, *places, "--out", tmp_path / "fusion")
+    assert fused.returncode == 0 and (tmp_path / "fusion" / "misclassified.png").exists(), fused.stderr
