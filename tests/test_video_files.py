@@ -14,8 +14,7 @@ from common.video import decode_frames, frames_of
 from dataloader.names import Video
 from dataloader.video_files import COUNTS, holds_videos, index_videos, read_video
 from fusion.scores import load_scores
-from tests.helpers import CLASSES, FAST, assert_error, call_main, original, write_lists, write_people
-from tests.test_video import write
+from tests.helpers import CLASSES, FAST, assert_error, call_main, original, write_lists, write_people, write_video
 from utils import load_checkpoint
 
 RECORD = "checkpoint.pth.tar"
@@ -31,7 +30,7 @@ def data(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             noise = np.random.default_rng((label, group)).integers(0, 90, (12 + group, 36, 48, 3)).astype(np.uint8)
             noise[..., label] += 120
-            write(path, "mpeg4", list(noise))
+            write_video(path, noise, rate=25)
             listed["test" if group == 1 else "train"].append(f"{name}/{path.name}")
     write_lists(root / "lists", listed["train"], listed["test"])
     return root
@@ -75,7 +74,7 @@ def test_counts_are_kept_until_a_file_changes(data, tmp_path, monkeypatch):
     assert index_videos(root, listed(data), settings)[0] == first
     monkeypatch.undo()
     changed = root / "Diving" / "v_Diving_g01_c01.avi"
-    write(changed, "mpeg4", list(np.zeros((5, 36, 48, 3), np.uint8)))
+    write_video(changed, np.zeros((5, 36, 48, 3), np.uint8), rate=25)
     counts = {video.video.name: video.num_frames for video in index_videos(root, listed(data), settings)[0]}
     assert counts["Diving_g01_c01"] == 5 and counts["Diving_g02_c01"] == 14
     with pytest.raises(BrokenImage, match=r"v_Diving_g01_c01.avi: ends before its frame 9"):
