@@ -1,13 +1,10 @@
 """Accuracy, the fusion of streams, and what a probability is worth (temperatures, thresholds); numpy alone."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-
-from common.cli import UserError
 
 TEMPERATURES = (0.05, 100.0)  # searched
 ANSWERED = 0.95  # share of the correctly classified validation videos that a threshold lets through
@@ -17,12 +14,8 @@ def precision(scores: np.ndarray, labels: np.ndarray, topk: Sequence[int] = (1, 
     """Prec@k in percent for each k: how many videos have their class among the k highest scores.
 
     `scores` (N, classes), `labels` (N,). Of equal scores the lower class index ranks higher, and a NaN ranks last.
-    Raises `ValueError` for no video or shapes that disagree.
     """
-    scores, labels = np.asarray(scores), np.asarray(labels)
-    if scores.ndim != 2 or labels.shape != scores.shape[:1] or not scores.size:
-        raise ValueError(f"scores (N, classes) and labels (N,) needed, got {scores.shape} and {labels.shape}")
-    hits = rank_classes(scores) == labels[:, None]
+    hits = rank_classes(scores) == np.asarray(labels)[:, None]
     return [100.0 * float(hits[:, :k].any(1).mean()) for k in topk]
 
 
@@ -137,19 +130,10 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     }
 
 
-def read_calibration(checkpoint: Mapping, path: str | os.PathLike) -> Calibration:
-    """What `calibrate` left in a checkpoint; raises `UserError` if it is damaged."""
+def read_calibration(checkpoint: Mapping) -> Calibration:
+    """What `calibrate` left in a checkpoint."""
     kept = checkpoint.get("calibration")
-    if kept is None:
-        return Calibration()
-    try:
-        calibration = Calibration(float(kept["temperature"]), float(kept["threshold"]))
-        valid = 0 < calibration.temperature < math.inf and 0 <= calibration.threshold <= 1
-    except (KeyError, TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise UserError(f"{path}: what it tells of its calibration is damaged: {kept!r:.100}; train it again")
-    return calibration
+    return Calibration(kept["temperature"], kept["threshold"]) if kept else Calibration()
 
 
 def combine(calibrations: Sequence[Calibration], weights: Sequence[float] | None = None) -> Calibration:

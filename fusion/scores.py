@@ -13,7 +13,7 @@ import numpy as np
 
 from common.atomic import atomic_write
 from common.cli import UserError
-from dataloader.names import Video, first_names, listed_names, without_prefix
+from dataloader.names import Video, first_names, listed_names
 from dataloader.split_train_test_video import Split
 from fusion.metrics import fuse
 
@@ -23,34 +23,20 @@ DTYPE = re.compile(r"f[248]|[iu][1248]|b1|[SU]\d{1,4}")
 def load_scores(path: str | os.PathLike, videos: Sequence[Video] = ()) -> dict[str, np.ndarray]:
     """Read a score pickle of any protocol and numpy version: `{video name: float32 (classes,)}`, in its order.
 
-    A leading `v_` of a name is dropped; a vector may be a list or a row (1, classes). A list of results, as mmaction2
-    writes it, is of the listed `videos` in their order: of vectors, or dicts with `pred_score` and perhaps `gt_label`.
+    A vector may be a list or a row (1, classes). A list of results, as mmaction2 writes it, is of the listed `videos`
+    in their order: of vectors, or dicts with `pred_score` and perhaps `gt_label`.
     """
-    path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
-        raise UserError(f"{path}: {what}; test the stream first, or name another score pickle")
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; test the stream first, or name another score pickle")
     content = unpickle(path)
     if isinstance(content, list) and videos:
         content = _by_name(path, content, videos)
-    if not isinstance(content, dict) or not content:
+    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: holds no dict of scores by video name; test the stream again")
-    scores: dict[str, np.ndarray] = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or key in ("", "v_"):
-            raise UserError(f"{path}: {key!r:.100} is no video's name; save a dict of arrays by video name")
-        name = without_prefix(key)
-        if name in scores:
-            raise UserError(f"{path}: {name!r:.100} is there twice, with v_ and without; remove one")
-        scores[name] = _check_vector(path, key, value)
-        first, size = next(iter(scores)), len(scores[name])
-        if size != len(scores[first]):
-            sizes = f"{key!r:.100} has {size} scores, {first!r:.100} has {len(scores[first])}"
-            raise UserError(f"{path}: {sizes}; one per class is expected")
-    return scores
+    return {name: _check_vector(path, name, value) for name, value in content.items()}
 
 
-def _by_name(path: Path, results: list, videos: Sequence[Video]) -> dict:
+def _by_name(path: str | os.PathLike, results: list, videos: Sequence[Video]) -> dict:
     """Results in the order of a list, by name; labels in them show whether the order is the list's."""
     if len(results) != len(videos):
         raise UserError(f"{path}: has {len(results)} results, the list {len(videos)} videos; give the list of its test")
@@ -79,12 +65,11 @@ def _check_vector(path: str | os.PathLike, name: str, value: object) -> np.ndarr
     if isinstance(value, (list, tuple)):
         with contextlib.suppress(ValueError):  # rows of different lengths
             value = np.asarray(value)
-    if not isinstance(value, np.ndarray):
-        raise UserError(f"{path}: {name!r:.100} holds a {type(value).__name__} and not a numpy vector")
-    if value.ndim == 2 and len(value) == 1:
+    if isinstance(value, np.ndarray) and value.ndim == 2 and len(value) == 1:
         value = value[0]
-    if value.ndim != 1 or value.dtype.kind not in "fiu" or not value.size:
-        raise UserError(f"{path}: {name!r:.100} holds {value.dtype} {value.shape} and not numbers (classes,)")
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "fiu" or not value.size:
+        holds = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+        raise UserError(f"{path}: {name!r:.100} holds {holds} and not numbers (classes,)")
     with np.errstate(over="ignore"):
         vector = np.array(value, np.float32)
     if not np.isfinite(vector).all():
@@ -173,11 +158,10 @@ def stream_names(paths: Sequence[str]) -> list[str]:
 def load_table(path: str, videos: Sequence[Video], source: str, classes: int) -> dict[str, np.ndarray]:
     """The scores of a pickle under the names of the list `source`, one per class for each of its `videos` or fewer."""
     table = load_scores(path, videos)
-    size = len(next(iter(table.values())))
-    if size != classes:
+    if wrong := [name for name, vector in table.items() if len(vector) != classes]:
         raise UserError(
-            f"{path}: {size} scores per video where the class index names {classes} classes; "
-            "give the --class-index that the stream was trained with"
+            f"{path}: {len(table[wrong[0]])} scores of {wrong[0]!r:.100}, the class index names {classes} classes; give "
+            "the --class-index that the stream was trained with"
         )
     matched: dict[str, np.ndarray] = {}
     unknown = []

@@ -285,7 +285,7 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
         stream.name: load_for_testing(path, stream, class_index, device) for stream, path in checkpoints(args).items()
     }
     check_same_classes(models.values())
-    calibrations = {name: read_calibration(model.checkpoint, model.path) for name, model in models.items()}
+    calibrations = {name: read_calibration(model.checkpoint) for name, model in models.items()}
     fusion = Fusion(next(iter(models.values())).classes, calibrations, args.weights, args.threshold)
     looking = [models[stream.name] for stream in (MOTION_POSE, SKELETON) if stream.name in models]
     known = [trained_poses(model.checkpoint, model.path) for model in looking if not keypoints]

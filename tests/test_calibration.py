@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.cli import UserError
 from fusion.metrics import (
     TEMPERATURES,
     Calibration,
@@ -107,15 +106,6 @@ def test_streams_together():
     assert combine([one, Calibration()]) == Calibration() != combine([one, Calibration()], [1, 0])
 
 
-@pytest.mark.parametrize(
-    "kept", [3, {}, {"temperature": 1.0}, {"temperature": 0, "threshold": 0.5}, {"temperature": 1, "threshold": "x"}]
-)
-def test_damaged_calibrations(kept):
-    assert read_calibration({}, "x.tar") == Calibration()
-    with pytest.raises(UserError, match=r"x\.tar.*calibration"):
-        read_calibration({"calibration": kept}, "x.tar")
-
-
 @pytest.mark.parametrize("halves", [False, True])
 def test_table(tmp_path, halves):
     """The benchmark's table on drawn scores: figures by hand, of what predict.py does."""
@@ -204,7 +194,7 @@ def test_training_keeps_it_with_the_best_model(tiny, tmp_path, monkeypatch):
 def test_without_validation_videos_nothing_is_known(tiny, tmp_path):
     finished = train_script("spatial", tiny, tmp_path, "--epochs", 1, inline=True)
     assert finished.returncode == 0 and "calibration" not in finished.stdout
-    assert read_calibration(load_checkpoint(tmp_path / "model_best.pth.tar"), "x") == Calibration()
+    assert read_calibration(load_checkpoint(tmp_path / "model_best.pth.tar")) == Calibration()
     assert json.loads((tmp_path / "summary.json").read_text())["calibration"] is None
 
 

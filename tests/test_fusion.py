@@ -298,7 +298,7 @@ def test_sets_that_do_not_match(tmp_path, lists):
     assert "1 of its 25 videos" in message and "Unknown_g01_c01" in message
     assert "Unknown" in refused(scores | {"Unknown_g01_c01": scores[names[0]]}, "--skip-missing")
     message = refused({name: np.ones(5) for name in names})
-    assert "5 scores per video" in message and "4 classes" in message
+    assert "5 scores of" in message and "4 classes" in message
     other_names, other_labels = listed(lists, split="02")
     assert "24 of its 24 videos" in refused(make_scores(other_names, other_labels, 0))
     assert not (tmp_path / "out").exists()
@@ -405,7 +405,7 @@ def test_weights_auto_never_takes_test_scores(tmp_path, lists):
         (val | {"v_" + spelled: val[held_out[0]]}, "not in the training list"),
         (val | {"Unknown": val[held_out[0]]}, "not in the training list \\(Unknown"),
         (dict(list(val.items())[1:]), "no scores for 1 of the 24 videos of the validation set"),
-        ({name: np.ones(3) for name in val}, "3 scores per video"),
+        ({name: np.ones(3) for name in val}, "3 scores of"),
     ]:
         with pytest.raises(UserError, match=words):
             fuse_them(
