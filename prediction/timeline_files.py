@@ -110,4 +110,5 @@ def subtitles(found: Sequence[Segment], classes: Sequence[str]) -> str:
 
 
 def _stamp(seconds: float) -> str:
-    return clock(seconds, 3, hours=True).replace(".", ",")
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{milliseconds:03d}"

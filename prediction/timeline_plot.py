@@ -13,13 +13,18 @@ from fusion.plots import printable, write_png
 from prediction.timeline import GAP, NAMES, NOBODY, NONE, Segment, Timeline, borders
 
 COLORS = ("#1f77b4", "#e6550d", "#2ca02c", "#c2185b", "#7b5fb5", "#8c564b", "#17a2b8", "#b8a500")
-REST, UNSURE = "#9a9a9a", "#ececec"
-POINTS = 240  # of a line: of more windows, means over equal times are drawn
+REST = "#9a9a9a"
+OTHER: dict[str, Any] = {"color": REST, "linewidth": 0}
+POINTS = 240  # of a line
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds between ticks
 TICKS = 14
 BAND = 10.5  # inches across
-_UNSCORED = {"facecolor": "white", "edgecolor": "#b0b0b0", "linewidth": 0}
-UNSCORED = {GAP: _UNSCORED | {"hatch": "////"}, NOBODY: _UNSCORED | {"hatch": "...."}}
+HATCHED = {"facecolor": "white", "edgecolor": "#b0b0b0", "linewidth": 0}
+WITHOUT_CLASS: dict[int, dict[str, Any]] = {
+    NONE: {"color": "#ececec", "linewidth": 0},
+    GAP: HATCHED | {"hatch": "////"},
+    NOBODY: HATCHED | {"hatch": "...."},
+}
 
 
 def plot_timeline(
@@ -36,8 +41,9 @@ def plot_timeline(
     probability is drawn. A dotted line is the `minimum` of a winner. What could not be scored is hatched.
     """
     shown = likeliest_classes(timeline, found, len(COLORS))
+    edges, labels = borders(timeline), {segment.label for segment in found}
     colors = dict(zip(shown, COLORS, strict=False))
-    edges = borders(timeline)
+    styles = WITHOUT_CLASS | {label: {"color": color, "linewidth": 0} for label, color in colors.items()}
     figure = Figure(figsize=(14, 5), layout="constrained")
     top, band = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
     grid, values = thin_out(edges, timeline.probabilities)
@@ -50,27 +56,26 @@ def plot_timeline(
         name = printable(classes[label])
         lines.append(top.stairs(values[:, label], grid, baseline=None, color=colors[label], linewidth=1.5, label=name))
     lines.reverse()
-    labels = {segment.label for segment in found}
     for label in labels:
         spans = [(segment.start, segment.end - segment.start) for segment in found if segment.label == label]
-        for axes in (band, top) if label in UNSCORED else (band,):
-            axes.broken_barh(spans, (0, 1.02), **_band_style(label, colors))
+        for axes in (band, top) if label in (GAP, NOBODY) else (band,):
+            axes.broken_barh(spans, (0, 1.02), **styles.get(label, OTHER))
     for segment in found:
-        _write_name(band, segment, edges[-1], classes)
+        if segment.label >= 0:
+            _write_name(band, segment, edges[-1], printable(classes[segment.label], 24))
     style = {"color": "#606060", "linewidth": 1, "linestyle": ":", "label": f"minimum of a winner: {minimum:.2g}"}
     lines.append(top.axhline(minimum, **style))
-    if labels - NAMES.keys() - set(shown):
-        lines.append(Patch(color=REST, label="won by another class"))
+    if labels - styles.keys():
+        lines.append(Patch(**OTHER, label="won by another class"))
     for label, text in ((NONE, "none: below the minimum"), (GAP, "gap: not scored"), (NOBODY, NAMES[NOBODY])):
         if label in labels:
-            lines.append(Patch(**_band_style(label, colors), label=text))
+            lines.append(Patch(**styles[label], label=text))
     figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=9)
     top.set(ylim=(0, 1.02), ylabel="probability", title=printable(title, 100))
     top.grid(alpha=0.25)
     top.spines[["top", "right"]].set_visible(False)
-    band.set(
-        xlim=edges[[0, -1]], ylim=(0, 1), yticks=[], xlabel="time (m:ss)" if edges[-1] < 3600 else "time (h:mm:ss)"
-    )
+    unit = "m:ss" if edges[-1] < 3600 else "h:mm:ss"
+    band.set(xlim=edges[[0, -1]], ylim=(0, 1), yticks=[], xlabel=f"time ({unit})")
     step = next((step for step in STEPS if edges[-1] / step <= TICKS), edges[-1] / TICKS)
     band.xaxis.set_major_locator(MultipleLocator(step))
     band.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds, int(step < 1))))
@@ -88,50 +93,28 @@ def likeliest_classes(timeline: Timeline, found: Sequence[Segment], count: int) 
 
 
 def thin_out(edges: np.ndarray, values: np.ndarray, most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """Steps `values` (W, C) between `edges` (W + 1,), or, of more than `most`, means over as many equal times.
+    """At most `most` steps of `values` (W, C) between `edges` (W + 1,): means over equally many following ones.
 
-    A mean is NaN where any of its windows is.
+    A mean is NaN where any of its values is.
     """
-    if len(values) <= most:
-        return edges, values
-    grid = np.linspace(edges[0], edges[-1], most + 1)
-    place = np.searchsorted(grid[1:-1], (edges[1:] + edges[:-1]) / 2, side="right")
-    starts = np.searchsorted(place, np.arange(most))
-    filled = starts < np.searchsorted(place, np.arange(most), side="right")
-    sums = np.add.reduceat(values, starts.clip(0, len(values) - 1), axis=0)
-    counts = np.bincount(place, minlength=most)[:, None]
-    return grid, np.where(filled[:, None], sums / np.maximum(counts, 1), np.nan)
+    starts = np.arange(0, len(values), -(-len(values) // most))
+    counts = np.diff(np.append(starts, len(values)))
+    return np.append(edges[starts], edges[-1]), np.add.reduceat(values, starts, axis=0) / counts[:, None]
 
 
-def clock(seconds: float, digits: int = 0, hours: bool = False) -> str:
-    """A time as m:ss, h:mm:ss from an hour on, or hh:mm:ss with `hours`; `digits` behind the point."""
-    units = round(seconds * 10**digits)
-    whole, fraction = divmod(units, 10**digits)
+def clock(seconds: float, digits: int = 0) -> str:
+    """A time as m:ss, or h:mm:ss from an hour on; `digits` behind the point."""
+    whole, fraction = divmod(round(seconds * 10**digits), 10**digits)
     minutes, second = divmod(whole, 60)
-    hour, minute = divmod(minutes, 60)
-    end = f"{second:02d}" + f".{fraction:0{digits}d}" * (digits > 0)
-    if hours:
-        return f"{hour:02d}:{minute:02d}:{end}"
-    return f"{hour}:{minute:02d}:{end}" if hour else f"{minute}:{end}"
+    text = f"{minutes}:{second:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+    return text + f".{fraction:0{digits}d}" * (digits > 0)
 
 
-def _band_style(label: int, colors: dict[int, str]) -> dict:
-    if label in UNSCORED:
-        return UNSCORED[label]
-    return {"color": UNSURE if label == NONE else colors.get(label, REST), "linewidth": 0}
-
-
-def _write_name(band: Any, segment: Segment, end: float, classes: Sequence[str]) -> None:
+def _write_name(band: Any, segment: Segment, end: float, name: str) -> None:
     """Write the class across its part of the band, upright if it is narrow, or not at all."""
-    if segment.label < 0:
-        return
-    name, size = printable(classes[segment.label], 24), 9
     inches = BAND * (segment.end - segment.start) / end
-    length = len(name) * size * 0.62 / 72
-    if inches < size * 1.5 / 72:
-        return
-    style = {"ha": "center", "va": "center", "color": "white", "clip_on": True}
-    if length <= inches:
-        band.text((segment.start + segment.end) / 2, 0.5, name, fontsize=size, **style)
-    elif len(name) <= 10:
-        band.text((segment.start + segment.end) / 2, 0.5, name, fontsize=7, rotation=90, **style)
+    across = 0.08 * len(name) <= inches
+    if across or (inches > 0.19 and len(name) <= 10):
+        style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white", "clip_on": True}
+        style |= {"fontsize": 9} if across else {"fontsize": 7, "rotation": 90}
+        band.text((segment.start + segment.end) / 2, 0.5, name, **style)
