@@ -6,20 +6,19 @@ Examples: python predict.py --help
 import argparse
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from common.cli import UserError, print_first, run
-from common.records import FrameSettings
 from common.video import decode_frames
 from dataloader.names import stem
-from network import Model
 from pose.keypoints import load_keypoints
-from prediction.arguments import Classifier, check_arguments, find_keypoints, get_args_parser, output_paths, prepare
-from prediction.classify import Prediction, bars_of, classify, describe, print_result, write_results
+from prediction.arguments import check_arguments, find_keypoints, get_args_parser, output_paths, prepare
+from prediction.classify import Classifier, Prediction, bars_of, classify, describe, print_result, write_results
 from prediction.live import run_live
-from prediction.overlay import Bars, overlay_video
+from prediction.overlay import overlay_video
 from prediction.parts import part_relevance, shown_frames, write_parts
-from prediction.timeline import Plan, bars_of_frames, classify_windows, least_probability, segments
+from prediction.timeline import Plan, bars_of_frames, classify_windows
 from prediction.timeline_files import describe_timeline, print_segments, write_timeline
 from training.streams import SKELETON
 
@@ -34,75 +33,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.live:
         run_live(args.live, classifier, Plan(args.window, args.stride), args.topk, args.csv)
         return 0
-    results = []
-    files = (output_paths(file, args.videos) for file in (args.overlay, args.parts, args.timeline))
-    for path, overlay, parts, timeline in zip(args.videos, *files, strict=True):
-        result = {"video": str(path), "name": stem(path.name)}
-        results.append(result)
+    results = [{"video": str(path), "name": stem(path.name)} for path in args.videos]
+    for number, result in enumerate(results):
         try:
-            classify_video(path, classifier, args, result, overlay, parts, timeline)
+            classify_video(number, classifier, args, result)
         except UserError as error:
             result["error"] = " ".join(str(error).split())
     if args.json:
-        write_results(args.json, results, classifier.models, classifier.fusion, classifier.options.frames)
+        write_results(args.json, results, classifier)
     failed = [result for result in results if "error" in result]
     lines = [f"failed: {result['video']}: {result['error']}" for result in failed]
     print_first(lines, f"all in {args.json}" if args.json else "--json FILE would name all")
     return 1 if failed else 0
 
 
-def classify_video(
-    path: Path,
-    classifier: Classifier,
-    args: argparse.Namespace,
-    result: dict,
-    overlay: Path | None,
-    parts: Path | None,
-    timeline: Path | None,
-) -> None:
-    """Classify a video, as a whole or window by window, print what is found into `result`, and write what is asked."""
-    models, fusion, estimator, options = classifier
-    source = load_keypoints(find_keypoints(args.keypoints, path)) if args.keypoints else estimator
+def classify_video(number: int, classifier: Classifier, args: argparse.Namespace, result: dict) -> None:
+    """Classify a video of `args`, whole or by windows, print what is found into `result`, and write what is asked."""
+    path, fusion = args.videos[number], classifier.fusion
+    outputs = (args.overlay, args.parts, args.timeline)
+    overlay, parts, timeline = (output_paths(file, args.videos)[number] for file in outputs)
+    if args.keypoints:
+        classifier = classifier._replace(people=load_keypoints(find_keypoints(args.keypoints, path)))
     if timeline:
-        windows = classify_windows(path, models, source, options, Plan(args.window, args.stride), fusion)
-        minimum, people = least_probability(fusion), windows.poses.people
-        found = segments(windows, minimum)
-        result.update(describe_timeline(windows, found, fusion))
-        bars = bars_of_frames(windows, fusion.classes, BARS, minimum)
+        windows = classify_windows(path, classifier, Plan(args.window, args.stride))
+        result.update(describe_timeline(windows, fusion))
+        people, bars = windows.poses, bars_of_frames(windows, BARS)
     else:
-        prediction = classify(path, models, source, options)
-        people = prediction.poses.people
+        prediction = classify(path, classifier)
         result.update(describe(prediction, fusion))
-        whole = bars_of(result, BARS)
-
-        def bars(number: int) -> Bars:
-            return whole
-
+        people, shown = prediction.window.people, bars_of(result, BARS)
+        bars = partial(lambda shown, number: shown, shown)
     print_result(result, args.topk)
     if timeline:
-        write_timeline(timeline, windows, found, fusion.classes, minimum, path.name)
-        result["timeline"] = str(timeline)
-        print_segments(found, fusion.classes)
-        print(f"  timeline: {timeline}, and .csv, .json, .srt beside it", flush=True)
+        write_timeline(timeline, windows, path.name)
+        print_segments(result["segments"])
     if overlay:
-        overlay_video(overlay, path, people, bars, options.frames)
-        result["overlay"] = str(overlay)
-        print(f"  overlay: {overlay}", flush=True)
+        overlay_video(overlay, path, people, bars, classifier.options.frames)
     if parts and SKELETON.name in prediction.logits:
-        write_parts_picture(parts, path, models[SKELETON.name], prediction, options.frames)
-        result["parts"] = str(parts)
-        print(f"  parts: {parts}", flush=True)
+        write_parts_picture(parts, path, prediction, classifier)
+    for name, file in (("timeline", timeline), ("overlay", overlay), ("parts", parts)):
+        if file and file.exists():
+            result[name] = str(file)
+            print(f"  {name}: {file}", flush=True)
 
 
-def write_parts_picture(file: Path, video: Path, model: Model, prediction: Prediction, settings: FrameSettings) -> None:
+def write_parts_picture(file: Path, video: Path, prediction: Prediction, classifier: Classifier) -> None:
     """Write which parts spoke for the skeleton stream's best class, see `prediction.parts`."""
-    label = int(prediction.logits[SKELETON.name].argmax())
-    keypoints = prediction.poses.keypoints(prediction.num_frames)
-    shown = shown_frames(prediction.num_frames)
+    model, settings = classifier.models[SKELETON.name], classifier.options.frames
+    label, window = int(prediction.logits[SKELETON.name].argmax()), prediction.window
+    shown = shown_frames(window.num_frames)
     with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
         pictures = {number: rgb for number, rgb in enumerate(frames, 1) if number in shown}
-    relevance = part_relevance(model, keypoints, label)
-    write_parts(file, pictures, keypoints, relevance, f"what spoke for {model.classes[label]}, {video.name}")
+    relevance = part_relevance(model, window.keypoints, label)
+    write_parts(file, pictures, window.keypoints, relevance, f"what spoke for {model.classes[label]}, {video.name}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from dataloader.skeleton_dataloader import normalized_paths, skeleton_clips
 from network import for_testing, read_model
 from pose.keypoints import FILE_NAME, load_keypoints
-from prediction.classify import score
+from prediction.classify import mean_logits
 from training.streams import SKELETON
 
 
@@ -28,7 +28,7 @@ def main(root: Path, checkpoint: Path) -> None:
         marks = [time.process_time()]
         paths = normalized_paths(keypoints)
         marks.append(time.process_time())
-        score(model, SKELETON, skeleton_clips(paths))
+        mean_logits(model, SKELETON, skeleton_clips(paths))
         times.append(1000 * np.diff([*marks, time.process_time()]))
     people, network = np.array(times[1:]).T
     for name, values in (("people", people), ("network", network), ("both", people + network)):

@@ -40,7 +40,10 @@ def flow_method(name: str, device: torch.device | None = None, weights: Path | N
         raise UserError(f"optical flow by {name} needs OpenCV: pip install opencv-python-headless") from None
     cv2.setNumThreads(1)  # results of DIS depend on the number; videos are done in parallel
     if name == "dis":
-        calculate = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc
+
+        def calculate(first: np.ndarray, second: np.ndarray, flow: None) -> np.ndarray:
+            # An object for each call, for they do not bear several threads.
+            return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, flow)
     elif name == "farneback":
 
         def calculate(first: np.ndarray, second: np.ndarray, flow: None) -> np.ndarray:
@@ -53,7 +56,8 @@ def flow_method(name: str, device: torch.device | None = None, weights: Path | N
 
     def flows(firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         for pair in zip(firsts, seconds, strict=True):
-            yield calculate(*(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pair), None)
+            first, second = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pair)
+            yield calculate(first, second, None)
 
     return flows
 

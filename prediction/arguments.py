@@ -6,13 +6,11 @@ from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from itertools import count, zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from common.cli import ArgumentGroup, ArgumentParser, UserError, examples, positive, probability, whole_number
-from common.optical_flow import flow_method
 from common.records import FrameSettings, add_frame_arguments, settings_from_arguments
 from dataloader.names import Video, VideoFolders, is_video, normal, stem
 from dataloader.split_train_test_video import read_class_index
@@ -21,7 +19,7 @@ from network import Model, classifier, for_testing, read_model
 from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME
 from pose.people import add_cleaning_arguments, cleaning_from_arguments
-from prediction.classify import Fusion, Options
+from prediction.classify import Classifier, Fusion, Options
 from prediction.timeline import MINIMUM, Plan
 from prediction.timeline_files import SUFFIXES
 from training.resume import trained_frames, trained_poses
@@ -263,20 +261,6 @@ def common_settings(models: Iterable[Model], args: Namespace) -> FrameSettings |
 # ---- from options to what classifies videos ----
 
 
-class Classifier(NamedTuple):
-    """Streams ready for testing, by name; how they are fused; what finds people, if anything; how videos are read."""
-
-    models: dict[str, Model]
-    fusion: Fusion
-    estimator: Estimator | None
-    options: Options
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes."""
-        return self.fusion.classes
-
-
 def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classifier:
     """Load what `args` ask for; nobody is estimated where there are `keypoints`. Raises `UserError`."""
     device = pick_device(args.device)
@@ -295,13 +279,8 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
         estimator = make_estimator(args, poses)
     settings = settings_from_arguments(args, common_settings(models.values(), args))
     cleaning = cleaning_from_arguments(args, float(settings.rate()), poses)
-    flow = None
-    if args.flow:  # computed as that of training
-        flow = flow_method(models[FLOW.name].checkpoint.get("options", {}).get("flow_method") or "dis", device)
     amp = args.amp and computes_in_half(device)
-    return Classifier(
-        models, fusion, estimator, Options(settings, cleaning, poses.get("every") or 1, overlay, amp, flow)
-    )
+    return Classifier(models, fusion, estimator, Options(settings, cleaning, poses.get("every") or 1, overlay, amp))
 
 
 def make_estimator(args: argparse.Namespace, trained: dict) -> Estimator:

@@ -1,4 +1,4 @@
-"""One video through trained streams, by the same code and images as the steps from videos to score pickles."""
+"""Videos through trained streams, by the same samples as testing, and what is told of them."""
 
 import json
 import os
@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,28 +17,24 @@ from tqdm import tqdm
 
 from common.atomic import atomic_write
 from common.cli import UserError, print_table
-from common.frames import decode_image
-from common.optical_flow import Method, flow_images
 from common.records import FrameSettings
-from common.video import decode_frames, encode_jpeg, resize_short_side
+from common.video import count_frames_of, frames_of, through_jpeg
 from dataloader.names import stem
-from dataloader.sampling import TEST_SAMPLES, clips_for_testing
-from dataloader.skeleton_dataloader import normalized_paths, skeleton_clips
-from dataloader.video_dataset import Sample, sample_for_testing
+from dataloader.sampling import TEST_SAMPLES
+from dataloader.video_dataset import Sample
 from fusion.metrics import Calibration, calibrated, combine, fuse, rank_classes
 from network import Model
-from pose.draw import draw_people, encode_pose_image
 from pose.estimators import Estimator
-from pose.keypoints import Keypoints, join_frames, people_of_frame, too_few_people
+from pose.keypoints import Keypoints, join_frames, people_of_frame
 from pose.people import clean_people
 from pose.pipeline import estimate, fill_in, key_frames
 from prediction.overlay import Bars
-from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, trained_options, trained_stream
+from training.streams import STREAMS, Stream, Window, trained_stream
 
-POSE_STREAMS = {MOTION_POSE.name, SKELETON.name}
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
 BAR = {"unit": " frames", "leave": False, "disable": None}
+NOBODY_IN_VIEW = "nobody in view"
 
 
 @dataclass(frozen=True)
@@ -49,240 +44,9 @@ class Options:
     frames: FrameSettings = FrameSettings()
     cleaning: dict | None = None  # of the people, see `clean_people`
     estimate_every: int = 1  # which frames' people are found, others' are interpolated
-    every_pose: bool = False  # find the people of all frames, not only of those that the motion stream looks at
+    every_pose: bool = False  # find the people of all frames, not only of those that the streams look at
     amp: bool = False  # mixed precision of the streams
-    flow: Method | None = None  # what computes the flow stream's images
     clips: int = TEST_SAMPLES  # that streams of images vote over
-
-
-@dataclass
-class Poses:
-    """People (P, 18, 3) by the number of their frame, from 1, and the (height, width) of the frames."""
-
-    people: dict[int, np.ndarray] = field(default_factory=dict)
-    frame_size: tuple[int, int] | None = None
-
-    @property
-    def with_people(self) -> int:
-        """The number of frames that show somebody."""
-        return sum(bool((people[..., 2] > 0).any()) for people in self.people.values())
-
-    @property
-    def nobody(self) -> bool:
-        """Whether too few of the frames that were looked at show people for poses to tell anything."""
-        return too_few_people(self.with_people, len(self.people))
-
-    def keypoints(self, num_frames: int) -> Keypoints:
-        """The same as the keypoints of a video of `num_frames` frames, all of which were looked at."""
-        return join_frames(self.people, num_frames, self.frame_size)
-
-
-class Prediction(NamedTuple):
-    """Scores of a video: `logits` by stream, float32 (classes,), means over the test positions; see `score_frames`.
-
-    `num_frames` counts the frames made from it, `poses` holds those that were looked at, `damage` says in a
-    line what of the file could not be decoded ("": nothing).
-    """
-
-    logits: dict[str, np.ndarray]
-    num_frames: int
-    poses: Poses
-    damage: str
-
-
-# ---- streams ----
-
-
-@torch.inference_mode()
-def score(model: Model, stream: Stream, sample: Sample, amp: bool = False) -> np.ndarray:
-    """Mean logits, float32 (classes,), over the clips of a video; raises `UserError` if they are not finite."""
-    device = model.device
-    inputs = stream.to_input(sample.images.to(device), sample.index.to(device))
-    with torch.autocast(device.type, enabled=amp):
-        logits = model.network(inputs)
-    mean = logits.float().mean(0).cpu().numpy()
-    if not np.isfinite(mean).all():
-        raise UserError(f"the scores of {model.path} are not finite; try --no-amp, or another checkpoint")
-    return mean
-
-
-# ---- videos ----
-
-
-def classify(
-    path: Path, models: Mapping[str, Model], source: Estimator | Keypoints | None, options: Options
-) -> Prediction:
-    """Test the streams' `models`, by the stream's name, on a video file.
-
-    Frames and pose-flow images of the people that `source` finds or holds are made as the scripts make them, so the
-    scores are theirs. The video is decoded twice, for the test positions depend on the number of frames, and keeping
-    all of a long video's would take too much memory. Raises `UserError` if it cannot be read or does not fit the
-    keypoints.
-    """
-    damage: list[str] = []
-    num_frames = sum(1 for _ in decode_frames(path, options.frames.every, THREADS, damage, options.frames.fps))
-    seen, posed, every = frames_to_look_at(num_frames, models, isinstance(source, Estimator), options)
-    frames: dict[int, bytes] = {}
-
-    def keep_seen(numbers: set[int]) -> Iterator[tuple[int, bytes]]:
-        """Those whose people are needed; of others come the pictures only."""
-        for number, jpeg in _encoded_frames(path, options, seen | numbers):
-            if number in seen:
-                frames[number] = jpeg
-            if number in numbers:
-                yield number, jpeg
-
-    if isinstance(source, Estimator):
-        encoded = keep_seen(set(posed))
-        with tqdm(total=len(posed), desc=stem(path.name), **BAR) as bar:
-            poses = find_people(encoded, source, bar.update)
-    else:
-        frames.update(_encoded_frames(path, options, set(seen)))
-        poses = _look_up(source, posed, num_frames) if source else Poses()
-    poses = complete_people(poses, num_frames, every, options.cleaning)
-    logits = score_frames(models, frames, poses, num_frames, options)
-    return Prediction(logits, num_frames, poses, "".join(damage))
-
-
-def frames_to_look_at(
-    num_frames: int, models: Iterable[str], estimating: bool, options: Options
-) -> tuple[set[int], Sequence[int], int]:
-    """Which of the frames 1 … `num_frames`, of a video or a window of one, the test of the streams `models` needs.
-
-    Returns those needed as pictures, those whose people are needed, and n if people are found in every n-th frame
-    (where `estimating`) and interpolated in those between.
-    """
-    needed = {
-        name: clips_for_testing(num_frames, STREAMS[name].length, options.clips)[0]
-        for name in models
-        if name != SKELETON.name
-    }
-    seen, drawn, moving = (needed.get(stream.name, ()) for stream in (SPATIAL, MOTION_POSE, FLOW))
-    seen = {*seen, *(number for first in moving for number in _pair(first, num_frames))}
-    # People are followed over the whole video, unless only their own scores count.
-    followed = options.cleaning and (options.cleaning["max_people"] or options.cleaning["smooth"])
-    every = options.estimate_every if estimating else 1
-    whole = options.every_pose or SKELETON.name in models or (drawn and (followed or every > 1))
-    return seen, key_frames(num_frames, every) if whole else drawn, every
-
-
-def complete_people(poses: Poses, num_frames: int, every: int, cleaning: dict | None) -> Poses:
-    """The people found in the frames of `frames_to_look_at`, and those between every n-th frame, cleaned."""
-    people = poses.people
-    if every > 1 and people:
-        people = dict(enumerate(fill_in(people, poses.frame_size), 1))
-    if cleaning and people:
-        cleaned = clean_people(join_frames(people, num_frames, poses.frame_size), cleaning)
-        people = {number: people_of_frame(cleaned, number) for number in people}
-    return Poses(people, poses.frame_size)
-
-
-def score_frames(
-    models: Mapping[str, Model], frames: Mapping[int, bytes], poses: Poses, num_frames: int, options: Options
-) -> dict[str, np.ndarray]:
-    """Mean logits by stream, float32 (classes,), of `num_frames` frames, numbered from 1: a video, or a window of one.
-
-    `frames` holds those that the test looks at as JPEG files, `poses` the people of all that the motion stream looks
-    at, and of every one for the skeleton stream. Where nobody is in view, the streams of poses have no logits.
-    """
-
-    def pose_image(number: int) -> np.ndarray:
-        """As the motion stream was trained: drawn, or read from a JPEG file."""
-        trained = trained_options(MOTION_POSE, models[MOTION_POSE.name].checkpoint.get("options", {}))
-        people, size = poses.people[number], poses.frame_size
-        from_files = trained["from_keypoints"] is False
-        return decode_image(encode_pose_image(people, size)) if from_files else draw_people(people, size)
-
-    readers = {
-        SPATIAL.name: lambda number: decode_image(frames[number]),
-        MOTION_POSE.name: pose_image,
-        FLOW.name: lambda number: _flow_image([frames[i] for i in _pair(number, num_frames)], options.flow),
-    }
-    logits = {}
-    for name, model in models.items():
-        if poses.nobody and name in POSE_STREAMS:
-            continue
-        if name == SKELETON.name:
-            sample = skeleton_clips(normalized_paths(poses.keypoints(num_frames)))
-        else:
-            length = STREAMS[name].length
-            sample = sample_for_testing(
-                partial(map, readers[name]), num_frames, length, model.image_size, options.clips
-            )
-        stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
-        logits[name] = score(model, stream, sample, options.amp)
-    return logits
-
-
-def _pair(number: int, num_frames: int) -> range:
-    """The frames between which the flow of a frame lies: it and the next one, at the end those before."""
-    first = max(min(number, num_frames - 1), 1)
-    return range(first, min(first + 1, num_frames) + 1)
-
-
-def _flow_image(jpegs: list[bytes], method: Method) -> np.ndarray:
-    """The flow between two frames, uint8 (H, W, 2), as extract_flow.py writes it."""
-    image = next(flow_images(map(decode_image, jpegs), method))
-    return np.stack([decode_image(encode_jpeg(grey))[..., 0] for grey in np.moveaxis(image, 2, 0)], 2)
-
-
-def _encoded_frames(path: Path, options: Options, numbers: set[int]) -> Iterator[tuple[int, bytes]]:
-    """The frames `numbers` of a video, counted from 1 and in order, as JPEG files."""
-    settings = options.frames
-    with closing(decode_frames(path, settings.every, THREADS, fps=settings.fps)) as pictures:
-        for number, rgb in enumerate(islice(pictures, max(numbers, default=0)), 1):
-            if number in numbers:
-                yield number, encode_jpeg(resize_short_side(rgb, settings.short_side), settings.quality)
-
-
-def find_people(
-    frames: Iterator[tuple[int, bytes]], estimator: Estimator, on_frames: Callable[[int], object] = lambda count: None
-) -> Poses:
-    """People of numbered JPEG files; `on_frames` is told how many more are done.
-
-    Raises `UserError` if they are not all of one size.
-    """
-    poses = Poses()
-    batches = (tuple(zip(*batch, strict=True)) for batch in iter(lambda: list(islice(frames, BATCH)), []))
-    with ThreadPoolExecutor(1) as pool, closing(estimate(estimator, batches, pool, decode_image)) as results:
-        for numbers, found, frame_size, error in results:
-            if error:
-                raise error
-            if poses.frame_size not in (None, frame_size):
-                raise UserError(f"its frames change from {poses.frame_size} to {frame_size} pixels (height, width)")
-            poses.frame_size = frame_size
-            poses.people.update(zip(numbers, found, strict=True))
-            on_frames(len(numbers))
-    return poses
-
-
-def _look_up(keypoints: Keypoints, numbers: Iterable[int], num_frames: int) -> Poses:
-    """People of the frames `numbers` from a video's keypoints."""
-    check_num_frames(keypoints, num_frames)
-    return Poses({number: people_of_frame(keypoints, number) for number in numbers}, keypoints.frame_size)
-
-
-def check_num_frames(keypoints: Keypoints, num_frames: int) -> None:
-    """Raise `UserError` unless the keypoints are those of `num_frames` frames."""
-    if keypoints.num_frames != num_frames:
-        counts = f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}"
-        raise UserError(f"{counts}; give its own keypoints, and --every or --fps as they were made with")
-
-
-# ---- what is told ----
-
-
-MEANING = (
-    "logits: the mean of a stream's logit vectors over the test positions, as in the score pickles, or, fused, the "
-    "weighted mean of the streams' logits; probabilities: the softmax of logits / temperature, from 0 to 1; "
-    "temperature: chosen on validation videos, 1 where there were none (calibrated: false); answer: the most probable "
-    "fused class, or null, none of these, if it is less probable than the threshold, or if nobody is in view: streams "
-    "of poses then count no more, and have no scores"
-)
-# A motion stack, ten images, then holds two drawn ones or fewer, and the others are black. Among 1080 videos of the
-# demo none is below, among 120 of UT-Interaction one.
-FEW_PEOPLE = 0.25
-NOBODY_IN_VIEW = "nobody in view"
 
 
 class Fusion(NamedTuple):
@@ -313,13 +77,175 @@ class Fusion(NamedTuple):
         fused = fuse([logits[name] for name in counted], weights)
         return self._replace(calibrations=calibrations, weights=weights), fused
 
+    def probabilities(self, logits: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Those of the fused logits, (classes,); NaN if no stream counts."""
+        counted = self.of(logits)
+        if not counted:
+            return np.full(len(self.classes), np.nan)
+        return calibrated(counted[1], counted[0].calibration.temperature)
+
+
+class Classifier(NamedTuple):
+    """Streams ready for testing, by name; how they are fused; what finds or holds people, if anything; options."""
+
+    models: Mapping[str, Model]
+    fusion: Fusion
+    people: Estimator | Keypoints | None
+    options: Options
+
+
+class Prediction(NamedTuple):
+    """A window and its scores: `logits` by stream, see `score`; what of a file could not be decoded, or ""."""
+
+    logits: dict[str, np.ndarray]
+    window: Window
+    damage: str = ""
+
+
+def classify(path: Path, classifier: Classifier) -> Prediction:
+    """Test the streams on a video file, which is one window.
+
+    The video is decoded twice, for the test positions depend on the number of frames, and keeping all of a long
+    video's would take too much memory.
+    """
+    damage: list[str] = []
+    settings, people = classifier.options.frames, classifier.people
+    num_frames = count_frames_of(path, settings, THREADS, damage)
+
+    def read(numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        with closing(frames_of(path, settings, THREADS, wanted=numbers)) as frames:
+            for rgb in tqdm(frames, stem(path.name), len(numbers), **BAR):
+                yield through_jpeg(rgb, settings.quality)
+
+    window = Window(num_frames)
+    if isinstance(people, Keypoints):
+        check_num_frames(people, num_frames)
+        window = window_of_keypoints(people, 0, num_frames)
+    look(window, read, classifier)
+    return Prediction(score(window, classifier), window, "".join(damage))
+
+
+def check_num_frames(keypoints: Keypoints, num_frames: int) -> None:
+    """Raise `UserError` unless the keypoints are those of `num_frames` frames."""
+    if keypoints.num_frames != num_frames:
+        counts = f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}"
+        raise UserError(f"{counts}; give its own keypoints, and --every or --fps as they were made with")
+
+
+# ---- windows ----
+
+
+def window_of_keypoints(keypoints: Keypoints, start: int, num_frames: int) -> Window:
+    """The window of the frames start + 1 … start + num_frames with the people that `keypoints` hold."""
+    people = {number: people_of_frame(keypoints, start + number) for number in range(1, num_frames + 1)}
+    return Window(num_frames, {}, people, keypoints.frame_size)
+
+
+def look(
+    window: Window, read: Callable[[Sequence[int]], Iterable[np.ndarray]], classifier: Classifier
+) -> dict[int, np.ndarray]:
+    """Fill a window with what the streams' test looks at; returns the people as they were found, by frame.
+
+    `read(numbers)` gives the pictures of frames in increasing order. The people that the window holds already are not
+    searched again. Every n-th frame is searched (see `Options`), the people between are interpolated, and all cleaned.
+    """
+    models, _, people, options = classifier
+    estimator = people if isinstance(people, Estimator) else None
+    looked_at = {True: set(), False: set()}
+    for stream in map(STREAMS.__getitem__, models):
+        looked_at[stream.of_people].update(stream.looks_at(window.num_frames, options.clips))
+    posed, every = looked_at[True], options.estimate_every if estimator else 1
+    # People are followed over the whole window, unless only their own scores count.
+    followed = options.cleaning and (options.cleaning["max_people"] or options.cleaning["smooth"])
+    if people is not None and (options.every_pose or posed and (followed or every > 1)):
+        posed = set(key_frames(window.num_frames, every))
+    new = posed - window.people.keys() if estimator else set()
+
+    def to_search() -> Iterator[tuple[int, np.ndarray]]:
+        numbers = sorted(looked_at[False] | new)
+        for number, picture in zip(numbers, read(numbers) if numbers else (), strict=True):
+            window.frame_size = window.frame_size or picture.shape[:2]
+            if number in looked_at[False]:
+                window.pictures[number] = picture
+            if number in new:
+                yield number, picture
+
+    found = find_people(to_search(), estimator) if estimator else dict(to_search())
+    found = {number: people for number, people in sorted((window.people | found).items()) if number in posed}
+    window.people = complete_people(found, window, every, options.cleaning)
+    return found
+
+
+def find_people(frames: Iterator[tuple[int, np.ndarray]], estimator: Estimator) -> dict[int, np.ndarray]:
+    """The people (P, 18, 3) of numbered frames."""
+    people = {}
+    batches = (tuple(zip(*batch, strict=True)) for batch in iter(lambda: list(islice(frames, BATCH)), []))
+    with ThreadPoolExecutor(1) as pool, closing(estimate(estimator, batches, pool)) as results:
+        for numbers, found, _, error in results:
+            if error:
+                raise error
+            people.update(zip(numbers, found, strict=True))
+    return people
+
+
+def complete_people(
+    found: Mapping[int, np.ndarray], window: Window, every: int, cleaning: dict | None
+) -> dict[int, np.ndarray]:
+    """The people found in every n-th frame of a window, those between, all cleaned."""
+    people = dict(found)
+    if every > 1 and people:
+        people = dict(enumerate(fill_in(people, window.frame_size), 1))
+    if cleaning and people:
+        cleaned = clean_people(join_frames(people, window.num_frames, window.frame_size), cleaning)
+        people = {number: people_of_frame(cleaned, number) for number in people}
+    return people
+
+
+def score(window: Window, classifier: Classifier) -> dict[str, np.ndarray]:
+    """Mean logits by stream, float32 (classes,), of a window; where nobody is in view, streams of poses have none."""
+    models, _, _, options = classifier
+    logits = {}
+    for name, model in models.items():
+        stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
+        if not (stream.of_people and window.nobody):
+            logits[name] = mean_logits(model, stream, stream.look(window, model, options.clips), options.amp)
+    return logits
+
+
+@torch.inference_mode()
+def mean_logits(model: Model, stream: Stream, sample: Sample, amp: bool = False) -> np.ndarray:
+    """Mean logits, float32 (classes,), over the clips of a sample; raises `UserError` if they are not finite."""
+    device = model.device
+    inputs = stream.to_input(sample.images.to(device), sample.index.to(device))
+    with torch.autocast(device.type, enabled=amp):
+        logits = model.network(inputs)
+    mean = logits.float().mean(0).cpu().numpy()
+    if not np.isfinite(mean).all():
+        raise UserError(f"the scores of {model.path} are not finite; try --no-amp, or another checkpoint")
+    return mean
+
+
+# ---- what is told ----
+
+
+MEANING = (
+    "logits: the mean of a stream's logit vectors over the test positions, as in the score pickles, or, fused, the "
+    "weighted mean of the streams' logits; probabilities: the softmax of logits / temperature, from 0 to 1; "
+    "temperature: chosen on validation videos, 1 where there were none (calibrated: false); answer: the most probable "
+    "fused class, or null, none of these, if it is less probable than the threshold, or if nobody is in view: streams "
+    "of poses then count no more, and have no scores"
+)
+# A motion stack, ten images, then holds two drawn ones or fewer, and the others are black. Among 1080 videos of the
+# demo none is below, among 120 of UT-Interaction one.
+FEW_PEOPLE = 0.25
+
 
 def describe(prediction: Prediction, fusion: Fusion) -> dict:
     """A prediction in plain values: answer, notes, logits and probabilities by class, of each stream and fused."""
     result: dict[str, Any] = {
-        "frames": prediction.num_frames,
-        "frames_looked_at": len(prediction.poses.people),
-        "frames_with_people": prediction.poses.with_people,
+        "frames": prediction.window.num_frames,
+        "frames_looked_at": len(prediction.window.people),
+        "frames_with_people": sum(prediction.window.shown.values()),
         "damage": prediction.damage or None,
         **describe_scores(prediction.logits, fusion),
     }
@@ -368,7 +294,7 @@ def notes(result: dict, fusion: Fusion, threshold: float | None) -> list[str]:
     if len({name for name, _ in best.values()}) > 1:
         each = ", ".join(f"{stream} {name} {100 * probability:.1f} %" for stream, (name, probability) in best.items())
         lines.append(f"the streams disagree: {each}")
-    if looked_at and found < FEW_PEOPLE * looked_at and POSE_STREAMS & best.keys():
+    if looked_at and found < FEW_PEOPLE * looked_at and any(STREAMS[name].of_people for name in best):
         lines.append(f"people in only {100 * found / looked_at:.0f} % of the frames ({found} of {looked_at} looked at)")
     return lines
 
@@ -413,10 +339,9 @@ def print_result(result: dict, topk: int) -> None:
     sys.stdout.flush()
 
 
-def write_results(
-    path: Path, results: Sequence[dict], models: Mapping[str, Model], fusion: Fusion, settings: FrameSettings
-) -> None:
+def write_results(path: Path, results: Sequence[dict], classifier: Classifier) -> None:
     """Write everything as JSON: what the numbers are, the streams, how frames were made, and an object per video."""
+    models, fusion, _, options = classifier
     shares = np.ones(len(models)) if fusion.weights is None else np.array(fusion.weights)
     streams = {
         name: {"checkpoint": str(model.path), "arch": model.arch, "image_size": model.image_size, "weight": weight}
@@ -426,7 +351,7 @@ def write_results(
     fused = calibration_values(combine(list(fusion.calibrations.values()), fusion.weights))
     fused["threshold"] = fusion.calibration.threshold
     content: dict[str, Any] = {"meaning": MEANING, "classes": fusion.classes, "streams": streams, "fused": fused}
-    content |= {"frames": settings._asdict(), "videos": results}
+    content |= {"frames": options.frames._asdict(), "videos": results}
     with atomic_write(path) as file:  # names of files may not be valid Unicode
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -25,26 +25,13 @@ from typing import NamedTuple
 import numpy as np
 
 from common.cli import UserError, width
-from common.frames import decode_image
-from common.records import FrameSettings
-from common.video import encode_jpeg, resize_short_side
-from network import Model
+from common.video import resize_short_side, through_jpeg
 from pose.estimators import Estimator
 from pose.pipeline import fill_in
-from prediction.arguments import Classifier
 from prediction.capture import Capture, Captured, Picture
-from prediction.classify import (
-    NOBODY_IN_VIEW,
-    Options,
-    Poses,
-    Prediction,
-    complete_people,
-    describe,
-    score_frames,
-    top_classes,
-)
+from prediction.classify import NOBODY_IN_VIEW, Classifier, Prediction, complete_people, describe, score, top_classes
 from prediction.timeline import Plan
-from training.streams import MOTION_POSE, SKELETON
+from training.streams import STREAMS, Window
 from utils import StopRequest, catch_stop_signals
 
 # Positions that a window is tested at: windows of 4 seconds, one every second, still vote over 20 of each 4 seconds.
@@ -52,11 +39,10 @@ CLIPS = 5
 
 
 class Handled(NamedTuple):
-    """A frame that was looked at: its time, JPEG file and (height, width), its people (None: not looked for)."""
+    """A frame that was looked at: its time, its picture as in training, its people (None: nobody was looked for)."""
 
     time: float
-    jpeg: bytes
-    size: tuple[int, int]
+    picture: np.ndarray
     people: np.ndarray | None
 
 
@@ -75,53 +61,47 @@ class Classified(NamedTuple):
 # ---- frames and windows ----
 
 
-def handle(frame: Captured, estimator: Estimator | None, settings: FrameSettings) -> Handled:
+def handle(frame: Captured, classifier: Classifier) -> Handled:
     """The frame as the streams were trained on it, and its people, found on that."""
-    jpeg = encode_jpeg(resize_short_side(frame.picture(), settings.short_side), settings.quality)
-    rgb = decode_image(jpeg)
-    return Handled(frame.time, jpeg, rgb.shape[:2], estimator([rgb])[0] if estimator else None)
+    settings, estimator = classifier.options.frames, classifier.people
+    rgb = through_jpeg(resize_short_side(frame.picture(), settings.short_side), settings.quality)
+    return Handled(frame.time, rgb, estimator([rgb])[0] if isinstance(estimator, Estimator) else None)
 
 
-def resample(handled: Sequence[Handled], rate: float) -> tuple[dict[int, bytes], dict[int, np.ndarray], int]:
-    """Frames (JPEG) and people by number, from 1, at `rate` a second from the first to the last handled one.
+def resample(handled: Sequence[Handled], rate: float) -> Window:
+    """The window from the first to the last handled frame at `rate` frames a second.
 
-    Returns their count too. Each handled frame counts for the nearest moment, of several the nearest one; a moment
-    without one gets the picture of the handled frame that is nearest, and people between those of the one before and
-    after, as if these had been estimated and the others not (`fill_in`).
+    Each handled frame counts for the nearest moment, of several the nearest one; a moment without one gets the picture
+    of the handled frame that is nearest, and people between those of the one before and after, as if these had been
+    estimated and the others not (`fill_in`).
     """
     nearest: dict[int, Handled] = {}
     moments = [1 + (frame.time - handled[0].time) * rate for frame in handled]
     for moment, frame in sorted(zip(moments, handled, strict=True), key=lambda pair: -abs(pair[0] - round(pair[0]))):
         nearest[round(moment)] = frame  # the one that comes last is the nearest
-    count = max(nearest)
-    owners = (min(nearest, key=lambda known: (abs(known - number), known)) for number in range(1, count + 1))
-    frames = {number: nearest[owner].jpeg for number, owner in enumerate(owners, 1)}
-    if handled[0].people is None:
-        return frames, {}, count
-    people = {number: frame.people for number, frame in nearest.items()}
-    return frames, dict(enumerate(fill_in(people, handled[0].size), 1)), count
+    window = Window(max(nearest), frame_size=handled[0].picture.shape[:2])
+    for number in range(1, window.num_frames + 1):
+        owner = min(nearest, key=lambda known: (abs(known - number), known))
+        window.pictures[number] = nearest[owner].picture
+    if handled[0].people is not None:
+        people = {number: frame.people for number, frame in nearest.items()}
+        window.people = dict(enumerate(fill_in(people, window.frame_size), 1))
+    return window
 
 
-def classify_window(handled: Sequence[Handled], models: Mapping[str, Model], options: Options) -> Prediction:
+def classify_window(handled: Sequence[Handled], classifier: Classifier) -> Prediction:
     """Score handled frames, resampled to the rate of those that the streams were trained on."""
-    frames, people, count = resample(handled, float(options.frames.rate()))
-    poses = complete_people(Poses(people, handled[0].size), count, 1, options.cleaning)
-    return Prediction(score_frames(models, frames, poses, count, options), count, poses, "")
+    options = classifier.options
+    window = resample(handled, float(options.frames.rate()))
+    window.people = complete_people(window.people, window, 1, options.cleaning)
+    return Prediction(score(window, classifier), window)
 
 
 # ---- the loop ----
 
 
-def watch(
-    capture: Capture,
-    models: Mapping[str, Model],
-    estimator: Estimator | None,
-    options: Options,
-    window: float,
-    stride: float,
-    stop: StopRequest,
-) -> Generator[Classified, None, None]:
-    """Score the last `window` seconds every `stride` seconds, or as often as the machine can, until the source ends.
+def watch(capture: Capture, classifier: Classifier, plan: Plan, stop: StopRequest) -> Generator[Classified, None, None]:
+    """Score the last seconds as the `plan` says, or as often as the machine can, until the source ends.
 
     The window is shorter at the start, and starts anew when the source was lost or its frames change size. What is
     being scored when the source ends or `stop` is requested comes last. Wrap it in `contextlib.closing`.
@@ -130,35 +110,35 @@ def watch(
     pending: Future | None = None
     handled = connection = 0
     first = due = last = None
-    step = 1 / float(options.frames.rate())
+    step = 1 / float(classifier.options.frames.rate())
 
     def classify() -> Future:
         span = recent[-1].time - recent[0].time
         rate = (len(recent) - 1) / span if span else 0.0
         facts = (recent[-1].time, recent[-1].time - first, len(recent), rate, handled, capture.count)
         frames = tuple(recent)
-        return pool.submit(lambda: Classified(classify_window(frames, models, options), *facts))
+        return pool.submit(lambda: Classified(classify_window(frames, classifier), *facts))
 
     with capture, ThreadPoolExecutor(1) as pool:
         while not (capture.ended or stop.signum):
             captured = capture.newest()
             if captured:
-                frame = handle(captured, estimator, options.frames)
-                if recent and (captured.connection, frame.size) != (connection, recent[-1].size):
+                frame = handle(captured, classifier)
+                if recent and (captured.connection, frame.picture.shape) != (connection, recent[-1].picture.shape):
                     recent.clear()
                 if not recent:
-                    connection, due = captured.connection, frame.time + stride
+                    connection, due = captured.connection, frame.time + plan.stride
                     first = frame.time if first is None else first
                 handled += 1
                 recent.append(frame)
-                while recent[0].time < frame.time - max(window - step, 0):
+                while recent[0].time < frame.time - max(plan.length - step, 0):
                     recent.popleft()
             if pending and pending.done():
                 yield pending.result()
                 pending = None
             if recent and not pending and recent[-1].time >= due:
                 pending, last = classify(), recent[-1].time
-                due = max(due + stride, last)
+                due = max(due + plan.stride, last)
         if pending:
             yield pending.result()
         if capture.ended and recent and recent[-1].time != last:
@@ -167,12 +147,12 @@ def watch(
 
 def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, csv: Path | None) -> None:
     """Print what is seen until the source ends, or SIGINT or SIGTERM comes; `csv` gets a line per classification."""
-    models, fusion, estimator, options = classifier
-    options = replace(options, clips=CLIPS)
+    fusion = classifier.fusion
+    classifier = classifier._replace(options=replace(classifier.options, clips=CLIPS))
     screen, latencies, seen = Screen(), [], None
     with catch_stop_signals() as stop, open_table(csv, fusion.classes) as write:
         capture = Capture(source, report=screen.notice)
-        with closing(screen), closing(watch(capture, models, estimator, options, *plan, stop)) as watched:
+        with closing(screen), closing(watch(capture, classifier, plan, stop)) as watched:
             for seen in watched:
                 result = describe(seen.prediction, fusion)
                 latencies.append(time.monotonic() - seen.time)
@@ -346,14 +326,13 @@ class BrowserCamera:
                 yield partial(np.asarray, rgb)
 
     def _watch(self, classifier: Classifier, plan: Plan, stop: StopRequest) -> None:
-        models, fusion, estimator, options = classifier
-        if {MOTION_POSE.name, SKELETON.name}.isdisjoint(models):
-            estimator = None  # people would be found for nothing
+        if not any(STREAMS[name].of_people for name in classifier.models):
+            classifier = classifier._replace(people=None)  # who would be found for nothing
         try:
             capture = Capture("the browser's camera", self._pictures)
-            with closing(watch(capture, models, estimator, options, *plan, stop)) as watched:
+            with closing(watch(capture, classifier, plan, stop)) as watched:
                 for seen in watched:
-                    result = describe(seen.prediction, fusion)
+                    result = describe(seen.prediction, classifier.fusion)
                     self.seen.put((seen, result, time.monotonic() - seen.time))
         except UserError as error:
             self.seen.put(error)

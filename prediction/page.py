@@ -3,7 +3,6 @@
 import contextlib
 import os
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,12 @@ import numpy as np
 import pandas as pd
 
 from common.cli import UserError
-from common.optical_flow import Method
 from common.video import measure_duration
 from dataloader.names import stem
-from prediction.arguments import Classifier
-from prediction.classify import bars_of, classify, count_frames, describe, top_classes
+from prediction.classify import Classifier, bars_of, classify, count_frames, describe, top_classes
 from prediction.live import BrowserCamera, describe_pace
 from prediction.overlay import overlay_video
-from prediction.timeline import Plan, classify_windows, least_probability, segments
+from prediction.timeline import Plan, classify_windows
 from prediction.timeline_files import SUFFIXES, describe_timeline, write_timeline
 from prediction.timeline_plot import clock
 from utils import StopRequest
@@ -45,17 +42,14 @@ class Limits(NamedTuple):
 
 def build_page(classifier: Classifier, limits: Limits, examples: Sequence[Path], stop: StopRequest) -> gr.Blocks:
     """The page, with one tab for each way of classifying, ready for `launch`; `stop` ends what cameras show."""
-    if classifier.options.flow:
-        options = replace(classifier.options, flow=one_at_a_time(classifier.options.flow))
-        classifier = classifier._replace(options=options)
     paths = [str(path.resolve()) for path in examples]
     gr.set_static_paths(paths)  # else they are copied, and the copies deleted as uploads are
     age = round(60 * limits.minutes)
     with gr.Blocks(title="Action recognition", delete_cache=(min(age, 60), age)) as page:
         gr.Markdown(
-            f"# What do people do in a video?\nStreams: {', '.join(classifier.models)}; {len(classifier.classes)} "
-            f"classes. Videos of up to {limits.megabytes} MB and {clock(limits.seconds)} minutes, one after the other. "
-            f"They and their results are deleted after {limits.minutes:g} minutes."
+            f"# What do people do in a video?\nStreams: {', '.join(classifier.models)}; "
+            f"{len(classifier.fusion.classes)} classes. Videos of up to {limits.megabytes} MB and {clock(limits.seconds)} minutes, one after the "
+            f"other. They and their results are deleted after {limits.minutes:g} minutes."
         )
         with gr.Tab("A video"):
             _add_video_tab(classifier, limits, paths)
@@ -64,17 +58,6 @@ def build_page(classifier: Classifier, limits: Limits, examples: Sequence[Path],
         with gr.Tab("Live"):
             _add_live_tab(classifier, stop)
     return page.queue(max_size=20)
-
-
-def one_at_a_time(method: Method) -> Method:
-    """Optical flow that a video and a camera may ask for at the same time: OpenCV's objects do not bear that."""
-    lock = threading.Lock()
-
-    def flows(firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        with lock:
-            yield from method(firsts, seconds)
-
-    return flows
 
 
 # ---- tabs ----
@@ -92,12 +75,11 @@ def _add_video_tab(classifier: Classifier, limits: Limits, examples: list[str]) 
     def classify_video(file: str | None, progress: gr.Progress = gr.Progress(track_tqdm=True)):  # noqa: B008
         with opened(file, limits) as (path, folder):
             progress(0, "testing the streams")
-            models, fusion, estimator, options = classifier
-            prediction = classify(path, models, estimator, options)
-            result, overlay = describe(prediction, fusion), folder / f"{stem(path.name)}-overlay.mp4"
+            prediction = classify(path, classifier)
+            result, overlay = describe(prediction, classifier.fusion), folder / f"{stem(path.name)}-overlay.mp4"
             progress(0.9, "drawing the overlay")
             bars = bars_of(result, 3)
-            overlay_video(overlay, path, prediction.poses.people, lambda number: bars, options.frames)
+            overlay_video(overlay, path, prediction.window.people, lambda number: bars, classifier.options.frames)
             return str(overlay), answer_of(result), *scores_of(result, path.name, count_frames(result))
 
     outputs = [video, answer, scores, notes]
@@ -129,14 +111,12 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: list[str
     ):
         with opened(file, limits) as (path, folder):
             progress(0, "testing the streams on windows")
-            models, fusion, estimator, options = classifier
-            options = replace(options, every_pose=False)  # nothing is drawn on frames
+            options = replace(classifier.options, every_pose=False)  # nothing is drawn on frames
             shown = Plan(window or plan.length, stride or plan.stride)  # a field may be empty
-            windows = classify_windows(path, models, estimator, options, shown, fusion)
-            minimum, out = least_probability(fusion), folder / f"{stem(path.name)}.png"
-            found = segments(windows, minimum)
-            result = describe_timeline(windows, found, fusion)
-            write_timeline(out, windows, found, fusion.classes, minimum, path.name)
+            windows = classify_windows(path, classifier._replace(options=options), shown)
+            out = folder / f"{stem(path.name)}.png"
+            result = describe_timeline(windows, classifier.fusion)
+            write_timeline(out, windows, path.name)
             rows = [
                 [part["class"], clock(part["start"], 1), clock(part["end"], 1), percent(part["probability"])]
                 for part in result["segments"]

@@ -2,11 +2,11 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -15,29 +15,27 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.video import decode_frames, duration, encode_jpeg, frame_rate, resize_short_side
+from common.video import duration, frame_rate, frames_of, through_jpeg
 from dataloader.names import stem
-from fusion.metrics import calibrated
-from network import Model
 from pose.estimators import Estimator
-from pose.keypoints import LEAST_SHARE, Keypoints, people_of_frame
+from pose.keypoints import Keypoints
 from prediction.classify import (
     BAR,
     NOBODY_IN_VIEW,
     THREADS,
-    Fusion,
-    Options,
-    Poses,
+    Classifier,
     check_num_frames,
-    complete_people,
-    find_people,
-    frames_to_look_at,
-    score_frames,
+    look,
+    score,
+    window_of_keypoints,
 )
 from prediction.overlay import Bars
-from training.streams import FLOW, SPATIAL
+from training.streams import Window
 
 Item = TypeVar("Item")
+MINIMUM = 0.3  # probability of a winner where validation videos chose no threshold: well above chance, no more
+NONE, NOBODY = -1, -2  # in place of a class: none is probable enough; nobody is in view, and all streams are of poses
+NAMES = {NONE: "none", NOBODY: NOBODY_IN_VIEW}
 
 
 class Plan(NamedTuple):
@@ -47,19 +45,21 @@ class Plan(NamedTuple):
     stride: float = 1
 
 
-@dataclass
+@dataclass(frozen=True)
 class Timeline:
     """The scores of a video's W windows, in order of time.
 
     spans: int64 (W, 2), the first frame of each window, counted from 0, and the one after its last.
-    probabilities: float32 (W, classes), of the fused logits; NaN where a window could not be scored, or no stream
-    was left because it shows nobody.
-    people: float32 (W,), the share of the frames looked at that show somebody; NaN if nobody was looked for.
-    logits: float32 (classes,) by stream, means over the windows that it counts in. poses: the people of each frame, as
-    the window that it belongs to sees them (only with `Options.every_pose`). damage: what could not be decoded.
-    looked_at, with_people: frames that were searched for people, and those where some were found.
-    failures: why windows could not be scored.
+    probabilities: float32 (W, classes), of the fused logits; NaN where nobody is in view, and all streams are of poses.
+    people: float32 (W,), the share of the frames searched for people that show some; NaN where none was searched.
+    logits: float32 (classes,) by stream, means over the windows that it counts in. shown: by the number of each frame
+    that was searched, from 1, whether it shows somebody. poses: the people of each frame, as the window that it belongs
+    to sees them (only with `Options.every_pose`). damage: what of the file could not be decoded. minimum: the
+    probability below which a window's likeliest class is `NONE`.
     """
+
+    classes: Sequence[str]
+    minimum: float
 
     rate: Fraction  # frames per second
     num_frames: int
@@ -67,36 +67,9 @@ class Timeline:
     probabilities: np.ndarray
     people: np.ndarray
     logits: dict[str, np.ndarray]
-    poses: Poses
+    shown: dict[int, bool]
+    poses: dict[int, np.ndarray]
     damage: str
-    looked_at: int
-    with_people: int
-    failures: list[str]
-
-
-@dataclass
-class _Frame:
-    """A frame while a window may still need it."""
-
-    jpeg: bytes | None
-    size: tuple[int, int]
-    people: np.ndarray | None = None
-    looked_at: bool = False
-    with_people: bool = False
-
-
-@dataclass
-class _Tally:
-    """What is known of the windows so far."""
-
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    probabilities: list[np.ndarray] = field(default_factory=list)
-    people: list[float] = field(default_factory=list)
-    logits: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    poses: Poses = field(default_factory=Poses)
-    looked_at: int = 0
-    with_people: int = 0
-    failures: list[str] = field(default_factory=list)
 
 
 def window_starts(plan: Plan, rate: Fraction, every: int = 1) -> Iterator[int]:
@@ -123,146 +96,72 @@ def windows_of(items: Iterable[Item], length: int, starts: Iterator[int]) -> Ite
         yield number - len(held), list(held)
 
 
-def classify_windows(
-    path: Path,
-    models: Mapping[str, Model],
-    source: Estimator | Keypoints | None,
-    options: Options,
-    plan: Plan,
-    fusion: Fusion,
-) -> Timeline:
-    """Test the streams' `models`, by the stream's name, on windows of a video file, and fuse them.
+def classify_windows(path: Path, classifier: Classifier, plan: Plan) -> Timeline:
+    """Test the streams on windows of a video file, and fuse them.
 
-    A window is scored as a file of its frames alone would be, by `score_frames`: people are followed, cleaned and
-    interpolated within it. Each frame is decoded once, and its people are found once. Only one window's frames are in
-    memory, so the length of the video does not matter (but for its `poses`, with `Options.every_pose`).
-
-    Windows are counted in frames: seconds are frames divided by the rate, those of the file where it is constant, or
-    with `FrameSettings.fps`. A window that cannot be scored is a gap; a file that ends early keeps what came before.
-    Raises `UserError` if no window can be scored, or if the video does not fit the keypoints.
+    A window is scored as a file of its frames alone would be: people are followed, cleaned and interpolated within it.
+    Each frame is decoded once, and its people are found once. Only one window's frames are in memory. Windows are
+    counted in frames: seconds are frames divided by the rate, that of the file where it is constant, or
+    `FrameSettings.fps`. A file that ends early keeps what came before.
     """
+    _, fusion, source, options = classifier
     damage: list[str] = []
-    settings, tally = options.frames, _Tally()
-    with closing(decode_frames(path, settings.every, THREADS, damage, settings.fps)) as pictures:
+    shown, poses, rows = {}, {}, []
+    with closing(frames_of(path, options.frames, THREADS, damage)) as pictures:
         first = next(pictures)
-        rate, seconds = settings.rate(frame_rate(path)), duration(path)
-        total = round(seconds * rate) if seconds else None
-        every = options.estimate_every if isinstance(source, Estimator) else 1
+        rate, seconds = options.frames.rate(frame_rate(path)), duration(path)
         length = max(round(Fraction(str(plan.length)) * rate), 1)
-        with tqdm(total=total, desc=stem(path.name), **BAR) as bar:
-            kept = isinstance(source, Estimator) or not {SPATIAL.name, FLOW.name}.isdisjoint(models)
-            frames = _frames(chain([first], pictures), options, kept, damage, bar)
-            for start, window in windows_of(frames, length, window_starts(plan, rate, every)):
-                _add_window(tally, start, window, models, source, options, fusion)
-    num_frames = tally.spans[-1][1]
+        starts = window_starts(plan, rate, options.estimate_every if isinstance(source, Estimator) else 1)
+        total = round(seconds * rate) if seconds else None
+        frames = tqdm(chain([first], _until_error(pictures, damage)), stem(path.name), total, **BAR)
+        prepared = (through_jpeg(rgb, options.frames.quality) for rgb in frames)
+        for start, window in _look_at_windows(windows_of(prepared, length, starts), classifier):
+            span, logits = (start, start + window.num_frames), score(window, classifier)
+            border = (sum(rows[-1][0]) + sum(span)) / 4 if rows else 0
+            share = sum(window.shown.values()) / len(window.people) if window.people else np.nan
+            rows.append((span, fusion.probabilities(logits), share, logits))
+            shown |= {start + n: seen or shown.get(start + n, False) for n, seen in window.shown.items()}
+            if options.every_pose:
+                poses |= {start + n: people for n, people in window.people.items() if start + n - 0.5 >= border}
+    spans, probabilities, shares, scores = zip(*rows, strict=True)
+    num_frames = spans[-1][1]
     if isinstance(source, Keypoints):
         check_num_frames(source, num_frames)
-    if len(tally.failures) == len(tally.spans):
-        raise UserError(tally.failures[0])
     if num_frames < length:
         shorter = f"shorter than a window of {plan.length:g} s: one window of all its {float(num_frames / rate):.2f} s"
         print(f"{path}: {shorter}", file=sys.stderr)
-    if tally.failures:
-        gaps = f"{len(tally.failures)} of {len(tally.spans)} windows could not be scored"
-        print(f"warning: {path}: {gaps}: {tally.failures[0]}", file=sys.stderr)
-    return Timeline(
-        rate,
-        num_frames,
-        np.array(tally.spans, np.int64),
-        np.stack(tally.probabilities),
-        np.array(tally.people, np.float32),
-        {name: (sum(values, np.zeros(1)) / len(values)).astype(np.float32) for name, values in tally.logits.items()},
-        tally.poses,
-        "; ".join(damage),
-        tally.looked_at,
-        tally.with_people,
-        tally.failures,
-    )
+    known = {name: [logits[name] for logits in scores if name in logits] for name in fusion.calibrations}
+    means = {name: np.stack(values).mean(0, np.float64).astype(np.float32) for name, values in known.items() if values}
+    threshold = fusion.calibration.threshold
+    minimum = MINIMUM if threshold is None else threshold
+    arrays = np.array(spans, np.int64), np.stack(probabilities).astype(np.float32), np.array(shares, np.float32)
+    return Timeline(fusion.classes, minimum, rate, num_frames, *arrays, means, shown, poses, "; ".join(damage))
 
 
-def _frames(
-    pictures: Iterator[np.ndarray], options: Options, kept: bool, damage: list[str], bar: tqdm
-) -> Iterator[_Frame]:
-    """The pictures as frames on disk are, without their JPEG files unless `kept`; what ends them early is `damage`."""
-    settings = options.frames
-    while True:
-        try:
-            rgb = next(pictures, None)
-        except UserError as error:
-            damage.append(str(error))
-            return
-        if rgb is None:
-            return
-        rgb = resize_short_side(rgb, settings.short_side)
-        yield _Frame(encode_jpeg(rgb, settings.quality) if kept else None, rgb.shape[:2])
-        bar.update()
-
-
-def _add_window(
-    tally: _Tally,
-    start: int,
-    frames: list[_Frame],
-    models: Mapping[str, Model],
-    source: Estimator | Keypoints | None,
-    options: Options,
-    fusion: Fusion,
-) -> None:
-    border = (sum(tally.spans[-1]) + start + start + len(frames)) / 4 if tally.spans else 0
-    tally.spans.append((start, start + len(frames)))
-    poses, probabilities = Poses(), np.full(len(fusion.classes), np.nan, np.float32)
+def _until_error(pictures: Iterator[np.ndarray], damage: list[str]) -> Iterator[np.ndarray]:
     try:
-        seen, posed, every = frames_to_look_at(len(frames), models, isinstance(source, Estimator), options)
-        numbers = set(posed) | (seen if FLOW.name in models else set())
-        _check_one_size([frames[number - 1].size for number in sorted(numbers)])
-        poses = complete_people(_people(frames, start, posed, source), len(frames), every, options.cleaning)
-        pictures = {number: frames[number - 1].jpeg for number in seen}
-        logits = score_frames(models, pictures, poses, len(frames), options)
-        if counted := fusion.of(logits):
-            kept, fused = counted
-            probabilities = calibrated(fused, kept.calibration.temperature).astype(np.float32)
-        for name, values in logits.items():
-            tally.logits.setdefault(name, []).append(values)
+        yield from pictures
     except UserError as error:
-        tally.failures.append(str(error))
-    tally.probabilities.append(probabilities)
-    tally.people.append(poses.with_people / len(poses.people) if poses.people else np.nan)
-    for number, people in poses.people.items():
-        frame = frames[number - 1]
-        tally.looked_at += not frame.looked_at
-        tally.with_people += len(people) > 0 and not frame.with_people
-        frame.looked_at, frame.with_people = True, frame.with_people or len(people) > 0
-        if options.every_pose and start + number - 0.5 >= border:
-            tally.poses.people[start + number] = people
-    tally.poses.frame_size = poses.frame_size
+        damage.append(str(error))
 
 
-def _check_one_size(sizes: Sequence[tuple[int, int]]) -> None:
-    other = next((size for size in sizes if size != sizes[0]), None)
-    if other:
-        raise UserError(f"its frames change from {sizes[0]} to {other} pixels (height, width)")
-
-
-def _people(frames: list[_Frame], start: int, numbers: Sequence[int], source: Estimator | Keypoints | None) -> Poses:
-    """The people of a window's frames `numbers`, from 1; those of frames that no window before looked at are found."""
-    if isinstance(source, Keypoints):
-        people = {number: people_of_frame(source, start + number) for number in numbers}
-        return Poses(people, source.frame_size)
-    if source is None or not numbers:
-        return Poses()
-    new = [number for number in numbers if frames[number - 1].people is None]
-    found = find_people(((number, frames[number - 1].jpeg) for number in new), source)
-    for number, people in found.people.items():
-        frames[number - 1].people = people
-    return Poses({number: frames[number - 1].people for number in numbers}, frames[numbers[0] - 1].size)
+def _look_at_windows(
+    windows: Iterable[tuple[int, list[np.ndarray]]], classifier: Classifier
+) -> Iterator[tuple[int, Window]]:
+    """Yield starts and windows of frames; people that a window before has found are not searched again."""
+    found: dict[int, np.ndarray] = {}
+    for start, frames in windows:
+        if isinstance(classifier.people, Keypoints):
+            window = window_of_keypoints(classifier.people, start, len(frames))
+        else:
+            known = {number - start: people for number, people in found.items() if number > start}
+            window = Window(len(frames), {}, known, frames[0].shape[:2])
+        raw = look(window, partial(map, dict(enumerate(frames, 1)).__getitem__), classifier)
+        found = {start + number: people for number, people in raw.items()}
+        yield start, window
 
 
 # ---- segments ----
-
-
-MINIMUM = 0.3  # probability of a winner where validation videos chose no threshold: well above chance, no more
-# In place of a class: no class is probable enough; the window could not be scored; nobody is in view.
-NONE, GAP, NOBODY = -1, -2, -3
-NAMES = {NONE: "none", GAP: "gap", NOBODY: NOBODY_IN_VIEW}
 
 
 class Segment(NamedTuple):
@@ -287,17 +186,16 @@ def borders(timeline: Timeline) -> np.ndarray:
     return np.concatenate(([0], between, [timeline.num_frames])) / float(timeline.rate)
 
 
-def winners(timeline: Timeline, minimum: float) -> np.ndarray:
-    """The likeliest class of each window, int64 (W,); `NONE` if its probability is below `minimum`, `NOBODY`, `GAP`."""
-    failed = np.isnan(timeline.probabilities).any(axis=1)
-    known = np.where(failed[:, None], 0, timeline.probabilities)
-    unscored = np.where(timeline.people < LEAST_SHARE, NOBODY, GAP)
-    return np.where(failed, unscored, np.where(known.max(axis=1) < minimum, NONE, known.argmax(axis=1)))
+def winners(timeline: Timeline) -> np.ndarray:
+    """The likeliest class of each window, int64 (W,); or `NONE` or `NOBODY`."""
+    nobody = np.isnan(timeline.probabilities).any(axis=1)
+    known = np.where(nobody[:, None], 0, timeline.probabilities)
+    return np.where(nobody, NOBODY, np.where(known.max(axis=1) < timeline.minimum, NONE, known.argmax(axis=1)))
 
 
-def segments(timeline: Timeline, minimum: float) -> list[Segment]:
+def segments(timeline: Timeline) -> list[Segment]:
     """Neighbouring windows of one winner, joined; together they cover the whole video."""
-    labels, edges = winners(timeline, minimum), borders(timeline)
+    labels, edges = winners(timeline), borders(timeline)
     firsts = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
     found = []
     for first, end in zip(firsts[:-1], firsts[1:], strict=True):
@@ -312,29 +210,21 @@ def label_name(label: int, classes: Sequence[str]) -> str:
     return NAMES.get(label) or classes[label]
 
 
-def least_probability(fusion: Fusion) -> float:
-    """Below what probability a window's likeliest class is none: the threshold of the fusion, or `MINIMUM`."""
-    threshold = fusion.calibration.threshold
-    return MINIMUM if threshold is None else threshold
-
-
-def bars_of_frames(
-    timeline: Timeline, classes: Sequence[str], count: int, minimum: float = 0.0
-) -> Callable[[int], Bars]:
+def bars_of_frames(timeline: Timeline, count: int) -> Callable[[int], Bars]:
     """A function from a frame's number, from 1, to what the overlay shows: the `count` likeliest classes, best first.
 
-    They are those of the window that the frame belongs to; of one without scores, why, as many times.
+    They are those of the window that the frame belongs to; where nobody is in view, that as many times.
     """
     inner = borders(timeline)[1:-1] * float(timeline.rate)
-    labels = winners(timeline, minimum)
+    labels = winners(timeline)
 
     @lru_cache(maxsize=1)
     def of_window(number: int) -> Bars:
         probabilities, label = timeline.probabilities[number], labels[number]
         order = np.argsort(-probabilities, kind="stable")[:count]
-        if label in (GAP, NOBODY):
-            return Bars([(NAMES[label], 0.0)] * len(order), notes=[""], answered=False)
-        top = [(classes[label], float(probabilities[label])) for label in order]
+        if label == NOBODY:
+            return Bars([(NOBODY_IN_VIEW, 0.0)] * len(order), notes=[""], answered=False)
+        top = [(timeline.classes[label], float(probabilities[label])) for label in order]
         return Bars(top, notes=["none of these" * bool(label == NONE)], answered=label != NONE)
 
     return lambda number: of_window(int(np.searchsorted(inner, number - 0.5, side="right")))

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from fusion.plots import printable, write_png
-from prediction.timeline import GAP, NAMES, NOBODY, NONE, Segment, Timeline, borders
+from prediction.timeline import NAMES, NOBODY, NONE, Segment, Timeline, borders
 
 COLORS = ("#1f77b4", "#e6550d", "#2ca02c", "#c2185b", "#7b5fb5", "#8c564b", "#17a2b8", "#b8a500")
 REST = "#9a9a9a"
@@ -19,27 +19,19 @@ POINTS = 240  # of a line
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds between ticks
 TICKS = 14
 BAND = 10.5  # inches across
-HATCHED = {"facecolor": "white", "edgecolor": "#b0b0b0", "linewidth": 0}
 WITHOUT_CLASS: dict[int, dict[str, Any]] = {
     NONE: {"color": "#ececec", "linewidth": 0},
-    GAP: HATCHED | {"hatch": "////"},
-    NOBODY: HATCHED | {"hatch": "...."},
+    NOBODY: {"facecolor": "white", "edgecolor": "#b0b0b0", "hatch": "////", "linewidth": 0},
 }
 
 
-def plot_timeline(
-    path: str | os.PathLike,
-    timeline: Timeline,
-    found: Sequence[Segment],
-    classes: Sequence[str],
-    minimum: float,
-    title: str,
-) -> None:
+def plot_timeline(path: str | os.PathLike, timeline: Timeline, found: Sequence[Segment], title: str) -> None:
     """Write a PNG: above, the probabilities of up to 8 classes over time, below, a band of the segments `found`.
 
     The classes are those that win for the longest time, then the most probable ones; of all others only the highest
-    probability is drawn. A dotted line is the `minimum` of a winner. What could not be scored is hatched.
+    probability is drawn. A dotted line is the `minimum` of a winner. Where nobody is in view it is hatched.
     """
+    classes, minimum = timeline.classes, timeline.minimum
     shown = likeliest_classes(timeline, found, len(COLORS))
     edges, labels = borders(timeline), {segment.label for segment in found}
     colors = dict(zip(shown, COLORS, strict=False))
@@ -58,7 +50,7 @@ def plot_timeline(
     lines.reverse()
     for label in labels:
         spans = [(segment.start, segment.end - segment.start) for segment in found if segment.label == label]
-        for axes in (band, top) if label in (GAP, NOBODY) else (band,):
+        for axes in (band, top) if label == NOBODY else (band,):
             axes.broken_barh(spans, (0, 1.02), **styles.get(label, OTHER))
     for segment in found:
         if segment.label >= 0:
@@ -67,7 +59,7 @@ def plot_timeline(
     lines.append(top.axhline(minimum, **style))
     if labels - styles.keys():
         lines.append(Patch(**OTHER, label="won by another class"))
-    for label, text in ((NONE, "none: below the minimum"), (GAP, "gap: not scored"), (NOBODY, NAMES[NOBODY])):
+    for label, text in ((NONE, "none: below the minimum"), (NOBODY, NAMES[NOBODY])):
         if label in labels:
             lines.append(Patch(**styles[label], label=text))
     figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=9)

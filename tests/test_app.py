@@ -20,8 +20,7 @@ from common.cli import UserError
 from common.records import FrameSettings
 from common.video import duration, measure_duration
 from fusion.metrics import Calibration
-from prediction.arguments import Classifier
-from prediction.classify import Fusion, Options
+from prediction.classify import Classifier, Fusion, Options
 from prediction.live import BrowserCamera
 from prediction.timeline import Plan
 from tests.helpers import ROOT, assert_error, call_main, write_video
@@ -292,11 +291,11 @@ def viewer(monkeypatch):
     """A camera whose window of 2 s is scored every 0.2 s by networks that take a while."""
     monkeypatch.setattr("prediction.live.PAUSE", 0.5)
 
-    def score(models, frames, poses, count, options):
+    def score(window, classifier):
         time.sleep(0.1)
-        return {"motion_pose": np.array([len(frames), len(poses.people), 0], np.float32)}
+        return {"motion_pose": np.array([len(window.pictures), len(window.people), 0], np.float32)}
 
-    monkeypatch.setattr("prediction.live.score_frames", score)
+    monkeypatch.setattr("prediction.live.score", score)
     fusion = Fusion(CLASSES, {"motion_pose": Calibration()})
     classifier = Classifier({"motion_pose": None}, fusion, fake_estimator(), Options(FrameSettings(fps=10)))
     viewer = BrowserCamera(classifier, Plan(2, 0.2), StopRequest())
@@ -325,7 +324,7 @@ def test_what_ends_a_camera_is_told(viewer, monkeypatch):
     def fail(*args):
         raise UserError("the scores are not finite")
 
-    monkeypatch.setattr("prediction.live.score_frames", fail)
+    monkeypatch.setattr("prediction.live.score", fail)
 
     def told():
         viewer.show(np.zeros((48, 64, 3), np.uint8))

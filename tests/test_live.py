@@ -21,7 +21,7 @@ from pose.people import interpolate_people
 from prediction import live
 from prediction.arguments import load_for_testing
 from prediction.capture import Capture, Captured
-from prediction.classify import Fusion, Options, classify, describe
+from prediction.classify import Classifier, Fusion, Options, classify, describe
 from prediction.live import (
     Classified,
     Handled,
@@ -34,6 +34,7 @@ from prediction.live import (
     table_row,
     watch,
 )
+from prediction.timeline import Plan
 from tests.helpers import ROOT, assert_error, call_main, moving, write_video
 from tests.live_sources import COUNT, RATE, picture, rows, wait_for, web
 from tests.prediction_data import CLASSES, fake_estimator, write_checkpoint
@@ -63,57 +64,58 @@ def server(data):
 def handled_at(*times: float) -> list[Handled]:
     generator = np.random.default_rng(0)
     people = generator.random((len(times), 2, 18, 3)).astype(np.float32)
-    return [Handled(at, b"%d" % i, (40, 50), people[i]) for i, at in enumerate(times)]
+    return [Handled(at, np.full((40, 50, 3), i, np.uint8), people[i]) for i, at in enumerate(times)]
 
 
 def test_frames_at_the_rate_of_training_are_taken_as_they_are():
     handled = handled_at(*(7 + (np.arange(30) + np.random.default_rng(1).uniform(-0.4, 0.4, 30)) / 25)[1:])
-    frames, people, count = resample(handled, 25)
-    assert count in (28, 29, 30)
+    assert resample(handled, 25).num_frames in (28, 29, 30)
     handled = handled_at(*7 + np.arange(30) / 25)
-    frames, people, count = resample(handled, 25)
-    assert count == 30 and list(frames.values()) == [frame.jpeg for frame in handled]
+    window = resample(handled, 25)
+    assert window.num_frames == 30 and list(window.pictures) == list(range(1, 31))
     for number, frame in enumerate(handled, 1):
-        np.testing.assert_array_equal(people[number], frame.people)
+        assert window.pictures[number] is frame.picture
+        np.testing.assert_array_equal(window.people[number], frame.people)
 
 
 def test_moments_between_handled_frames_and_several_of_one_moment():
     handled = handled_at(0, 0.41, 0.5, 0.62, 1.0)  # at 5 a second: moments 0, 2, 2 or 3 (a tie), 3, 5
-    frames, people, count = resample(handled, 5)
-    assert count == 6 and list(frames) == list(people) == [1, 2, 3, 4, 5, 6]
-    assert list(frames.values()) == [b"0", b"0", b"1", b"3", b"3", b"4"]
+    window = resample(handled, 5)
+    assert window.num_frames == 6 and list(window.pictures) == list(window.people) == [1, 2, 3, 4, 5, 6]
+    assert [picture.max() for picture in window.pictures.values()] == [0, 0, 1, 3, 3, 4]
     for number, frame in ((1, 0), (3, 1), (4, 3), (6, 4)):
-        np.testing.assert_array_equal(people[number], handled[frame].people)
+        np.testing.assert_array_equal(window.people[number], handled[frame].people)
     between = interpolate_people(handled[0].people, handled[1].people, 0.5, (40, 50))
-    np.testing.assert_array_equal(people[2], between)
-    assert resample(handled[:1], 5)[2] == 1
+    np.testing.assert_array_equal(window.people[2], between)
+    assert resample(handled[:1], 5).num_frames == 1
 
 
-def test_a_window_scores_as_the_same_frames_of_a_file(data):
-    path = data / "www/clip.mkv"
+@pytest.fixture(scope="module")
+def classifier(data) -> Classifier:
     files = {SPATIAL: data / "spatial.pth.tar", MOTION_POSE: data / "motion.pth.tar"}
     models = {
         stream.name: load_for_testing(file, stream, Path("none"), torch.device("cpu")) for stream, file in files.items()
     }
     cleaning = {"min_score": None, "max_people": 1, "smooth": float(RATE)}
     options = Options(FrameSettings(fps=RATE, short_side=40), cleaning)
-    expected = classify(path, models, fake_estimator(), options)
+    return Classifier(models, Fusion(CLASSES, {name: Calibration() for name in models}), fake_estimator(), options)
+
+
+def test_a_window_scores_as_the_same_frames_of_a_file(data, classifier):
+    path = data / "www/clip.mkv"
+    expected = classify(path, classifier)
     frames = enumerate(decode_frames(path))
-    handled = [
-        handle(Captured(3 + i / RATE, lambda rgb=rgb: rgb, 1), fake_estimator(), options.frames) for i, rgb in frames
-    ]
-    found = classify_window(handled, models, options)
-    assert found.num_frames == expected.num_frames == COUNT
-    for name in models:
+    handled = [handle(Captured(3 + i / RATE, lambda rgb=rgb: rgb, 1), classifier) for i, rgb in frames]
+    found = classify_window(handled, classifier)
+    assert found.window.num_frames == expected.window.num_frames == COUNT
+    for name in classifier.models:
         np.testing.assert_array_equal(found.logits[name], expected.logits[name])
 
 
-def test_nobody_before_the_camera(data):
-    models = {
-        MOTION_POSE.name: load_for_testing(data / "motion.pth.tar", MOTION_POSE, Path("none"), torch.device("cpu"))
-    }
+def test_nobody_before_the_camera(classifier):
+    motion = classifier._replace(models={MOTION_POSE.name: classifier.models[MOTION_POSE.name]})
     empty = [frame._replace(people=frame.people[:0]) for frame in handled_at(*np.arange(30) / 25)]
-    seen = Classified(classify_window(empty, models, Options()), 0.0, 1.0, 30, 25.0, 30, 30)
+    seen = Classified(classify_window(empty, motion), 0.0, 1.0, 30, 25.0, 30, 30)
     result = describe(seen.prediction, Fusion(CLASSES, {MOTION_POSE.name: Calibration()}))
     assert describe_in_a_line(seen, result, 0.5, 3).endswith("people 0 %  nobody in view")
     assert table_row(seen, result, 0.5, CLASSES)[4:] == ["0.000", "0.500", "nobody in view", "", "", "", ""]
@@ -122,7 +124,7 @@ def test_nobody_before_the_camera(data):
 # ---- the loop ----
 
 
-def slow_watch(monkeypatch, seconds: float, opener, **times) -> tuple[list, list]:
+def slow_watch(monkeypatch, seconds: float, opener, plan: Plan) -> tuple[list, list]:
     """`watch` for some seconds with an estimator that takes 40 ms and streams that take 300.
 
     Returns the ages of frames when they were taken, and what was seen with its age then.
@@ -135,16 +137,17 @@ def slow_watch(monkeypatch, seconds: float, opener, **times) -> tuple[list, list
         time.sleep(0.04)
         return real(frame, *others)
 
-    def score_slowly(models, frames, poses, count, options):
+    def score_slowly(window, classifier):
         time.sleep(0.3)
-        return {"spatial": np.array([count, len(frames), len(poses.people)], np.float32)}
+        return {"spatial": np.array([window.num_frames, len(window.pictures), len(window.people)], np.float32)}
 
     monkeypatch.setattr(live, "handle", handle_slowly)
-    monkeypatch.setattr(live, "score_frames", score_slowly)
+    monkeypatch.setattr(live, "score", score_slowly)
     capture = Capture("x", opener, pauses=(0.1,), report=lambda line: None)
     options = Options(FrameSettings(fps=RATE, short_side=48))
     end = time.monotonic() + seconds
-    for result in watch(capture, {}, fake_estimator(), options, stop=stop, **times):
+    classifier = Classifier({}, Fusion(CLASSES, {}), fake_estimator(), options)
+    for result in watch(capture, classifier, plan, stop):
         seen.append((result, time.monotonic() - result.time))
         stop.signum = int(time.monotonic() > end)
     return ages, seen
@@ -156,7 +159,7 @@ def test_frames_are_skipped_and_latency_stays_bounded(monkeypatch):
             time.sleep(0.01)
             yield picture()
 
-    ages, seen = slow_watch(monkeypatch, 3, opener, window=1.0, stride=0.1)
+    ages, seen = slow_watch(monkeypatch, 3, opener, Plan(1.0, 0.1))
     results, latencies = zip(*seen, strict=True)
     last = results[-1]
     # 60 or more of 100 frames a second cannot be handled: in a queue their age would have grown by more than a second.
@@ -184,8 +187,8 @@ def test_the_window_starts_anew_after_a_loss_or_with_frames_of_another_size(monk
         if len(opened) < 2:
             raise UserError("gone")
 
-    _, seen = slow_watch(monkeypatch, 60, opener, window=100.0, stride=0.3)
-    sizes = [(result.prediction.poses.frame_size, result.prediction.num_frames) for result, _ in seen]
+    _, seen = slow_watch(monkeypatch, 60, opener, Plan(100.0, 0.3))
+    sizes = [(result.prediction.window.frame_size, result.prediction.window.num_frames) for result, _ in seen]
     assert {size for size, _ in sizes} == {(48, 64), (64, 48)}
     assert max(count for _, count in sizes) <= 0.8 * RATE + 6  # 40 frames, never those of both connections
     # The last window is scored although no stride has passed since the one before.
@@ -198,8 +201,8 @@ def test_a_window_of_less_than_a_frame_holds_one(monkeypatch):
             time.sleep(0.03)
             yield picture()
 
-    _, seen = slow_watch(monkeypatch, 60, opener, window=0.001, stride=0.1)
-    assert seen and {result.prediction.num_frames for result, _ in seen} == {1}
+    _, seen = slow_watch(monkeypatch, 60, opener, Plan(0.001, 0.1))
+    assert seen and {result.prediction.window.num_frames for result, _ in seen} == {1}
 
 
 # ---- the script ----

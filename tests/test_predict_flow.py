@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from common.optical_flow import flow_method
 from fusion.metrics import fuse
 from fusion.scores import load_scores, save_scores
 from tests.helpers import assert_error, call_main
 from tests.prediction_data import FRAMES, VIDEOS
+from utils import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture
@@ -51,18 +53,12 @@ def test_three_pickles_fuse(data, tmp_path):
 
 
 def test_the_flow_is_made_as_in_training(data, tmp_path, monkeypatch):
-    import predict
-
     asked = []
-    monkeypatch.setattr("prediction.arguments.flow_method", lambda name, device: asked.append(name))
-    monkeypatch.setattr(predict, "classify", lambda *arguments: 1 / 0)
-    from utils import load_checkpoint, save_checkpoint
-
-    trained = load_checkpoint(data / "flow.pth.tar") | {"options": {"flow_method": "farneback"}}
-    save_checkpoint(tmp_path / "farneback.pth.tar", trained)
-    for checkpoint in (data / "flow.pth.tar", tmp_path / "farneback.pth.tar"):
-        with pytest.raises(ZeroDivisionError):
-            predict.main([str(data / "videos" / VIDEOS[0][1]), "--flow", str(checkpoint), "--device", "cpu"])
-    assert asked == ["dis", "farneback"]
-    video = data / "videos" / VIDEOS[0][1]
+    monkeypatch.setattr("training.streams.flow_method", lambda name, device: asked.append(name) or flow_method("dis"))
+    trained = load_checkpoint(data / "flow.pth.tar") | {"options": {"flow_method": "raft"}}
+    save_checkpoint(tmp_path / "raft.pth.tar", trained)
+    video = data / "videos" / VIDEOS[1][1]
+    for checkpoint in (data / "flow.pth.tar", tmp_path / "raft.pth.tar"):
+        assert call_main("predict", video, "--flow", checkpoint, *FRAMES, "--device", "cpu").returncode == 0
+    assert asked == ["dis", "raft"]
     assert_error(call_main("predict", video, "--flow", data / "spatial.pth.tar"), "spatial.pth.tar", "input channels")

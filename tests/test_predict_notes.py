@@ -9,9 +9,10 @@ import pytest
 from fusion.metrics import Calibration, softmax
 from pose.keypoints import save_keypoints
 from prediction import overlay
-from prediction.classify import Fusion, Poses, Prediction, bars_of, describe
+from prediction.classify import Fusion, Prediction, bars_of, describe
 from tests.helpers import assert_error, call_main, moving, write_video
 from tests.prediction_data import CLASSES, write_checkpoint
+from training.streams import Window
 from utils import load_checkpoint, save_checkpoint
 
 
@@ -19,7 +20,7 @@ def prediction(spatial, motion, found: int = 10, looked_at: int = 10) -> Predict
     """Logits of two streams, and people in `found` of the frames looked at."""
     people = {number: np.ones((int(number <= found), 18, 3), np.float32) for number in range(1, looked_at + 1)}
     logits = {"spatial": np.array(spatial, np.float32), "motion_pose": np.array(motion, np.float32)}
-    return Prediction(logits, 300, Poses(people, (40, 40)), "")
+    return Prediction(logits, Window(300, {}, people, (40, 40)))
 
 
 UNKNOWN = {"spatial": Calibration(), "motion_pose": Calibration()}

@@ -21,9 +21,8 @@ from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, save_keypoints
 from prediction import timeline, timeline_plot
 from prediction.arguments import load_for_testing
-from prediction.classify import Fusion, Options, Poses, classify
+from prediction.classify import Classifier, Fusion, Options, classify
 from prediction.timeline import (
-    GAP,
     NOBODY,
     NONE,
     Plan,
@@ -48,7 +47,7 @@ from tests.prediction_data import (
     write_checkpoint,
     write_colour_network,
 )
-from training.streams import MOTION_POSE, SPATIAL
+from training.streams import MOTION_POSE, SPATIAL, Stream
 
 RATE = 10
 CPU = ("--device", "cpu", "--no-amp", "--short-side", "40")
@@ -66,16 +65,19 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def models(data):
-    device = torch.device("cpu")
-    return {
-        stream.name: load_for_testing(data / f"{file}.pth.tar", stream, data / "none", device)
+def classifier(data) -> Classifier:
+    """Two streams without anything that finds people."""
+    models = {
+        stream.name: load_for_testing(data / f"{file}.pth.tar", stream, data / "none", torch.device("cpu"))
         for stream, file in ((SPATIAL, "spatial"), (MOTION_POSE, "motion"))
     }
+    fusion = Fusion(CLASSES, {name: Calibration() for name in models})
+    return Classifier(models, fusion, None, Options(FrameSettings(short_side=40)))
 
 
-def fusion_of(models, weights=None) -> Fusion:
-    return Fusion(CLASSES, {name: Calibration() for name in models}, weights)
+def alone(classifier: Classifier, stream: Stream) -> Classifier:
+    models = {stream.name: classifier.models[stream.name]}
+    return classifier._replace(models=models, fusion=Fusion(CLASSES, {stream.name: Calibration()}))
 
 
 # ---- windows ----
@@ -126,42 +128,45 @@ CLEANING = {"min_score": None, "max_people": 1, "smooth": 10.0}
 
 
 @pytest.mark.parametrize(("every", "cleaning"), [(1, None), (3, None), (2, CLEANING)])
-def test_windows_are_scored_as_files_of_their_frames(data, models, tmp_path, every, cleaning):
+def test_windows_are_scored_as_files_of_their_frames(data, classifier, tmp_path, every, cleaning):
     """Streams, people found, interpolated and cleaned: all as `classify` does with a video cut to the window."""
     seen = []
     options = Options(FrameSettings(short_side=40), cleaning, every)
-    result = classify_windows(
-        data / "noise.mkv", models, fake_estimator(seen), options, Plan(1.5, 1.1), fusion_of(models, [1, 2])
+    classifier = classifier._replace(
+        fusion=classifier.fusion._replace(weights=[1, 2]), people=fake_estimator(seen), options=options
     )
+    result = classify_windows(data / "noise.mkv", classifier, Plan(1.5, 1.1))
     starts = [every * round(number * 11 / every) for number in range(4)]
     expected = [(start, start + 15) for start in starts if start + 15 <= 47]
     expected += [(32, 47)] * (expected[-1][1] < 47)
     assert result.spans.tolist() == [list(span) for span in expected] and result.num_frames == 47
     assert len(seen) <= 47 if every == 1 else len(seen) < 40
-    assert len({frame.tobytes() for frame in seen}) == len(seen) == result.looked_at or every > 1
-    pictures, means = noise(47), dict.fromkeys(models, 0)
+    assert len({frame.tobytes() for frame in seen}) == len(seen) == len(result.shown) or every > 1
+    pictures, means = noise(47), dict.fromkeys(classifier.models, 0)
     for (first, end), probabilities in zip(expected, result.probabilities, strict=True):
         cut = write_video(tmp_path / f"{first}.mkv", pictures[first:end], "ffv1")
-        alone = classify(cut, models, fake_estimator(), options).logits
-        fused = (alone["spatial"].astype(float) + 2 * alone["motion_pose"]) / 3
+        own = classify(cut, classifier).logits
+        fused = (own["spatial"].astype(float) + 2 * own["motion_pose"]) / 3
         np.testing.assert_allclose(probabilities, np.exp(fused) / np.exp(fused).sum(), atol=1e-5)
-        means = {name: means[name] + alone[name] / len(expected) for name in models}
+        means = {name: means[name] + own[name] / len(expected) for name in classifier.models}
     for name, logits in result.logits.items():
         np.testing.assert_allclose(logits, means[name], atol=1e-4)
 
 
-def test_keypoints_of_the_window(data, models):
+def test_keypoints_of_the_window(data, classifier):
     """Those of a file give what finding the same people in the same frames gives; they must be the video's own."""
-    options = Options(FrameSettings(short_side=40), None, every_pose=True)
-    found = classify_windows(data / "noise.mkv", models, fake_estimator(), options, Plan(2, 1), fusion_of(models))
-    keypoints = join_frames(found.poses.people, 47, (40, 52))
-    assert sorted(found.poses.people) == list(range(1, 48))
-    looked_up = classify_windows(data / "noise.mkv", models, keypoints, options, Plan(2, 1), fusion_of(models))
+    finding = classifier._replace(
+        people=fake_estimator(), options=Options(FrameSettings(short_side=40), every_pose=True)
+    )
+    found = classify_windows(data / "noise.mkv", finding, Plan(2, 1))
+    keypoints = join_frames(found.poses, 47, (40, 52))
+    assert sorted(found.poses) == list(range(1, 48))
+    looked_up = classify_windows(data / "noise.mkv", finding._replace(people=keypoints), Plan(2, 1))
     np.testing.assert_array_equal(found.probabilities, looked_up.probabilities)
     for number in (46, 48):
         wrong = Keypoints(keypoints.keypoints[:3], keypoints.frame[:3], number, keypoints.frame_size)
         with pytest.raises(UserError, match=f"{number} frames, but it has 47"):
-            classify_windows(data / "noise.mkv", models, wrong, options, Plan(2, 1), fusion_of(models))
+            classify_windows(data / "noise.mkv", classifier._replace(people=wrong), Plan(2, 1))
 
 
 def test_a_window_of_the_whole_video_is_the_video(data, tmp_path, monkeypatch):
@@ -238,25 +243,25 @@ def test_three_actions_in_one_file(data, tmp_path):
     assert first_frames <= changed <= {*range(12, 96, 5), 95}
 
 
-def made_timeline(probabilities, length: int = 4, stride: int = 2, rate: int = 2) -> Timeline:
+def made_timeline(probabilities, minimum: float, length: int = 4, stride: int = 2, classes=("a", "b")) -> Timeline:
     values = np.array(probabilities, np.float32)
     starts = stride * np.arange(len(values))
     spans = np.stack((starts, starts + length), axis=1)
     people, number = np.ones(len(values), np.float32), int(spans[-1, 1])
-    return Timeline(Fraction(rate), number, spans, values, people, {}, Poses(), "", 0, 0, [])
+    return Timeline(classes, minimum, Fraction(2), number, spans, values, people, {}, {}, {}, "")
 
 
 def test_segments_of_windows():
-    gap = [np.nan, np.nan]
-    made = made_timeline([[0.9, 0.1], [0.7, 0.3], [0.55, 0.45], gap, gap, [0.2, 0.8]])
+    rows = [[0.9, 0.1], [0.7, 0.3], [0.55, 0.45], [np.nan] * 2, [np.nan] * 2, [0.2, 0.8]]
+    made = made_timeline(rows, 0.6)
     assert borders(made).tolist() == [0, 1.5, 2.5, 3.5, 4.5, 5.5, 7]
-    found = segments(made, 0.6)
-    assert [segment[:3] for segment in found] == [(0, 2.5, 0), (2.5, 3.5, NONE), (3.5, 5.5, GAP), (5.5, 7, 1)]
+    found = segments(made)
+    assert [segment[:3] for segment in found] == [(0, 2.5, 0), (2.5, 3.5, NONE), (3.5, 5.5, NOBODY), (5.5, 7, 1)]
     assert [segment.probability for segment in found] == pytest.approx([0.8, 0.55, np.nan, 0.8], nan_ok=True)
-    assert [segment.label for segment in segments(made, 0)] == [0, GAP, 1]
-    bars = bars_of_frames(made, ["a", "b"], 3, 0.6)
+    assert [segment.label for segment in segments(made_timeline(rows, 0))] == [0, NOBODY, 1]
+    bars = bars_of_frames(made, 3)
     assert bars(1).top == [("a", pytest.approx(0.9)), ("b", pytest.approx(0.1))] and bars(1) is bars(2)
-    assert [bars(number).top[0][0] for number in range(1, 15)] == ["a"] * 7 + ["gap"] * 4 + ["b"] * 3
+    assert [bars(number).top[0][0] for number in range(1, 15)] == ["a"] * 7 + ["nobody in view"] * 4 + ["b"] * 3
     assert [bars(number).answered for number in range(1, 15)] == [True] * 5 + [False] * 6 + [True] * 3
     assert [bars(number).notes for number in (5, 6, 8)] == [[""], ["none of these"], [""]]
     text = subtitles(found, ["a", "b\n\n99"])
@@ -269,9 +274,8 @@ def test_pictures_of_any_length(tmp_path, classes, windows):
     generator = np.random.default_rng(0)
     values = generator.dirichlet(np.full(classes, 0.1), windows)
     values[windows // 2 : windows // 2 + windows // 10] = np.nan
-    made = made_timeline(values, 8, 2, 2)
     names = [f"Class $_{number} 跳绳" for number in range(classes)]
-    write_timeline(tmp_path / "a.png", made, segments(made, 0.3), names, 0.3, "a $video_.mkv")
+    write_timeline(tmp_path / "a.png", made_timeline(values, 0.3, 8, 2, names), "a $video_.mkv")
     with Image.open(tmp_path / "a.png") as picture:
         assert 1000 < picture.width < 1700 and 350 < picture.height < 700
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "a.png", "a.srt"]
@@ -281,8 +285,8 @@ def test_pictures_of_any_length(tmp_path, classes, windows):
 def test_the_picture_names_what_it_shows(tmp_path, monkeypatch, stride, unit):
     drawn = []
     monkeypatch.setattr(timeline_plot, "write_png", lambda figure, path: drawn.append(figure))
-    made = made_timeline([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.2, 0.8], [0.2, 0.8]], stride, stride)
-    timeline_plot.plot_timeline(tmp_path / "t.png", made, segments(made, 0.35), ["a", "b"], 0.35, "title")
+    made = made_timeline([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.2, 0.8], [0.2, 0.8]], 0.35, stride, stride)
+    timeline_plot.plot_timeline(tmp_path / "t.png", made, segments(made), "title")
     (legend,), (top, band) = drawn[0].legends, drawn[0].axes
     assert [text.get_text() for text in legend.get_texts()] == ["b", "a", "minimum of a winner: 0.35"]
     assert (top.get_ylabel(), band.get_xlabel()) == ("probability", unit)
@@ -302,48 +306,6 @@ def test_thinned_lines_are_means():
 # ---- what goes wrong ----
 
 
-def test_a_failing_window_is_a_gap(data, tmp_path, monkeypatch):
-    """One that cannot be scored, and frames whose size changes: the rest is as it was."""
-    score = timeline.score_frames
-    calls = []
-
-    def fail_third(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise UserError("the scores are not finite")
-        return score(*arguments)
-
-    monkeypatch.setattr(timeline, "score_frames", fail_third)
-    file = tmp_path / "t.png"
-    command = ("predict", data / "three.mkv", "--spatial", data / "colour.pth.tar", *CPU, "--window", 2, "--stride", 2)
-    finished = call_main(*command, "--timeline", file, "--json", tmp_path / "r.json")
-    assert finished.returncode == 0
-    assert "three.mkv: 1 of 6 windows could not be scored: the scores are not finite" in finished.stderr
-    content = json.loads(file.with_suffix(".json").read_text())
-    assert [window["winner"] for window in content["windows"]] == [
-        CLASSES[i] if i >= 0 else "gap" for i in (0, 0, -1, 1, 2, 2)
-    ]
-    assert set(content["windows"][2]["probabilities"].values()) == {None}
-    assert content["segments"][1] == {"start": 4, "end": 6, "class": "gap", "probability": None}
-    monkeypatch.setattr(timeline, "score_frames", lambda *arguments: fail_third(calls.clear(), calls.extend([1, 1])))
-    finished = call_main(*command, "--timeline", tmp_path / "none.png")
-    assert finished.returncode == 1 and "failed" in finished.stderr and not (tmp_path / "none.png").exists()
-
-
-def test_frames_that_change_their_size(data, models, tmp_path, monkeypatch):
-    """Windows that see both sizes are gaps where people are looked for; those on either side are not."""
-    pictures = noise(30) + noise(30, 1, (52, 40))
-    monkeypatch.setattr(timeline, "decode_frames", lambda *arguments: (picture for picture in pictures))
-    file = write_video(tmp_path / "v.mkv", noise(2), "ffv1")
-    options = Options(FrameSettings(short_side=40))
-    result = classify_windows(file, models, fake_estimator(), options, Plan(1, 0.5), fusion_of(models))
-    mixed = (result.spans[:, 0] < 30) & (result.spans[:, 1] > 30)
-    assert np.array_equal(np.isnan(result.probabilities).any(axis=1), mixed) and mixed.sum() == 1
-    assert "change from (40, 52) to (52, 40)" in result.failures[0]
-    alone = {SPATIAL.name: models[SPATIAL.name]}
-    assert np.isfinite(classify_windows(file, alone, None, options, Plan(1, 0.5), fusion_of(alone)).probabilities).all()
-
-
 def test_a_file_that_ends_early_keeps_what_came_before(data, tmp_path):
     whole = data / "three.mkv"
     cut = tmp_path / "cut.mkv"
@@ -361,14 +323,13 @@ def test_a_file_that_ends_early_keeps_what_came_before(data, tmp_path):
     assert (tmp_path / "two-cut.png").exists() and not (tmp_path / "two-broken.png").exists()
 
 
-def test_an_end_that_cannot_be_decoded(data, models, monkeypatch):
+def test_an_end_that_cannot_be_decoded(data, classifier, monkeypatch):
     def decode(*arguments):
         yield from noise(25)
         raise UserError("damaged: only 25 of 90 frames can be decoded")
 
-    monkeypatch.setattr(timeline, "decode_frames", decode)
-    options = Options(FrameSettings(short_side=40))
-    result = classify_windows(data / "noise.mkv", models, fake_estimator(), options, Plan(1, 1), fusion_of(models))
+    monkeypatch.setattr(timeline, "frames_of", decode)
+    result = classify_windows(data / "noise.mkv", alone(classifier, SPATIAL), Plan(1, 1))
     assert result.spans.tolist() == [[0, 10], [10, 20], [15, 25]] and "25 of 90" in result.damage
 
 
@@ -384,20 +345,18 @@ def test_nobody_all_along(data, tmp_path, monkeypatch):
     assert (tmp_path / "t.srt").read_text() == ""
 
 
-def test_share_of_frames_with_people(data, models):
+def test_share_of_frames_with_people(data, classifier):
     people = {number: people_of(np.zeros((4, 4, 3)))[: number > 20] for number in range(1, 48)}
-    keypoints = join_frames(people, 47, (40, 52))
-    alone = {MOTION_POSE.name: models[MOTION_POSE.name]}
-    result = classify_windows(data / "noise.mkv", alone, keypoints, Options(), Plan(1, 1), fusion_of(alone))
-    assert result.people.tolist() == [0, 0, 1, 1, 1] and (result.looked_at, result.with_people) == (47, 27)
-    assert np.isnan(result.probabilities).all(axis=1).tolist() == [True, True, False, False, False]
-    assert [segment.label for segment in segments(result, 0)][0] == NOBODY
-    both = classify_windows(data / "noise.mkv", models, keypoints, Options(), Plan(1, 1), fusion_of(models))
-    alone = {SPATIAL.name: models[SPATIAL.name]}
-    spatial = classify_windows(data / "noise.mkv", alone, None, Options(), Plan(1, 1), fusion_of(alone))
-    same = (both.probabilities == spatial.probabilities).all(axis=1)
+    both = classifier._replace(people=join_frames(people, 47, (40, 52)))
+    plan, video = Plan(1, 1), data / "noise.mkv"
+    motion = classify_windows(video, alone(both, MOTION_POSE), plan)
+    assert motion.people.tolist() == [0, 0, 1, 1, 1]
+    assert (len(motion.shown), sum(motion.shown.values())) == (47, 27)
+    assert np.isnan(motion.probabilities).all(axis=1).tolist() == [True, True, False, False, False]
+    fused, spatial = classify_windows(video, both, plan), classify_windows(video, alone(classifier, SPATIAL), plan)
+    same = (fused.probabilities == spatial.probabilities).all(axis=1)
     assert same.tolist() == [True, True, False, False, False]
-    np.testing.assert_allclose(both.logits["motion_pose"], result.logits["motion_pose"], rtol=1e-6)
+    np.testing.assert_allclose(fused.logits["motion_pose"], motion.logits["motion_pose"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

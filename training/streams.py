@@ -3,32 +3,79 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from common.cli import UserError
+from common.frames import decode_image
+from common.optical_flow import flow_images, flow_method
 from common.records import FrameSettings, settings_from_arguments
+from common.video import encode_jpeg
 from dataloader import skeleton_dataloader as skeletons
 from dataloader.flow_dataloader import method_of, prepare_flow
 from dataloader.frame_index import index_frames, looks_like_frames, looks_like_pose_flow
 from dataloader.images import read_frames, to_input
 from dataloader.motion_pose_dataloader import keypoint_sample, load_all_keypoints, motion_sample
-from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
+from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, clips_for_testing
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Split, read_split
-from dataloader.video_dataset import Prepared
+from dataloader.video_dataset import Prepared, Sample, sample_for_testing
 from dataloader.video_files import holds_videos, index_videos, read_video
-from network import IMAGE_NETWORKS, IMAGENET_MEAN, IMAGENET_STD, Family, read_weights, rgb_statistics, trained_channels
+from network import (
+    IMAGE_NETWORKS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Family,
+    Model,
+    read_weights,
+    rgb_statistics,
+    trained_channels,
+)
+from pose.draw import draw_people, encode_pose_image
 from pose.graph_network import GRAPH_NETWORKS
-from pose.keypoints import FILE_NAME
+from pose.keypoints import FILE_NAME, Keypoints, join_frames, too_few_people
 from training.options import RECIPES
 
 
 def _read_lists(args: Namespace) -> Split:
     return read_split(args.ucf_list, args.split, args.class_index, args.val_list)
+
+
+@dataclass
+class Window:
+    """Following frames of a video, numbered from 1: a whole file, a part of it, or what a camera showed last.
+
+    `pictures`: uint8 RGB (H, W, 3) of those that the streams look at, as the streams were trained on them. `people`:
+    (P, 18, 3) of those that were searched for people; `frame_size` is the (height, width) of these.
+    """
+
+    num_frames: int
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)
+    people: dict[int, np.ndarray] = field(default_factory=dict)
+    frame_size: tuple[int, int] | None = None
+
+    @property
+    def shown(self) -> dict[int, bool]:
+        """Whether each frame that was searched shows somebody."""
+        return {number: bool((people[..., 2] > 0).any()) for number, people in self.people.items()}
+
+    @property
+    def nobody(self) -> bool:
+        """Whether too few of the frames that were searched show people for poses to tell anything."""
+        return too_few_people(sum(self.shown.values()), len(self.people))
+
+    @property
+    def keypoints(self) -> Keypoints:
+        """Its people as those of a video of so many frames."""
+        return join_frames(self.people, self.num_frames, self.frame_size)
+
+
+def _frames_of_clips(num_frames: int, clips: int, length: int = STACK_LENGTH) -> list[int]:
+    return clips_for_testing(num_frames, length, clips)[0]
 
 
 @dataclass(frozen=True)
@@ -39,6 +86,9 @@ class Stream:
     the others, and the function `sample(video, generator, clips)` that reads what the clips of a video need.
     `to_input(images, rows)` makes `in_channels` channels of it for a network of the `family`; a test votes over
     `test_clips`. `lists(args)` are its videos. Records are called `<prefix>_train.csv`, ….
+
+    For prediction, `looks_at(num_frames, clips)` are the frames of a window whose pictures a test looks at, or whose
+    people, if it is `of_people`; `look(window, model, clips)` makes the sample that `prepare`'s would read from disk.
     """
 
     name: str
@@ -50,6 +100,12 @@ class Stream:
     test_clips: int = TEST_SAMPLES
     family: Family = IMAGE_NETWORKS
     lists: Callable[[Namespace], Split] = _read_lists
+    look: Callable[[Window, Model, int], Sample] | None = None
+    looks_at: Callable[[int, int], Collection[int]] = _frames_of_clips
+    of_people: bool = False
+
+
+# ---- samples of data on disk ----
 
 
 def video_settings(args: Namespace) -> FrameSettings:
@@ -99,8 +155,62 @@ def _prepare_skeleton(args: Namespace, videos: list) -> Prepared:
     return skeletons.prepare_skeletons(args.data, videos)
 
 
+# ---- samples of windows in memory ----
+
+
+def _look_at_frames(window: Window, model: Model, clips: int) -> Sample:
+    return sample_for_testing(partial(map, window.pictures.__getitem__), window.num_frames, 1, model.image_size, clips)
+
+
+def _look_at_poses(window: Window, model: Model, clips: int) -> Sample:
+    """Drawings, or their JPEG files if the stream was trained on such."""
+    from_files = trained_options(MOTION_POSE, model.checkpoint.get("options", {}))["from_keypoints"] is False
+
+    def draw(number: int) -> np.ndarray:
+        drawn = window.people[number], window.frame_size
+        return decode_image(encode_pose_image(*drawn)) if from_files else draw_people(*drawn)
+
+    return sample_for_testing(partial(map, draw), window.num_frames, STACK_LENGTH, model.image_size, clips)
+
+
+def _pair(number: int, num_frames: int) -> range:
+    """The frames between which the flow of a frame lies: it and the next one, at the end those before."""
+    first = max(min(number, num_frames - 1), 1)
+    return range(first, min(first + 1, num_frames) + 1)
+
+
+def _pairs_of_clips(num_frames: int, clips: int) -> set[int]:
+    return {number for first in _frames_of_clips(num_frames, clips) for number in _pair(first, num_frames)}
+
+
+def _look_at_flow(window: Window, model: Model, clips: int) -> Sample:
+    method = flow_method(model.checkpoint.get("options", {}).get("flow_method") or "dis", model.device)
+
+    def compute(number: int) -> np.ndarray:
+        """The flow from a frame to the next one, uint8 (H, W, 2), as extract_flow.py writes it."""
+        image = next(flow_images((window.pictures[i] for i in _pair(number, window.num_frames)), method))
+        return np.stack([decode_image(encode_jpeg(grey))[..., 0] for grey in np.moveaxis(image, 2, 0)], 2)
+
+    return sample_for_testing(partial(map, compute), window.num_frames, STACK_LENGTH, model.image_size, clips)
+
+
+def _look_at_paths(window: Window, model: Model, clips: int) -> Sample:
+    return skeletons.skeleton_clips(skeletons.normalized_paths(window.keypoints))
+
+
+# ---- streams ----
+
+
 # Single RGB frames, normalised as ImageNet's.
-SPATIAL = Stream("spatial", "rgb", 3, _prepare_spatial, partial(to_input, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+SPATIAL = Stream(
+    "spatial",
+    "rgb",
+    3,
+    _prepare_spatial,
+    partial(to_input, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+    look=_look_at_frames,
+    looks_at=partial(_frames_of_clips, length=1),
+)
 # Stacks of 10 pose-flow images, read from disk or drawn from keypoints. Mean and standard deviation are those of
 # images of real and of synthetic people, which agree within a tenth: mostly black, thin lines.
 MOTION_POSE = Stream(
@@ -110,6 +220,8 @@ MOTION_POSE = Stream(
     _prepare_motion_pose,
     partial(to_input, mean=(0.016, 0.019, 0.010), std=(0.115, 0.125, 0.089)),
     length=STACK_LENGTH,
+    look=_look_at_poses,
+    of_people=True,
 )
 # Stacks of the optical flow of 10 following frames: u1 v1 u2 v2 …, −20 to 20 pixels as −1 to 1.
 FLOW = Stream(
@@ -119,6 +231,8 @@ FLOW = Stream(
     _prepare_flow,
     partial(to_input, mean=(0.5, 0.5), std=(0.5, 0.5)),
     length=STACK_LENGTH,
+    look=_look_at_flow,
+    looks_at=_pairs_of_clips,
 )
 # The coordinates of the main people's parts.
 SKELETON = Stream(
@@ -129,6 +243,9 @@ SKELETON = Stream(
     skeletons.skeleton_input,
     test_clips=skeletons.TEST_CLIPS,
     family=GRAPH_NETWORKS,
+    look=_look_at_paths,
+    looks_at=lambda num_frames, clips: range(1, num_frames + 1),
+    of_people=True,
 )
 STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, FLOW, SKELETON)}
 
