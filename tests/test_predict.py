@@ -332,7 +332,7 @@ def test_scores_that_are_not_finite(data, tmp_path):
         ("--motion M --keypoints FLOW --model onnx", ["--keypoints", "--model"]),
         ("--motion M --model onnx", ["--pose-weights"]),
         ("--motion M --pose-weights NONE", ["none.pth.tar"]),
-        ("--motion M --pose-weights S", ["spatial.pth.tar", "--model openpose"]),
+        ("--motion M --pose-weights S", ["spatial.pth.tar", "--model onnx"]),
         ("--spatial S --pose-weights S --keypoints FLOW", ["--keypoints", "--pose-weights"]),
         ("--spatial S VIDEO2 --keypoints FILE", ["keypoints.npz", "2 videos"]),
         ("--spatial S --overlay x.avi", ["x.avi", ".mp4"]),
