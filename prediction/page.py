@@ -46,10 +46,11 @@ def build_page(classifier: Classifier, limits: Limits, examples: Sequence[Path],
     gr.set_static_paths(paths)  # else they are copied, and the copies deleted as uploads are
     age = round(60 * limits.minutes)
     with gr.Blocks(title="Action recognition", delete_cache=(min(age, 60), age)) as page:
+        classes = len(classifier.fusion.classes)
         gr.Markdown(
-            f"# What do people do in a video?\nStreams: {', '.join(classifier.models)}; "
-            f"{len(classifier.fusion.classes)} classes. Videos of up to {limits.megabytes} MB and {clock(limits.seconds)} minutes, one after the "
-            f"other. They and their results are deleted after {limits.minutes:g} minutes."
+            f"# What do people do in a video?\nStreams: {', '.join(classifier.models)}; {classes} classes. "
+            f"Videos of up to {limits.megabytes} MB and {clock(limits.seconds)} minutes, one after the other. "
+            f"They and their results are deleted after {limits.minutes:g} minutes."
         )
         with gr.Tab("A video"):
             _add_video_tab(classifier, limits, paths)

@@ -190,7 +190,7 @@ def test_the_window_starts_anew_after_a_loss_or_with_frames_of_another_size(monk
     _, seen = slow_watch(monkeypatch, 60, opener, Plan(100.0, 0.3))
     sizes = [(result.prediction.window.frame_size, result.prediction.window.num_frames) for result, _ in seen]
     assert {size for size, _ in sizes} == {(48, 64), (64, 48)}
-    assert max(count for _, count in sizes) <= 0.8 * RATE + 6  # 40 frames, never those of both connections
+    assert max(count for _, count in sizes) <= 1.5 * RATE  # 40 frames in 0.8 s or more, never those of both connections
     # The last window is scored although no stride has passed since the one before.
     assert seen[-1][0].handled == max(result.handled for result, _ in seen) and seen[-1][0].captured == 80
 
