@@ -21,8 +21,7 @@ from training.streams import Stream, stream_of, trained_stream
 
 OPSET = 17
 TOLERANCE = 1e-4  # of logits up to 1, of larger ones in proportion: what float rounding leaves
-# What a checkpoint keeps for training alone.
-TRAINING_STATE = {"state_dict", "training_state_dict", "optimizer", "scheduler", "scaler", "averaged_steps"}
+KEPT = ("epoch", "options", "frames", "poses", "calibration")  # of a checkpoint
 IMAGE_INPUT = (
     "input: float32 (N, in_channels, image_size, image_size); images as RGB (flow: u, v), resized whole, stack_length "
     "following ones stacked in channels; values / 255, then (x - mean) / std per channel of an image unless null."
@@ -106,9 +105,8 @@ def describe(model: Model, stream: Stream) -> dict:
 
     `mean` and `std` are per channel of an image, None where images are not normalised, absent for skeletons.
     """
-    kept = {name: value for name, value in model.checkpoint.items() if name not in TRAINING_STATE and _is_plain(value)}
     to_input = trained_stream(stream, model.checkpoint.get("options", {})).to_input
-    return kept | {
+    return {name: model.checkpoint[name] for name in KEPT if name in model.checkpoint} | {
         "stream": stream.name,
         "arch": model.arch,
         "classes": model.classes,
@@ -118,14 +116,6 @@ def describe(model: Model, stream: Stream) -> dict:
         "test_positions": stream.test_clips,
         **getattr(to_input, "keywords", {}),  # mean and std
     }
-
-
-def _is_plain(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def input_shape(model: Model, stream: Stream) -> tuple[int, ...]:
