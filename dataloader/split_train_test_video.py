@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -86,24 +86,28 @@ def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_li
     A folder of HMDB51's lists has `<class>_test_split<split>.txt` in their place, and needs no class index. The label
     of a video is that of its class folder; a label in the list, which counts other classes or from 0, is not needed.
     """
-    check_lists(ucf_list, split, class_index, val_list)
     folder = Path(ucf_list)
-    by_class = _hmdb51_lists(folder, split)
-    if by_class:
-        there = (folder / class_index).exists()
-        classes, parts = read_class_index(folder / class_index) if there else list(by_class), _read_hmdb51(by_class)
-    else:
-        classes = read_class_index(folder / class_index)
-        parts = [read_entries(folder / name) for name in _lists_of(split)]
+    index, parts = folder / class_index, _read_hmdb51(folder, split)
+    named = not parts or index.exists()
+    classes = read_class_index(index) if named else sorted({entry.class_name for part in parts for entry in part})
+    parts = parts or [read_entries(folder / f"{part}list{split}.txt") for part in ("train", "test")]
     parts += [read_entries(folder / val_list)] if val_list else []
     entries = [entry for part in parts for entry in part]
-    videos = unique_names(_videos(entries, classes))
-    first: dict[str, str] = {}
+    labels = {normal(name): label for label, name in enumerate(classes)}
+    videos = []
+    for where, class_name, path in entries:
+        label = labels.get(normal(class_name))
+        if label is None or not stem(path):
+            raise UserError(
+                f"{where}: {path[:80]!r} is no video of a class in the class index; choose the --class-index that "
+                f"belongs to this list, whose lines are {FORM}"
+            )
+        videos.append(Video(stem(path), label, classes[label], path))
+    videos, first = unique_names(videos), {}
+    trained = {video.label for video in videos[: len(parts[0])]}
     for video, entry in zip(videos, entries, strict=True):
         if first.setdefault(video.name, entry.where) != entry.where:
             raise UserError(f"{entry.where}: video {video.name!r} comes twice, see {first[video.name]}; list it once")
-    trained = {video.label for video in videos[: len(parts[0])]}
-    for video, entry in zip(videos, entries, strict=True):
         if video.label not in trained:
             raise UserError(
                 f"{entry.where}: class {video.class_name!r} has no video in the training list; add some there, or "
@@ -113,32 +117,12 @@ def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_li
     return Split(classes, *(list(islice(remaining, len(part))) for part in parts))
 
 
-def _videos(entries: Sequence[Entry], classes: list[str]) -> list[Video]:
-    labels = {normal(name): label for label, name in enumerate(classes)}
-    videos = []
-    for where, class_name, path in entries:
-        label = labels.get(normal(class_name))
-        if not class_name or not stem(path):
-            raise UserError(f"{where}: expected {FORM}, got {path[:80]!r}")
-        if label is None:
-            raise UserError(
-                f"{where}: class {class_name!r} is not in the class index; choose the --class-index that belongs to "
-                f"this list, whose lines are {FORM}"
-            )
-        videos.append(Video(stem(path), label, classes[label], path))
-    return videos
-
-
-def _hmdb51_lists(folder: Path, split: str | None) -> dict[str, Path]:
-    """HMDB51's list of each class."""
-    end = f"_test_split{(split or '').lstrip('0')}.txt"
-    return dict(sorted((path.name.removesuffix(end), path) for path in folder.glob(f"*{end}")))
-
-
-def _read_hmdb51(lists: dict[str, Path]) -> list[list[Entry]]:
-    """Training and test videos: 1 and 2 behind their names; those with a 0 are not used."""
+def _read_hmdb51(folder: Path, split: str) -> list[list[Entry]]:
+    """Training and test videos of HMDB51's lists, 1 and 2 behind their names, if there are any; 0 is not used."""
+    end = f"_test_split{split.lstrip('0')}.txt"
     parts: dict[str, list[Entry]] = {"1": [], "2": []}
-    for class_name, path in lists.items():
+    for path in sorted(folder.glob(f"*{end}")):
+        class_name = path.name.removesuffix(end)
         for number, line in _read_lines(path):
             match = re.fullmatch(r"(\S.*)\s+([012])", line)
             if not match:
@@ -147,28 +131,7 @@ def _read_hmdb51(lists: dict[str, Path]) -> list[list[Entry]]:
             if match[2] in parts:
                 entry = Entry(f"{path}, line {number}", class_name, f"{class_name}/{match[1]}")
                 parts[match[2]].append(entry)
-    return list(parts.values())
-
-
-def check_lists(
-    ucf_list: str | os.PathLike, split: str | None, class_index: str | None, val_list: str | None = None
-) -> None:
-    """Raise `UserError` if a file that `read_split` would read is not there; what is None is not looked for."""
-    folder = Path(ucf_list)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of split lists; see --ucf-list")
-    files = {val_list: "--val-list"}
-    if not _hmdb51_lists(folder, split):
-        files |= {class_index: "--class-index"} | dict.fromkeys(_lists_of(split), "--split")
-    for name, option in files.items():
-        if name and not (folder / name).exists():
-            there = sorted(path.name for path in folder.glob("classInd*.txt")) if option == "--class-index" else []
-            hint = f"; that folder has {' and '.join(there)}" if there else ""
-            raise UserError(f"{folder / name}: no such file{hint}; see --ucf-list and {option}")
-
-
-def _lists_of(split: str | None) -> tuple[str, ...]:
-    return (f"trainlist{split}.txt", f"testlist{split}.txt") if split else ()
+    return list(parts.values()) if any(parts.values()) else []
 
 
 def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
@@ -176,7 +139,9 @@ def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; see --ucf-list, --split and --class-index") from None
+        there = ", ".join(sorted(file.name for file in Path(path).parent.glob("*.txt"))[:15]) or "no lists"
+        options = "--ucf-list, --split, --class-index and --val-list"
+        raise UserError(f"{path}: {error.strerror}; that folder has {there}; see {options}") from None
     try:
         text = data.decode("utf-8-sig")
         bad = data.find(b"\0")  # as UTF-16 has them

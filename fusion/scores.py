@@ -160,7 +160,7 @@ def load_table(path: str, videos: Sequence[Video], source: str, classes: int) ->
     table = load_scores(path, videos)
     if wrong := [name for name, vector in table.items() if len(vector) != classes]:
         raise UserError(
-            f"{path}: {len(table[wrong[0]])} scores of {wrong[0]!r:.100}, the class index names {classes} classes; give "
+            f"{path}: {len(table[wrong[0]])} scores of {wrong[0]!r}, the class index names {classes} classes; give "
             "the --class-index that the stream was trained with"
         )
     matched: dict[str, np.ndarray] = {}

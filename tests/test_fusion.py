@@ -330,7 +330,7 @@ def test_skip_missing_fuses_the_common_videos(tmp_path, lists, capsys):
         (["missing.pickle", "--split"], "--split: expected at least one argument"),
         (["missing.pickle", "--nonsense"], "unrecognized arguments: --nonsense; see"),
         (["missing.pickle", "--wieghts", "1"], "--wieghts 1 (did you mean --weights?)"),
-        (["missing.pickle", "--ucf-list", "nowhere"], "nowhere: no such folder"),
+        (["missing.pickle", "--ucf-list", "nowhere"], "nowhere/classInd15.txt: No such file"),
     ],
 )
 def test_mistakes_in_arguments(arguments, words, capsys):

@@ -43,9 +43,8 @@ def test_names_with_spaces_dots_dashes_and_accents(tmp_path):
         ("classInd15.txt", "1 A\n1 B\n", "line 2: '1 B' comes twice"),
         ("classInd15.txt", "1 A\n2 A\n", "line 2: '2 A' comes twice"),
         ("trainlist04.txt", "", "no videos"),
-        ("trainlist04.txt", "Yoga/v_Yoga_g01_c01.avi 1\n", "line 1: class 'Yoga' .* CLASS/VIDEO FRAMES LABEL"),
-        ("trainlist04.txt", "Yoga/b.avi 1\n", "line 1: class 'Yoga'"),
-        ("testlist04.txt", "v_Archery_g01_c01.avi\n", "testlist04.txt, line 1: expected CLASS/VIDEO"),
+        ("trainlist04.txt", "Yoga/v_Yoga_g01_c01.avi 1\n", "line 1: 'Yoga/.* CLASS/VIDEO FRAMES LABEL"),
+        ("testlist04.txt", "v_Archery_g01_c01.avi\n", "testlist04.txt, line 1: 'v_A.* CLASS/VIDEO"),
         ("testlist04.txt", "Archery/a.avi\n\nArchery/a.mp4\n", "testlist04.txt, line 3: .* comes twice, .*, line 1;"),
         ("testlist04.txt", "Archery/b.avi\n", "testlist04.txt, line 1: .* twice, .*trainlist04.txt, line 1;"),
         ("testlist04.txt", "Archery/a.avi\nGolf/a.avi\n", "testlist04.txt, line 2: class 'Golf' has no video"),
@@ -62,9 +61,10 @@ def test_mistakes_in_lists_are_named(tmp_path, file, text, words):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="nowhere/classInd15.txt: No such file .* has no lists"):
         read_split(tmp_path / "nowhere", "04", "classInd15.txt")
-    with pytest.raises(UserError, match="no such file"):
+    (tmp_path / "classInd.txt").touch()
+    with pytest.raises(UserError, match="classInd15.txt: No such file .* has classInd.txt; see .*--class-index"):
         read_split(tmp_path, "04", "classInd15.txt")
 
 

@@ -51,7 +51,7 @@ def test_every_step_finds_the_folder_that_the_step_before_wrote(tmp_path_factory
     listed = unique_names([Video(stem(path), CLASSES.index(name), name, path) for _, name, path in entries])
     for video, folder in find_folders(root / "frames", listed):
         assert folder == made[root / "videos" / video.path]
-    options = {"from_keypoints": False, "videos": root / "list.txt", "shard": None}
+    options = {"from_keypoints": False, "videos": [root / "list.txt"], "shard": None}
     selected, failures = select_videos(Namespace(videos_in=None, frames=root / "frames", out=root / "poses", **options))
     assert not failures
     assert {str(video.frames.relative_to(root / "frames")) for video in selected} == set(made.values())

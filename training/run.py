@@ -17,7 +17,7 @@ from common.cli import UserError, print_first
 from dataloader.features import save_features
 from dataloader.frame_index import check_usable, find_folders
 from dataloader.names import Video, group_of
-from dataloader.split_train_test_video import Split, check_lists
+from dataloader.split_train_test_video import Split
 from dataloader.video_dataset import (
     EpochBatches,
     VideoDataset,
@@ -145,10 +145,7 @@ def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopReques
 
 
 def check_options(args: Namespace) -> None:
-    """Raise `UserError` for options that do not go together, and for files and folders that are not there.
-
-    Of a checkpoint's run only those lists are looked for that the command line names: the others are its own.
-    """
+    """Raise `UserError` for options that do not go together, and for files and folders that are not there."""
     features = args.write_features
     if args.evaluate and args.resume is None:
         raise UserError("--evaluate needs a checkpoint to test; give it with --resume CHECKPOINT")
@@ -156,14 +153,8 @@ def check_options(args: Namespace) -> None:
         raise UserError(f"--features {features}: is written of a trained network; add --resume and --evaluate")
     if features and features.is_dir():
         raise UserError(f"--features {features}: is a folder; give the name of a file to write, FILE.npz")
-    if args.data:  # temporal heads know their videos and lists
-        named = {name: getattr(args, name) for name in ("split", "class_index", "val_list")}
-        if args.resume:
-            named = {name: value if name in args.given else None for name, value in named.items()}
-        if not args.resume or "ucf_list" in args.given:
-            check_lists(args.ucf_list, **named)
-        if not args.resume or "data" in args.given:
-            find_folders(args.data, [])
+    if args.data and (not args.resume or "data" in args.given):  # temporal heads know their videos
+        find_folders(args.data, [])
     if args.resume:
         check_file(args.resume)
     elif args.weights not in ("imagenet", "none"):
