@@ -6,12 +6,12 @@ finds people, and a third one scores windows, so that frames are handled while t
 
 import contextlib
 import csv
-import io
 import queue
-import shutil
+import re
 import sys
+import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -19,23 +19,176 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 
+import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
-from common.cli import UserError, width
-from common.video import resize_short_side, through_jpeg
+from common.cli import UserError
+from common.video import in_order, open_video, read_frames, resize_short_side, through_jpeg, to_rgb, video_stream
 from pose.estimators import Estimator
 from pose.pipeline import fill_in
-from prediction.capture import Capture, Captured, Picture
 from prediction.classify import NOBODY_IN_VIEW, Classifier, Prediction, complete_people, describe, score, top_classes
 from prediction.timeline import Plan
 from training.streams import STREAMS, Window
 from utils import StopRequest, catch_stop_signals
 
+SILENCE = 8.0  # seconds without a frame, or without an answer, after which a source counts as lost
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before the first, second, … attempt to get it back, then always the last
+BROWSER_SILENCE = 5.0  # seconds without a frame after which a browser's camera counts as switched off
 # Positions that a window is tested at: windows of 4 seconds, one every second, still vote over 20 of each 4 seconds.
 CLIPS = 5
+COLUMNS = ("time", "seconds", "frames", "fps", "people", "latency", "class", "probability")  # of the table
+Picture = Callable[[], np.ndarray]  # converts a decoded frame to uint8 RGB (H, W, 3): only of those that are handled
+Opener = Callable[[str], Generator[Picture, None, None]]
+
+
+# ---- sources ----
+
+
+def read_source(source: str) -> Generator[Picture, None, None]:
+    """The frames of a camera ("0", "/dev/video0"), an address or a file, each when it comes.
+
+    What has a length (files, also behind an address) and HLS, which comes in pieces, are played at their own speed.
+    Ends where a file ends; raises `UserError` with the reason if the source cannot be read, or no longer.
+    """
+    camera = f"/dev/video{source}" if source.isdecimal() else source
+    options = {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}
+    if camera.startswith(("/dev/video", "/dev/v4l/")):
+        opened = partial(av.open, camera, format="v4l2")
+    elif "://" in source:
+        opened = partial(av.open, source, options=options, timeout=SILENCE)
+    else:
+        opened = partial(open_video, source)
+    try:
+        with opened() as container:
+            stream = video_stream(container, 1)
+            has_end = bool(container.duration)
+            aspect, reformatter = float(stream.sample_aspect_ratio or 1), VideoReformatter()
+            frames, start = read_frames(container, stream, defaultdict(int)), time.monotonic()
+            paced = has_end or container.format.name == "hls"
+            for frame, due in in_order(frames, stream) if paced else frames:
+                if paced:
+                    time.sleep(max(start + due - time.monotonic(), 0))
+                yield partial(to_rgb, frame, reformatter, aspect)
+    except av.error.ExitError:
+        raise UserError(f"no answer for {SILENCE:g} s") from None
+    except (av.FFmpegError, ValueError) as error:  # PyAV's ValueError: a format that it was built without
+        raise UserError(getattr(error, "strerror", None) or str(error)) from None
+    if not has_end:
+        raise UserError("the stream ended")
+
+
+class Captured(NamedTuple):
+    """A frame: when it came, in seconds of the clock; its picture; and which connection to the source it is of."""
+
+    time: float
+    picture: Picture
+    connection: int
+
+
+def print_notice(line: str) -> None:
+    """Print a line on stderr at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Capture:
+    """The newest frame of a source that is tried again, with growing pauses, when it is lost.
+
+    It is lost if its stream ends, breaks, or gives no frame for `silence` seconds; a file ends for good. `count` is the
+    number of frames that came, handled or not. `opener(source)` yields its pictures, see `read_source`; `report` gets a
+    line about each loss and return.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        opener: Opener = read_source,
+        report: Callable[[str], object] = print_notice,
+        silence: float = SILENCE,
+        pauses: tuple[float, ...] = PAUSES,
+    ):
+        self.source, self.opener, self.report, self.silence, self.pauses = source, opener, report, silence, pauses
+        self.name = re.sub("//[^/]*@", "//", source)  # without the password of a camera
+        self.connections = self.attempts = self.count = 0
+        self.ended, self.changed = False, threading.Condition()
+        self.again: float | None = None  # when a lost source is to be tried again
+        self._connect()
+
+    def __enter__(self) -> "Capture":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.connections += 1
+        self.thread.join(1)
+
+    def _connect(self) -> None:
+        self.connections += 1
+        self.frame: Captured | None = None
+        self.since, self.again, self.done, self.error = time.monotonic(), None, False, None
+        # A driver may block the thread for ever; it ends with the first frame that comes after the next connection.
+        self.thread = threading.Thread(target=self._read, args=(self.connections,), daemon=True)
+        self.thread.start()
+
+    def newest(self, wait: float = 0.1) -> Captured | None:
+        """The newest frame that was not given yet, waited for up to `wait` seconds; None: there is none.
+
+        Raises `UserError` if the source cannot be read at all.
+        """
+        if self.again is not None:
+            time.sleep(min(wait, max(self.again - time.monotonic(), 0)))
+            if time.monotonic() < self.again:
+                return None
+            self._connect()
+        with self.changed:
+            self.changed.wait_for(lambda: self.frame or self.done, wait)
+            frame, self.frame = self.frame, None
+        if frame:
+            if self.attempts:
+                self.report(f"{self.name}: frames come again")
+                self.attempts = 0
+        elif self.done and not self.error:
+            self.ended = True
+            if not self.count:
+                raise UserError(f"--live {self.name}: no frame of it can be decoded")
+        elif self.done:
+            self._lose(self.error)
+        elif time.monotonic() - self.since > self.silence:
+            self._lose(UserError(f"no frame for {self.silence:g} s"))
+        return frame
+
+    def _read(self, connection: int) -> None:
+        error = None
+        try:
+            with closing(self.opener(self.source)) as pictures:
+                for picture in pictures:
+                    with self.changed:
+                        if connection != self.connections:
+                            return
+                        self.since, self.count = time.monotonic(), self.count + 1
+                        self.frame = Captured(self.since, picture, connection)
+                        self.changed.notify()
+        except Exception as problem:
+            error = problem
+        with self.changed:
+            if connection == self.connections:
+                self.error, self.done = error, True
+                self.changed.notify()
+
+    def _lose(self, error: Exception) -> None:
+        if not isinstance(error, UserError | OSError):
+            raise error
+        if not self.count:
+            kinds = "give a camera that is free (0, /dev/video0), an address that answers, or a video file"
+            raise UserError(f"--live {self.name}: {error}; {kinds}") from None
+        pause = self.pauses[min(self.attempts, len(self.pauses) - 1)]
+        self.attempts += 1
+        self.report(f"{self.name}: lost ({error}); tried again in {pause:g} s")
+        self.again = time.monotonic() + pause
+
+
+# ---- frames and windows ----
 
 
 class Handled(NamedTuple):
@@ -44,21 +197,6 @@ class Handled(NamedTuple):
     time: float
     picture: np.ndarray
     people: np.ndarray | None
-
-
-class Classified(NamedTuple):
-    """A window's scores, and the time of its newest frame; `handled` of `captured` frames had been handled then."""
-
-    prediction: Prediction
-    time: float  # of time.monotonic
-    seconds: float  # since the first frame
-    frames: int  # handled ones in the window
-    fps: float  # of those
-    handled: int
-    captured: int
-
-
-# ---- frames and windows ----
 
 
 def handle(frame: Captured, classifier: Classifier) -> Handled:
@@ -100,6 +238,25 @@ def classify_window(handled: Sequence[Handled], classifier: Classifier) -> Predi
 # ---- the loop ----
 
 
+class Classified(NamedTuple):
+    """What a window shows: a result of `describe`, and how the machine keeps up."""
+
+    result: dict
+    time: float  # of its newest frame, by time.monotonic
+    seconds: float  # from the first frame of all to that
+    frames: int  # handled ones in the window
+    fps: float  # of those
+    handled: int  # of the frames that had been `captured` then
+    captured: int
+    latency: float = 0.0  # seconds from its newest frame to this answer
+
+    @property
+    def people(self) -> float | None:
+        """Share of its frames that show people; None if nobody was looked for."""
+        looked_at = self.result["frames_looked_at"]
+        return self.result["frames_with_people"] / looked_at if looked_at else None
+
+
 def watch(capture: Capture, classifier: Classifier, plan: Plan, stop: StopRequest) -> Generator[Classified, None, None]:
     """Score the last seconds as the `plan` says, or as often as the machine can, until the source ends.
 
@@ -117,14 +274,19 @@ def watch(capture: Capture, classifier: Classifier, plan: Plan, stop: StopReques
         rate = (len(recent) - 1) / span if span else 0.0
         facts = (recent[-1].time, recent[-1].time - first, len(recent), rate, handled, capture.count)
         frames = tuple(recent)
-        return pool.submit(lambda: Classified(classify_window(frames, classifier), *facts))
+        return pool.submit(lambda: Classified(describe(classify_window(frames, classifier), classifier.fusion), *facts))
+
+    def answer(future: Future) -> Classified:
+        seen = future.result()
+        return seen._replace(latency=time.monotonic() - seen.time)
 
     with capture, ThreadPoolExecutor(1) as pool:
         while not (capture.ended or stop.signum):
             captured = capture.newest()
             if captured:
                 frame = handle(captured, classifier)
-                if recent and (captured.connection, frame.picture.shape) != (connection, recent[-1].picture.shape):
+                seen = (captured.connection, frame.picture.shape)
+                if recent and seen != (connection, recent[-1].picture.shape):
                     recent.clear()
                 if not recent:
                     connection, due = captured.connection, frame.time + plan.stride
@@ -134,31 +296,30 @@ def watch(capture: Capture, classifier: Classifier, plan: Plan, stop: StopReques
                 while recent[0].time < frame.time - max(plan.length - step, 0):
                     recent.popleft()
             if pending and pending.done():
-                yield pending.result()
+                yield answer(pending)
                 pending = None
             if recent and not pending and recent[-1].time >= due:
                 pending, last = classify(), recent[-1].time
                 due = max(due + plan.stride, last)
         if pending:
-            yield pending.result()
+            yield answer(pending)
         if capture.ended and recent and recent[-1].time != last:
-            yield classify().result()
+            yield answer(classify())
 
 
-def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, csv: Path | None) -> None:
-    """Print what is seen until the source ends, or SIGINT or SIGTERM comes; `csv` gets a line per classification."""
-    fusion = classifier.fusion
+def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, table: Path | None) -> None:
+    """Print what is seen until the source ends, or SIGINT or SIGTERM comes; `table` gets a row per classification."""
+    classes, latencies = classifier.fusion.classes, []
     classifier = classifier._replace(options=replace(classifier.options, clips=CLIPS))
-    screen, latencies, seen = Screen(), [], None
-    with catch_stop_signals() as stop, open_table(csv, fusion.classes) as write:
-        capture = Capture(source, report=screen.notice)
-        with closing(screen), closing(watch(capture, classifier, plan, stop)) as watched:
+    with catch_stop_signals() as stop, open_table(table, classes) if table else contextlib.nullcontext() as write:
+        capture = Capture(source)
+        with closing(watch(capture, classifier, plan, stop)) as watched:
             for seen in watched:
-                result = describe(seen.prediction, fusion)
-                latencies.append(time.monotonic() - seen.time)
-                screen.show(describe_in_a_line(seen, result, latencies[-1], topk))
-                write(table_row(seen, result, latencies[-1], fusion.classes))
-    if seen is None:
+                latencies.append(seen.latency)
+                print(describe_in_a_line(seen, topk), flush=True)
+                if write:
+                    write(table_row(seen, classes))
+    if not latencies:
         print(f"{capture.name}: ended before anything could be classified")
         return
     skipped = 100 * (1 - seen.handled / seen.captured)
@@ -172,125 +333,69 @@ def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, csv: Pa
 # ---- what is told ----
 
 
-COLUMNS = ("time", "seconds", "frames", "fps", "people", "latency", "class", "probability")
-
-
-class Screen:
-    """Where lines are shown: on a terminal each in the place of the one before, else one below the other."""
-
-    def __init__(self) -> None:
-        self.in_place, self.begun = sys.stdout.isatty(), False
-
-    def show(self, line: str) -> None:
-        """Show a line, on a terminal cut to its width."""
-        if not self.in_place:
-            print(line, flush=True)
-            return
-        while width(line) >= shutil.get_terminal_size().columns:
-            line = line[:-1]
-        print(f"\r{line}\x1b[K", end="", flush=True)
-        self.begun = True
-
-    def notice(self, line: str) -> None:
-        """Print a line on stderr, below what is shown."""
-        self.close()
-        print(line, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leave what is shown where it is."""
-        if self.begun:
-            print(flush=True)
-        self.begun = False
-
-
-def people_share(result: dict) -> float | None:
-    """Share of the window's frames with people; None if nobody is looked for."""
-    return result["frames_with_people"] / result["frames_looked_at"] if result["frames_looked_at"] else None
-
-
-def describe_in_a_line(seen: Classified, result: dict, latency: float, topk: int) -> str:
-    """The best classes in percent, the streams' own best, and how the machine keeps up; `result` is of `describe`."""
+def describe_in_a_line(seen: Classified, topk: int) -> str:
+    """The best classes in percent, the streams' own best, and how the machine keeps up."""
+    result = seen.result
     best = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(result["fused"], topk))
-    streams = result["streams"] if len(result["streams"]) > 1 else {}
-    own = "".join(
-        f" | {stream}: {name} {100 * value:.1f}"
-        for stream, scores in streams.items()
-        for name, value in top_classes(scores, 1)
-    )
-    if not best:
-        best = NOBODY_IN_VIEW
-    elif result["answer"] is None:
+    if best and result["answer"] is None:
         best = f"none of these: {best}"
-    return f"{seen.seconds:6.1f} s  {describe_pace(seen, result, latency)}  {best}{own}"
+    streams = result["streams"] if len(result["streams"]) > 1 else {}
+    own = [(stream, *top_classes(scores, 1)[0]) for stream, scores in streams.items()]
+    told = (best or NOBODY_IN_VIEW) + "".join(f" | {stream}: {name} {100 * value:.1f}" for stream, name, value in own)
+    return f"{seen.seconds:6.1f} s  {describe_pace(seen)}  {told}"
 
 
-def describe_pace(seen: Classified, result: dict, latency: float) -> str:
+def describe_pace(seen: Classified) -> str:
     """How the machine keeps up, and in how much of the window people were found, if they were looked for."""
-    share = people_share(result)
-    people = "" if share is None else f"  people {100 * share:.0f} %"
-    return f"{seen.fps:4.1f} fps  latency {latency:.1f} s{people}"
+    people = "" if seen.people is None else f"  people {100 * seen.people:.0f} %"
+    return f"{seen.fps:4.1f} fps  latency {seen.latency:.1f} s{people}"
 
 
 @contextlib.contextmanager
-def open_table(path: Path | None, classes: Sequence[str]) -> Iterator[Callable[[Sequence], object]]:
-    """Yield what appends a row, at once and whole, to the CSV `path`, which may hold some already (None: no table).
-
-    Raises `UserError` if what it holds has other columns.
-    """
-    if path is None:
-        yield lambda row: None
-        return
-    header = _csv_line([*COLUMNS, *classes])
+def open_table(path: Path, classes: Sequence[str]) -> Iterator[Callable[[Sequence], object]]:
+    """Yield what appends a row, at once and whole, to the CSV `path`, which may hold some already."""
+    columns = [*COLUMNS, *classes]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as file:
+    with path.open("a+", buffering=1, encoding="utf-8", errors="replace", newline="") as file:
         file.seek(0)
-        if file.read(len(header)) not in (b"", header):
+        header = next(csv.reader(file), columns)
+        if header != columns:
             raise UserError(f"--csv {path}: is there and has other columns; remove it or give another name")
-        if file.tell() == 0:
-            file.write(header)
-        try:
-            yield lambda row: file.write(_csv_line(row))
-        except OSError as error:
-            error.filename = error.filename or str(path)  # "no space left" should say where
-            raise
+        file.seek(0, 2)
+        writer = csv.writer(file, lineterminator="\n")
+        if not file.tell():
+            writer.writerow(columns)
+        yield writer.writerow
 
 
-def table_row(seen: Classified, result: dict, latency: float, classes: Sequence[str]) -> list:
+def table_row(seen: Classified, classes: Sequence[str]) -> list:
     """A window's values for the table: clock time of its newest frame, …, the fused probability of every class."""
-    captured = datetime.fromtimestamp(time.time() - (time.monotonic() - seen.time)).astimezone()
-    share, probabilities = people_share(result), result["fused"]["probabilities"]
-    numbers = (seen.fps, "" if share is None else share, latency)
-    row = [captured.isoformat(timespec="milliseconds"), f"{seen.seconds:.3f}", seen.frames]
-    row += [value if value == "" else f"{value:.3f}" for value in numbers]
+    captured = datetime.fromtimestamp(time.time() - seen.latency).astimezone()
+    share, probabilities = seen.people, seen.result["fused"]["probabilities"]
+    row = [captured.isoformat(timespec="milliseconds"), f"{seen.seconds:.3f}", seen.frames, f"{seen.fps:.3f}"]
+    row += ["" if share is None else f"{share:.3f}", f"{seen.latency:.3f}"]
     if not probabilities:
         return [*row, NOBODY_IN_VIEW, *[""] * (1 + len(classes))]
     values = [max(probabilities.values()), *(probabilities[name] for name in classes)]
-    return [*row, result["answer"] or "none", *(f"{value:.6f}" for value in values)]
-
-
-def _csv_line(values: Sequence) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode("utf-8", "replace")
+    return [*row, seen.result["answer"] or "none", *(f"{value:.6f}" for value in values)]
 
 
 # ---- the camera of a browser ----
 
 
-PAUSE = 5.0  # seconds without a frame after which the camera counts as switched off
-
-
 class BrowserCamera:
     """One viewer's camera: `show` its frames as they come, `news` tells what was seen in the last seconds.
 
-    Frames that come while one is handled are skipped. Its thread ends `PAUSE` seconds after the last frame, at `end`,
-    or when `stop` is requested, which several viewers may share.
+    Frames that come while one is handled are skipped. Its thread ends `BROWSER_SILENCE` seconds after the last frame,
+    at `end`, or when `stop` is requested, which several viewers may share.
     """
 
     def __init__(self, classifier: Classifier, plan: Plan, stop: StopRequest):
+        if not any(STREAMS[name].of_people for name in classifier.models):
+            classifier = classifier._replace(people=None)  # who would be found for nothing
         self.frames: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
-        self.seen: queue.SimpleQueue[tuple[Classified, dict, float] | UserError] = queue.SimpleQueue()
-        self.thread = Thread(target=self._watch, args=(classifier, plan, stop), daemon=True)
+        self.seen: queue.SimpleQueue[Classified | UserError] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._watch, args=(classifier, plan, stop), daemon=True)
         self.thread.start()
 
     @property
@@ -302,11 +407,8 @@ class BrowserCamera:
         """Take the newest frame, uint8 (H, W, 3)."""
         self.frames.put(rgb)
 
-    def news(self) -> tuple[Classified, dict, float] | None:
-        """What was seen last, its `describe`d result and latency in seconds; None if it was told already.
-
-        Raises the `UserError` that ended it.
-        """
+    def news(self) -> Classified | None:
+        """What was seen last; None if it was told already. Raises the `UserError` that ended the thread."""
         last = None
         with contextlib.suppress(queue.Empty):
             while True:
@@ -322,17 +424,13 @@ class BrowserCamera:
     def _pictures(self, source: str) -> Generator[Picture, None, None]:
         """The frames when they come; `Capture` keeps the newest one only."""
         with contextlib.suppress(queue.Empty):
-            while (rgb := self.frames.get(timeout=PAUSE)) is not None:
+            while (rgb := self.frames.get(timeout=BROWSER_SILENCE)) is not None:
                 yield partial(np.asarray, rgb)
 
     def _watch(self, classifier: Classifier, plan: Plan, stop: StopRequest) -> None:
-        if not any(STREAMS[name].of_people for name in classifier.models):
-            classifier = classifier._replace(people=None)  # who would be found for nothing
         try:
-            capture = Capture("the browser's camera", self._pictures)
-            with closing(watch(capture, classifier, plan, stop)) as watched:
+            with closing(watch(Capture("the browser's camera", self._pictures), classifier, plan, stop)) as watched:
                 for seen in watched:
-                    result = describe(seen.prediction, classifier.fusion)
-                    self.seen.put((seen, result, time.monotonic() - seen.time))
+                    self.seen.put(seen)
         except UserError as error:
             self.seen.put(error)

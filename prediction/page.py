@@ -153,8 +153,7 @@ def _add_live_tab(classifier: Classifier, stop: StopRequest) -> None:
             news = viewer.news()
         if not news:
             return *nothing, viewer
-        seen, result, latency = news
-        return answer_of(result), *scores_of(result, describe_pace(seen, result, latency)), viewer
+        return answer_of(news.result), *scores_of(news.result, describe_pace(news)), viewer
 
     camera.stream(
         look,

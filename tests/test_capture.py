@@ -11,8 +11,8 @@ import pytest
 
 from common.cli import UserError
 from common.video import decode_frames
-from prediction import capture
-from prediction.capture import Capture, read_source
+from prediction import live
+from prediction.live import Capture, read_source
 from tests.helpers import moving, write_video
 from tests.live_sources import COUNT, RATE, picture, rtsp, wait_for, web
 from tests.test_video import levels
@@ -33,7 +33,7 @@ def test_only_the_newest_frame_is_given():
         first = source.newest()
         assert first.picture()[0, 0, 0] == 4 and source.newest(0.01) is None
         go.release(3)
-        wait_for(lambda: source.count == 8 and source.connection.done)
+        wait_for(lambda: source.count == 8 and source.done)
         assert source.newest().picture()[0, 0, 0] == 7 and not source.ended
         assert source.newest() is None and source.ended
 
@@ -41,8 +41,8 @@ def test_only_the_newest_frame_is_given():
 def test_files_keep_their_speed_where_stamps_are_out_of_order(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.avi", levels(20), rate=25, max_b_frames=2)
     now, shown = [100.0], []
-    monkeypatch.setattr(capture.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(capture.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(live.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
     for _ in read_source(str(path)):
         shown.append(now[0] - 100)
     assert shown == pytest.approx([i / 25 for i in range(20)])
@@ -88,7 +88,7 @@ def test_a_source_that_gives_nothing_at_all_is_an_error():
 
 
 def test_an_address_that_does_not_answer(monkeypatch):
-    monkeypatch.setattr(capture, "SILENCE", 0.3)
+    monkeypatch.setattr(live, "SILENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute, pytest.raises(UserError, match=r"no answer for 0\.3 s"):
         next(read_source(f"http://127.0.0.1:{mute.getsockname()[1]}/clip.mkv"))
 

@@ -1,6 +1,5 @@
 """predict.py --live: windows score as files do, latency stays bounded, and what was seen is kept."""
 
-import io
 import os
 import signal
 import subprocess
@@ -20,12 +19,12 @@ from fusion.metrics import Calibration
 from pose.people import interpolate_people
 from prediction import live
 from prediction.arguments import load_for_testing
-from prediction.capture import Capture, Captured
 from prediction.classify import Classifier, Fusion, Options, classify, describe
 from prediction.live import (
+    Capture,
+    Captured,
     Classified,
     Handled,
-    Screen,
     classify_window,
     describe_in_a_line,
     handle,
@@ -115,10 +114,10 @@ def test_a_window_scores_as_the_same_frames_of_a_file(data, classifier):
 def test_nobody_before_the_camera(classifier):
     motion = classifier._replace(models={MOTION_POSE.name: classifier.models[MOTION_POSE.name]})
     empty = [frame._replace(people=frame.people[:0]) for frame in handled_at(*np.arange(30) / 25)]
-    seen = Classified(classify_window(empty, motion), 0.0, 1.0, 30, 25.0, 30, 30)
-    result = describe(seen.prediction, Fusion(CLASSES, {MOTION_POSE.name: Calibration()}))
-    assert describe_in_a_line(seen, result, 0.5, 3).endswith("people 0 %  nobody in view")
-    assert table_row(seen, result, 0.5, CLASSES)[4:] == ["0.000", "0.500", "nobody in view", "", "", "", ""]
+    result = describe(classify_window(empty, motion), Fusion(CLASSES, {MOTION_POSE.name: Calibration()}))
+    seen = Classified(result, 0.0, 1.0, 30, 25.0, 30, 30, 0.5)
+    assert describe_in_a_line(seen, 3).endswith("people 0 %  nobody in view")
+    assert table_row(seen, CLASSES)[4:] == ["0.000", "0.500", "nobody in view", "", "", "", ""]
 
 
 # ---- the loop ----
@@ -139,18 +138,22 @@ def slow_watch(monkeypatch, seconds: float, opener, plan: Plan) -> tuple[list, l
 
     def score_slowly(window, classifier):
         time.sleep(0.3)
-        return {"spatial": np.array([window.num_frames, len(window.pictures), len(window.people)], np.float32)}
+        return {"spatial": np.array([len(window.pictures), len(window.people), window.frame_size[0]], np.float32)}
 
     monkeypatch.setattr(live, "handle", handle_slowly)
     monkeypatch.setattr(live, "score", score_slowly)
     capture = Capture("x", opener, pauses=(0.1,), report=lambda line: None)
     options = Options(FrameSettings(fps=RATE, short_side=48))
     end = time.monotonic() + seconds
-    classifier = Classifier({}, Fusion(CLASSES, {}), fake_estimator(), options)
+    classifier = Classifier({}, Fusion(CLASSES, {"spatial": Calibration()}), fake_estimator(), options)
     for result in watch(capture, classifier, plan, stop):
-        seen.append((result, time.monotonic() - result.time))
+        seen.append((result, result.latency))
         stop.signum = int(time.monotonic() > end)
     return ages, seen
+
+
+def logits(seen: Classified) -> list[float]:
+    return [seen.result["streams"]["spatial"]["logits"][name] for name in CLASSES]
 
 
 def test_frames_are_skipped_and_latency_stays_bounded(monkeypatch):
@@ -170,7 +173,8 @@ def test_frames_are_skipped_and_latency_stays_bounded(monkeypatch):
     assert np.median(starts) >= 0.3
     # Frames are handled while the streams work, and the window is as long as it should be.
     assert last.frames > 8 and last.fps > 8
-    counts, frames, people = np.array([result.prediction.logits["spatial"] for result in results]).T
+    counts = np.array([result.result["frames"] for result in results])
+    frames, people, _ = np.array([logits(result) for result in results]).T
     np.testing.assert_array_equal(counts, frames)
     np.testing.assert_array_equal(counts, people)
     assert counts.max() <= RATE and counts[-1] >= RATE - 4 and counts[0] < 8
@@ -188,9 +192,8 @@ def test_the_window_starts_anew_after_a_loss_or_with_frames_of_another_size(monk
             raise UserError("gone")
 
     _, seen = slow_watch(monkeypatch, 60, opener, Plan(100.0, 0.3))
-    sizes = [(result.prediction.window.frame_size, result.prediction.window.num_frames) for result, _ in seen]
-    assert {size for size, _ in sizes} == {(48, 64), (64, 48)}
-    assert max(count for _, count in sizes) <= 1.5 * RATE  # 40 frames in 0.8 s or more, never those of both connections
+    assert {logits(result)[2] for result, _ in seen} == {48, 64}  # the height of frames
+    assert max(result.result["frames"] for result, _ in seen) <= 1.5 * RATE  # never those of both connections
     # The last window is scored although no stride has passed since the one before.
     assert seen[-1][0].handled == max(result.handled for result, _ in seen) and seen[-1][0].captured == 80
 
@@ -202,7 +205,7 @@ def test_a_window_of_less_than_a_frame_holds_one(monkeypatch):
             yield picture()
 
     _, seen = slow_watch(monkeypatch, 60, opener, Plan(0.001, 0.1))
-    assert seen and {result.prediction.window.num_frames for result, _ in seen} == {1}
+    assert seen and {result.result["frames"] for result, _ in seen} == {1}
 
 
 # ---- the script ----
@@ -301,18 +304,3 @@ def test_a_table_goes_on_where_it_ended(tmp_path):
             write([value] * 9)
             assert rows(file)[-1]["Tai, Chi"] == value  # at once, not at the end
     assert [row["time"] for row in rows(file)] == ["1", "2"]
-
-
-def test_a_terminal_shows_one_line(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    monkeypatch.setenv("COLUMNS", "12")
-    screen = Screen()
-    screen.show("one")
-    screen.show("太极拳太极拳太极拳")
-    screen.notice("lost")
-    screen.close()
-    assert sys.stdout.getvalue() == "\rone\x1b[K\r太极拳太极\x1b[K\n"
