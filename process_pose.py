@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common.atomic import recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, examples, positive, run, shard, whole_number
 from common.frames import count_frames, find_frame_folders
-from common.parallel import cores, in_shard, print_problems, problems_path, run_parallel, worker_pool
+from common.parallel import cores, in_shard, print_problems, problems_path, run_parallel
 from common.records import FrameSettings, check_frame_settings, keep_frame_settings
 from dataloader.frame_index import frame_settings
 from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, stem, unique_names
@@ -69,7 +69,7 @@ def get_args_parser() -> ArgumentParser:
     add("--every", type=number, metavar="N", default=1, help=text)
     add = parser.group("machine").add_argument
     add("--batch-size", type=number, metavar="N", default=8, help="frames that a torch network takes at once")
-    text = "processes that group and draw, and threads that read; 0: no processes"
+    text = "threads beside the network; with --from-keypoints, processes that draw (0: none)"
     add("--workers", type=whole_number(0), metavar="N", default=min(8, cores()), help=text)
     text = "cleaning of people (those found are kept in keypoints_raw.npz)"
     add_cleaning_arguments(parser.add_argument_group(text))
@@ -199,19 +199,18 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     damaged: dict[PoseJob, str] = {}
     made = frames_made(args) or FrameSettings()
     options = PoseOptions(args.batch_size, args.every, cleaning, args.images, args.workers, made)
+    total = None if args.videos_in and todo else sum(todo.values())
     with (
-        worker_pool(args.workers) as pool,
-        progress_bar(None if args.videos_in and todo else sum(todo.values())) as bar,
+        progress_bar(total) as bar,
+        contextlib.closing(process_videos(estimator, todo, options, damaged, bar.update)) as results,
     ):
-        results = process_videos(estimator, todo, pool, options, damaged, bar.update)
-        with contextlib.closing(results):
-            for video, error in results:
-                if error:
-                    failed.append(str(error))
-                    continue
-                if not done:  # the first poses: a run that makes none shall not bind others
-                    keep_settings(args.out, settings)
-                done.append(video)
+        for video, error in results:
+            if error:
+                failed.append(str(error))
+                continue
+            if not done:  # the first poses: a run that makes none shall not bind others
+                keep_settings(args.out, settings)
+            done.append(video)
     kept = sorted(damaged.keys() & set(done), key=lambda video: video.name)
     lines = [f"kept: {video.frames}: {damaged[video]}" for video in kept]
     print_problems(lines, problems_path(args.out, "kept", args.shard))

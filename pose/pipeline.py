@@ -1,10 +1,11 @@
-"""Pose estimation as a pipeline: threads read frames, the caller runs the network, processes group, draw and write."""
+"""Pose estimation of videos: threads read, group and write while the network runs."""
 
 import contextlib
 import shutil
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from pose.estimators import Estimator
 from pose.keypoints import FILE_NAME, Keypoints, join_frames, load_keypoints, people_of_frame, save_keypoints
 from pose.people import clean_people, interpolate_people
 
-AHEAD = 4  # batches between two stages
+AHEAD = 4  # batches at work at once
 RAW_NAME = "keypoints_raw.npz"  # beside the keypoints.npz of people that were cleaned
 
 
@@ -33,71 +34,6 @@ class PoseJob:
     name: str
     frames: Path
     poses: Path
-
-
-# ---- from frames to people ----
-
-
-def estimate(
-    estimator: Estimator, batches: Iterable[tuple], pool: Executor, load: Callable | None = None, readers: int = 2
-) -> Generator[tuple, None, None]:
-    """Yield `(tag, people, frame_size, error)` of each `(tag, items)` in `batches`, in order, overlapping stages.
-
-    `load(item)` gives a frame, uint8 (H, W, 3) RGB, without it the items are frames; those of one batch must be of
-    one size. `people` is a list of float32 (P, 18, 3), one for each frame; of a batch that fails it is None and
-    `error` the `UserError`. Wrap it in `contextlib.closing`.
-    """
-    batches = iter(batches)
-    reading, grouping = deque(), deque()
-    threads = ThreadPoolExecutor(max(readers, 1))
-    try:
-        while True:
-            for tag, items in islice(batches, AHEAD - len(reading)):
-                reading.append((tag, items, [threads.submit(_prepare, estimator, load, item) for item in items]))
-            if not reading and not grouping:
-                return
-            if reading:
-                tag, items, futures = reading.popleft()
-                grouping.append((tag, *_infer(estimator, items, futures, pool)))
-            while grouping and (not reading or len(grouping) > AHEAD or grouping[0][1].done()):
-                tag, future, frame_size = grouping.popleft()
-                if isinstance(error := future.exception(), UserError):
-                    yield tag, None, frame_size, error
-                else:
-                    yield tag, future.result(), frame_size, None
-    finally:
-        threads.shutdown(cancel_futures=True)
-
-
-def _prepare(estimator: Estimator, load: Callable | None, item: Any) -> tuple[np.ndarray, tuple[int, int]]:
-    frame = load(item) if load else item
-    return estimator.prepare(frame), frame.shape[:2]
-
-
-def _infer(estimator: Estimator, items: list, futures: list[Future], pool: Executor) -> tuple[Future, tuple | None]:
-    """The future people of a batch, and the (height, width) of its frames."""
-    try:
-        inputs, sizes = zip(*(future.result() for future in futures), strict=True)
-        for item, size in zip(items, sizes, strict=True):
-            _check_size(item, size, sizes[0])
-        return pool.submit(_group, estimator.group, estimator.infer(inputs), sizes[0]), sizes[0]
-    except UserError as error:
-        failed = Future()
-        failed.set_exception(error)
-        return failed, None
-
-
-def _group(group: Callable, raw: list, frame_size: tuple[int, int]) -> list[np.ndarray]:
-    return [group(output, frame_size) for output in raw]
-
-
-def _check_size(item: Any, size: tuple[int, int], expected: tuple[int, int]) -> None:
-    if size != expected:
-        sizes = f"{size[1]}x{size[0]} pixels, but the video's first frame has {expected[1]}x{expected[0]}"
-        raise UserError(f"{item}: {sizes}; make its frames again" if isinstance(item, Path) else f"a frame has {sizes}")
-
-
-# ---- from videos to pose folders ----
 
 
 class PoseOptions(NamedTuple):
@@ -111,14 +47,66 @@ class PoseOptions(NamedTuple):
     every: int = 1
     cleaning: dict | None = None
     images: bool = True
-    readers: int = 2
+    threads: int = AHEAD
     made: FrameSettings = FrameSettings()
+
+
+# ---- from frames to people ----
+
+
+def estimate(
+    estimator: Estimator, batches: Iterable[tuple], load: Callable | None = None, threads: int = AHEAD
+) -> Generator[tuple, None, None]:
+    """Yield `(tag, people, frame_size, error)` of each `(tag, items)` in `batches`, in order.
+
+    `load(item)` gives a frame, uint8 (H, W, 3) RGB, without it the items are frames; those of one batch must be of
+    one size. `people` is a list of float32 (P, 18, 3), one for each frame; of a batch that fails it is None and
+    `error` the `UserError`. Some batches are read and grouped while another one is in the network. Wrap it in
+    `contextlib.closing`.
+    """
+    network = threading.Lock()
+
+    def find(items: list) -> tuple[list[np.ndarray], tuple[int, int]]:
+        frames = [load(item) if load else item for item in items]
+        for item, frame in zip(items, frames, strict=True):
+            _check_size(item, frame.shape[:2], frames[0].shape[:2])
+        inputs = [estimator.prepare(frame) for frame in frames]
+        with network:
+            raw = estimator.infer(inputs)
+        return [estimator.group(output, frames[0].shape[:2]) for output in raw], frames[0].shape[:2]
+
+    def result() -> tuple:
+        tag, future = running.popleft()
+        try:
+            return tag, *future.result(), None
+        except UserError as error:
+            return tag, None, None, error
+
+    running: deque[tuple[Any, Future]] = deque()
+    pool = ThreadPoolExecutor(min(max(threads, 1), AHEAD))
+    try:
+        for tag, items in batches:
+            running.append((tag, pool.submit(find, items)))
+            if len(running) > AHEAD:
+                yield result()
+        while running:
+            yield result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_size(item: Any, size: tuple[int, int], expected: tuple[int, int]) -> None:
+    if size != expected:
+        sizes = f"{size[1]}x{size[0]} pixels, but the video's first frame has {expected[1]}x{expected[0]}"
+        raise UserError(f"{item}: {sizes}; make its frames again" if isinstance(item, Path) else f"a frame has {sizes}")
+
+
+# ---- from videos to pose folders ----
 
 
 def process_videos(
     estimator: Estimator,
     videos: Iterable[PoseJob],
-    pool: Executor,
     options: PoseOptions,
     damaged: dict[PoseJob, str],
     on_frames: Callable[[int], object],
@@ -152,7 +140,8 @@ def process_videos(
             writing[0][2].result()
             yield writing.popleft()[0], None
 
-    stream = estimate(estimator, batches(), pool, _read, options.readers)
+    stream = estimate(estimator, batches(), _read, options.threads)
+    pool = ThreadPoolExecutor(max(options.threads, 1))
     try:
         for video, results in groupby(stream, key=lambda result: result[0][0]):
             people, frame_size = {}, None
@@ -180,8 +169,10 @@ def process_videos(
         stream.close()
         for _, temporary, job in writing:
             job.cancel()
-            shutil.rmtree(temporary, ignore_errors=True)  # so that one at work fails now
+            with contextlib.suppress(OSError):  # one at work fails for want of its folder
+                shutil.rmtree(temporary.rename(temporary_name(temporary)))
         wait([job for _, _, job in writing])
+        pool.shutdown()
 
 
 def _write(folder: Path, temporary: Path, data: Keypoints, options: PoseOptions) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -180,7 +179,7 @@ def find_people(frames: Iterator[tuple[int, np.ndarray]], estimator: Estimator) 
     """The people (P, 18, 3) of numbered frames."""
     people = {}
     batches = (tuple(zip(*batch, strict=True)) for batch in iter(lambda: list(islice(frames, BATCH)), []))
-    with ThreadPoolExecutor(1) as pool, closing(estimate(estimator, batches, pool)) as results:
+    with closing(estimate(estimator, batches)) as results:
         for numbers, found, _, error in results:
             if error:
                 raise error

@@ -87,11 +87,6 @@ def test_missing_onnxruntime_is_named(tmp_path):
     assert "needs onnxruntime, which is not installed: pip install onnxruntime" in finished.stderr
 
 
-def test_grouping_processes_do_not_import_torch():
-    code = "import sys, pose.pipeline, process_pose; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
 # ---- torch networks ----
 
 
