@@ -20,8 +20,8 @@ from fusion.metrics import (
     read_calibration,
     softmax,
 )
-from fusion.scores import load_scores, save_scores
-from tests.helpers import call_main, train_script
+from fusion.scores import load_scores
+from tests.helpers import train_script
 from training.resume import keep_calibration
 from utils import load_checkpoint, save_checkpoint
 
@@ -104,53 +104,6 @@ def test_streams_together():
     fused = softmax(fuse(list(logits)).astype(float) / combine([one, one]).temperature)
     assert fused == pytest.approx(product / product.sum(), rel=1e-5)
     assert combine([one, Calibration()]) == Calibration() != combine([one, Calibration()], [1, 0])
-
-
-@pytest.mark.parametrize("halves", [False, True])
-def test_table(tmp_path, halves):
-    """The benchmark's table on drawn scores: figures by hand, of what predict.py does."""
-    lists, listed = tmp_path / "lists", {}
-    lists.mkdir()
-    for what, groups in (("train", range(1, 41)), ("test", range(41, 101))):
-        listed[what] = [(f"{name}_g{group:03d}_c01", label) for group in groups for label, name in enumerate("abc")]
-        lines = [f"{name[0]}/v_{name}.avi{f' {label + 1}' * (what == 'train')}" for name, label in listed[what]]
-        (lists / f"{what}list04.txt").write_text("\n".join(lines) + "\n")
-    (lists / "classInd15.txt").write_text("1 a\n2 b\n3 c\n")
-    generator, tables = np.random.default_rng(0), {}
-    for stream in ("spatial", "motion_pose"):
-        for what, suffix in (("train", "_val"), ("test", "")):
-            table = {name: 3 * generator.normal(size=3) + 3 * np.eye(3)[label] for name, label in listed[what]}
-            save_scores(tmp_path / stream / f"{stream}_video{suffix}_preds.pickle", table)
-            tables[stream, what] = np.float32(list(table.values()))
-    extra = ("--halves",) if halves else ()
-    folder = tmp_path / "{stream}"
-    finished = call_main("benchmarks.calibration", folder, "--ucf-list", lists, *extra)
-    assert finished.returncode == 0, finished.stderr
-    rows = {cells[1].strip(): [cell.split()[0] for cell in cells[2:-1]] for cells in table_rows(finished.stdout)}
-    figures = []
-    test = [tables[stream, "test"] for stream in ("spatial", "motion_pose")]
-    val = [tables[stream, "train"] for stream in ("spatial", "motion_pose")]
-    labels, val_labels = (np.array([label for _, label in listed[what]]) for what in ("test", "train"))
-    even = np.arange(41, 101).repeat(3) % 2 == 0
-    for chosen in (even, ~even) if halves else (None,):
-        streams, known, used, rest = val, val_labels, test, labels
-        if halves:
-            streams, known = [scores_[chosen] for scores_ in test], labels[chosen]
-            used, rest = [scores_[~chosen] for scores_ in test], labels[~chosen]
-        kept = [calibrate(scores_, known) for scores_ in streams]
-        rule = combine([Calibration(one["temperature"], one["threshold"]) for one in kept])
-        probabilities = softmax(fuse(used) / rule.temperature)
-        answered = probabilities.max(1) >= rule.threshold
-        right = (probabilities.argmax(1) == rest)[answered].mean()
-        error = expected_calibration_error(probabilities, rest)
-        figures.append([rule.temperature, *(100 * x for x in (rule.threshold, error, 1 - answered.mean(), right))])
-    shown = [float(cell) for cell in rows["**fused, both by rule** (predict.py)"]]
-    assert shown[:5] == pytest.approx(np.mean(figures, axis=0), abs=0.051)
-    assert 0 < shown[5] <= 100 and rows["fused"][:2] == ["1.00", "0.0"] and rows["fused"][5] == "0.0"
-
-
-def table_rows(text: str) -> list[list[str]]:
-    return [line.split("|") for line in text.splitlines()[2:]]
 
 
 # ---- training ----

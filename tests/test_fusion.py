@@ -3,8 +3,6 @@ import json
 import pickle
 import re
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,11 @@ from PIL import Image
 
 import average_fusion
 from common.cli import UserError
+from dataloader.split_train_test_video import read_split
 from fusion import report
 from fusion import scores as matching
-from fusion.scores import load_scores, save_scores
+from fusion.scores import load_scores, load_table, save_scores
+from tests.helpers import call_main
 from tests.reference_data import write_reference_pickles
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,25 +69,15 @@ def make_streams(folder, lists, split="01", seeds=(1, 2), what="test"):
 
 def fuse_them(tmp_path, lists, *arguments, split=("01",)):
     out = tmp_path / "out"
-    average_fusion.main(
-        [
-            *map(str, arguments),
-            "--ucf-list",
-            str(lists),
-            "--class-index",
-            "classes.txt",
-            "--split",
-            *split,
-            "--out",
-            str(out),
-        ]
-    )
+    options = ("--ucf-list", lists, "--class-index", "classes.txt", "--split", *split, "--out", out)
+    average_fusion.main([*map(str, (*arguments, *options))])
     return json.loads((out / "summary.json").read_text(encoding="utf-8"))
 
 
-def run_script(*arguments, cwd=ROOT):
-    command = [sys.executable, str(ROOT / "average_fusion.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=120)
+def table_of(path, lists):
+    """What a pickle holds for the test list 01, as plain lists."""
+    table = load_table(str(path), read_split(lists, "01", "classes.txt").test, "the list", 4)
+    return {name: row.tolist() for name, row in table.items()}
 
 
 def by_hand(paths, names, labels, weights):
@@ -106,7 +96,7 @@ def by_hand(paths, names, labels, weights):
 
 def test_reference_scores(tmp_path):
     paths = write_reference_pickles(tmp_path)
-    done = run_script(*paths, "--out", tmp_path)
+    done = call_main("average_fusion", *paths, "--out", tmp_path)
     assert done.returncode == 0 and done.stderr == ""
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["spatial", "0.50", "78.18", "92.55"] in lines
@@ -167,38 +157,27 @@ def test_one_stream_and_three_streams(tmp_path, lists, capsys):
         assert re.search(rf"fused without {name} +{prec1:.2f} +{prec3:.2f}", printed), printed
 
 
-def test_defaults_and_order_of_arguments(tmp_path, lists):
-    common = ["--ucf-list", lists, "--class-index", "classes.txt"]
-    done = run_script("--split", "01", *common, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: record/spatial/spatial_video_preds.pickle: no such")
+def test_defaults_and_order_of_arguments(tmp_path, lists, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = ["--ucf-list", str(lists), "--class-index", "classes.txt"]
+    with pytest.raises(UserError, match="record/spatial/spatial_video_preds.pickle: no such"):
+        average_fusion.main(["--split", "01", *common])
     names, labels = listed(lists)
     for seed, stream in enumerate(("spatial", "motion_pose")):
         path = tmp_path / "record" / stream / f"{stream}_video_preds.pickle"
         save_scores(path, make_scores(names, labels, seed))
-    done = run_script("--split", "01", *common, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    average_fusion.main(["--split", "01", *common])
+    output = capsys.readouterr().out
     assert (tmp_path / "record/fusion/conf_matrix.png").exists()
     pickles = ["record/spatial/spatial_video_preds.pickle", "record/motion_pose/motion_pose_video_preds.pickle"]
-    same = run_script("--split", "01", "--out", "record/fusion", pickles[0], *common, pickles[1], cwd=tmp_path)
-    assert same.stdout == done.stdout
-
-
-def test_no_image_is_opened(tmp_path, lists, monkeypatch):
-    paths = make_streams(tmp_path, lists)
-
-    def refuse(*arguments, **options):
-        raise AssertionError("an image was opened")
-
-    monkeypatch.setattr(Image, "open", refuse)
-    monkeypatch.setattr(report, "find_folders", refuse)
-    fuse_them(tmp_path, lists, *paths)
-    assert not (tmp_path / "out" / "misclassified.png").exists()
+    average_fusion.main(["--split", "01", "--out", "record/fusion", pickles[0], *common, pickles[1]])
+    assert capsys.readouterr().out == output
 
 
 def test_other_spellings_of_names_are_found(tmp_path, lists):
     names, labels = listed(lists)
     scores = make_scores(names, labels, 0)
-    expected = fuse_them(tmp_path, lists, write(tmp_path / "plain.pickle", scores))["splits"][0]["figures"]["plain"]
+    expected = {name: row.tolist() for name, row in scores.items()}
     changes = {
         "prefix": lambda name, label: f"v_{name}",
         "spelling": lambda name, label: name.replace("HandStand", "Handstand"),
@@ -209,40 +188,36 @@ def test_other_spellings_of_names_are_found(tmp_path, lists):
     for case, change in changes.items():
         renamed = {change(name, label): scores[name] for name, label in zip(names, labels, strict=True)}
         assert renamed.keys() != scores.keys()
-        path = write(tmp_path / f"{case}.pickle", renamed)
-        assert fuse_them(tmp_path, lists, path)["splits"][0]["figures"][case] == expected
+        assert table_of(write(tmp_path / f"{case}.pickle", renamed), lists) == expected
     both = scores | {name.replace("HandStand", "Handstand"): vector for name, vector in scores.items()}
     with pytest.raises(UserError, match="two spellings"):
-        fuse_them(tmp_path, lists, write(tmp_path / "both.pickle", both))
+        table_of(write(tmp_path / "both.pickle", both), lists)
 
 
 def test_scores_as_other_code_saves_them(tmp_path, lists):
     """Lists in place of arrays, and mmaction2's results in the order of the list, with labels or without."""
     names, labels = listed(lists)
     scores = make_scores(names, labels, 0)
-    rows = list(scores.values())
-    expected = fuse_them(tmp_path, lists, write(tmp_path / "plain.pickle", scores))["splits"][0]["figures"]["plain"]
+    rows, path = list(scores.values()), tmp_path / "scores.pickle"
     dicts = [{"pred_score": row, "gt_label": np.array([label])} for row, label in zip(rows, labels, strict=True)]
-    forms = {
-        "lists": {name: row.tolist() for name, row in scores.items()},
-        "rows": {name: (tuple(row.tolist()),) for name, row in scores.items()},
-        "dicts": dicts,
-        "ints": [{"pred_score": row.tolist(), "gt_label": int(label)} for row, label in zip(rows, labels, strict=True)],
-        "arrays": rows,
-    }
-    for case, content in forms.items():
-        path = tmp_path / f"{case}.pickle"
+    for content in (
+        {name: row.tolist() for name, row in scores.items()},
+        {name: (tuple(row.tolist()),) for name, row in scores.items()},
+        dicts,
+        [{"pred_score": row.tolist(), "gt_label": int(label)} for row, label in zip(rows, labels, strict=True)],
+        rows,
+    ):
         path.write_bytes(pickle.dumps(content))
-        assert fuse_them(tmp_path, lists, path)["splits"][0]["figures"][case] == expected
+        assert table_of(path, lists) == {name: row.tolist() for name, row in scores.items()}
     for content, words in (
         (dicts[1:], f"has 23 results, the list {len(names)} videos"),
         (dicts[::-1], f"result for {re.escape(repr(names[0]))}, by the list's order, is of class"),
         ([{"pred_label": 1}] * 24, "holds a NoneType"),
         ([[1.0, [2.0]]] * 24, "holds a list"),
     ):
-        (tmp_path / "bad.pickle").write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content))
         with pytest.raises(UserError, match=words):
-            fuse_them(tmp_path, lists, tmp_path / "bad.pickle")
+            table_of(path, lists)
 
 
 def test_probabilities_beside_logits_are_noted(tmp_path, lists, capsys):
@@ -346,9 +321,8 @@ def test_mistakes_in_arguments(arguments, words, capsys):
 
 def test_a_mistake_is_one_line_with_status_2(tmp_path, lists):
     (tmp_path / "bad.pickle").write_bytes(b"cos\nsystem\n(Vtouch canary\ntR.")
-    done = run_script(
-        tmp_path / "bad.pickle", "--ucf-list", lists, "--class-index", "classes.txt", "--split", "01", cwd=tmp_path
-    )
+    options = ("--ucf-list", lists, "--class-index", "classes.txt", "--split", "01", "--out", tmp_path)
+    done = call_main("average_fusion", tmp_path / "bad.pickle", *options)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and "os.system" in done.stderr
     assert not (tmp_path / "canary").exists()
@@ -383,6 +357,7 @@ def test_weights_auto(tmp_path, lists, capsys):
     assert chosen["best_prec1"] == pytest.approx(max(every)) and chosen["videos"] == 24
     assert list(result["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names, labels, weights))
     output = capsys.readouterr().out
+    assert "note: 24 validation videos are few: each counts for 4.2 points" in output
     assert f"(Prec@1 {chosen['prec1']:.2f} on the 24 validation videos, {max(every):.2f} with the best" in output
     named = fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *val_paths)["splits"][0]
     assert named["weights"] == result["weights"]
@@ -408,16 +383,8 @@ def test_weights_auto_never_takes_test_scores(tmp_path, lists):
         ({name: np.ones(3) for name in val}, "3 scores of"),
     ]:
         with pytest.raises(UserError, match=words):
-            fuse_them(
-                tmp_path,
-                lists,
-                *paths,
-                "--weights",
-                "auto",
-                "--val-scores",
-                good,
-                write(tmp_path / "other.pickle", changed),
-            )
+            other = write(tmp_path / "other.pickle", changed)
+            fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", good, other)
 
 
 def test_weights_auto_with_a_validation_list(tmp_path, lists):
@@ -444,28 +411,6 @@ def noisy_streams(count, strengths, seed=0):
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 4, count)
     return [generator.normal(size=(count, 4)) + strength * np.eye(4)[labels] for strength in strengths], labels
-
-
-def test_even_weights_for_streams_that_are_equally_good():
-    labels = np.array([0, 1, 0, 1])
-    perfect = np.eye(2)[labels]
-    for count in (1, 2, 3, 7):
-        assert matching.choose_weights([perfect] * count, labels) == ((1 / count,) * count, 100.0, 100.0)
-    for seed in range(10):
-        for strengths in ((1.5, 1.5), (1.5, 1.4), (1.5, 1.5, 1.4)):
-            streams, labels = noisy_streams(200, strengths, seed)
-            weights, prec1, best = matching.choose_weights(streams, labels)
-            assert max(weights) - min(weights) <= 0.1
-            assert best - prec1 <= 100 * (best / 100 * (1 - best / 100) / 200) ** 0.5
-
-
-def test_a_useless_stream_gets_a_small_weight_when_many_videos_say_so():
-    for seed in range(5):
-        (good, noise), labels = noisy_streams(2000, (2, 0), seed)
-        weights, prec1, best = matching.choose_weights([good, 3 * noise], labels)
-        assert weights[1] <= 0.15
-        alone = 100 * (good.argmax(1) == labels).mean()
-        assert best >= alone - 1e-9 and prec1 >= best - 1.2  # a standard error of 2000 videos is 0.8 or so
 
 
 def test_few_videos_leave_the_weights_even():
@@ -523,13 +468,6 @@ def test_few_videos_are_said_to_be_few(tmp_path, capsys, count, few):
     assert ("note: 49 test videos are few: each counts for 2.0 points of Prec@1" in output) == few
     assert ("note:" in output) == few
     assert "Prec@3" not in output  # of two classes always 100
-
-
-def test_few_validation_videos_are_said_to_be_few(tmp_path, lists, capsys):
-    paths, held_out = make_streams(tmp_path, lists), validation_names(lists)
-    val_paths = [write(tmp_path / f"{seed}.pickle", make_scores(*held_out, seed)) for seed in (3, 4)]
-    fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *val_paths)
-    assert "note: 24 validation videos are few: each counts for 4.2 points" in capsys.readouterr().out
 
 
 def test_a_fusion_below_its_better_stream_is_noted(tmp_path, capsys):
