@@ -94,7 +94,7 @@ def write_record(path: str | os.PathLike, row: dict) -> None:
     """Write `row` (column → value) as the record of its `Epoch`, in a CSV with one line per epoch.
 
     Lines of that epoch and later ones are dropped: they come from a run that was resumed before them.
-    Earlier ones stay as they are, to the last digit. Raises `UserError` as `read_record` does.
+    Earlier ones stay as they are, to the last digit.
     """
     table = pd.DataFrame([row]).astype(str)
     if Path(path).exists():
@@ -105,7 +105,7 @@ def write_record(path: str | os.PathLike, row: dict) -> None:
 
 
 def read_record(path: str | os.PathLike, **options: Any) -> pd.DataFrame:
-    """The table of a record; `options` are those of `pandas.read_csv`. Raises `UserError` if it is no record."""
+    """The table of a record; `options` are those of `pandas.read_csv`."""
     try:
         table = pd.read_csv(path, **options)
         table["Epoch"].astype(int)
@@ -154,7 +154,7 @@ def seed_everything(seed: int) -> None:
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """The torch device for `auto`, `cpu`, `cuda` or `mps`; `auto` takes the first of cuda, mps, cpu.
 
-    Raises `UserError` if the device is not there. Of the CPU it sets `keep_freed_memory`.
+    For the CPU it calls `keep_freed_memory`.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":

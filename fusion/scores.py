@@ -55,7 +55,7 @@ def _by_name(path: str | os.PathLike, results: list, videos: Sequence[Video]) ->
 
 
 def save_scores(path: str | os.PathLike, scores: Mapping[str, np.ndarray]) -> None:
-    """Write `{video name: (classes,) numbers}` as float32 arrays; raises `UserError` if one is not finite."""
+    """Write `{video name: (classes,) numbers}` as float32 arrays."""
     vectors = {str(name): _check_vector(path, name, np.asarray(row)) for name, row in scores.items()}
     with atomic_write(path) as file:
         pickle.dump(vectors, file, protocol=4)
@@ -183,10 +183,7 @@ def load_table(path: str, videos: Sequence[Video], source: str, classes: int) ->
 def stack_scores(
     tables: Sequence[dict], videos: Sequence[Video], paths: Sequence[str], source: str, skip_missing: bool
 ) -> tuple[list[Video], list[np.ndarray]]:
-    """The `videos` that every table has, and each table's scores (videos, classes).
-
-    Without `skip_missing`, raises `UserError` unless every table has all of the `videos`.
-    """
+    """The `videos` that every table has (all of them, unless `skip_missing`), and each table's (videos, classes)."""
     for table, path in zip(tables, paths, strict=True):
         missing = [video.name for video in videos if video.name not in table]
         if missing and not skip_missing:
