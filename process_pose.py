@@ -227,23 +227,18 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
         if not args.redraw and not cleaning and finished_keypoints(video.poses):
             skipped.append(video)
             continue
-        try:
-            job = video.poses, temporary_name(video.poses)
-            todo[job] = video, load_keypoints(video.poses / FILE_NAME).num_frames
-        except UserError as error:
-            failed.append(str(error))
+        todo[video.poses, temporary_name(video.poses)] = video
     results = run_parallel(partial(redraw, cleaning=cleaning), todo, args.workers)
     try:
-        with progress_bar(sum(num_frames for _, num_frames in todo.values())) as bar, contextlib.closing(results):
+        with progress_bar(len(todo), " videos") as bar, contextlib.closing(results):
             for job, _, error in results:
-                video, num_frames = todo[job]
                 if isinstance(error, OSError):
                     raise error
                 if error:
                     failed.append(str(error))
                 else:
-                    done.append(video)
-                bar.update(num_frames)
+                    done.append(todo[job])
+                bar.update()
     finally:
         for _, temporary in todo:  # of processes that were ended
             shutil.rmtree(temporary, ignore_errors=True)
@@ -258,10 +253,10 @@ def frame_rate(args: argparse.Namespace) -> Fraction:
 # ---- what is shown ----
 
 
-def progress_bar(total: int | None) -> tqdm:
-    """A bar over frames, of an unknown `total` if None; in log files a line now and then."""
+def progress_bar(total: int | None, unit: str = " frames") -> tqdm:
+    """A bar, of an unknown `total` if None; in log files a line now and then."""
     mininterval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(total=total, unit=" frames", smoothing=0.05, mininterval=mininterval, disable=total == 0)
+    return tqdm(total=total, unit=unit, smoothing=0.05, mininterval=mininterval, disable=total == 0)
 
 
 def print_report(done: int, skipped: int, finished: list[PoseJob], failed: int) -> None:

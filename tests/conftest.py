@@ -9,6 +9,7 @@ import pytest
 from filelock import FileLock
 
 from tests.helpers import SHARED, make_tiny
+from tests.pose_fixtures import make_data
 from tests.prediction_data import make_predicted
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -66,3 +67,10 @@ def predicted(tmp_path_factory) -> Path:
 def own_tiny(tmp_path) -> Path:
     """A tiny data set for tests that change it."""
     return make_tiny(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def posed(tmp_path_factory) -> Path:
+    """Frames, a network, and the pose folders that process_pose.py made of them: see `make_data`."""
+    pytest.importorskip("onnx")
+    return made_once(tmp_path_factory, "posed", make_data)

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks.pose import standing_people, synthetic_maps
 from common.cli import UserError
-from pose.estimators import group_maps, make_estimator
+from pose.estimators import make_estimator
 from pose.openpose import OpenPose, load_openpose, preprocess
 from tests.reference_data import state_dict_shapes
 
@@ -42,12 +41,6 @@ def small(shapes):
 
 def test_keys_and_shapes_are_those_of_the_public_weights(shapes):
     assert {name: list(shape) for name, shape in shapes.items()} == state_dict_shapes("openpose_vgg19")
-
-
-def test_the_network_has_its_parts(shapes):
-    assert len(shapes) == 2 * (len(VGG_LAYERS) + 2 * 5 + 5 * 2 * 7)
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 52_311_446
-    assert shapes["model2_1.0.weight"] == (128, 38 + 19 + 128, 7, 7)
 
 
 def plain_forward(state, x):
@@ -127,11 +120,6 @@ def test_weights_come_by_themselves_and_their_licence_is_said(shapes, tmp_path, 
     assert make_estimator("openpose", path, "cpu").settings == estimator.settings  # the same weights
 
 
-def test_the_prefix_of_parallel_wrappers_is_dropped(shapes, tmp_path):
-    torch.save({f"module.{name}": tensor for name, tensor in small(shapes).items()}, tmp_path / "w.pth")
-    assert set(load_openpose(tmp_path / "w.pth").state_dict()) == set(shapes)
-
-
 def test_safetensors_load_as_well(shapes, tmp_path):
     from safetensors.torch import save_file
 
@@ -145,10 +133,7 @@ def test_safetensors_load_as_well(shapes, tmp_path):
     "change, reason",
     [
         (lambda state: state.pop("model3_2.4.bias"), r"model3_2\.4\.bias is missing"),
-        (lambda state: state.update(extra=torch.zeros(1)), "extra is unknown"),
         (lambda state: state.update({"model0.0.bias": torch.zeros(32)}), r"model0\.0\.bias has shape \(32,\)"),
-        (lambda state: state.update({"model0.0.bias": 3}), r"model0\.0\.bias"),
-        (lambda state: state.clear(), "state dict"),
     ],
 )
 def test_other_weights_are_refused(shapes, tmp_path, change, reason):
@@ -214,23 +199,3 @@ def test_preprocess(size, valid, padded):
     assert (image[:, valid[0] :] == -0.5).all() and (image[:, :, valid[1] :] == -0.5).all()
     expected = plain_resize(frame, valid)[:, :, ::-1].transpose(2, 0, 1)
     assert np.abs((image[:, : valid[0], : valid[1]].numpy() + 0.5) * 256 - expected).max() <= 1.01
-
-
-def test_preprocess_takes_batches_and_tensors():
-    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 30, 40, 3), dtype=np.uint8)
-    images, valid = preprocess(torch.from_numpy(frames))
-    assert images.shape == (2, 3, 3, 368, 496) and valid == (368, 491)
-    assert torch.equal(images[1, 2], preprocess(frames[1, 2])[0])
-
-
-def test_keypoints_are_relative_to_the_image():
-    # People on a frame of 450x300, whose network input of 368x552 is padded by much in this test: to 480x720.
-    people = standing_people(2)
-    inside = people.copy()
-    inside[..., 0] *= 552 / 720
-    inside[..., 1] *= 368 / 480
-    maps = synthetic_maps(inside, 60, 90)
-    assert np.abs(group_maps(maps, (300, 450))[..., 0] - people[..., 0]).max() > 0.1
-    found = group_maps((*maps, np.array([368 / 480, 552 / 720])), (300, 450))
-    assert np.abs(np.sort(found, axis=0)[..., :2] - np.sort(people, axis=0)[..., :2]).max() < 0.02
-    assert np.array_equal(found[..., 2] > 0, people[..., 2] > 0)

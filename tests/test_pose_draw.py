@@ -11,7 +11,7 @@ from common.cli import UserError
 from common.video import resize_short_side
 from pose.draw import draw_people, save_pose_image
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
-from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS, LIMB_PAFS, LIMBS, MIRROR, NUM_PAFS, NUM_PARTS, PART_NAMES
+from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS, LIMBS, MIRROR, NUM_PARTS, PART_NAMES
 from tests.reference_data import REAL_IMAGES, real_pose
 
 
@@ -30,13 +30,6 @@ def random_people(rng, count):
 # ---- skeleton ----
 
 
-def test_skeleton_is_consistent():
-    assert len(set(PART_NAMES)) == len(set(COLORS)) == NUM_PARTS
-    assert len(LIMB_COLORS) == len(DRAWN_LIMBS) == len(LIMBS) - 2
-    assert sorted(channel for pair in LIMB_PAFS for channel in pair) == list(range(NUM_PAFS))
-    assert {part for limb in DRAWN_LIMBS for part in limb} == set(range(NUM_PARTS))
-
-
 def test_mirror_swaps_left_and_right():
     for part, other in enumerate(MIRROR):
         assert MIRROR[other] == part
@@ -44,12 +37,6 @@ def test_mirror_swaps_left_and_right():
         assert PART_NAMES[other] == swapped
     limbs = {frozenset(limb) for limb in LIMBS}
     assert {frozenset(MIRROR[part] for part in limb) for limb in LIMBS} == limbs
-
-
-def test_right_and_left_have_their_colours():
-    assert COLORS[0] == (0, 0, 255)  # nose: blue
-    assert COLORS[4] == (0, 255, 170)  # right wrist: green with some blue
-    assert COLORS[12] == (255, 0, 0)  # left knee: red
 
 
 # ---- drawing ----
@@ -176,18 +163,6 @@ def test_keypoints_round_trip(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["keypoints.npz"]
 
 
-def test_equal_keypoints_give_equal_files(tmp_path):
-    for name in ("a.npz", "b.npz"):
-        save_keypoints(tmp_path / name, *sample())
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-
-
-def test_a_video_without_people(tmp_path):
-    save_keypoints(tmp_path / "k.npz", np.zeros((0, 18, 3), np.float32), np.zeros(0, np.int32), 3, (240, 320))
-    read = load_keypoints(tmp_path / "k.npz")
-    assert people_of_frame(read, 2).shape == (0, 18, 3)
-
-
 def changed(**changes):
     keypoints, frame, num_frames, frame_size = sample()
     data = {"keypoints": keypoints, "frame": frame, "num_frames": np.int64(num_frames), "frame_size": frame_size}
@@ -206,29 +181,16 @@ def with_value(value, index=0, score=1):
     "changes, reason",
     [
         ({"keypoints": None}, "keypoints is not a file in the archive"),
-        ({"frame": None}, "frame is not a file in the archive"),
-        ({"num_frames": None}, "num_frames is not a file in the archive"),
-        ({"frame_size": None}, "frame_size is not a file in the archive"),
         ({"keypoints": np.zeros((7, 17, 3), np.float32)}, "'keypoints' is float32"),
-        ({"keypoints": np.zeros((7, 18, 3), np.int32)}, "'keypoints' is int32"),
         ({"keypoints": np.zeros((7, 18, 3), object)}, "pickle"),
         ({"keypoints": with_value(np.nan)}, "not finite"),
-        ({"keypoints": with_value(np.inf, 2)}, "not finite"),
         ({"keypoints": with_value(-0.5, 2)}, "negative"),
         ({"keypoints": with_value(160.0)}, "not in pixels"),
-        ({"frame": np.zeros(7, np.float32)}, "'frame' is float32"),
         ({"frame": np.ones(6, np.int32)}, "'frame' is int32"),
         ({"frame": np.zeros(7, np.int32)}, "1..5"),
-        ({"frame": np.full(7, 6, np.int32)}, "1..5"),
         ({"num_frames": np.int64(0)}, "num_frames"),
-        ({"num_frames": np.int64(10**12)}, "num_frames"),
-        ({"num_frames": np.array([5])}, "num_frames"),
         ({"num_frames": np.float32(5)}, "num_frames"),
-        ({"frame_size": np.array([240, 320, 3])}, "frame_size"),
-        ({"frame_size": np.array([0, 320])}, "frame_size"),
         ({"frame_size": np.array([240, 10**6])}, "frame_size"),
-        ({"frame_size": np.array([240.0, 320.0])}, "frame_size"),
-        ({"frame_size": np.array(["a", "b"])}, "frame_size"),
     ],
 )
 def test_bad_keypoints_are_named(tmp_path, changes, reason):

@@ -188,14 +188,6 @@ def test_people_of_three_parts_or_of_low_scores_are_dropped():
 # ---- odd input ----
 
 
-@pytest.mark.parametrize("shape", [(46, 54), (1, 1), (1, 7), (2, 2)])
-def test_empty_and_tiny_maps(shape):
-    heatmaps, pafs = np.zeros((*shape, NUM_HEATMAPS)), np.zeros((*shape, NUM_PAFS))
-    assert group_people(heatmaps, pafs).shape == (0, NUM_PARTS, 3)
-    people = group_people(heatmaps + 1, pafs + 1)
-    assert people.dtype == np.float32 and people.shape[1:] == (NUM_PARTS, 3)
-
-
 def test_maps_of_one_value_and_noise_end_in_bounded_time():
     assert find_parts(np.ones((46, 54, NUM_HEATMAPS), np.float32))[0].size == NUM_PARTS * MAX_CANDIDATES
     rng = np.random.default_rng(0)
@@ -233,11 +225,6 @@ def test_numbers_that_are_not_finite_are_refused(value):
 def limbs_of(**joined):
     """`l3=[(a, b, score)]`: limb 3 joins the peaks a and b."""
     return [joined.get(f"l{k}", []) for k in range(len(LIMBS))]
-
-
-def test_limbs_that_share_parts_make_one_person():
-    limbs = limbs_of(l0=[(0, 1, 0.9)], l2=[(1, 2, 0.9)], l3=[(2, 3, 0.9)])
-    assert assemble(limbs, [0.5] * 4) == [[-1, 0, 1, 2, 3] + [-1] * 13]
 
 
 def test_two_people_with_a_part_in_common_kind_stay_two():

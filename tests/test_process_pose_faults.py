@@ -14,15 +14,15 @@ from pose.keypoints import load_keypoints, save_keypoints
 from pose.pipeline import PoseJob
 from pose.settings import write_settings
 from tests.helpers import ROOT, assert_error, call_main, run_script
-from tests.pose_fixtures import BOTH, GREEN, RED, command, make_data, save_frames, save_network, tree
+from tests.pose_fixtures import BOTH, GREEN, RED, command, save_frames, save_network, tree
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data"))
+@pytest.fixture
+def data(posed) -> Path:
+    return posed
 
 
 def test_killed_in_the_middle_and_started_again(data, tmp_path):
