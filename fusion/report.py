@@ -89,7 +89,7 @@ def mean_and_std(results: Sequence[SplitResult]) -> tuple[pd.DataFrame, pd.DataF
 def print_table(table: pd.DataFrame, digits: int = 2) -> None:
     """Print numbers with so many digits; wide letters count as two."""
     with pd.option_context("display.unicode.east_asian_width", True):
-        print(table.to_string(float_format=f"{{:.{digits}f}}".format, na_rep="-"))
+        print(table.to_string(float_format=f"{{:.{digits}f}}".format, na_rep=""))
 
 
 def print_split(result: SplitResult) -> None:
@@ -105,7 +105,7 @@ def print_split(result: SplitResult) -> None:
         where = f"Prec@1 {prec1:.2f} on the {counts['validation']} validation videos, {best:.2f} with the best weights"
         print(f"weights chosen: {chosen} ({where})")
     table = result.figures.copy()
-    table.insert(0, "weight", pd.Series(weights).reindex(table.index).fillna(""))
+    table.insert(0, "weight", pd.Series(result.weights))
     print_table(table)
     for which, count in counts.items():
         if count < FEW_VIDEOS:

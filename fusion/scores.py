@@ -33,7 +33,7 @@ def load_scores(path: str | os.PathLike, videos: Sequence[Video] = ()) -> dict[s
         content = _by_name(path, content, videos)
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         raise UserError(f"{path}: holds no dict of scores by video name; test the stream again")
-    return {name: _check_vector(path, name, value) for name, value in content.items()}
+    return {str(name): _check_vector(path, name, value) for name, value in content.items()}
 
 
 def _by_name(path: str | os.PathLike, results: list, videos: Sequence[Video]) -> dict:

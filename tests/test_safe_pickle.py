@@ -88,7 +88,7 @@ def test_python_2_file(tmp_path):
         b"S'b'\np5\ntp6\nRp7\n(I1\n(I2\ntp8\ncnumpy\ndtype\np9\n(S'f4'\np10\nI0\nI1\ntp11\nRp12\n(I3\nS'<'\n"
         b"p13\nNNNI-1\nI-1\nI0\ntp14\nbI00\nS'\\x00\\x00\\x00\\x00\\x00\\x00\\x00@'\np15\ntp16\nbs."
     )
-    np.testing.assert_array_equal(load_scores(tmp_path / "scores.pickle")["A_g01_c01"], [0, 2])
+    np.testing.assert_array_equal(load_scores(tmp_path / "scores.pickle")["v_A_g01_c01"], [0, 2])
 
 
 def test_save_round_trip(tmp_path):
