@@ -8,6 +8,7 @@ python check_data.py --class-index classInd.txt --split 01 --only pose-flow
 """
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,11 +19,11 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, UserError, examples, print_first, print_table, run, whole_number
-from common.frames import FRAME_NAME, BrokenImage, count_frames
+from common.frames import Frames, check_size, find_frames
 from common.parallel import cores, run_parallel
-from common.records import FrameSettings
+from common.records import FrameSettings, folders_in
 from dataloader.flow_dataloader import PARTS
-from dataloader.frame_index import find_folders, folders_in, looks_like_frames, looks_like_pose_flow
+from dataloader.frame_index import find_folders, looks_like_frames, looks_like_pose_flow
 from dataloader.images import read_image
 from dataloader.names import Video, find_videos, first_names
 from dataloader.sampling import STACK_LENGTH
@@ -85,10 +86,11 @@ def inspect(job: tuple[Video, Path | None], full: bool) -> Finding:
         return Finding(0, {"missing": f"video {video.name!r} has no folder"})
     images, problems, nobody = 0, {}, False
     try:
-        images = count_frames(folder)
+        frames = find_frames(folder)
+        images = frames.num_frames
     except UserError as error:
         problems["gaps"] = str(error)
-    broken = [] if problems else list(broken_images(folder, images, full))
+    broken = [] if problems else list(broken_images(frames, full))
     if broken:
         problems["broken"] = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
     num_frames, path = images, folder / FILE_NAME
@@ -109,14 +111,17 @@ def _short(num_frames: int, place: str | Path) -> dict[str, str]:
     return {"short": f"{num_frames} frames in {place}"} if 0 < num_frames < STACK_LENGTH else {}
 
 
-def broken_images(folder: Path, count: int, full: bool) -> Iterator[str]:
+def broken_images(frames: Frames, full: bool) -> Iterator[str]:
     """What is wrong with images: none may be empty; all, or the first, the middle and the last, are decoded."""
-    for number in range(1, count + 1):
-        path = folder / FRAME_NAME.format(number)
+    size = None
+    for number in range(1, frames.num_frames + 1):
+        path = frames.path(number)
         try:
-            if full or number in (1, (count + 1) // 2, count) or path.stat().st_size == 0:
-                read_image(path)
-        except BrokenImage as error:
+            if full or number in (1, (frames.num_frames + 1) // 2, frames.num_frames) or os.stat(path).st_size == 0:
+                image = read_image(path)
+                size = size or image.shape[:2]
+                check_size(path, image.shape[:2], size)
+        except UserError as error:
             yield str(error)
         except OSError as error:
             yield f"{path}: {error.strerror}"

@@ -10,28 +10,29 @@ import functools
 import itertools
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from common import video
 from common.atomic import recover_folders, replace_folder, temporary_name
 from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
 from common.contact_sheet import choose_frames, write_sheet
-from common.frames import FRAME_NAME, count_frames, find_frame_folders, frame_numbers, list_frames, read_image
+from common.frames import FRAME_NAME, count_frames, find_frame_folders, has_images, list_frames, read_image
 from common.optical_flow import METHODS, decode_flow, flow_colors, flow_images, flow_method
 from common.parallel import Report, cores, in_shard, make_images
 from common.records import (
     FrameSettings,
     add_frame_arguments,
-    check_frame_settings,
-    keep_frame_settings,
+    check_made,
+    read_record,
+    root_record,
     settings_from_arguments,
+    write_record,
 )
 from common.video import encode_jpeg, through_jpeg
-from dataloader.flow_dataloader import NOTE, PARTS, method_of
-from dataloader.frame_index import frame_settings
+from dataloader.flow_dataloader import PARTS
 from dataloader.images import read_grey
 from dataloader.names import find_videos
 from utils import pick_device
@@ -68,36 +69,31 @@ def get_args_parser() -> ArgumentParser:
 def find_sources(root: Path) -> dict[str, Path]:
     """Folders of frames below `root`, or videos, by the name that their flow's folders have below u and v."""
     folders = {name: root / name for name in find_frame_folders(root)} if root.is_dir() else {}
-    return folders if any((path / FRAME_NAME.format(1)).exists() for path in folders.values()) else find_videos(root)
+    return folders if any(map(has_images, folders.values())) else find_videos(root)
 
 
 def noted_damage(root: Path, name: str, source: Path) -> str | None:
     """Damage of its video that finished flow tells of ("": none); None: it is to be made (again)."""
     u, v = (root / part / name for part in PARTS)
-    first = u / FRAME_NAME.format(1)
-    with contextlib.suppress(OSError, UserError), Image.open(first) as image:
-        note = NOTE.fullmatch(image.info.get("comment", b"").decode("latin-1"))
-        count = int(note[3]) if note else 0
-        numbers = set(range(1, count + 1))
-        if count and numbers == frame_numbers(u) == frame_numbers(v):
-            return None if source.is_dir() and count_frames(source) != count else note[2] or ""
+    record = read_record(u)
+    with contextlib.suppress(UserError):
+        if record.get("count") == count_frames(u) == count_frames(v):
+            return None if source.is_dir() and count_frames(source) != record["count"] else record.get("damage", "")
     return None
 
 
 def frames_of(source: Path, settings: FrameSettings, damage: list[str]) -> Iterator[np.ndarray]:
     """The frames of a folder, or those that extract_frames.py would make of a video."""
     if source.is_dir():
-        yield from map(read_image, list_frames(source))
-        return
-    for rgb in video.frames_of(source, settings, damage=damage):
-        yield through_jpeg(rgb, settings.quality)
+        return map(read_image, list_frames(source))
+    return (through_jpeg(rgb, settings.quality) for rgb in video.frames_of(source, settings, damage=damage))
 
 
 def extract(job: tuple[Path, str, Path], root: Path, method: tuple, settings: FrameSettings) -> tuple[int, str]:
     """Write the flow of one source; number of images and damage, if any.
 
     `job`: the source, its name, and a folder for what is not complete; `method`: the arguments of `flow_method`. The
-    image with the note is the last to be written, and u, where it lies, the last to be renamed.
+    folder of u is the last to be renamed.
     """
     source, name, temporary = job
     damage: list[str] = []
@@ -107,14 +103,14 @@ def extract(job: tuple[Path, str, Path], root: Path, method: tuple, settings: Fr
             place.mkdir(parents=True)
         count = 0
         for count, image in enumerate(flow_images(frames_of(source, settings, damage), flow_method(*method)), 1):
-            if count == 1:
-                first = image
             for place, grey in zip(places, np.moveaxis(image, 2, 0), strict=True):
                 (place / FRAME_NAME.format(count)).write_bytes(encode_jpeg(grey))
         if not count:
             raise UserError("no frames in it")
-        note = f"Flow: {'; '.join([method[0], *damage])}\nCount: {count}\n"
-        (places[0] / FRAME_NAME.format(1)).write_bytes(encode_jpeg(first[..., 0], comment=note))
+        frames = read_record(source).get("frames") if source.is_dir() else video.made_of(source, settings)
+        record = {"flow": {"method": method[0]}, "count": count, "damage": "".join(damage)}
+        for place in places:
+            write_record(place, record | {"frames": frames})
         for part, place in reversed(list(zip(PARTS, places, strict=True))):
             (root / part / name).parent.mkdir(parents=True, exist_ok=True)
             replace_folder(place, root / part / name)
@@ -132,12 +128,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.preview and args.preview.suffix.lower() != ".png":
         raise UserError(f"--preview {args.preview}: give a name that ends in .png")
     sources = {name: path for name, path in find_sources(args.frames).items() if in_shard(name, args.shard)}
-    check_arguments(args)
     settings = settings_from_arguments(args)
+    check_arguments(args)
+    frames = asdict(settings)
     if any(path.is_dir() for path in sources.values()):
-        settings = frame_settings(args.frames)
-    if settings:  # training looks for it beside the flow
-        check_frame_settings(args.flow, frame_settings(args.flow), settings)
+        frames = root_record(args.frames).get("frames")
+    check_made(args.flow, {"flow": {"method": args.method}, "frames": frames})
     method = args.method, pick_device(args.device), args.weights
     flow_method(*method)  # what is missing for it is told before the work begins
     for folder in (args.flow, *args.flow.glob("[uv]"), *args.flow.glob("[uv]/[!.]*")):
@@ -151,9 +147,7 @@ def main(argv: list[str] | None = None) -> int:
         elif damage:
             report.damaged[source] = damage
     work = functools.partial(extract, root=args.flow, method=method, settings=settings)
-    workers = 0 if args.method.startswith("raft") else args.workers
-    keep = functools.partial(keep_frame_settings, args.flow, settings) if settings else lambda: None
-    make_images(work, jobs, workers, report, keep)
+    make_images(work, jobs, 0 if args.method.startswith("raft") else args.workers, report)
     status = report.show(len(sources), "done", args.flow, args.shard)
     if args.preview:
         done = {name: source for name, source in sources.items() if source not in report.broken}
@@ -163,14 +157,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise `UserError` if the flow would land among frames, or among flow of another method."""
+    """Refuse to write the flow among frames."""
     if args.flow.exists() and not args.flow.is_dir():
         raise UserError(f"{args.flow} is in the way and no folder; remove it or choose another one")
     if args.flow.resolve() == args.frames.resolve():
         raise UserError(f"{args.flow}: this is the folder of frames; flow needs one of its own")
-    before = method_of(args.flow)
-    if before not in (None, args.method):
-        raise UserError(f"{args.flow}: its flow was made by {before}, now it is {args.method}; choose another folder")
 
 
 def write_preview(path: Path, root: Path, sources: dict[str, Path], settings: FrameSettings) -> None:

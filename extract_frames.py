@@ -8,22 +8,23 @@ python extract_frames.py clip.mp4 data/frames --every 2 --short-side 128
 import contextlib
 import functools
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from common.atomic import atomic_folder, recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
-from common.frames import FRAME_NAME, FRAME_PATTERN, frame_numbers
+from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames
 from common.parallel import Report, cores, in_shard, make_images
 from common.records import (
-    NOTE,
+    RECORD,
     FrameSettings,
     add_frame_arguments,
-    check_frame_settings,
-    keep_frame_settings,
+    check_made,
+    read_record,
     settings_from_arguments,
+    write_record,
 )
-from common.video import encode_jpeg, frames_of
-from dataloader.frame_index import frame_settings
+from common.video import encode_jpeg, frames_of, made_of
 from dataloader.names import find_videos
 
 
@@ -48,31 +49,21 @@ def get_args_parser() -> ArgumentParser:
 # ---- folders of frames ----
 
 
-def noted_damage(folder: Path, settings: FrameSettings) -> str | None:
-    """Damage of its video that a finished folder of frames tells of ("": none); None: it is to be made.
+def noted_damage(folder: Path, made: dict) -> str | None:
+    """Damage of its video that a finished folder of frames tells of ("": none); None: it is to be made (again).
 
-    It is made again if frame numbers have a gap or do not reach the count noted in the first frame. Raises `UserError`
-    if it was made with other settings, or if more than our own frames would be replaced.
+    Refuses frames that are known to be made otherwise, and a folder with gaps that holds more than our own frames.
     """
     if not folder.exists():
         return None
-    if not folder.is_dir():
-        raise UserError(f"{folder} is in the way and no folder; remove it or choose another one")
-    first = folder / FRAME_NAME.format(1)
-    head = ""
-    with contextlib.suppress(FileNotFoundError), first.open("rb") as file:
-        head = file.read(400).decode("latin-1")
-    note = NOTE.search(head)
-    made_with, damage, count = note.groups("") if note else ("", "", "")
-    if made_with not in ("", str(settings)):
-        raise UserError(f"{folder} was made with {made_with}; remove it or choose another folder")
-    numbers = frame_numbers(folder) - (set() if head else {1})
-    missing = set(range(1, max(numbers | {int(count or 1)}) + 1)) - numbers
-    if not missing:
-        return damage
-    if (head and not note) or not all(FRAME_PATTERN.fullmatch(name) for name in os.listdir(folder)):
-        why = f"{FRAME_NAME.format(min(missing))} is missing in it, and it holds other things than our frames"
-        raise UserError(f"{folder} is in the way: {why}; remove it or choose another folder")
+    record, files = read_record(folder), os.listdir(folder) if folder.is_dir() else [folder.name]
+    check_made(folder, made, record)
+    with contextlib.suppress(UserError):
+        count = count_frames(folder)
+        if count and count == record.get("count", count):
+            return record.get("damage", "")
+    if files and not (record and all(name == RECORD or FRAME_PATTERN.fullmatch(name) for name in files)):
+        raise UserError(f"{folder} is in the way: frames are missing, and it holds other things; remove it")
     return None
 
 
@@ -85,14 +76,10 @@ def extract(job: tuple[Path, Path, Path], settings: FrameSettings, threads: int 
     damage: list[str] = []
     try:
         with atomic_folder(folder, temporary):
-            pictures = frames_of(source, settings, threads, damage)
-            for count, rgb in enumerate(pictures, 1):
-                if count == 1:  # written last, with the note
-                    first = rgb
-                else:
-                    (temporary / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
-            note = f"Frames: {'; '.join([str(settings), *damage])}\nCount: {count}\n"
-            (temporary / FRAME_NAME.format(1)).write_bytes(encode_jpeg(first, settings.quality, note))
+            for count, rgb in enumerate(frames_of(source, settings, threads, damage), 1):
+                (temporary / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
+            record = {"frames": made_of(source, settings), "count": count, "damage": "".join(damage)}
+            write_record(temporary, record)
     except OSError as error:
         error.filename = str(folder)
         raise
@@ -107,23 +94,22 @@ def main(argv: list[str] | None = None) -> int:
     if args.frames.exists() and not args.frames.is_dir():
         raise UserError(f"{args.frames}: is no folder; give the one that the folders of frames go to")
     settings = settings_from_arguments(args)
-    check_frame_settings(args.frames, frame_settings(args.frames), settings)
+    made = {"frames": asdict(settings)}
+    check_made(args.frames, made)
     for parent in {folder.parent for folder in folders.values()}:
         recover_folders(parent)
     report, jobs = Report(), []
     for name, folder in folders.items():
         try:
-            damage = noted_damage(folder, settings)
+            damage = noted_damage(folder, made)
             if damage is None:
                 jobs.append((videos[name], folder, temporary_name(folder)))
-                continue
-            keep_frame_settings(args.frames, settings)
-            if damage:
+            elif damage:
                 report.damaged[videos[name]] = damage
         except UserError as error:
             report.broken[videos[name]] = error
     work = functools.partial(extract, settings=settings, threads=max(1, args.workers // max(1, len(jobs))))
-    make_images(work, jobs, args.workers, report, lambda: keep_frame_settings(args.frames, settings))
+    make_images(work, jobs, args.workers, report)
     return report.show(len(videos), "extracted", args.frames, args.shard)
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from common.atomic import atomic_write, recover_folders
 from common.cli import ArgumentParser, UserError, examples, run, whole_number
 from common.parallel import run_parallel
+from common.records import write_record
 from demo_data.classes import ACTIONS, Action
 from demo_data.clip import HEIGHT, RATE, WIDTH, render, stage
 from demo_data.detector import detect
@@ -83,6 +84,7 @@ def make_clip(job: tuple[int, int, int], out: Path, seed: int) -> None:
     clip = stage(action, seed, group, number)
     people, frame = detect(clip, np.random.default_rng((seed, action.number, group, number, 1)))
     save_keypoints(keypoints, people, frame, len(clip.path), (HEIGHT, WIDTH))
+    write_record(keypoints.parent, {"frames": {"every": 1, "fps": None, "rate": RATE}})
     with atomic_write(video) as file:
         write_video(file, render(clip))
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from common.cli import UserError, print_first, run
-from common.video import decode_frames
+from common.video import decode_frames, settings_for
 from dataloader.names import stem
 from pose.keypoints import load_keypoints
 from prediction.arguments import check_arguments, find_keypoints, get_args_parser, output_paths, prepare
@@ -82,6 +82,7 @@ def write_parts_picture(file: Path, video: Path, prediction: Prediction, classif
     model, settings = classifier.models[SKELETON.name], classifier.options.frames
     label, window = int(prediction.logits[SKELETON.name].argmax()), prediction.window
     shown = shown_frames(window.num_frames)
+    settings = settings_for(video, settings)
     with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
         pictures = {number: rgb for number, rgb in enumerate(frames, 1) if number in shown}
     relevance = part_relevance(model, window.keypoints, label)

@@ -12,6 +12,7 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,9 @@ from tqdm import tqdm
 
 from common.atomic import recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, examples, positive, run, shard, whole_number
-from common.frames import count_frames, find_frame_folders
+from common.frames import count_frames, find_frame_folders, has_images
 from common.parallel import cores, in_shard, print_problems, problems_path, run_parallel
-from common.records import FrameSettings, check_frame_settings, keep_frame_settings
-from dataloader.frame_index import frame_settings
+from common.records import FrameSettings, check_made, root_record, settings_of
 from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, stem, unique_names
 from dataloader.split_train_test_video import read_entries
 from pose.draw import write_preview
@@ -87,8 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     check_arguments(args)
     recover_pose_folders(args.out)
     made = frames_made(args)
-    if made:  # training looks for it beside the pose flow
-        check_frame_settings(args.out, frame_settings(args.out), made)
+    if made:
+        check_made(args.out, {"frames": asdict(made)})
     videos, failures = select_videos(args)
     work = redraw_videos if args.from_keypoints else estimate_videos
     try:
@@ -97,8 +97,6 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped; the same command resumes here", file=sys.stderr)
         raise
     failures += failed
-    if made and (done or skipped):
-        keep_frame_settings(args.out, made)
     finished = sorted(done + skipped, key=lambda video: video.name)
     lines = [f"failed: {failure}" for failure in failures]
     print_problems(lines, problems_path(args.out, "failed", args.shard))
@@ -122,7 +120,7 @@ def frames_made(args: argparse.Namespace) -> FrameSettings | None:
     """How the frames are made, or were; None if nothing tells."""
     if args.videos_in:
         return FrameSettings(fps=args.fps, short_side=args.short_side or FrameSettings().short_side)
-    return frame_settings(args.frames) if args.frames else None
+    return settings_of(root_record(args.frames)) if args.frames else None
 
 
 def recover_pose_folders(out: Path) -> None:
@@ -139,7 +137,7 @@ def select_videos(args: argparse.Namespace) -> tuple[list[PoseJob], list[str]]:
     """The videos that the options ask for, ordered by name, and a line for each listed one that is not there."""
     root = args.videos_in or (args.out if args.from_keypoints else args.frames)
     sources = find_videos(root) if args.videos_in else {name: root / name for name in find_frame_folders(root)}
-    pictures = any(any(path.glob("*.jpg")) for path in sources.values())
+    pictures = any(map(has_images, sources.values()))
     if args.frames == root and not pictures and any(map(is_video, [*root.glob("*"), *root.glob("*/*")])):
         raise UserError(f"--frames {root}: holds videos; give them with --videos-in, or see extract_frames.py")
     if not sources:
@@ -227,7 +225,7 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
         if not args.redraw and not cleaning and finished_keypoints(video.poses):
             skipped.append(video)
             continue
-        todo[video.poses, temporary_name(video.poses)] = video
+        todo[video.poses, temporary_name(video.poses), video.frames] = video
     results = run_parallel(partial(redraw, cleaning=cleaning), todo, args.workers)
     try:
         with progress_bar(len(todo), " videos") as bar, contextlib.closing(results):
@@ -240,14 +238,14 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
                     done.append(todo[job])
                 bar.update()
     finally:
-        for _, temporary in todo:  # of processes that were ended
+        for _, temporary, _ in todo:  # of processes that were ended
             shutil.rmtree(temporary, ignore_errors=True)
     return done, skipped, failed
 
 
 def frame_rate(args: argparse.Namespace) -> Fraction:
     """Frames per second of the frames, or of those that the pose folders were made from."""
-    return (frames_made(args) or frame_settings(args.out) or FrameSettings()).rate()
+    return (frames_made(args) or settings_of(root_record(args.out)) or FrameSettings()).per_second()
 
 
 # ---- what is shown ----

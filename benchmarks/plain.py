@@ -6,7 +6,6 @@ stack and goes through the network alone. Networks keep batch norm, and NCHW mem
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from common.frames import FRAME_NAME
 from dataloader.frame_index import IndexedVideo
 from dataloader.sampling import SEGMENTS, STACK_LENGTH, TEST_SAMPLES, segment_starts, stack_indices, test_starts
 from network import IMAGENET_MEAN, IMAGENET_STD
@@ -25,7 +23,7 @@ from network import IMAGENET_MEAN, IMAGENET_STD
 
 def read(video: IndexedVideo, frame: int) -> Image.Image:
     """One image of a video, decoded by Pillow."""
-    with Image.open(Path(video.folder, FRAME_NAME.format(frame))) as image:
+    with Image.open(video.path(frame)) as image:
         return image.convert("RGB")
 
 

@@ -18,7 +18,7 @@ from benchmarks.data import write_videos
 from benchmarks.pipelines import Setup, ours, print_table
 from common.cli import ArgumentParser, run, whole_number
 from common.frames import FRAME_NAME
-from dataloader.frame_index import CACHE_NAME, index_frames
+from dataloader.frame_index import index_frames
 from dataloader.names import Video
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.video_dataset import VideoDataset, end_workers, testing_loader
@@ -90,7 +90,6 @@ def by_listed_videos(root: Path, args: Namespace) -> dict[str, list[tuple[float,
         next(iter(testing_loader(dataset, 0, False)))
         grown = resident() - before
         again = seconds_of(lambda folder=folder, videos=videos: index_frames(folder, videos), args.repeat)
-        (folder / CACHE_NAME).unlink(missing_ok=True)
         rows.append([f"{count:,}", first, again, f"{grown:.1f}"])
         series["first"].append((count, first))
         series["again"].append((count, again))

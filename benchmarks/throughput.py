@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from benchmarks.data import mean_bytes, write_videos
 from benchmarks.pipelines import Pipeline, Setup, measure, ours, peak_memory, plain_pipeline, print_table
 from common.cli import ArgumentParser, UserError, run, whole_number
-from dataloader.images import read_frame
+from common.frames import list_frames
+from dataloader.images import read_image
 from dataloader.sampling import TEST_SAMPLES
 from dataloader.video_dataset import end_workers
 from network import build_network, for_testing
@@ -66,8 +67,8 @@ def reading(folder: Path, images: int) -> Callable:
     """A function that does nothing but read and decode the first `images` of a folder."""
 
     def read():
-        for number in range(1, images + 1):
-            read_frame(folder, number)
+        for path in list_frames(folder)[:images]:
+            read_image(path)
 
     return read
 

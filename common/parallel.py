@@ -159,13 +159,11 @@ def print_problems(lines: Sequence[str], path: Path) -> None:
     print_first(lines, f"all in {path}", PRINTED)
 
 
-def make_images(
-    work: Callable, jobs: Sequence[tuple], workers: int, report: Report, on_made: Callable[[], None]
-) -> None:
+def make_images(work: Callable, jobs: Sequence[tuple], workers: int, report: Report) -> None:
     """Do every job, (path of the video, …, temporary folder), in `workers` processes, and note it in the `report`.
 
-    `work(job)` returns the number of images and what is damaged (""). `on_made` is called after each. What is left in
-    temporary folders is removed in the end. Raises `OSError` where the disk fails.
+    `work(job)` returns the number of images and what is damaged (""). What is left in temporary folders is removed in
+    the end. Raises `OSError` where the disk fails.
     """
     start = time.perf_counter()
     try:
@@ -176,7 +174,6 @@ def make_images(
                 if error:
                     report.broken[path] = error
                     continue
-                on_made()
                 report.made += 1
                 report.images += result[0]
                 if result[1]:

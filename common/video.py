@@ -8,6 +8,7 @@ import math
 import os
 from collections import defaultdict, deque
 from collections.abc import Collection, Generator, Iterable, Iterator
+from dataclasses import asdict, replace
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -25,9 +26,10 @@ from PIL import Image, ImageFilter, ImageOps
 from common.atomic import atomic_write
 from common.cli import UserError
 from common.frames import decode_image, nearest_pixel, scaled_size
-from common.records import FrameSettings
+from common.records import FrameSettings, alike
 
 REORDERED = 16  # frames that a decoder may hold back to put them in order
+LOOKED_AT = 300  # packets, to measure a file's rate of frames
 MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the clock, as where recordings were joined
 
 
@@ -42,9 +44,30 @@ def frames_of(
 
     All, or those whose numbers, from 1, are `wanted`, in order. `threads` and `damage` as for `decode_frames`.
     """
+    settings = settings_for(path, settings)
     with contextlib.closing(decode_frames(path, settings.every, threads, damage, settings.fps, wanted)) as frames:
         for rgb in frames:
-            yield resize_short_side(rgb, settings.short_side)
+            yield resize_short_side(rgb, settings.short_side or 256)
+
+
+def settings_for(path: str | os.PathLike, settings: FrameSettings) -> FrameSettings:
+    """The settings for a video: those given, or the rate of training where the video's own is clearly another one."""
+    if settings.fps or not settings.rate:
+        return settings
+    own = own_rate(path)
+    same = alike(float(own / settings.every) if own else None, settings.rate)
+    return settings if same else replace(settings, every=1, fps=settings.rate)
+
+
+def rate_of(path: str | os.PathLike, settings: FrameSettings) -> Fraction:
+    """How many of the frames that `frames_of` makes are a second."""
+    return settings_for(path, settings).per_second(frame_rate(path))
+
+
+def made_of(path: str | os.PathLike, settings: FrameSettings) -> dict:
+    """How the frames of a video are made, for its record: `settings`, and their rate if the video tells its own."""
+    own = own_rate(path)
+    return asdict(settings) | {"rate": settings.fps or (own and float(own / settings.every))}
 
 
 def decode_frames(
@@ -75,6 +98,7 @@ def count_frames_of(
     path: str | os.PathLike, settings: FrameSettings, threads: int = 1, damage: list[str] | None = None
 ) -> int:
     """How many frames `frames_of` gives: the video is decoded, but no colours are computed."""
+    settings = settings_for(path, settings)
     return sum(1 for _ in _decode(path, settings.every, threads, damage, settings.fps, wanted=(math.inf,)))
 
 
@@ -139,8 +163,7 @@ def read_frames(
     Packets that do not decode are skipped. AVI and raw streams have no time stamps of their own but one rate, and
     what FFmpeg gives their frames goes back and forth: there, frames and the slots left empty are counted.
     """
-    is_avi = container.format.name == "avi"
-    counted = is_avi or Flags(container.format.flags) & Flags.no_timestamps
+    is_avi, counted = container.format.name == "avi", _is_counted(container)
     step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
     slot, before = 0, None
     for packet in container.demux():  # of all streams, for the time at which the file ends
@@ -163,6 +186,10 @@ def read_frames(
             stamp = None if frame.pts is None else frame.pts * frame.time_base
             yield frame, slot * step if counted else stamp
             slot += 1
+
+
+def _is_counted(container: InputContainer) -> bool:
+    return container.format.name == "avi" or bool(Flags(container.format.flags) & Flags.no_timestamps)
 
 
 def in_order(
@@ -217,12 +244,26 @@ def open_video(path: str | os.PathLike) -> InputContainer:
     return av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"})
 
 
+def own_rate(path: str | os.PathLike) -> Fraction | None:
+    """Frames per second of a video file; None where it tells nothing of use."""
+    try:
+        with open_video(path) as container:
+            stream = video_stream(container, 1)
+            rate = stream.average_rate or stream.guessed_rate
+            if not _is_counted(container):  # what the header says may be wrong
+                packets = islice(container.demux(stream), LOOKED_AT)
+                stamps = [packet.pts * packet.time_base for packet in packets if packet.pts is not None]
+                span = max(stamps) - min(stamps) if stamps else 0
+                measured = (len(stamps) - 1) / span if span else rate
+                rate = rate if rate and alike(float(rate), float(measured)) else measured
+    except (av.FFmpegError, UserError):
+        return None
+    return Fraction(rate).limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else None
+
+
 def frame_rate(path: str | os.PathLike) -> Fraction:
     """Frames per second of a video file; 25 where it tells nothing of use."""
-    with open_video(path) as container:
-        stream = container.streams.best("video")
-        rate = stream.average_rate or stream.guessed_rate
-    return Fraction(rate).limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else Fraction(25)
+    return own_rate(path) or Fraction(25)
 
 
 def duration(path: str | os.PathLike) -> float | None:
@@ -314,12 +355,12 @@ def resize_short_side(rgb: np.ndarray, short_side: int = 256) -> np.ndarray:
     return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
-def encode_jpeg(rgb: np.ndarray, quality: int | None = 95, comment: str = "") -> bytes:
+def encode_jpeg(rgb: np.ndarray, quality: int | None = 95) -> bytes:
     """JPEG file (4:2:0) of a uint8 RGB picture (H, W, 3); raises `UserError` if a side is above 65,500."""
     if max(rgb.shape[:2]) > 65500:
         raise UserError(f"frames of {rgb.shape[1]}x{rgb.shape[0]} are too long for JPEG")
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality or 95, subsampling="4:2:0", comment=comment.encode())
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=quality or 95, subsampling="4:2:0")
     return buffer.getvalue()
 
 

@@ -1,8 +1,7 @@
 """Samples of the flow stream: stacks of the optical flow of 10 following frames, u and v in turns."""
 
 import os
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,22 +9,20 @@ import numpy as np
 import torch
 
 from common.cli import UserError
-from common.frames import FRAME_NAME, BrokenImage
-from dataloader.frame_index import IndexedVideo, index_frames, notes
+from common.frames import BrokenImage
+from common.records import root_record
+from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_grey, transform_images
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing, sample_for_training
 
 PARTS = ("u", "v")  # folders of extract_flow.py: motion to the right and downwards
-# In the comment of the first image of u: method, damage of the video, count.
-NOTE = re.compile(r"Flow: ([\w-]+)(?:; (.*))?\nCount: (\d+)\n")
 
 
 def method_of(root: str | os.PathLike) -> str | None:
-    """What method made the flow in `root`; None if its first images do not tell."""
-    found = (NOTE.fullmatch(note) for note in notes(Path(root, PARTS[0])))
-    return next((note[1] for note in found if note), None)
+    """What method made the flow in `root`; None if no record tells."""
+    return (root_record(root).get("flow") or {}).get("method")
 
 
 def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
@@ -50,15 +47,14 @@ def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
             else:
                 counts = f"{item.num_frames} images of u, {other.num_frames} of v"
                 bad.append((item.video, f"video {item.video.name!r} has {counts}; run extract_flow.py again"))
-    return paired, bad, partial(flow_sample, read=partial(read_flow, root))
+    return paired, bad, partial(flow_sample, read=partial(read_flow, v_of))
 
 
-def read_flow(root: str | os.PathLike, folder: str, number: int) -> np.ndarray:
-    """The flow from the 1-based frame `number` on, uint8 (H, W, 2), of a video's folder of u. Raises `BrokenImage`."""
-    name = FRAME_NAME.format(number)
-    u, v = (read_grey(Path(root, part, os.path.relpath(folder, Path(root, PARTS[0])), name)) for part in PARTS)
+def read_flow(v_of: Mapping[Video, IndexedVideo], video: IndexedVideo, number: int) -> np.ndarray:
+    """The flow from the 1-based frame `number` on, uint8 (H, W, 2), of a video of u. Raises `BrokenImage`."""
+    u, v = (read_grey(part.path(number)) for part in (video, v_of[video.video]))
     if u.shape != v.shape:
-        raise BrokenImage(f"{folder}/{name}: u and v differ in size")
+        raise BrokenImage(f"{video.path(number)}: u and v differ in size")
     return np.stack([u, v], 2)
 
 
@@ -66,7 +62,7 @@ def flow_sample(
     video: IndexedVideo,
     generator: np.random.Generator | None,
     image_size: int,
-    read: Callable[[str, int], np.ndarray],
+    read: Callable[[IndexedVideo, int], np.ndarray],
     clips: int = TEST_SAMPLES,
     segments: int = 1,
 ) -> Sample:
@@ -75,9 +71,9 @@ def flow_sample(
     Looks at the same moments as the other streams. Training (a generator is given): one stack from a random start in
     each of `segments` equal parts of the video, resized to 256/224 of `image_size`, cropped by one random draw, and
     mirrored half of the time, which turns u into -u. Testing: the stacks from the 19 test starts, or from `clips`.
-    `read(folder, number)` reads an image.
+    `read(video, number)` reads an image.
     """
-    images_of = partial(map, partial(read, video.folder))
+    images_of = partial(map, partial(read, video))
     if generator is None:
         return sample_for_testing(images_of, video.num_frames, STACK_LENGTH, image_size, clips)
 

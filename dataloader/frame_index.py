@@ -1,34 +1,31 @@
-"""Where the frames of each listed video lie, how many there are (counted on disk and cached), how they were made."""
+"""Where the frames of each listed video lie, how many there are, and how they are called."""
 
-import contextlib
-import json
 import os
-import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
-from common.atomic import atomic_write
 from common.cli import UserError
-from common.frames import FRAME_NAME, count_frames
-from common.records import NOTE, FrameSettings, parse_settings, read_frame_settings
+from common.frames import FRAME_NAME, Frames, find_frames
+from common.records import RECORD, read_record, root_record, sample_folders
 from dataloader.names import Video, VideoFolders
 from pose.keypoints import FILE_NAME
 
-CACHE_NAME = ".frame_counts.json"
-SETTLED_NS = 2 * 10**9  # a folder that changed just now may change again within its time stamp's tick
+SETTLED = 2  # seconds by which a folder may look newer than its record, which is written last
 
 
 class IndexedVideo(NamedTuple):
-    """A listed video, its folder, and its number of frames."""
+    """A listed video, its folder, its number of frames, and how these are called, see `Frames`."""
 
     video: Video
     folder: str
     num_frames: int
+    name: str = FRAME_NAME
+    first: int = 1
+
+    def path(self, number: int) -> str:
+        """Path of the image of a frame, counted from 1."""
+        return f"{self.folder}/{self.name.format(number - 1 + self.first)}"
 
 
 def index_frames(
@@ -36,26 +33,38 @@ def index_frames(
 ) -> tuple[list[IndexedVideo], list[tuple[Video, str]]]:
     """Find every video's folder below `root` and count its frames.
 
-    Returns the good videos, in order, and `(video, reason)` for each that is missing, empty or has gaps. Counts are
-    cached in `root/.frame_counts.json`, if it can be written, as long as a folder's modification time stands.
-    Raises `UserError` if `root` is no folder or holds nothing.
+    Returns the good videos, in order, and `(video, reason)` for each that is missing, empty or has gaps. A folder's
+    record tells its count, as long as nothing has changed in it since; others are listed. Refuses a `root` that is no
+    folder or holds nothing.
     """
-    root = Path(root)
-    found, cache = find_folders(root, videos), _read_cache(root / CACHE_NAME)
+    found = find_folders(root, videos)
     with ThreadPool(8) as pool:
-        counts = pool.map(lambda item: _count(str(root), item[1], cache), found, chunksize=256)
-    good, bad, new = [], [], {}
-    for (video, folder), (frames, stamp, problem) in zip(found, counts, strict=True):
-        if problem:
-            bad.append((video, f"video {video.name!r} {problem}"))
-            continue
-        good.append(IndexedVideo(video, f"{root}/{folder}", frames))
-        if cache.get(folder) != [stamp, frames] and time.time_ns() - stamp > SETTLED_NS:
-            new[folder] = [stamp, frames]
-    if new:
-        with contextlib.suppress(OSError), atomic_write(root / CACHE_NAME, "w") as file:
-            file.write(json.dumps(cache | new))
+        results = pool.map(lambda item: _find_frames(root, item[1]), found, chunksize=256)
+    good, bad = [], []
+    for (video, _), frames in zip(found, results, strict=True):
+        if isinstance(frames, str):
+            bad.append((video, f"video {video.name!r} {frames}"))
+        else:
+            good.append(IndexedVideo(video, *frames))
     return good, bad
+
+
+def _find_frames(root: str | os.PathLike, folder: str | None) -> Frames | str:
+    """The images of a video's folder, or what is wrong with it."""
+    if folder is None:
+        return f"has no folder below {root}"
+    path = f"{root}/{folder}"
+    try:
+        count = read_record(path).get("count")
+        if count and os.stat(path).st_mtime - os.stat(f"{path}/{RECORD}").st_mtime < SETTLED:
+            return Frames(path, count)
+        frames = find_frames(path)
+    except (UserError, OSError) as error:
+        return f"has a bad folder: {error}"
+    if not frames.num_frames:
+        names = ", ".join(sorted(os.listdir(path))[:3])
+        return f"has no frames (frame000001.jpg, …) in {path}" + f", but {names}" * bool(names)
+    return frames
 
 
 def find_folders(root: str | os.PathLike, videos: Sequence[Video]) -> list[tuple[Video, str | None]]:
@@ -80,64 +89,10 @@ def check_usable(bad: list[tuple[Video, str]], listed: int) -> None:
 
 def looks_like_pose_flow(root: str | os.PathLike) -> bool:
     """Whether `root` holds what `process_pose.py` writes: `keypoints.npz` beside the images of its videos."""
-    return any((folder / FILE_NAME).is_file() for folder in _sample_folders(root))
+    return any((folder / FILE_NAME).is_file() for folder in sample_folders(root))
 
 
 def looks_like_frames(root: str | os.PathLike) -> bool:
-    """Whether `root` holds frames that `extract_frames.py` wrote: their first images say so in a comment."""
-    return any(note.startswith("Frames: ") for note in notes(root))
-
-
-def frame_settings(root: str | os.PathLike) -> FrameSettings | None:
-    """How the frames, or those of the pose flow, in `root` were made: by its record, else by a first frame's comment.
-
-    None if neither tells. Raises `UserError` if the record is damaged.
-    """
-    noted = (parse_settings(note[1]) for note in map(NOTE.match, notes(root)) if note)
-    return read_frame_settings(Path(root)) or next(filter(None, noted), None)
-
-
-def notes(root: str | os.PathLike) -> Iterator[str]:
-    """Comments in the first images of folders of videos, where the preparing scripts write how they were made."""
-    for folder in _sample_folders(root):
-        with (
-            contextlib.suppress(OSError, Image.DecompressionBombError),
-            Image.open(folder / FRAME_NAME.format(1)) as image,
-        ):
-            if comment := image.info.get("comment"):
-                yield comment.decode("latin-1")
-
-
-def _sample_folders(root: str | os.PathLike) -> Iterator[Path]:
-    """Folders of videos, `VIDEO` or `CLASS/VIDEO`, one of each of 64 folders below `root`."""
-    return (next(folders_in(folder), folder) for folder in islice(folders_in(Path(root)), 64))
-
-
-def folders_in(folder: Path) -> Iterator[Path]:
-    """Folders in a folder but hidden ones, in any order; none if it cannot be listed."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        yield from (Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _count(root: str, folder: str | None, cache: dict) -> tuple[int, int, str | None]:
-    """Number of frames, time stamp, and what is wrong with the folder, if anything."""
-    if folder is None:
-        return 0, 0, f"has no folder below {root}"
-    path = f"{root}/{folder}"
-    try:
-        stamp = os.stat(path).st_mtime_ns
-        match cache.get(folder):
-            case [int(time_of_count), int(frames)] if time_of_count == stamp and frames > 0:
-                return frames, stamp, None
-        frames = count_frames(path)
-    except (UserError, OSError) as error:
-        return 0, 0, f"has a bad folder: {error}"
-    return frames, stamp, None if frames else f"has no frames (frame000001.jpg, …) in {path}"
-
-
-def _read_cache(path: Path) -> dict:
-    """Entries `folder: [modification time in ns, number of frames]`; none from a file that cannot be read."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        cache = json.loads(path.read_text(encoding="utf-8"))
-        return cache if isinstance(cache, dict) else {}
-    return {}
+    """Whether `root` holds frames that `extract_frames.py` wrote: their records tell of nothing else."""
+    record = root_record(root)
+    return "frames" in record and not {"people", "flow"} & record.keys() and not looks_like_pose_flow(root)

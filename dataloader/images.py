@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +12,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as transforms
 
 from common import frames
-from common.frames import FRAME_NAME
+from common.frames import Frames
+from dataloader.frame_index import IndexedVideo
 from utils import memory_format
 
 Draws = np.ndarray | Sequence[float]
@@ -27,14 +27,9 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return frames.read_image(path, _decode_jpeg)
 
 
-def read_frame(folder: str | os.PathLike, number: int) -> np.ndarray:
-    """Read the 1-based frame `number` of a video's folder as uint8 RGB (H, W, 3). Raises `BrokenImage`."""
-    return read_image(Path(folder, FRAME_NAME.format(number)))
-
-
-def read_frames(folder: str | os.PathLike, numbers: Iterable[int]) -> Iterator[np.ndarray]:
+def read_frames(video: Frames | IndexedVideo, numbers: Iterable[int]) -> Iterator[np.ndarray]:
     """Read the 1-based frames `numbers` of a video's folder as uint8 RGB (H, W, 3), one after the other."""
-    return (read_frame(folder, number) for number in numbers)
+    return (read_image(video.path(number)) for number in numbers)
 
 
 def read_grey(path: str | os.PathLike) -> np.ndarray:
@@ -44,7 +39,8 @@ def read_grey(path: str | os.PathLike) -> np.ndarray:
 
 def _decode_jpeg(data: bytes, mode: ImageReadMode = ImageReadMode.RGB) -> np.ndarray:
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return decode_jpeg(encoded, mode=mode).permute(1, 2, 0).numpy()  # a view: libjpeg writes H x W x 3
+    # A view: libjpeg writes H x W x 3.
+    return decode_jpeg(encoded, mode=mode, apply_exif_orientation=True).permute(1, 2, 0).numpy()
 
 
 def transform_images(images: Iterable[np.ndarray], transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

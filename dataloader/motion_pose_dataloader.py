@@ -38,7 +38,7 @@ def motion_sample(
     mirrored pose would have its left and right colours exchanged. Testing: the stacks from the 19 test starts,
     or from `clips`.
     """
-    read = partial(read_frames, video.folder)
+    read = partial(read_frames, video)
     if generator is None:
         return sample_for_testing(read, video.num_frames, STACK_LENGTH, image_size, clips)
 

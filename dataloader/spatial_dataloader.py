@@ -25,16 +25,16 @@ def spatial_sample(
     clips: int = TEST_SAMPLES,
     crop: str = "random",
     color_jitter: float = 0.0,
-    read: Callable[[str, Sequence[int]], Iterable[np.ndarray]] = read_frames,
+    read: Callable[[IndexedVideo, Sequence[int]], Iterable[np.ndarray]] = read_frames,
 ) -> Sample:
     """Frames of one video, each a clip of its own: `index` (clips, 1).
 
     Training (a generator is given): one frame from each of 3 segments (TSN, arXiv 1608.00859), with one `crop` (see
     `CROPS`), one random horizontal flip and one change of colours (of strength `color_jitter`) for all of them.
-    Testing: the frames at the 19 test starts, or at `clips`. `read(folder, numbers)` gives the frames.
+    Testing: the frames at the 19 test starts, or at `clips`. `read(video, numbers)` gives the frames.
     """
     if generator is None:
-        return sample_for_testing(partial(read, video.folder), video.num_frames, 1, image_size, clips)
+        return sample_for_testing(partial(read, video), video.num_frames, 1, image_size, clips)
 
     def augment(frames: Iterable[np.ndarray]) -> torch.Tensor:
         *place, flip, area, ratio = generator.random(5)
@@ -43,4 +43,4 @@ def spatial_sample(
             images = jitter_colors(images, color_jitter, generator.random(3))
         return images.flip(2) if flip < 0.5 else images
 
-    return sample_for_training(partial(read, video.folder), video.num_frames, generator.random(SEGMENTS), 1, augment)
+    return sample_for_training(partial(read, video), video.num_frames, generator.random(SEGMENTS), 1, augment)

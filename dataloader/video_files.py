@@ -15,9 +15,9 @@ from common.atomic import atomic_write
 from common.cli import UserError
 from common.frames import BrokenImage
 from common.parallel import cores, run_parallel
-from common.records import FrameSettings
+from common.records import FrameSettings, folders_in
 from common.video import count_frames_of, frames_of
-from dataloader.frame_index import IndexedVideo, find_folders, folders_in, looks_like_frames
+from dataloader.frame_index import IndexedVideo, find_folders, looks_like_frames
 from dataloader.names import Video, find_videos, folder_names, is_video, normal
 
 COUNTS = ".video_counts.json"  # path below the root → [modification time in ns, size in bytes, settings, frames]
@@ -86,13 +86,13 @@ def _read_counts(path: Path) -> dict:
     return {}
 
 
-def read_video(path: str | os.PathLike, numbers: Sequence[int], settings: FrameSettings) -> list[np.ndarray]:
+def read_video(video: IndexedVideo, numbers: Sequence[int], settings: FrameSettings) -> list[np.ndarray]:
     """The frames of those 1-based numbers, uint8 RGB (H, W, 3), in one pass over the file.
 
     Decoding from the start is as fast as seeking in clips of some seconds, which have few key frames, and exact in
     every container (benchmarks/README.md).
     """
-    wanted = sorted(set(numbers))
+    wanted, path = sorted(set(numbers)), video.folder
     try:
         pictures = dict(zip(wanted, frames_of(path, settings, wanted=set(wanted)), strict=False))
     except UserError as error:

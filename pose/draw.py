@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw
 
-from common.frames import FRAME_NAME, read_image, scaled_size
+from common.frames import find_frames, read_image, scaled_size
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
 from pose.people import main_paths
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
@@ -120,7 +120,7 @@ def write_preview(path: Path, videos: Sequence[tuple[str, Path, Path]], count: i
     cells = []
     for index, number in choose_frames([data.num_frames for data in keypoints], count):
         name, frames, _ = videos[index]
-        people, frame = people_of_frame(keypoints[index], number), read_image(frames / FRAME_NAME.format(number))
+        people, frame = people_of_frame(keypoints[index], number), read_image(find_frames(frames).path(number))
         label = f"{name}, frame {number}, {len(people) or 'no'} {'person' if len(people) == 1 else 'people'}"
         cells.append((label, (frame, draw_people(people, keypoints[index].frame_size))))
     write_sheet(path, cells)

@@ -15,9 +15,9 @@ import numpy as np
 
 from common.atomic import atomic_folder, temporary_name
 from common.cli import UserError
-from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames, list_frames, read_image
-from common.records import FrameSettings
-from common.video import frames_of
+from common.frames import FRAME_NAME, FRAME_PATTERN, check_size, count_frames, list_frames, read_image
+from common.records import FrameSettings, read_record, write_record
+from common.video import frames_of, made_of
 from pose.draw import encode_pose_image
 from pose.estimators import Estimator
 from pose.keypoints import FILE_NAME, Keypoints, join_frames, load_keypoints, people_of_frame, save_keypoints
@@ -69,7 +69,7 @@ def estimate(
     def find(items: list) -> tuple[list[np.ndarray], tuple[int, int]]:
         frames = [load(item) if load else item for item in items]
         for item, frame in zip(items, frames, strict=True):
-            _check_size(item, frame.shape[:2], frames[0].shape[:2])
+            check_size(item if isinstance(item, Path) else "a frame", frame.shape[:2], frames[0].shape[:2])
         inputs = [estimator.prepare(frame) for frame in frames]
         with network:
             raw = estimator.infer(inputs)
@@ -93,12 +93,6 @@ def estimate(
             yield result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _check_size(item: Any, size: tuple[int, int], expected: tuple[int, int]) -> None:
-    if size != expected:
-        sizes = f"{size[1]}x{size[0]} pixels, but the video's first frame has {expected[1]}x{expected[0]}"
-        raise UserError(f"{item}: {sizes}; make its frames again" if isinstance(item, Path) else f"a frame has {sizes}")
 
 
 # ---- from videos to pose folders ----
@@ -150,8 +144,7 @@ def process_videos(
                     if error:
                         raise error
                     frame_size = frame_size or size
-                    first = Path(video.frames, FRAME_NAME.format(numbers[0])) if video.frames.is_dir() else None
-                    _check_size(first, size, frame_size)
+                    check_size(f"{video.frames}, frame {numbers[0]}", size, frame_size)
                     on_frames(numbers[-1] - max(people, default=0))
                     people.update(zip(numbers, found, strict=True))
                     yield from written(AHEAD)
@@ -162,7 +155,7 @@ def process_videos(
                 everyone = fill_in(people, frame_size)
                 data = join_frames(dict(enumerate(everyone, 1)), len(everyone), frame_size)
                 temporary = temporary_name(video.poses)
-                writing.append((video, temporary, pool.submit(_write, video.poses, temporary, data, options)))
+                writing.append((video, temporary, pool.submit(_write, video, temporary, data, options)))
         yield from written(0)
         yield from failed.items()
     finally:
@@ -175,9 +168,11 @@ def process_videos(
         pool.shutdown()
 
 
-def _write(folder: Path, temporary: Path, data: Keypoints, options: PoseOptions) -> None:
-    with atomic_folder(folder, temporary):
-        write_poses(temporary, data, options.cleaning, options.images)
+def _write(video: PoseJob, temporary: Path, data: Keypoints, options: PoseOptions) -> None:
+    is_file = video.frames.is_file()
+    frames = made_of(video.frames, options.made) if is_file else read_record(video.frames).get("frames")
+    with atomic_folder(video.poses, temporary):
+        write_poses(temporary, data, options.cleaning, {"frames": frames}, options.images)
 
 
 def _key_items(source: Path, every: int, made: FrameSettings, damage: list[str]) -> Generator[tuple, None, None]:
@@ -234,8 +229,8 @@ def finished_keypoints(folder: Path, num_frames: int | None = None, images: bool
     return None
 
 
-def write_poses(folder: Path, data: Keypoints, cleaning: dict | None, images: bool = True) -> None:
-    """Write the keypoints of a video into a folder, and draw its `images`.
+def write_poses(folder: Path, data: Keypoints, cleaning: dict | None, record: dict, images: bool = True) -> None:
+    """Write the keypoints of a video into a folder, draw its `images`, and keep the `record`.
 
     With `cleaning` (see `clean_people`) they are those of the people that it leaves; all are kept in `RAW_NAME`.
     """
@@ -250,19 +245,22 @@ def write_poses(folder: Path, data: Keypoints, cleaning: dict | None, images: bo
         except OSError as error:
             error.filename = error.filename or str(path)  # "no space left" should say where
             raise
+    write_record(folder, record | {"count": data.num_frames if images else None})
 
 
-def redraw(job: tuple[Path, Path], cleaning: dict | None = None) -> None:
-    """Draw a pose folder's images anew from its keypoints; `job`: the folder, and its temporary name.
+def redraw(job: tuple[Path, Path, Path], cleaning: dict | None = None) -> None:
+    """Draw a pose folder's images anew from its keypoints; `job`: the folder, its temporary name, that of the frames.
 
     With `cleaning` from those before it, so that cleaning twice, or with other options, is the same as cleaning once.
     """
-    folder, temporary = job
+    folder, temporary, frames = job
     raw = folder / RAW_NAME if cleaning and (folder / RAW_NAME).exists() else folder / FILE_NAME
     data = load_keypoints(raw)
     with atomic_folder(folder, temporary):
-        write_poses(temporary, data, cleaning)
         for file in folder.iterdir():
             made = FRAME_PATTERN.fullmatch(file.name) or (cleaning and file.name in (FILE_NAME, RAW_NAME))
             if file.is_file() and not made:
                 shutil.copy2(file, temporary / file.name)
+        record = read_record(folder)
+        record["frames"] = read_record(frames).get("frames") or record.get("frames")
+        write_poses(temporary, data, cleaning, record)

@@ -3,7 +3,8 @@
 import argparse
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count, zip_longest
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from common.cli import ArgumentGroup, ArgumentParser, UserError, examples, positive, probability, whole_number
-from common.records import FrameSettings, add_frame_arguments, settings_from_arguments
+from common.records import FrameSettings, add_frame_arguments, alike, settings_from_arguments
 from dataloader.names import Video, VideoFolders, is_video, normal, stem
 from dataloader.split_train_test_video import read_class_index
 from fusion.metrics import fuse, read_calibration
@@ -243,19 +244,28 @@ def check_same_classes(models: Iterable[Model]) -> None:
                 )
 
 
-def common_settings(models: Iterable[Model], args: Namespace) -> FrameSettings | None:
+def common_settings(models: Mapping[str, Model], args: Namespace) -> FrameSettings | None:
     """How the frames that the streams were trained on were made; None if no checkpoint tells.
 
-    Raises `UserError` if two streams' differ in what `args`, of `add_frame_arguments`, leaves open.
+    Raises `UserError` if two streams' differ in what `args`, of `add_frame_arguments`, leaves open. What one does not
+    tell is as the other's, and the JPEG that people were found in does not matter.
     """
-    known = [(model.path, trained_frames(model.checkpoint, model.path)) for model in models]
-    known = [(path, settings) for path, settings in known if settings]
-    for path, settings in known[1:]:
-        first, other = (settings_from_arguments(args, made) for made in (known[0][1], settings))
-        if first != other:
-            made = f"{known[0][0]} was trained on frames made with {first}, {path} with {other}"
-            raise UserError(f"{made}; choose with --every, --fps, --short-side, --quality")
-    return known[0][1] if known else None
+    of_poses = (MOTION_POSE.name, SKELETON.name)
+    common: FrameSettings | None = None
+    for name, model in sorted(models.items(), key=lambda item: item[0] in of_poses):
+        made = trained_frames(model.checkpoint, model.path)
+        if common is None:
+            common, first = made, model.path
+        elif made:
+            quality = common.quality if name in of_poses else made.quality
+            made = replace(made, short_side=made.short_side or common.short_side, quality=quality)
+            common = replace(common, short_side=common.short_side or made.short_side)
+            one, other = (settings_from_arguments(args, settings) for settings in (common, made))
+            if one != other or not alike(one.rate, other.rate):
+                told = f"{first} was trained on frames made with {one}, {model.path} with {other}"
+                raise UserError(f"{told}; choose with --every, --fps, --short-side, --quality")
+            common = replace(common, rate=common.rate or made.rate)
+    return common
 
 
 # ---- from options to what classifies videos ----
@@ -277,8 +287,11 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
     estimator = None
     if not keypoints and (args.motion or args.skeleton or (overlay and (args.model or args.pose_weights))):
         estimator = make_estimator(args, poses)
-    settings = settings_from_arguments(args, common_settings(models.values(), args))
-    cleaning = cleaning_from_arguments(args, float(settings.rate()), poses)
+    settings = settings_from_arguments(args, common_settings(models, args))
+    if not (settings.fps or settings.rate or args.every):
+        unknown = "the checkpoints do not tell at what rate their frames came"
+        print(f"{unknown}: each frame of a video is taken; --fps chooses another rate", file=sys.stderr)
+    cleaning = cleaning_from_arguments(args, float(settings.per_second()), poses)
     amp = args.amp and computes_in_half(device)
     return Classifier(models, fusion, estimator, Options(settings, cleaning, poses.get("every") or 1, overlay, amp))
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -350,7 +350,7 @@ def write_results(path: Path, results: Sequence[dict], classifier: Classifier) -
     fused = calibration_values(combine(list(fusion.calibrations.values()), fusion.weights))
     fused["threshold"] = fusion.calibration.threshold
     content: dict[str, Any] = {"meaning": MEANING, "classes": fusion.classes, "streams": streams, "fused": fused}
-    content |= {"frames": options.frames._asdict(), "videos": results}
+    content |= {"frames": asdict(options.frames), "videos": results}
     with atomic_write(path) as file:  # names of files may not be valid Unicode
         file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 

@@ -230,7 +230,7 @@ def resample(handled: Sequence[Handled], rate: float) -> Window:
 def classify_window(handled: Sequence[Handled], classifier: Classifier) -> Prediction:
     """Score handled frames, resampled to the rate of those that the streams were trained on."""
     options = classifier.options
-    window = resample(handled, float(options.frames.rate()))
+    window = resample(handled, float(options.frames.per_second()))
     window.people = complete_people(window.people, window, 1, options.cleaning)
     return Prediction(score(window, classifier), window)
 
@@ -267,7 +267,7 @@ def watch(capture: Capture, classifier: Classifier, plan: Plan, stop: StopReques
     pending: Future | None = None
     handled = connection = 0
     first = due = last = None
-    step = 1 / float(classifier.options.frames.rate())
+    step = 1 / float(classifier.options.frames.per_second())
 
     def classify() -> Future:
         span = recent[-1].time - recent[0].time

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from common.contact_sheet import fit, font_of
 from common.records import FrameSettings
-from common.video import decode_frames, frame_rate, write_mp4
+from common.video import decode_frames, rate_of, settings_for, write_mp4
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 
 SHORT_SIDE = (480, 1080)  # of the picture: smaller videos are enlarged, larger ones reduced
@@ -69,8 +69,9 @@ def overlay_video(
     settings: FrameSettings,
 ) -> None:
     """`write_overlay` of a video file, whose frames, made with these settings, are those that `people` counts."""
+    settings = settings_for(video, settings)
     with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
-        write_overlay(path, frames, people, bars, settings.rate(frame_rate(video)))
+        write_overlay(path, frames, people, bars, rate_of(video, settings))
 
 
 def picture_size(height: int, width: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.cli import UserError
-from common.video import duration, frame_rate, frames_of, through_jpeg
+from common.video import duration, frames_of, rate_of, through_jpeg
 from dataloader.names import stem
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints
@@ -109,7 +109,7 @@ def classify_windows(path: Path, classifier: Classifier, plan: Plan) -> Timeline
     shown, poses, rows = {}, {}, []
     with closing(frames_of(path, options.frames, THREADS, damage)) as pictures:
         first = next(pictures)
-        rate, seconds = options.frames.rate(frame_rate(path)), duration(path)
+        rate, seconds = rate_of(path, options.frames), duration(path)
         length = max(round(Fraction(str(plan.length)) * rate), 1)
         starts = window_starts(plan, rate, options.estimate_every if isinstance(source, Estimator) else 1)
         total = round(seconds * rate) if seconds else None

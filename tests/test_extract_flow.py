@@ -18,7 +18,7 @@ from common import optical_flow  # noqa: E402
 from common.cli import UserError  # noqa: E402
 from common.contact_sheet import GAP  # noqa: E402
 from common.optical_flow import decode_flow, encode_flow, flow_colors, flow_images, flow_method  # noqa: E402
-from common.records import FrameSettings, read_frame_settings  # noqa: E402
+from common.records import RECORD, FrameSettings, root_record, settings_of  # noqa: E402
 from dataloader.images import read_grey  # noqa: E402
 from tests.helpers import ROOT, assert_error, call_main  # noqa: E402
 from tests.test_extract_frames import _wait_until as wait_until  # noqa: E402
@@ -102,7 +102,7 @@ def test_files_are_what_the_method_computes(frames, tmp_path):
     u, v = (
         np.stack([read_grey(tmp_path / f"flow/{part}/v_shift/frame{n:06d}.jpg") for n in range(1, 5)]) for part in "uv"
     )
-    assert u.shape == (4, *SIZE) and len(os.listdir(tmp_path / "flow/u/v_shift")) == 4
+    assert u.shape == (4, *SIZE) and len(os.listdir(tmp_path / "flow/u/v_shift")) == 5
     assert np.abs(decode_flow(u) - 3).mean() < 0.5 and np.abs(decode_flow(v) + 2).mean() < 0.5
     read = [np.array(Image.open(frames / f"v_shift/frame{n:06d}.jpg")) for n in (1, 2)]
     expected = encode_flow(
@@ -120,8 +120,8 @@ def test_flow_of_videos_is_that_of_their_frames(tmp_path):
     extract(tmp_path / "frames", tmp_path / "flow")
     extract(tmp_path / "videos", tmp_path / "direct", *small, workers=2)
     assert tree(tmp_path / "flow") == tree(tmp_path / "direct")
-    assert len(os.listdir(tmp_path / "flow/u/a")) == 3
-    assert read_frame_settings(tmp_path / "flow") == FrameSettings(2, None, 80)
+    assert sorted(os.listdir(tmp_path / "flow/u/a"))[3:] == [RECORD]
+    assert settings_of(root_record(tmp_path / "flow")) == FrameSettings(2, None, 80)
 
 
 def test_a_second_run_does_what_is_missing(frames, tmp_path):
@@ -175,7 +175,7 @@ def test_kills_leave_nothing_half(tmp_path):
         wait_until(lambda place=place: list(flow.glob(place)))
         process.send_signal(signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
-        assert all(len(os.listdir(folder)) == 60 for folder in flow.glob("[uv]/*"))
+        assert all(len(os.listdir(folder)) == 61 for folder in flow.glob("[uv]/*"))
     for path in flow.glob(".tmp-*"):
         os.utime(path, (0, 0))
     extract(tmp_path / "frames", flow)

@@ -1,7 +1,6 @@
 import errno
 import io
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -23,11 +22,10 @@ from PIL import Image
 from common.cli import UserError, shard
 from common.frames import find_frame_folders, list_frames
 from common.parallel import in_shard
-from common.records import RECORD, FrameSettings
+from common.records import RECORD, read_record, root_record, write_record
 from common.video import decode_frames, encode_jpeg, resize_short_side
-from dataloader.frame_index import frame_settings
 from dataloader.names import find_videos
-from extract_frames import main
+from extract_frames import main, noted_damage
 from tests.helpers import ROOT, assert_error, call_main, write_video
 
 
@@ -278,14 +276,21 @@ def test_fps_makes_its_frames_and_is_noted(tmp_path):
     timed(tmp_path / "v/a.mkv", [round(1000 * i / 60) for i in range(60)])
     assert extract(tmp_path / "v", tmp_path / "f", "--fps", 20, "--short-side", 48) == 0
     assert len(list_frames(tmp_path / "f/a")) == 20
-    record = {"every": 1, "fps": 20, "short_side": 48, "quality": 95}
-    assert json.loads((tmp_path / "f" / RECORD).read_text()) == record
+    frames = {"every": 1, "fps": 20, "short_side": 48, "quality": 95, "rate": 20}
+    assert read_record(tmp_path / "f/a") == {"frames": frames, "count": 20, "damage": ""}
     before = tree(tmp_path / "f")
     assert extract(tmp_path / "v", tmp_path / "f", "--fps", "20.0", "--short-side", 48) == 0
     assert tree(tmp_path / "f") == before
-    (tmp_path / "f" / RECORD).unlink()
-    assert frame_settings(tmp_path / "f") == FrameSettings(1, 20, 48, 95)
     assert_error(call_main("extract_frames", tmp_path / "v", tmp_path / "f", "--fps", 20, "--every", 2), "not allowed")
+
+
+def test_a_root_tells_the_rate_that_its_videos_share(tmp_path):
+    for name, rate in (("a", 60), ("b", 59), ("c", 61)):
+        timed(tmp_path / f"v/{name}.mkv", [round(1000 * i / rate) for i in range(rate)])
+    assert extract(tmp_path / "v", tmp_path / "f", "--every", 2) == 0
+    assert root_record(tmp_path / "f")["frames"]["rate"] == pytest.approx(30, abs=0.3)
+    write_record(tmp_path / "f/c", {"frames": {"rate": 10}})
+    assert root_record(tmp_path / "f")["frames"]["rate"] is None
 
 
 # ---- names ----
@@ -377,7 +382,7 @@ def test_second_run_does_what_is_missing(tmp_path, capsys):
     before = tree(tmp_path / "f")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "f").rglob("*")}
     shutil.rmtree(tmp_path / "f/b")
-    (tmp_path / "f/c/frame000001.jpg").write_bytes(b"")  # as a power cut may leave it
+    (tmp_path / "f/c/frame000001.jpg").unlink()
     assert extract(*run) == 0
     assert "2 extracted" in capsys.readouterr().out
     assert tree(tmp_path / "f") == before
@@ -388,20 +393,15 @@ def test_second_run_does_what_is_missing(tmp_path, capsys):
 def test_frames_of_other_settings_are_not_taken_for_finished(tmp_path, capsys):
     make_video(tmp_path / "v/a.avi", pictures=[picture(0)] * 3)
     assert extract(tmp_path / "v", tmp_path / "f") == 0
-    before = tree(tmp_path / "f")
-    made = "made with every 1, short side 256, quality 95"
     assert_error(
-        call_main("extract_frames", tmp_path / "v", tmp_path / "f", "--every", 2), made, "it is every 2, short"
+        call_main("extract_frames", tmp_path / "v", tmp_path / "f", "--every", 2), "made with every = 1, now it is 2"
     )
-    (tmp_path / "f" / RECORD).unlink()  # as before there were records: the frames' own notes tell
-    assert_error(call_main("extract_frames", tmp_path / "v", tmp_path / "f", "--fps", 25), made, "it is fps 25")
-    note = encode_jpeg(picture(0), comment="Frames: every 2, short side 256, quality 95\nCount: 3\n")
-    (tmp_path / "f/a/frame000001.jpg").write_bytes(note)
-    (tmp_path / "f" / RECORD).write_text(before[RECORD].decode())
-    assert extract(tmp_path / "v", tmp_path / "f") == 1
-    assert "was made with every 2, short side 256, quality 95" in capsys.readouterr().err
-    (tmp_path / "f" / RECORD).write_text("{")
-    assert_error(call_main("extract_frames", tmp_path / "v", tmp_path / "f"), RECORD, "cannot be read")
+    assert_error(call_main("extract_frames", tmp_path / "v", tmp_path / "f", "--fps", 25), "with fps = None")
+    make_video(tmp_path / "v/b.avi", pictures=[picture(0)] * 3)
+    write_record(tmp_path / "f/b", {"frames": {"short_side": 80}})
+    assert noted_damage(tmp_path / "f/a", {"frames": {"short_side": 256}}) == ""
+    with pytest.raises(UserError, match="with short side = 80, now it is 256"):
+        noted_damage(tmp_path / "f/b", {"frames": {"short_side": 256}})
 
 
 def test_frames_from_elsewhere_and_other_things_stay(tmp_path, capsys):
@@ -417,7 +417,7 @@ def test_frames_from_elsewhere_and_other_things_stay(tmp_path, capsys):
     assert capsys.readouterr().err.count("is in the way") == 2
     after = tree(tmp_path / "f")
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {RECORD, *(f"d/frame00000{i}.jpg" for i in (1, 2, 3))}
+    assert set(after) - set(before) == {f"d/{RECORD}", *(f"d/frame00000{i}.jpg" for i in (1, 2, 3))}
 
 
 @pytest.mark.parametrize("lost", [(3,), (5,), (1,), (2, 3, 5), (4, 5)])
@@ -437,21 +437,17 @@ def test_a_folder_that_lost_frames_is_made_again(tmp_path, capsys, lost):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "f/b").iterdir()} == stamps
 
 
-def test_frames_whose_note_tells_no_count(tmp_path, capsys):
-    """As earlier versions wrote them: finished without a gap, made again with one."""
+def test_frames_without_a_record_are_finished_as_they_are(tmp_path, capsys):
+    """As earlier versions and other tools wrote them."""
     make_video(tmp_path / "v/a.avi", pictures=[picture(i) for i in range(5)])
     assert extract(tmp_path / "v", tmp_path / "f") == 0
-    first = tmp_path / "f/a/frame000001.jpg"
-    before = tree(tmp_path / "f")
-    first.write_bytes(encode_jpeg(read(first).astype(np.uint8), 95, "Frames: every 1, short side 256, quality 95\n"))
-    (tmp_path / "f/a/frame000005.jpg").unlink()
-    capsys.readouterr()
+    for name in (RECORD, "frame000005.jpg"):
+        (tmp_path / "f/a" / name).unlink()
     assert extract(tmp_path / "v", tmp_path / "f") == 0
-    assert "0 extracted" in capsys.readouterr().out and len(list_frames(tmp_path / "f/a")) == 4
-    assert frame_settings(tmp_path / "f") == FrameSettings(1, None, 256, 95)
+    assert "0 extracted" in capsys.readouterr().out.splitlines()[-1] and len(list_frames(tmp_path / "f/a")) == 4
+    assert root_record(tmp_path / "f") == {}
     (tmp_path / "f/a/frame000003.jpg").unlink()
-    assert extract(tmp_path / "v", tmp_path / "f") == 0
-    assert tree(tmp_path / "f") == before
+    assert extract(tmp_path / "v", tmp_path / "f") == 1
 
 
 def test_what_else_lies_in_a_folder_with_a_gap_is_not_removed(tmp_path, capsys):
@@ -459,13 +455,13 @@ def test_what_else_lies_in_a_folder_with_a_gap_is_not_removed(tmp_path, capsys):
         make_video(tmp_path / f"v/{name}.avi", pictures=[picture(i) for i in range(3)])
     assert extract(tmp_path / "v", tmp_path / "f") == 0
     (tmp_path / "f/a/notes.txt").write_text("mine")
-    (tmp_path / "f/b/frame000001.jpg").write_bytes(encode_jpeg(picture(1)))  # made elsewhere: no note
+    (tmp_path / "f/b" / RECORD).unlink()  # made elsewhere
     for name in "ab":
         (tmp_path / f"f/{name}/frame000002.jpg").unlink()
     before = tree(tmp_path / "f")
     assert extract(tmp_path / "v", tmp_path / "f") == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "f/a" in line or "f/b" in line]
-    assert len(lines) == 2 and all("frame000002.jpg is missing" in line and "remove it" in line for line in lines)
+    assert len(lines) == 2 and all("is in the way" in line and "remove it" in line for line in lines)
     assert tree(tmp_path / "f") == before
 
 
@@ -632,7 +628,7 @@ def test_signals_leave_nothing_half(tmp_path, long_videos, sig, status, workers)
         for path in left:
             os.utime(path, (0, 0))
         assert extract(long_videos, tmp_path / "f", "--short-side", 480) == 0
-        assert sorted(os.listdir(tmp_path / "f")) == ["a", "b", "c", RECORD]
+        assert sorted(os.listdir(tmp_path / "f")) == ["a", "b", "c"]
 
 
 def _running(group):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.frames import BrokenImage
 from common.optical_flow import decode_flow, encode_flow
+from common.records import write_record
 from dataloader.flow_dataloader import flow_sample, mirror, prepare_flow
 from dataloader.frame_index import IndexedVideo
 from dataloader.names import Video
@@ -21,7 +22,7 @@ from utils import load_checkpoint
 VIDEO = Video("Archery_g03_c01", 0, "Archery", "Archery/v_Archery_g03_c01.avi")
 
 
-def numbered(folder, number):
+def numbered(video, number):
     """The number of the frame in u, that number + 100 in v."""
     return np.stack([np.full((40, 50), number), np.full((40, 50), number + 100)], 2).astype(np.uint8)
 
@@ -61,7 +62,7 @@ def test_a_mirrored_video_moves_the_other_way():
 
 
 def test_all_images_of_a_stack_are_cropped_alike():
-    def read(folder, number):
+    def read(video, number):
         return np.random.default_rng(0).integers(0, 255, (40, 50, 2), np.uint8)
 
     sample = flow_sample(IndexedVideo(VIDEO, "", 30), random_state(0, 0), 32, read)
@@ -89,10 +90,8 @@ def test_what_is_wrong_is_named(own_tiny, tmp_path):
 
 def test_the_checkpoint_keeps_the_method(own_tiny, tmp_path):
     def note(method):
-        for path in (own_tiny / "flow" / "u").glob("*/frame000001.jpg"):
-            with Image.open(path) as image:
-                image.load()
-            image.save(path, comment=f"Flow: {method}\nCount: {len(list(path.parent.iterdir()))}\n")
+        for folder in (own_tiny / "flow" / "u").iterdir():
+            write_record(folder, {"flow": {"method": method}})
 
     note("dis")
     assert train_script("flow", own_tiny, tmp_path, "--epochs", 1, inline=True).returncode == 0

@@ -1,5 +1,7 @@
 import io
 import multiprocessing
+import os
+import shutil
 import signal
 import time
 from functools import partial
@@ -12,9 +14,10 @@ from PIL import Image
 
 from common import frames
 from common.cli import UserError
-from common.frames import BrokenImage, decode_image
+from common.frames import FRAME_NAME, BrokenImage, decode_image, find_frames, list_frames
+from common.records import RECORD, write_record
 from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import random_crop, read_frame, read_image, resize, to_input, transform_images
+from dataloader.images import random_crop, read_frames, read_image, resize, to_input, transform_images
 from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.names import Video
 from dataloader.sampling import random_state, segment_starts, stack_indices
@@ -43,7 +46,7 @@ def video(tmp_path) -> IndexedVideo:
 
 
 def frame_of(video: IndexedVideo, number: int) -> torch.Tensor:
-    return torch.from_numpy(read_frame(video.folder, number))
+    return torch.from_numpy(next(read_frames(video, [number])))
 
 
 @pytest.fixture
@@ -246,17 +249,62 @@ def test_frame_index_counts_on_disk_and_follows_changes(tmp_path):
     assert "frame000002.jpg is missing" in reasons and "no frames" in reasons
 
 
-def test_frame_index_caches_settled_folders(tmp_path, monkeypatch):
-    write_images(tmp_path / "frames" / "v_A_g01_c01", 3, 0, (8, 8), 0)
-    videos = [Video("A_g01_c01", 0, "A", "A/v_A_g01_c01.avi")]
-    monkeypatch.setattr("dataloader.frame_index.SETTLED_NS", -1)
-    index_frames(tmp_path / "frames", videos)
-    assert (tmp_path / "frames" / ".frame_counts.json").exists()
-    monkeypatch.setattr("dataloader.frame_index.count_frames", lambda folder: pytest.fail("not from the cache"))
-    assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 3
-    (tmp_path / "frames" / ".frame_counts.json").write_text('{"v_A_g01_c01": "x"}')
-    monkeypatch.setattr("dataloader.frame_index.count_frames", lambda folder: 7)
-    assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 7
+def test_a_record_tells_the_count_while_nothing_changes(tmp_path, monkeypatch):
+    folder, videos = tmp_path / "frames/v_A_g01_c01", [Video("A_g01_c01", 0, "A", "A/v_A_g01_c01.avi")]
+    write_images(folder, 3, 0, (8, 8), 0)
+    write_record(folder, {"count": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr("dataloader.frame_index.find_frames", lambda folder: pytest.fail("listed"))
+        assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 3
+    (folder / "frame000003.jpg").unlink()
+    os.utime(folder / RECORD, (0, 0))
+    assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 2
+    (folder / RECORD).write_text('{"count"')
+    assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["img_{:05d}.jpg", "image_{:05d}.jpg", "{}.jpg", "{:04d}.JPG", "frame{:06d}.png", "v{{1}} {:03d}.jpeg"]
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_one_series_of_images_is_read_as_other_tools_number_it(tmp_path, name, first):
+    write_images(tmp_path / "a", 12, 0, (8, 8), 0)
+    expected = [read_image(path) for path in list_frames(tmp_path / "a")]
+    (tmp_path / "a/notes.txt").touch()
+    for number in range(1, 13) if first == 0 else range(12, 0, -1):
+        (tmp_path / f"a/frame{number:06d}.jpg").rename(tmp_path / "a" / name.format(number + first - 1))
+    (item,), bad = index_frames(tmp_path, [Video("a", 0, "A", "A/a.avi")])
+    assert not bad and item.num_frames == 12
+    assert all(map(np.array_equal, read_frames(item, range(1, 13)), expected))
+    (tmp_path / "a" / name.format(5)).unlink()
+    assert f"{name.format(5)} is missing" in index_frames(tmp_path, [Video("a", 0, "A", "A/a.avi")])[1][0][1]
+
+
+def test_several_series_are_refused_with_their_names(tmp_path):
+    write_images(tmp_path / "a", 3, 0, (8, 8), 0)
+    for number in (1, 2, 3):
+        for name in ("img", "flow_x"):
+            shutil.copy(tmp_path / f"a/frame{number:06d}.jpg", tmp_path / f"a/{name}_{number:05d}.jpg")
+    assert find_frames(tmp_path / "a").name == FRAME_NAME  # our own come first
+    for number in (1, 2, 3):
+        (tmp_path / f"a/frame{number:06d}.jpg").unlink()
+    with pytest.raises(UserError, match=r"several series of images \(flow_x_00001.jpg, img_00001.jpg"):
+        find_frames(tmp_path / "a")
+    for path in (tmp_path / "a").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    assert "but flow_x_00001.txt" in index_frames(tmp_path, [Video("a", 0, "A", "A/a.avi")])[1][0][1]
+
+
+def test_turned_and_16_bit_images(both):
+    """By either decoder: EXIF's quarter turn, a PNG under a JPEG's name."""
+    exif = Image.Exif()
+    exif[274] = 6
+    turned = np.rot90(np.asarray(Image.open(io.BytesIO(encoded(picture())))), -1)
+    for read in both(encoded(picture(), exif=exif)):
+        assert read.shape == turned.shape and abs(read.astype(int) - turned).max() <= 4
+    deep = Image.fromarray(np.arange(60 * 40, dtype=np.uint16).reshape(40, 60) * 27)
+    for read in both(encoded(deep, "PNG")):
+        assert np.array_equal(read[..., 0], np.asarray(deep) // 256)
 
 
 def test_frame_index_of_no_folder(tmp_path):

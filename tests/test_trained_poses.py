@@ -9,7 +9,7 @@ import torch
 
 import predict
 import process_pose
-from common.records import RECORD, FrameSettings, keep_frame_settings, read_frame_settings
+from common.records import root_record, write_record
 from fusion.scores import load_scores
 from pose.estimators import estimator_from_arguments
 from pose.keypoints import load_keypoints
@@ -157,7 +157,8 @@ def test_only_the_main_process_says_that_data_differ(tmp_path, monkeypatch):
 
 
 def test_a_line_is_said_only_where_asked(tmp_path, capsys):
-    keep_frame_settings(tmp_path, FrameSettings(2))
+    (tmp_path / "a").mkdir()
+    write_record(tmp_path / "a", {"frames": {"every": 2}})
     model = Namespace(checkpoint={"frames": {"every": 3}}, path="a.pth.tar")
     for say in (False, True):
         frames, poses = made_of(Namespace(data=tmp_path, resume="a.pth.tar"), model, say)
@@ -173,12 +174,13 @@ def test_frame_settings_go_with_redrawn_poses(trained, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "keypoints.npz").write_bytes((trained / "flow" / name / RAW_NAME).read_bytes())
     redraw = ("process_pose", "--out", tmp_path, "--from-keypoints", "--workers", 0)
-    assert call_main(*redraw).returncode == 0 and not (tmp_path / RECORD).exists()
-    assert call_main(*redraw, "--frames", trained / "frames").returncode == 0
-    made = read_frame_settings(trained / "frames")
-    assert made and read_frame_settings(tmp_path) == made == read_frame_settings(trained / "flow")
-    (tmp_path / RECORD).write_text(json.dumps({"every": 5}))
-    assert_error(call_main(*redraw, "--frames", trained / "frames"), "every 5", "fps 25", "choose another folder")
+    assert call_main(*redraw).returncode == 0 and "frames" not in root_record(tmp_path)
+    assert call_main(*redraw, "--redraw", "--frames", trained / "frames").returncode == 0
+    made = root_record(trained / "frames")["frames"]
+    assert made == root_record(tmp_path)["frames"] == root_record(trained / "flow")["frames"]
+    for name in ("one", "two"):
+        write_record(tmp_path / name, {"frames": {"every": 5}})
+    assert_error(call_main(*redraw, "--frames", trained / "frames"), "every = 5", "choose another folder")
 
 
 def test_cleaning_kept_keypoints_is_kept_as_well(trained, tmp_path):

@@ -6,6 +6,8 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from common.atomic import recover_folders
 from common.cli import UserError
-from common.records import FrameSettings
-from dataloader.frame_index import frame_settings
+from common.records import FrameSettings, alike, common_rate, root_record, settings_of
+from common.video import own_rate
+from dataloader.names import find_videos
 from dataloader.split_train_test_video import Split, Video
 from dataloader.video_files import holds_videos
 from fusion.metrics import calibrate
@@ -33,6 +36,7 @@ except ImportError:  # Windows: no lock there
     fcntl = None
 
 CHECKPOINT, BEST = "checkpoint.pth.tar", "model_best.pth.tar"
+RATED = 64  # videos whose rates of frames are looked at
 LEAST_VIDEOS = 20  # of validation; from three, temperatures of 0.1 and 100 were seen
 
 
@@ -122,13 +126,20 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> tuple[dict | Non
     trained = trained_frames(checkpoint, path), trained_poses(checkpoint, path)
     found: tuple = (None, None)
     if args.data and args.data.is_dir():
-        frames = video_settings(args) if holds_videos(args.data) else frame_settings(args.data)
+        frames = settings_of(root_record(args.data))
+        if holds_videos(args.data):
+            frames = video_settings(args)
+            rates = map(own_rate, islice(find_videos(args.data).values(), RATED))
+            frames = replace(
+                frames, rate=common_rate(float(frames.per_second(rate)) if rate else None for rate in rates)
+            )
         found = frames, kept_settings(args.data)
     for what, here, there in zip(("frames were made", "people were found"), found, trained, strict=True):
-        if say and here and there and here != there:
+        rates = [made.rate for made in (here, there) if isinstance(made, FrameSettings)]
+        if say and here and there and (here != there or not alike(*(rates or (None, None)))):
             print(f"{args.data}: its {what} with {here}, those of {args.resume} with {there}", file=sys.stderr)
     frames, poses = found[0] or trained[0], found[1] or trained[1]
-    return frames and frames._asdict(), poses
+    return asdict(frames) if frames else None, poses
 
 
 def trained_frames(checkpoint: Mapping, path: str | os.PathLike) -> FrameSettings | None:
@@ -137,7 +148,7 @@ def trained_frames(checkpoint: Mapping, path: str | os.PathLike) -> FrameSetting
     Raises `UserError` if what it tells is damaged.
     """
     try:
-        return FrameSettings(**checkpoint["frames"]) if checkpoint.get("frames") else None
+        return settings_of(dict(checkpoint))
     except TypeError:
         raise UserError(f"{path}: what it tells of its frames is damaged: {checkpoint['frames']!r}") from None
 
