@@ -86,13 +86,18 @@ def _read_counts(path: Path) -> dict:
     return {}
 
 
-def read_video(video: IndexedVideo, numbers: Sequence[int], settings: FrameSettings) -> list[np.ndarray]:
+def read_video_frames(video: IndexedVideo, numbers: Sequence[int], settings: FrameSettings) -> list[np.ndarray]:
+    """`read_video` of a listed video, whose place is a file."""
+    return read_video(video.folder, numbers, settings)
+
+
+def read_video(path: str | os.PathLike, numbers: Sequence[int], settings: FrameSettings) -> list[np.ndarray]:
     """The frames of those 1-based numbers, uint8 RGB (H, W, 3), in one pass over the file.
 
     Decoding from the start is as fast as seeking in clips of some seconds, which have few key frames, and exact in
     every container (benchmarks/README.md).
     """
-    wanted, path = sorted(set(numbers)), video.folder
+    wanted = sorted(set(numbers))
     try:
         pictures = dict(zip(wanted, frames_of(path, settings, wanted=set(wanted)), strict=False))
     except UserError as error:

@@ -123,7 +123,7 @@ def test_each_fault_is_counted_in_its_column_and_named(data):
     out = finished.stdout
     for words in (
         "Archery_g03_c01: video 'Archery_g03_c01' has no folder",
-        "frame000007.jpg is missing, yet later frames exist; run extract_frames.py / process_pose.py again",
+        "frame000007.jpg is missing, yet later images exist; make its images again",
         "v_Archery_g06_c01/frame000002.jpg: the file is empty and 1 more",
         "v_Diving_g03_c01/frame000001.jpg: the JPEG is truncated",
         "Diving_g04_c01: 17 frames, 16 of pose flow",

@@ -176,10 +176,10 @@ def test_the_real_network_with_cleaning(shared, tmp_path):
     assert finished.returncode == 0, finished.stderr
     raw, cleaned = (load_keypoints(tmp_path / "out/exercise" / name) for name in (RAW_NAME, FILE_NAME))
     assert raw.num_frames == cleaned.num_frames == 20 and counts(raw).max() > 2 == counts(cleaned).max()
-    rate = 25 / 3
+    rate = 10 / 3
     strong = select_people(raw, person_scores(raw.keypoints) >= 0.35)
     smooth, tracks = smooth_people(strong, follow_people(strong), rate)
     assert np.array_equal(smooth.keypoints[main_people(smooth, tracks, 2)], cleaned.keypoints)
     assert kept_settings(tmp_path / "out")["smooth"] == pytest.approx(rate)
     assert "done                       0" in call_main(*run).stdout
-    assert_error(call_main(*run[:-1]), "smooth = 8.33", "now it is None")
+    assert_error(call_main(*run[:-1]), "smooth = 3.33", "now it is None")

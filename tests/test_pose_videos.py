@@ -49,7 +49,7 @@ def test_people_are_those_of_the_extracted_frames(data, tmp_path, every):
             people.keypoints[np.lexsort((people.keypoints[:, 1, 0], people.frame))] for people in (first, second)
         ]
         assert np.abs(left_first[0] - left_first[1]).max() < 0.02  # JPEG changes colours a little
-    assert root_record(tmp_path / "b") == root_record(data / "frames") | root_record(tmp_path / "a")
+    assert root_record(tmp_path / "b")["frames"] == root_record(data / "frames")["frames"]
     assert settings_of(root_record(tmp_path / "b")) == FrameSettings(short_side=48)
 
 

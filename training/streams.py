@@ -24,7 +24,7 @@ from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, clips_for_testing
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.split_train_test_video import Split, read_split
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing
-from dataloader.video_files import holds_videos, index_videos, read_video
+from dataloader.video_files import holds_videos, index_videos, read_video_frames
 from network import (
     IMAGE_NETWORKS,
     IMAGENET_MEAN,
@@ -119,7 +119,7 @@ def _prepare_spatial(args: Namespace, videos: list) -> Prepared:
     if holds_videos(args.data):
         settings = video_settings(args)
         good, bad = index_videos(args.data, videos, settings)
-        read: Callable = partial(read_video, settings=settings)
+        read: Callable = partial(read_video_frames, settings=settings)
     else:
         (good, bad), read = index_frames(args.data, videos), read_frames
     options = {"image_size": args.image_size, "crop": args.crop, "color_jitter": args.color_jitter}
