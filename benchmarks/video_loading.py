@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from common.cli import ArgumentParser, print_table, run, whole_number
 from common.optical_flow import flow_images, flow_method
 from common.records import FrameSettings
-from common.video import encode_jpeg, frames_of, through_jpeg
+from common.video import count_frames_of, encode_jpeg, frames_of
+from dataloader.frame_index import index_frames
+from dataloader.images import read_frames
 from dataloader.names import Video, find_videos
-from dataloader.sampling import random_state, stacks_for_training
-from dataloader.spatial_dataloader import prepare_frames
-from dataloader.video_files import read_video
+from dataloader.sampling import random_state
+from dataloader.spatial_dataloader import spatial_sample
+from dataloader.video_files import index_videos, read_video
 from network import build_network
 
 SETTINGS = FrameSettings(quality=None)
@@ -66,13 +68,10 @@ def training_step(image_size: int, videos: int = 4) -> float:
     return seconds_a_sample(step, 3) / videos
 
 
-def computed_flow(path: Path, size: int, number: int) -> None:
-    """The flow of the 10 pairs that a stack needs, computed from the video."""
-    frames = size - 1
-    draws = random_state(0, number, path.name).random(1)
-    numbers = stacks_for_training(frames, draws)
-    pictures = read_video(path, [*numbers, numbers[-1] + 1], SETTINGS)
-    list(flow_images(pictures, flow_method("dis")))
+def computed_flow(path: Path) -> None:
+    """The flow of 10 pairs of frames in the middle of a video, a stack, decoded and computed."""
+    middle = count_frames_of(path, SETTINGS) // 2
+    list(flow_images(read_video(path, range(middle - 5, middle + 6), SETTINGS), flow_method("dis")))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -86,8 +85,10 @@ def main(argv: list[str] | None = None) -> None:
         size = extract(chosen, Path(folder))
         rows, times, step = [], {}, training_step(args.image_size)
         for what, root in (("frames", Path(folder)), ("videos", args.videos)):
-            good, _, sample = prepare_frames(root, listed)
-            sample = partial(sample, image_size=args.image_size, crop="resized")
+            videos = what == "videos"
+            good, _ = index_videos(root, listed, SETTINGS) if videos else index_frames(root, listed)
+            read = partial(read_video, settings=SETTINGS) if videos else read_frames
+            sample = partial(spatial_sample, image_size=args.image_size, crop="resized", read=read)
             draw = lambda number, good=good, sample=sample: sample(  # noqa: E731
                 good[number % len(good)], random_state(0, number // len(good), str(number))
             )
@@ -95,19 +96,14 @@ def main(argv: list[str] | None = None) -> None:
             times[what] = seconds_a_sample(draw, 2 * len(good)), seconds_a_sample(test, len(good))
         frames = [video.num_frames for video in good]
         files = {"frames": (sum(frames), size), "videos": (len(good), sum(p.stat().st_size for p in chosen.values()))}
-        flow = seconds_a_sample(lambda n: computed_flow(Path(good[n % len(good)].folder), frames[n % len(good)], n), 20)
-        jpeg = seconds_a_sample(
-            lambda n: through_jpeg(np.full((256, 340), n, np.uint8)[..., None].repeat(3, 2), 95), 20
-        )
+        flow = seconds_a_sample(lambda n: computed_flow(Path(good[n % len(good)].folder)), 10)
     for what, (train, test) in times.items():
         count, total = files[what]
         cells = [f"{1 / train:.0f}", f"{1 / test:.1f}", f"{(step + train) / (step + times['frames'][0]):.2f}"]
         rows.append([what, str(count), f"{total / 1e6:.1f}", *cells])
     print(f"{len(good)} videos of {np.mean(frames):.0f} frames on average; a step takes {1e3 * step:.0f} ms a video")
     print_table(["", "files", "MB", "training samples/s", "tests/s", "training time"], rows)
-    print(
-        f"a stack of flow computed from its video: {1e3 * flow:.0f} ms; one JPEG written and read: {1e3 * jpeg:.1f} ms"
-    )
+    print(f"a stack of flow computed from its video: {1e3 * flow:.0f} ms")
 
 
 if __name__ == "__main__":
