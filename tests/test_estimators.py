@@ -169,7 +169,7 @@ def test_failed_download_names_the_option(tmp_path, monkeypatch):
         raise OSError("no network here")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("common.download.urlopen", refuse)
+    monkeypatch.setattr("torch.hub.urlopen", refuse)
     with pytest.raises(UserError, match="https://.*body_pose_model.pth.*no network here.*--pose-weights FILE.*rtmpose"):
         make_estimator("openpose", None, "cpu")
 

@@ -121,7 +121,7 @@ def test_failed_download_names_the_ways_out(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("common.download.urlopen", fail)
+    monkeypatch.setattr("torch.hub.urlopen", fail)
     with pytest.raises(UserError, match=r"no route to host.*--weights FILE.*--weights none"):
         imagenet_state_dict("resnet18")
 

@@ -105,14 +105,11 @@ def test_weights_come_by_themselves_and_their_licence_is_said(shapes, tmp_path, 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("pose.openpose.SHA256", hashlib.sha256(file.getvalue()).hexdigest())
 
-    class Answer(io.BytesIO):
-        headers = {}
+    def fetch(url, path, progress):
+        assert url == "https://huggingface.co/lllyasviel/Annotators/resolve/main/body_pose_model.pth"
+        Path(path).write_bytes(file.getvalue())
 
-    def urlopen(request, timeout):
-        assert request.full_url == "https://huggingface.co/lllyasviel/Annotators/resolve/main/body_pose_model.pth"
-        return Answer(file.getvalue())
-
-    monkeypatch.setattr("common.download.urlopen", urlopen)
+    monkeypatch.setattr("torch.hub.download_url_to_file", fetch)
     for said in (1, 0):
         estimator = make_estimator("openpose", None, "cpu")
         assert capsys.readouterr().err.count("non-commercial") == said
