@@ -22,6 +22,7 @@ from tqdm import tqdm
 from common.atomic import atomic_write, recover_folders, replace_folder, temporary_name
 from common.cli import ArgumentParser, UserError, examples, image_size, probability, run
 from common.frames import find_frame_folders, list_frames, read_image
+from common.records import read_record, write_record
 from common.video import decode_frames
 from dataloader.frame_index import find_folders
 from dataloader.names import find_videos, pose_name
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     content = unpickle(args.source) if form == "pyskl" else None
     try:
         lists = pyskl_lists(content, args) if args.lists else {}
-        write_folders(formats.read_poses(args.source, form, content), args)
+        write_folders(formats.read_poses(args.source, form, content), args, {"model": form})
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         reason = f"{formats.FORMS[form]} ({type(error).__name__}: {str(error)[:100]})"
         raise UserError(f"{args.source}: is not of the form {form}, {reason}; see --form") from None
@@ -78,51 +79,53 @@ def main(argv: list[str] | None = None) -> None:
         print(f"written: {path}, {len(lines):,} lines")
 
 
-def write_folders(videos: Iterable[formats.Poses], args: argparse.Namespace) -> None:
-    """Write a pose folder of each video; they appear, all or none, when the last one is made."""
+def write_folders(videos: Iterable[formats.Poses], args: argparse.Namespace, made: dict) -> None:
+    """Write a pose folder of each video, `made` so; they appear, all or none, when the last one is written."""
     recover_folders(args.out)
     temporary, frames = temporary_name(args.out / "poses"), frames_of(args)
-    made: dict[str, int] = {}
+    lengths: dict[str, int] = {}
     empty = 0
     try:
         for poses in tqdm(videos, unit=" videos", disable=not sys.stderr.isatty()):
             name = pose_name(poses.name)
-            if name in made:
+            if name in lengths:
                 raise UserError(f"{args.source}: two videos are called {name}; give each a name of its own")
             poses.points[..., 2][poses.points[..., 2] < args.part_score] = 0
-            keypoints = formats.to_keypoints(poses, *frames(name))
+            size, num_frames, settings = frames(name)
+            keypoints = formats.to_keypoints(poses, size, num_frames)
             save_keypoints(temporary / name / FILE_NAME, *vars(keypoints).values())
-            made[name] = keypoints.num_frames
+            write_record(temporary / name, {"frames": settings, "people": made})
+            lengths[name] = keypoints.num_frames
             empty += keypoints.num_frames - frames_with_people(keypoints)
-        if not made:
+        if not lengths:
             raise UserError(f"{args.source}: no videos in it; the files of frames must end in their numbers")
-        for name in made:
+        for name in lengths:
             (args.out / name).parent.mkdir(parents=True, exist_ok=True)
             replace_folder(temporary / name, args.out / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    total = sum(made.values())
-    print(f"{len(made):,} videos, {total:,} frames, nobody in {100 * empty / total:.1f} % of them: {args.out}")
+    total = sum(lengths.values())
+    print(f"{len(lengths):,} videos, {total:,} frames, nobody in {100 * empty / total:.1f} % of them: {args.out}")
 
 
-def frames_of(args: argparse.Namespace) -> Callable[[str], tuple[tuple[int, int] | None, int | None]]:
-    """A function that tells, as far as the options do, the size and the number of a video's frames."""
+def frames_of(args: argparse.Namespace) -> Callable[[str], tuple[tuple[int, int] | None, int | None, dict | None]]:
+    """A function that tells, as far as the options do, size and number of a video's frames, and how they were made."""
     root = args.frames or args.videos
     if root is None:
-        return lambda name: (args.size, None)
+        return lambda name: (args.size, None, None)
     found = {name: root / name for name in find_frame_folders(root)} if args.frames else find_videos(root)
     named = {pose_name(name): path for name, path in found.items()}
     plain = {PurePath(name).name: path for name, path in named.items()}
 
-    def look(name: str) -> tuple[tuple[int, int], int | None]:
+    def look(name: str) -> tuple[tuple[int, int], int | None, dict | None]:
         path = named.get(name) or plain.get(PurePath(name).name)
         if path is None:
             raise UserError(f"{root}: holds no {name}, of which {args.source} has poses")
         if args.frames:
             frames = list_frames(path)
-            return read_image(frames[0]).shape[:2], len(frames)
+            return read_image(frames[0]).shape[:2], len(frames), read_record(path).get("frames")
         with contextlib.closing(decode_frames(path)) as pictures:
-            return next(pictures).shape[:2], None
+            return next(pictures).shape[:2], None, None
 
     return look
 

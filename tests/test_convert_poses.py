@@ -5,6 +5,7 @@ import shlex
 import numpy as np
 import pytest
 
+from common.records import read_record, write_record
 from pose.coco import COCO_PARTS
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
 from tests.helpers import ROOT, assert_error, call_main, fast, write_images
@@ -169,9 +170,10 @@ def test_visibility_becomes_a_score_and_weak_parts_can_go(tmp_path):
 
 
 def test_frames_tell_size_and_number(tmp_path):
-    """Frames of 48x36; the last ones show nobody, and have no file."""
+    """Frames of 48x36, 10 a second; the last ones show nobody, and have no file."""
     name, count = "v_Diving_g03_c01", 12
     write_images(tmp_path / "frames" / name, count, 0, (48, 36), 0)
+    write_record(tmp_path / "frames" / name, {"frames": {"fps": 10}, "count": count})
     (tmp_path / "labels").mkdir()
     line = "0 .5 .5 .5 .5 " + "0.25 0.5 0.9 " * 17
     for number in (2, 10):
@@ -181,6 +183,7 @@ def test_frames_tell_size_and_number(tmp_path):
     assert keypoints.num_frames == count
     assert keypoints.frame_size == (36, 48)
     assert keypoints.frame.tolist() == [2, 10]
+    assert read_record(tmp_path / "out/Diving_g03_c01") == {"frames": {"fps": 10}, "people": {"model": "yolo"}}
     (tmp_path / f"labels/{name}_{count + 1}.txt").write_text(line)
     finished = convert(tmp_path / "labels", tmp_path / "other", "--frames", tmp_path / "frames")
     assert_error(finished, name, f"frame {count + 1} of {count}")
