@@ -63,16 +63,14 @@ def write_parts(
     for axes in grid:
         axes.axis("off")
     for axes, (number, picture) in zip(grid, pictures.items(), strict=False):
-        height, width = picture.shape[:2]
-        axes.imshow(picture, alpha=0.6, extent=(0, width, height, 0))
-        axes.set_title(f"frame {number}", fontsize=10)
-        axes.set(xlim=(left * width, right * width), ylim=(bottom * height, top * height))
+        axes.imshow(picture, alpha=0.6, extent=(0, 1, 1, 0), aspect=height / width)
+        axes.set(title=f"frame {number}", xlim=(left, right), ylim=(bottom, top))
         moment = shown_frames(keypoints.num_frames)[number]
         for person, values in zip(people[:, number - 1], relevance[:, moment], strict=True):
-            x, y, found = person[:, 0] * width, person[:, 1] * height, person[:, 2] > 0
-            for ends in DRAWN_LIMBS:
-                if found[list(ends)].all():
-                    axes.plot(x[list(ends)], y[list(ends)], color="0.2", linewidth=1.5)
+            x, y, found = person[:, 0], person[:, 1], person[:, 2] > 0
+            for ends in map(list, DRAWN_LIMBS):
+                if found[ends].all():
+                    axes.plot(x[ends], y[ends], color="0.2", linewidth=1.5)
             sizes = 12 + 300 * np.abs(values[found]) / limit
             axes.scatter(x[found], y[found], sizes, values[found], zorder=3, edgecolors="0.2", linewidths=0.7, **colors)
     over_time, sums = below.subplots(1, 2, sharey=True, width_ratios=(5, 1))
@@ -83,9 +81,9 @@ def write_parts(
     for number in pictures:
         over_time.axvline(number, color="0.4", linewidth=0.8, linestyle=":")
     values = total.sum(0)
-    sums.barh(range(len(PART_NAMES)), values, color=[FOR_COLOR if value > 0 else AGAINST_COLOR for value in values])
-    sums.axvline(0, color="0.4", linewidth=0.8)
+    sums.barh(range(len(PART_NAMES)), values, color=np.where(values > 0, FOR_COLOR, AGAINST_COLOR))
     sums.set(xlabel="sum over the frames")
+    sums.axvline(0, color="0.4", linewidth=0.8)
     sums.tick_params(left=False)
     sums.spines[["top", "right", "left"]].set_visible(False)
     label = "share of the class's logit (gradient × input)\n← against it        for it →"
@@ -102,7 +100,7 @@ def people_window(people: np.ndarray) -> tuple[float, float, float, float]:
     if not len(found):
         return 0.0, 1.0, 0.0, 1.0
     low, high = found.min(0).clip(0, 1), found.max(0).clip(0, 1)
-    half = np.maximum((high - low) * 0.65, 1 / 6)
-    centre = ((low + high) / 2).clip(np.minimum(half, 0.5), np.maximum(1 - half, 0.5))
-    (left, top), (right, bottom) = (centre - half).clip(0, 1).tolist(), (centre + half).clip(0, 1).tolist()
+    half = ((high - low) * 0.65).clip(1 / 6, 0.5)
+    centre = ((low + high) / 2).clip(half, 1 - half)
+    (left, top), (right, bottom) = (centre - half).tolist(), (centre + half).tolist()
     return left, right, top, bottom
