@@ -144,8 +144,7 @@ def pyskl_lists(content: Any, args: argparse.Namespace) -> dict[Path, list[str]]
     videos = {}
     for name, item in formats.pyskl_videos(content):
         videos[item["frame_dir"]] = PurePath(pose_name(name)).name, int(item.get("label", -1))
-    labels = {label for _, label in videos.values()}
-    classes = [f"class{label:03d}" for label in range(max(labels) + 1)]
+    classes = [f"class{label:03d}" for label in range(min(max(label for _, label in videos.values()), 9999) + 1)]
     classes = read_class_index(args.class_index) if args.class_index else classes
     places = {name.casefold(): place for place, name in enumerate(classes)}
     for name, label in videos.values():
