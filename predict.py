@@ -51,7 +51,7 @@ def classify_video(number: int, classifier: Classifier, args: argparse.Namespace
     """Classify a video of `args`, whole or by windows, print what is found into `result`, and write what is asked."""
     path, fusion = args.videos[number], classifier.fusion
     outputs = (args.overlay, args.parts, args.timeline)
-    overlay, parts, timeline = (output_paths(file, args.videos)[number] for file in outputs)
+    overlay, parts, timeline = (file and output_paths(file, args.videos)[number] for file in outputs)
     if args.keypoints:
         classifier = classifier._replace(people=load_keypoints(find_keypoints(args.keypoints, path)))
     if timeline:

@@ -2,10 +2,9 @@
 
 import argparse
 import sys
-from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,18 @@ import torch
 
 from common.cli import ArgumentGroup, ArgumentParser, UserError, examples, positive, probability, whole_number
 from common.records import FrameSettings, add_frame_arguments, alike, settings_from_arguments
-from dataloader.names import Video, VideoFolders, is_video, normal, stem
+from dataloader.names import Video, VideoFolders, normal, stem
 from dataloader.split_train_test_video import read_class_index
 from fusion.metrics import fuse, read_calibration
 from network import Model, classifier, for_testing, read_model
-from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
+from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME
 from pose.people import add_cleaning_arguments, cleaning_from_arguments
 from prediction.classify import Classifier, Fusion, Options
 from prediction.timeline import MINIMUM, Plan
 from prediction.timeline_files import SUFFIXES
 from training.resume import trained_frames, trained_poses
-from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, Stream
+from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream
 from utils import computes_in_half, pick_device
 
 USAGE = """
@@ -118,8 +117,6 @@ def check_streams(args: argparse.Namespace) -> None:
     streams = len(checkpoints(args))
     if not streams:
         raise UserError("no stream to classify with; give --spatial, --motion, --flow or --skeleton CHECKPOINT")
-    if args.weights and streams == 1:
-        raise UserError("--weights are for fusing several streams; give more of them, or leave it out")
     try:
         fuse([np.zeros(1)] * streams, args.weights)
     except ValueError:
@@ -128,67 +125,30 @@ def check_streams(args: argparse.Namespace) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise `UserError` for options that do not go together."""
-    check_source(args)
+    """Raise `UserError` for options that do not go together, or that would write over a video."""
     check_streams(args)
-    if args.keypoints and (args.model or args.pose_weights):
-        raise UserError("--keypoints take the place of --model and --pose-weights; leave out one or the other")
-    if args.keypoints and not args.keypoints.exists():
-        raise UserError(f"--keypoints {args.keypoints}: no such file or folder")
-    one_file = args.keypoints and (args.keypoints.is_file() or (args.keypoints / FILE_NAME).is_file())
-    if one_file and len(args.videos) > 1:
-        several = f"{len(args.videos)} videos; give the folder of their pose folders"
-        raise UserError(f"--keypoints {args.keypoints}: one file for {several}")
-    if args.overlay and args.overlay.suffix.lower() != ".mp4":
-        raise UserError(f"--overlay {args.overlay}: the overlay is an MP4 video; give a name that ends in .mp4")
-    sources = {path.resolve() for path in args.videos}
-    if args.parts and (args.parts.suffix.lower() != ".png" or not args.skeleton):
-        raise UserError(f"--parts {args.parts}: a PNG of the skeleton stream; give a .png, and --skeleton CHECKPOINT")
-    if args.timeline and args.timeline.suffix.lower() != ".png":
-        raise UserError(f"--timeline {args.timeline}: the picture is a PNG; give a name that ends in .png")
-    if args.timeline and args.parts:
-        raise UserError("--parts are of a whole video, --timeline is of its windows; leave out one or the other")
+    if bool(args.live) == bool(args.videos):
+        raise UserError("give either videos to classify or --live SOURCE")
+    others = ("json", "overlay", "parts", "timeline", "keypoints") if args.live else ("csv",)
+    for name in filter(vars(args).get, others):
+        raise UserError(f"--{name} {'does not go with' if args.live else 'needs'} --live SOURCE")
+    if args.parts and (args.timeline or not args.skeleton):
+        raise UserError(f"--parts {args.parts}: is of whole videos and --skeleton CHECKPOINT")
+    pictures = [path.with_suffix(suffix) for path in output_paths(args.timeline, args.videos) for suffix in SUFFIXES]
     files = [path for file in (args.overlay, args.parts) for path in output_paths(file, args.videos)]
-    pictures = filter(None, output_paths(args.timeline, args.videos))
-    outputs = [*files, *(path.with_suffix(suffix) for path in pictures for suffix in SUFFIXES), args.json]
-    for number, path in enumerate(outputs):
-        if path and path in outputs[:number]:
-            raise UserError(f"{path}: would be written twice; choose another name for one of the two")
-        if path and path.resolve() in sources:
-            raise UserError(f"{path}: is one of the videos to classify; choose another name to write to")
-        if path and path.is_dir():
-            raise UserError(f"{path}: is a folder; give the name of a file to write")
+    for path in filter(None, [*files, *pictures, args.json]):
+        if path.is_dir() or path.resolve() in map(Path.resolve, args.videos):
+            raise UserError(f"{path}: is a folder or one of the videos to classify; give another file to write")
 
 
-def check_source(args: argparse.Namespace) -> None:
-    """Raise `UserError` unless there are videos, or what --live shows and nothing that only videos have."""
-    if not args.live and not args.videos:
-        raise UserError("nothing to classify; give video files, or --live SOURCE")
-    if not args.live and args.csv:
-        raise UserError(f"--csv {args.csv}: is of --live SOURCE; give --json for videos")
-    of_videos = ("json", "overlay", "parts", "timeline", "keypoints")
-    others = [f"--{name}" for name in of_videos if getattr(args, name)]
-    others += ["video files"] * bool(args.videos)
-    if args.live and others:
-        raise UserError(f"--live {args.live}: does not go with {', '.join(others)}; leave out one or the other")
-    for path in filter(Path.is_dir, args.videos):
-        videos = sorted(filter(is_video, path.glob("*")))
-        example = f"all of its videos with {path}/*{videos[0].suffix}" if videos else "video files, such as clip.mp4"
-        raise UserError(f"{path}: is a folder; give {example}")
-    if args.videos and not any(path.exists() for path in args.videos):
-        raise UserError(f"{args.videos[0]}: no such file; give video files")
-
-
-def output_paths(file: Path | None, videos: Sequence[Path]) -> list[Path | None]:
+def output_paths(file: Path | None, videos: Sequence[Path]) -> list[Path]:
     """Where each video's output goes: `file`, or `FILE-NAME.mp4` of several videos, numbered if names repeat."""
     if file is None or len(videos) == 1:
-        return [file] * len(videos)
-    paths = []
-    for video in videos:
-        name = f"{file.stem}-{stem(video.name)}"
-        numbered = (file.with_name(name + f"-{number}" * (number > 1) + file.suffix) for number in count(1))
-        paths.append(next(path for path in numbered if path not in paths))
-    return paths
+        return [file] if file else []
+    names = [stem(video.name) for video in videos]
+    repeated = [names[:place].count(name) for place, name in enumerate(names)]
+    ends = (f"-{name}" + f"-{count + 1}" * (count > 0) for name, count in zip(names, repeated, strict=True))
+    return [file.with_name(file.stem + end + file.suffix) for end in ends]
 
 
 def find_keypoints(source: Path, video: Path) -> Path:
@@ -202,9 +162,6 @@ def find_keypoints(source: Path, video: Path) -> Path:
     raise UserError(f"no keypoints for it; expected {source / stem(video.name) / FILE_NAME}")
 
 
-# ---- streams ----
-
-
 def add_class_arguments(parser: ArgumentGroup) -> None:
     """Add --ucf-list and --class-index, the `class_index` of `load_for_testing`, to a parser or one of its groups."""
     add = parser.add_argument
@@ -216,39 +173,61 @@ def add_class_arguments(parser: ArgumentGroup) -> None:
 def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torch.device) -> Model:
     """A stream's checkpoint with its network made for testing, on `device`.
 
-    The file `class_index` names the classes of a checkpoint that does not. Raises `UserError` if it is no checkpoint,
-    or another stream's.
+    The file `class_index` names the classes of a checkpoint that does not.
     """
     model = read_model(path, stream.in_channels, stream.family)
     if model.classes is None:
-        unnamed = f"{path}: does not name its {classifier(model.network).out_features} classes"
-        if not class_index.is_file():
-            raise UserError(f"{unnamed}, and {class_index} is missing; give --ucf-list and --class-index")
         model.classes = read_class_index(class_index)
-        if len(model.classes) != classifier(model.network).out_features:
-            found = f"{class_index} has {len(model.classes)}"
-            raise UserError(f"{unnamed}, and {found}; give the --class-index that it was trained with")
+        count = classifier(model.network).out_features
+        if len(model.classes) != count:
+            found = f"does not name its {count} classes, and {class_index} has {len(model.classes)}"
+            raise UserError(f"{path}: {found}; give the --class-index that it was trained with")
     model.network = for_testing(model.network, device)
     return model
 
 
-def check_same_classes(models: Iterable[Model]) -> None:
-    """Raise a `UserError` that tells the difference unless all know the same classes in the same order."""
-    first, *others = models
-    for other in others:
-        for number, names in enumerate(zip_longest(first.classes, other.classes, fillvalue="missing"), 1):
-            if names[0] != names[1]:
-                raise UserError(
-                    f"{first.path} and {other.path} were trained on different classes: number {number} is "
-                    f"{names[0]!r} in one, {names[1]!r} in the other; give checkpoints of the same class index"
-                )
+def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classifier:
+    """Load what `args` ask for; nobody is estimated where there are `keypoints`."""
+    device = pick_device(args.device)
+    models = {
+        stream.name: load_for_testing(path, stream, args.ucf_list / args.class_index, device)
+        for stream, path in checkpoints(args).items()
+    }
+    classes = common_classes(list(models.values()))
+    calibrations = {name: read_calibration(model.checkpoint) for name, model in models.items()}
+    settings = settings_from_arguments(args, common_settings(models, args))
+    if not (settings.fps or settings.rate or args.every):
+        unknown = "the checkpoints do not tell at what rate their frames came"
+        print(f"{unknown}: each frame of a video is taken; --fps chooses another rate", file=sys.stderr)
+    looking = [] if keypoints else [model for name, model in models.items() if STREAMS[name].of_people]
+    poses = next(filter(None, (trained_poses(model.checkpoint, model.path) for model in looking)), {})
+    estimator = None
+    if looking or (overlay and not keypoints and (args.model or args.pose_weights)):
+        estimator = estimator_from_arguments(args, poses)
+        unlike = [name for name, value in estimator.settings.items() if poses.get(name) != value]
+        if unlike and "model" in poses:
+            made = f"{unlike[0]} = {poses.get(unlike[0])}, now it is {estimator.settings[unlike[0]]}"
+            print(f"warning: {looking[0].path} was trained on people found with {made}", file=sys.stderr)
+    cleaning = cleaning_from_arguments(args, float(settings.per_second()), poses)
+    options = Options(settings, cleaning, poses.get("every") or 1, overlay, args.amp and computes_in_half(device))
+    return Classifier(models, Fusion(classes, calibrations, args.weights, args.threshold), estimator, options)
 
 
-def common_settings(models: Mapping[str, Model], args: Namespace) -> FrameSettings | None:
+def common_classes(models: Sequence[Model]) -> list[str]:
+    """The classes of all streams, which must know the same in the same order."""
+    for model in models:
+        for first, other in zip_longest(models[0].classes, model.classes, fillvalue="none"):
+            if first != other:
+                unlike = f"{models[0].path} and {model.path} were trained on different classes ({first!r}, {other!r})"
+                raise UserError(f"{unlike}; give checkpoints of the same class index")
+    return models[0].classes
+
+
+def common_settings(models: Mapping[str, Model], args: argparse.Namespace) -> FrameSettings | None:
     """How the frames that the streams were trained on were made; None if no checkpoint tells.
 
-    Raises `UserError` if two streams' differ in what `args`, of `add_frame_arguments`, leaves open. What one does not
-    tell is as the other's, and the JPEG that people were found in does not matter.
+    They must agree in what `args`, of `add_frame_arguments`, leaves open. What one does not tell is as the other's, and
+    the JPEG that people were found in does not matter.
     """
     of_poses = (MOTION_POSE.name, SKELETON.name)
     common: FrameSettings | None = None
@@ -266,45 +245,3 @@ def common_settings(models: Mapping[str, Model], args: Namespace) -> FrameSettin
                 raise UserError(f"{told}; choose with --every, --fps, --short-side, --quality")
             common = replace(common, rate=common.rate or made.rate)
     return common
-
-
-# ---- from options to what classifies videos ----
-
-
-def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classifier:
-    """Load what `args` ask for; nobody is estimated where there are `keypoints`. Raises `UserError`."""
-    device = pick_device(args.device)
-    class_index = args.ucf_list / args.class_index
-    models = {
-        stream.name: load_for_testing(path, stream, class_index, device) for stream, path in checkpoints(args).items()
-    }
-    check_same_classes(models.values())
-    calibrations = {name: read_calibration(model.checkpoint) for name, model in models.items()}
-    fusion = Fusion(next(iter(models.values())).classes, calibrations, args.weights, args.threshold)
-    looking = [models[stream.name] for stream in (MOTION_POSE, SKELETON) if stream.name in models]
-    known = [trained_poses(model.checkpoint, model.path) for model in looking if not keypoints]
-    poses = next(filter(None, known), {})
-    estimator = None
-    if not keypoints and (args.motion or args.skeleton or (overlay and (args.model or args.pose_weights))):
-        estimator = make_estimator(args, poses)
-    settings = settings_from_arguments(args, common_settings(models, args))
-    if not (settings.fps or settings.rate or args.every):
-        unknown = "the checkpoints do not tell at what rate their frames came"
-        print(f"{unknown}: each frame of a video is taken; --fps chooses another rate", file=sys.stderr)
-    cleaning = cleaning_from_arguments(args, float(settings.per_second()), poses)
-    amp = args.amp and computes_in_half(device)
-    return Classifier(models, fusion, estimator, Options(settings, cleaning, poses.get("every") or 1, overlay, amp))
-
-
-def make_estimator(args: argparse.Namespace, trained: dict) -> Estimator:
-    """What finds people: what found those that the streams were `trained` on, but for the options given.
-
-    Says so if the two differ.
-    """
-    estimator = estimator_from_arguments(args, trained)
-    for name, value in estimator.settings.items() if "model" in trained else ():
-        if trained.get(name) != value:
-            made = f"was trained on people found with {name} = {trained.get(name)}, now it is {value}"
-            print(f"warning: {args.motion or args.skeleton} {made}", file=sys.stderr)
-            break
-    return estimator

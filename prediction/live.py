@@ -126,7 +126,8 @@ class Capture:
     def _connect(self) -> None:
         self.connections += 1
         self.frame: Captured | None = None
-        self.since, self.again, self.done, self.error = time.monotonic(), None, False, None
+        self.error: Exception | None = None
+        self.since, self.again, self.done = time.monotonic(), None, False
         # A driver may block the thread for ever; it ends with the first frame that comes after the next connection.
         self.thread = threading.Thread(target=self._read, args=(self.connections,), daemon=True)
         self.thread.start()

@@ -282,12 +282,11 @@ def test_sigterm_ends_it(data, tmp_path, estimating):
         ("--live rtsp://me:secret@127.0.0.1:9/x", ["--live rtsp://127.0.0.1:9/x: Connection refused"]),
         ("--live none.mp4", ["none.mp4", "No such file"]),
         ("--live CHECKPOINT", ["spatial.pth.tar", "Invalid data"]),
-        ("--live 0 clip.mkv", ["--live 0", "video files"]),
-        ("--live 0 --overlay a.mp4 --json a.json", ["--live 0", "--json, --overlay"]),
+        ("--live 0 clip.mkv", ["either videos", "--live"]),
+        ("--live 0 --overlay a.mp4", ["--overlay does not go with --live"]),
         ("--live 0 --csv OTHER", ["other.csv", "other columns"]),
         ("--live 0 --stride 0", ["--stride", "positive"]),
-        ("clip.mkv --csv a.csv", ["--csv a.csv", "--live"]),
-        ("", ["nothing to classify", "--live"]),
+        ("clip.mkv --csv a.csv", ["--csv needs --live"]),
     ],
 )
 def test_mistakes(data, tmp_path, server, given, words):

@@ -36,7 +36,7 @@ from prediction.timeline import (
 )
 from prediction.timeline_files import subtitles, write_timeline
 from prediction.timeline_plot import clock, thin_out
-from tests.helpers import assert_error, call_main, read_video, run_script, write_video
+from tests.helpers import call_main, read_video, run_script, write_video
 from tests.prediction_data import COLOUR_CLASSES as CLASSES
 from tests.prediction_data import (
     coloured,
@@ -357,19 +357,6 @@ def test_share_of_frames_with_people(data, classifier):
     same = (fused.probabilities == spatial.probabilities).all(axis=1)
     assert same.tolist() == [True, True, False, False, False]
     np.testing.assert_allclose(fused.logits["motion_pose"], motion.logits["motion_pose"], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--timeline", "a.jpg"), ["a.jpg", ".png"]),
-        (("--timeline", "a.png", "--json", "a.json"), ["a.json", "twice"]),
-        (("--timeline", "a.png", "--window", "0"), ["--window", "positive"]),
-        (("--timeline", "a.png", "--threshold", "30"), ["--threshold", "between 0 and 1"]),
-    ],
-)
-def test_mistakes(data, arguments, words):
-    assert_error(call_main("predict", data / "noise.mkv", "--spatial", data / "colour.pth.tar", *arguments), *words)
 
 
 def test_joined_keypoints_file(data, tmp_path):
