@@ -7,7 +7,6 @@ Drawn people exercise, play, work and dive in drawn places. The videos are real 
 UCF101's are, and the lists follow the same rule: the first groups are tested on, the others trained on.
 """
 
-import json
 from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
@@ -22,14 +21,13 @@ from tqdm import tqdm
 from common.atomic import atomic_write, recover_folders
 from common.cli import ArgumentParser, UserError, examples, run, whole_number
 from common.parallel import run_parallel
-from common.records import write_record
+from common.records import check_made, root_record, write_record
 from demo_data.classes import ACTIONS, Action
 from demo_data.clip import HEIGHT, RATE, WIDTH, render, stage
 from demo_data.detector import detect
 from pose.keypoints import FILE_NAME, save_keypoints
 
 VERSION = 1  # of the figures and places: another version makes other videos
-SETTINGS = "demo_data.json"
 TEST_SHARE = 7 / 25  # UCF101 tests on 7 of its 25 groups
 
 
@@ -83,8 +81,9 @@ def make_clip(job: tuple[int, int, int], out: Path, seed: int) -> None:
     video, keypoints = clip_files(out, action, group, number)
     clip = stage(action, seed, group, number)
     people, frame = detect(clip, np.random.default_rng((seed, action.number, group, number, 1)))
+    made = {"demo": {"version": VERSION, "seed": seed}, "frames": {"every": 1, "fps": None, "rate": RATE}}
+    write_record(keypoints.parent, made)
     save_keypoints(keypoints, people, frame, len(clip.path), (HEIGHT, WIDTH))
-    write_record(keypoints.parent, {"frames": {"every": 1, "fps": None, "rate": RATE}})
     with atomic_write(video) as file:
         write_video(file, render(clip))
 
@@ -99,36 +98,13 @@ def write_video(file: BinaryIO, images: Iterable[Image.Image]) -> None:
         container.mux(stream.encode(None))
 
 
-def check_settings(out: Path, settings: dict) -> None:
-    """Refuse a folder whose videos were made with other settings, else note the settings there."""
-    path = out / SETTINGS
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
-            raise UserError(f"{out}: holds other things; give a new folder") from None
-        with atomic_write(path, "w") as file:
-            json.dump(settings, file)
-        return
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give another folder") from None
-    except ValueError:
-        raise UserError(f"{path}: damaged; remove {out} and run again") from None
-    if found != settings:
-        raise UserError(f"{out}: was made with other settings, {found}; give another folder, or remove it")
-
-
 def main(argv: list[str] | None = None) -> None:
     """Make what is missing of the data set and say where it is."""
     args = get_args_parser().parse_args(argv)
-    check_settings(args.out, {"version": VERSION, "seed": args.seed, "groups": args.groups, "clips": args.clips})
-    for name, lines in split_lists(args.groups, args.clips).items():
-        path = args.out / "UCF_list" / name
-        text = "\n".join(lines) + "\n"
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            with atomic_write(path, "w") as file:
-                file.write(text)
-
+    poses = args.out / "pose_flow"
+    if not root_record(poses) and any(path.is_file() for path in args.out.rglob("[!.]*")) or args.out.is_file():
+        raise UserError(f"{args.out}: holds other things; give a new folder")
+    check_made(poses, {"demo": {"version": VERSION, "seed": args.seed}})
     jobs = [
         (label, group, clip)
         for label in range(len(ACTIONS))
@@ -147,6 +123,12 @@ def main(argv: list[str] | None = None) -> None:
             if error is not None:
                 raise error
             bar.update()
+    for name, lines in split_lists(args.groups, args.clips).items():
+        path = args.out / "UCF_list" / name
+        text = "\n".join(lines) + "\n"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with atomic_write(path, "w") as file:
+                file.write(text)
     print(
         f"{len(jobs)} videos in {args.out / 'videos'}, {len(missing)} of them new; "
         f"keypoints in {args.out / 'pose_flow'}, lists in {args.out / 'UCF_list'}"

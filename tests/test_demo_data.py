@@ -217,14 +217,14 @@ def test_the_seed_decides_and_the_number_of_workers_does_not(tmp_path, demo):
         make_demo_data.make_clip(job, tmp_path / "same", 4)
         make_demo_data.make_clip(job, tmp_path / "other", 5)
     same, whole = digests(tmp_path / "same"), digests(demo)
-    assert len(same) == 4
+    assert len(same) == 6
     assert same.items() <= whole.items()
     assert not set(same.values()) & set(digests(tmp_path / "other").values())
 
 
 def test_other_settings_and_foreign_folders_are_refused(tmp_path, demo):
-    result = make(demo, "--groups", 4, "--clips", 1, "--seed", 4)
-    assert_error(result, str(demo), "other settings")
+    result = make(demo, "--groups", 3, "--clips", 1, "--seed", 5)
+    assert_error(result, str(demo), "seed = 4, now it is 5")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert_error(make(tmp_path / "mine"), str(tmp_path / "mine"))

@@ -166,7 +166,7 @@ def test_the_real_network_with_cleaning(shared, tmp_path):
     frames = tmp_path / "frames"
     video = shared / "videos/exercise.avi"
     assert call_main("extract_frames", video, frames, "--every", 3, "--workers", 0).returncode == 0
-    for path in sorted((frames / "exercise").iterdir())[20:]:
+    for path in sorted((frames / "exercise").glob("*.jpg"))[20:]:
         path.unlink()
     network = ("--model", "onnx", "--pose-weights", shared / "pose/openpose_mobilenet_v2_small.onnx")
     network += ("--device", "cpu", "--workers", 0)
