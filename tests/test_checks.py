@@ -81,7 +81,7 @@ def test_a_run_whose_lists_the_checkpoint_tells_is_not_refused(tiny_lists):
         (
             "process_pose",
             ("--frames", "{root}/frames", "--videos", "{root}/videos", "--out", "{root}/o"),
-            "--videos-in",
+            "videos: Is a dir",
         ),
         ("spatial_cnn_15", ("{places}", "--resume", "{root}/run"), "such as {root}/run/model_best.pth.tar"),
         ("spatial_cnn_15", ("{places}", "--weights", "{root}/run"), "such as {root}/run/model_best.pth.tar"),
