@@ -6,24 +6,28 @@ python -m UCF_list.make_lists --videos my_videos --out my_lists
 """
 
 import argparse
+import csv
 import difflib
+import hashlib
+import math
 import re
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 if not __package__:
     print("error: run it in the project's folder as a module: python -m UCF_list.make_lists", file=sys.stderr)
     sys.exit(2)
 
 from common.atomic import atomic_write
-from common.cli import ArgumentParser, UserError, examples, run
-from dataloader.own_videos import find_groups, find_videos, own_group, split_videos
+from common.cli import ArgumentParser, UserError, examples, probability, run
+from common.frames import VIDEO_EXTENSIONS
+from dataloader.names import Video, group_of, is_video, listed_names, normal, refuse_same, stem, unique_names
 
 HERE = Path(__file__).resolve().parent
 TEST_GROUPS = {"01": range(1, 8), "02": range(8, 15), "03": range(15, 22)}
 SUBSET_SPLIT = "04"
-OWN_OPTIONS = ("test_fraction", "val_fraction", "seed", "groups_from", "groups_csv")
 SUBSET = (
     "Archery,BaseballPitch,BodyWeightSquats,CliffDiving,Diving,FloorGymnastics,GolfSwing,JumpingJack,JumpRope,"
     "Lunges,MoppingFloor,PullUps,Skiing,TaiChi,WallPushups"
@@ -53,21 +57,30 @@ def get_args_parser() -> ArgumentParser:
         "validation videos, to choose the best epoch on: at least one of each class that has three groups left to "
         "train on. Videos of one group stay together: names that carry _gNN_, as UCF101's, are grouped by that number "
         "within their class; groups of --groups-from and --groups-csv stay together across classes (a person, say, or "
-        "a camera). A video without a group is one of its own. Groups are held out in an order that a hash of --seed "
-        "and the group's name gives, if that brings their classes nearer to the fraction; so the same videos and seed "
-        "give the same lists.",
+        "a camera). A video without a group is one of its own. The same videos and seed give the same lists.",
     )
     add = own.add_argument
     add("--videos", type=Path, help="folder with one subfolder of videos per class")
-    add("--test-fraction", type=float, default=0.3, help="share of each class to test on")
-    add("--val-fraction", type=float, default=0.15, help="share of the others to validate on; 0: no validation list")
+    add("--test-fraction", type=probability, default=0.3, help="share of each class to test on")
+    text = "share of the others to validate on; 0: no validation list"
+    add("--val-fraction", type=probability, default=0.15, help=text)
     add("--seed", type=int, default=0, help="another seed, another choice of groups")
     add = own.add_mutually_exclusive_group().add_argument
     text = "regex searched in each file's stem, whose first group (or that named 'group') is the video's group"
-    add("--groups-from", metavar="REGEX", help=text)
+    add("--groups-from", type=_pattern, metavar="REGEX", help=text)
     text = "CSV file of lines VIDEO,GROUP, such as wave/clip7.mp4,anna; the class may be omitted where it is clear"
     add("--groups-csv", type=Path, metavar="FILE", help=text)
     return parser
+
+
+def _pattern(text: str) -> re.Pattern:
+    try:
+        return re.compile(normal(text))
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
+
+
+# ---- UCF101 ----
 
 
 def clip_counts() -> dict[str, list[int]]:
@@ -77,14 +90,14 @@ def clip_counts() -> dict[str, list[int]]:
     return {name: [int(digit) for digit in digits] for name, digits in map(str.split, lines)}
 
 
-def ucf101_lists(test_groups: range, chosen: list[str] | None = None) -> tuple[list[str], list[str]]:
-    """Lines of the training and test list of the `chosen` classes (None: all 101), by class, group and clip.
+def ucf101_lists(test_groups: range, chosen: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Lines of the training and test list of the `chosen` classes, by class, group and clip.
 
     Training lines end with the class's number in the 101.
     """
     train, test = [], []
     for number, (name, counts) in enumerate(clip_counts().items(), 1):
-        if chosen is not None and name not in chosen:
+        if name not in chosen:
             continue
         file_stem = "HandStandPushups" if name == "HandstandPushups" else name  # as the data set spells it
         for group, clips in enumerate(counts, 1):
@@ -100,56 +113,174 @@ def make_ucf101_lists(out: Path) -> list[Path]:
     """Write the ten files of UCF101 to the folder `out`; return their paths."""
     written = [_write(out / "classInd.txt", _numbered(clip_counts()))]
     for split, groups in TEST_GROUPS.items():
-        written += _write_lists(out, split, *ucf101_lists(groups))
+        written += _write_lists(out, split, *ucf101_lists(groups, clip_counts()))
     return written + make_subset_lists(out, SUBSET.split(","), SUBSET_SPLIT, "01", "classInd15.txt")
 
 
 def make_subset_lists(out: Path, chosen: list[str], split: str, like: str, index: str) -> list[Path]:
-    """Write class index `index` and the lists of the classes `chosen`, with the test groups of the split `like`.
-
-    Returns the paths. Raises `UserError` for an unknown class or one that is given twice.
-    """
+    """Write class index `index` and the lists of the classes `chosen`, with the test groups of the split `like`."""
     known = clip_counts()
     for name in chosen:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else "see classInd.txt for the names"
-            raise UserError(f"--classes: UCF101 has no class {name!r}; {hint}")
-        if chosen.count(name) > 1:
-            raise UserError(f"--classes: {name} is given twice; give it once")
+            near = difflib.get_close_matches(name, known, 1, 0.5) or ["one of classInd.txt"]
+            raise UserError(f"--classes: UCF101 has no class {name!r}; did you mean {near[0]}?")
     lists = ucf101_lists(TEST_GROUPS[like], chosen)
     return [_write(out / index, _numbered(name for name in known if name in chosen)), *_write_lists(out, split, *lists)]
 
 
 def read_classes(text: str) -> list[str]:
     """Class names from `A,B,C`, or from a file with one a line, numbered or not."""
-    names = text.split(",")
     if Path(text).is_file():
-        try:
-            lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError:
-            raise UserError(f"{text}: not a text file; expected one class name a line") from None
-        names = [re.sub(r"^\s*\d+\s+", "", line) for line in lines]
-    names = [name.strip() for name in names if name.strip()]
-    if not names:
-        raise UserError(f"--classes {text!r}: no class names in it; give names with commas between them, or a file")
-    return names
+        names = [re.sub(r"^\s*\d+\s+", "", line) for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
+    else:
+        names = text.split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
+# ---- own videos ----
+
+
+def find_own_videos(folder: Path) -> list[Video]:
+    """Videos of the class folders in `folder`, ordered by class and file name; labels count the classes."""
+
+    def order(path: Path) -> tuple[str, str]:
+        return normal(path.name), path.name
+
+    classes = sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), key=order)
+    if not classes:
+        raise UserError(f"{folder}: no class folders in it; --videos takes a folder with one subfolder per class")
+    refuse_same({path.name: normal(path.name) for path in classes})
+    videos = []
+    for label, path in enumerate(classes):
+        files = sorted(filter(is_video, path.iterdir()), key=order)
+        if not files:
+            raise UserError(f"class {path.name!r}: no videos in {path}; add some, or remove the folder")
+        for entry in (path, *files):
+            if re.search(r"[\r\n\udc80-\udcff]|^\s|\s$", entry.name) or not stem(entry.name):
+                reasons = "line break, space at an end, not UTF-8, or nothing but v_"
+                raise UserError(f"{str(entry)!r}: a list cannot hold this name ({reasons}); rename it")
+        videos += [Video(stem(file.name), label, path.name, f"{path.name}/{file.name}") for file in files]
+    refuse_same({video.path: f"{video.class_name}/{video.name}" for video in videos})
+    return videos
+
+
+def find_groups(videos: list[Video], pattern: re.Pattern | None, table: Path | None) -> dict[Video, tuple]:
+    """Key of the group of each video: of one person or recording, say, whose videos stay together.
+
+    That is `(group,)`, which holds across classes, from the CSV file `table` or the regular expression `pattern` if
+    one is given; else `(class, number)` from `_gNN_` in its name; or `own_group(video)` if it has none.
+    """
+    if table is not None:
+        found = _groups_from_csv(videos, table)
+    elif pattern is not None:
+        number = "group" if "group" in pattern.groupindex else min(pattern.groups, 1)
+        matches = {video: pattern.search(own_group(video)[1]) for video in videos}
+        found = {video: (match[number],) for video, match in matches.items() if match and match[number]}
+    else:
+        found = {v: (normal(v.class_name), group_of(v)) for v in videos if group_of(v) is not None}
+    if not found and (table or pattern):
+        option = f"--groups-csv {table}" if table else "--groups-from"
+        raise UserError(f"{option}: gives no video a group, such as {videos[0].path}")
+    return {video: found.get(video) or own_group(video) for video in videos}
+
+
+def own_group(video: Video) -> tuple[str, str]:
+    """Key of the group of a video that belongs to no other: `(class, stem)`."""
+    return normal(video.class_name), normal(PurePath(video.path).stem)
+
+
+def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
+    """Groups from lines `VIDEO,GROUP`; VIDEO may lack its extension, and its class where it is clear."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = [[cell.strip() for cell in row[:2]] for row in csv.reader(file) if row]
+    for row in rows:
+        if len(row) < 2 or "" in row:
+            raise UserError(f"--groups-csv {path}: expected lines VIDEO,GROUP, got {','.join(row)[:80]!r}")
+        if PurePath(row[0]).suffix.lower() in VIDEO_EXTENSIONS:
+            row[0] = row[0].rpartition(".")[0]
+    unique = unique_names(videos)
+    video_of: dict[str | None, Video] = {video.name: original for video, original in zip(unique, videos, strict=True)}
+    listed = listed_names([name for name, _ in rows], unique)
+    found: dict[Video, tuple] = {}
+    for name, group in rows:
+        video = video_of.get(listed[name])
+        if video and found.setdefault(video, (normal(group),)) != (normal(group),):
+            raise UserError(f"--groups-csv {path}: {video.path} is in two groups; give it one")
+    return found
+
+
+def split_videos(groups: dict[Video, tuple], test_fraction: float, val_fraction: float, seed: int) -> dict:
+    """The videos as `{"train": [...], "val": [...], "test": [...]}`, whole groups in each.
+
+    Every class is tested and trained on, and validated on if three of its groups are left to train on or if that
+    brings it nearer to `val_fraction`.
+    """
+    test = choose_groups(groups, test_fraction, seed)
+    for class_name, its_groups in _groups_by_class(groups).items():
+        if its_groups <= test or not its_groups & test:
+            lacking = "training" if its_groups <= test else "test"
+            raise UserError(
+                f"class {class_name!r}: no {lacking} video left; each class needs at least 2 groups, one to train and "
+                "one to test on (with groups across classes another --seed may do)"
+            )
+    rest = {video: group for video, group in groups.items() if group not in test}
+    giving = {name for name, its_groups in _groups_by_class(rest).items() if len(its_groups) >= 3}
+    val = choose_groups(rest, val_fraction, seed, giving) if val_fraction else ()
+    parts = {"train": [], "val": [], "test": []}
+    for video, group in groups.items():
+        parts["test" if group in test else "val" if group in val else "train"].append(video)
+    return parts
+
+
+def choose_groups(groups: dict[Video, tuple], fraction: float, seed: int, giving: set[str] | None = None) -> set[tuple]:
+    """Groups to hold out, so that the share of held-out videos of each class comes near to `fraction`.
+
+    In an order given by a hash of seed and group, each group changes sides where that lowers the sum over classes
+    of the squared distance to the fraction, until none does. A class without held-out or without other videos
+    counts as far off. With `giving`, only these classes need held-out videos, and every class keeps others.
+    """
+    total = Counter(video.class_name for video in groups)
+    held_out: dict[str, int] = defaultdict(int)
+    members: dict[tuple, Counter] = defaultdict(Counter)
+    for video, group in groups.items():
+        members[group][video.class_name] += 1
+    order = sorted(members, key=lambda group: hashlib.sha256(repr((seed, *group)).encode()).digest())
+
+    def cost(name: str, videos: int) -> float:
+        if videos == total[name] and giving is not None:
+            return math.inf
+        far_off = videos == total[name] or videos == 0 and (giving is None or name in giving)
+        return 10 * far_off + (videos / total[name] - fraction) ** 2
+
+    chosen: set[tuple] = set()
+    changed = True
+    while changed:
+        changed = False
+        for group in order:
+            sign = -1 if group in chosen else 1
+            moved = {name: held_out[name] + sign * videos for name, videos in members[group].items()}
+            if sum(cost(name, held_out[name]) - cost(name, videos) for name, videos in moved.items()) > 1e-12:
+                chosen ^= {group}
+                held_out |= moved
+                changed = True
+    return chosen
+
+
+def _groups_by_class(groups: dict[Video, tuple]) -> dict[str, set[tuple]]:
+    by_class = defaultdict(set)
+    for video, group in groups.items():
+        by_class[video.class_name].add(group)
+    return by_class
 
 
 def make_own_lists(args: argparse.Namespace) -> list[Path]:
     """Write the class index and the lists of a folder of class folders by the rule in `--help`; return the paths.
 
     Prints what the groups came to. Without validation videos there is no validation list, and one of an earlier
-    call goes. Raises `UserError` and writes nothing if a class cannot be split or a name cannot stand in a list.
+    call goes. Nothing is written if a class cannot be split.
     """
     out, split = args.out, args.split or "01"
-    if not 0 < args.test_fraction < 1:
-        raise UserError(f"--test-fraction {args.test_fraction}: must lie between 0 and 1, such as 0.3")
-    if not 0 <= args.val_fraction < 1:
-        raise UserError(f"--val-fraction {args.val_fraction}: must lie between 0 and 1, such as 0.15, or be 0")
-    if out.resolve() == HERE:
-        raise UserError(f"--out {out}: holds UCF101's lists; give another folder")
-    found = find_videos(args.videos)
+    found = find_own_videos(args.videos)
     groups = find_groups(found, args.groups_from, args.groups_csv)
     parts = split_videos(groups, args.test_fraction, args.val_fraction, args.seed)
     lone = sum(group == own_group(video) for video, group in groups.items())
@@ -191,28 +322,17 @@ def main(argv: list[str] | None = None) -> None:
     """Write the lists that the command line asks for and print their paths and lengths."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
-    out = args.out or HERE
-    if args.split and not re.fullmatch(r"[0-9A-Za-z-]+", args.split):
-        parser.error(f"--split {args.split!r}: expected a number such as 05")
-    belongs = {"like": "classes"} | dict.fromkeys(OWN_OPTIONS, "videos")
-    for option, owner in belongs.items():
-        if getattr(args, option) != parser.get_default(option) and not getattr(args, owner):
-            parser.error(f"--{option.replace('_', '-')} goes with --{owner}")
-    if args.videos and args.classes:
-        parser.error("--videos and --classes exclude each other")
     if args.videos:
-        if args.out is None:
-            parser.error("--videos needs --out FOLDER")
+        if args.out is None or args.out.resolve() == HERE:
+            parser.error("--videos needs --out FOLDER, another one than UCF101's lists")
         written = make_own_lists(args)
     elif args.classes:
         if args.split in (None, *TEST_GROUPS, SUBSET_SPLIT):
             parser.error("--classes needs a --split of its own, such as 05; 01 to 04 are taken")
         index = f"classInd_split{args.split}.txt"
-        written = make_subset_lists(out, read_classes(args.classes), args.split, args.like, index)
-    elif args.split:
-        parser.error("--split goes with --classes or --videos")
+        written = make_subset_lists(args.out or HERE, read_classes(args.classes), args.split, args.like, index)
     else:
-        written = make_ucf101_lists(out)
+        written = make_ucf101_lists(args.out or HERE)
     for path in written:
         print(f"{path}: {path.read_bytes().count(10)} lines")
 
