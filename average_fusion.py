@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if several:
         report.print_mean_and_std(results)
         title = f"Fusion, splits {', '.join(args.split)}"
-        written += report.write_confusion(args.out, report.total_matrices(results)["fused"], results[0].classes, title)
+        matrix = np.sum([result.matrix for result in results], axis=0)
+        written += report.write_confusion(args.out, matrix, results[0].classes, title)
     report.print_classes(results)
     report.write_summary(args.out / "summary.json", results)
     print("\nwritten: " + "\n         ".join(map(str, [*written, args.out / "summary.json"])))

@@ -139,13 +139,10 @@ def read_calibration(checkpoint: Mapping) -> Calibration:
 def combine(calibrations: Sequence[Calibration], weights: Sequence[float] | None = None) -> Calibration:
     """Calibration of the fused logits Σ wₛ zₛ (Σ wₛ = 1; equal weights by default) from those of the streams.
 
-    A mean of logits is less sure than the streams together are: where they err independently of each other, their
-    logits add up (their probabilities multiply). n = 1 / Σ wₛ² streams (all S if weights are equal, 1 if one has all
-    of the weight) make the temperature Σ wₛ Tₛ / n. A fused answer that comes from streams which all just reach their
-    thresholds is right unless all of them are wrong: the threshold is 1 − Π (1 − θₛ)^(n wₛ). Both are rules, for a
-    checkpoint knows nothing of the other streams; what was fitted to fused validation scores was no better, and the
-    rules are too strict where streams err together (benchmarks/README.md). Unknown if a stream that counts is not
-    calibrated.
+    A mean of logits is less sure than the streams together are: where they err independently, their probabilities
+    multiply. With n = 1 / Σ wₛ² streams that count, the temperature is Σ wₛ Tₛ / n. A fused answer of streams that all
+    just reach their thresholds is wrong if all of them are: the threshold is 1 − Π (1 − θₛ)^(n wₛ). Thresholds fitted
+    to fused validation scores were no better (benchmarks/README.md). Unknown if a stream that counts is not calibrated.
     """
     shares = np.ones(len(calibrations)) if weights is None else np.asarray(weights, np.float64)
     shares = shares / shares.sum()

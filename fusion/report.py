@@ -60,24 +60,23 @@ class SplitResult:
         return pd.DataFrame.from_dict(rows, "index", columns=[f"Prec@{k}" for k in topk])
 
     @cached_property
-    def matrices(self) -> dict[str, np.ndarray]:
-        """Confusion matrices (classes, classes) of counts, of each stream and fused."""
-        count = len(self.classes)
-        return {name: confusion_matrix(scores.argmax(1), self.labels, count) for name, scores in self.scores.items()}
+    def hits(self) -> pd.DataFrame:
+        """100 where a stream, or their fusion, is right about a video, else 0; by the name of its class."""
+        right = {name: 100.0 * (scores.argmax(1) == self.labels) for name, scores in self.scores.items()}
+        return pd.DataFrame(right, [video.class_name for video in self.videos])
 
-
-def total_matrices(results: Sequence[SplitResult]) -> dict[str, np.ndarray]:
-    """Confusion matrices of each stream and fused, summed over the splits."""
-    return {name: np.sum([result.matrices[name] for result in results], axis=0) for name in results[0].matrices}
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """Confusion matrix (classes, classes) of the fusion, in videos."""
+        return confusion_matrix(self.scores["fused"].argmax(1), self.labels, len(self.classes))
 
 
 def class_table(results: Sequence[SplitResult]) -> pd.DataFrame:
-    """Prec@1 of each stream and fused, of each class over all splits, and its number of videos; NaN of no videos."""
-    totals = total_matrices(results)
-    videos = totals["fused"].sum(1)
-    with np.errstate(invalid="ignore"):
-        prec1 = {name: 100.0 * matrix.diagonal() / videos for name, matrix in totals.items()}
-    return pd.DataFrame({"videos": videos} | prec1, results[0].classes)
+    """Videos of each class over all splits, and Prec@1 of each stream and fused; NaN of no videos."""
+    by_class = pd.concat([result.hits for result in results]).groupby(level=0)
+    table = by_class.mean().reindex(results[0].classes)
+    table.insert(0, "videos", by_class.size().reindex(table.index, fill_value=0))
+    return table
 
 
 def mean_and_std(results: Sequence[SplitResult]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -129,8 +128,8 @@ def print_mean_and_std(results: Sequence[SplitResult]) -> None:
 
 def print_classes(results: Sequence[SplitResult]) -> None:
     """Table of each class over all splits: videos, Prec@1 of the streams and fused, what fusing gains on the best."""
-    table, totals = class_table(results), total_matrices(results)
-    best = max(results[0].weights, key=lambda name: np.trace(totals[name]))
+    table = class_table(results)
+    best = pd.concat([result.hits for result in results])[list(results[0].weights)].mean().idxmax()
     table[f"fused - {best}"] = (table["fused"] - table[best]).map("{:+.1f}".format, na_action="ignore")
     print("\nPrec@1 of each class")
     print_table(table, 1)
@@ -141,7 +140,7 @@ def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]
     scores, mistakes = folder / "fusion_video_preds.pickle", folder / "misclassified.png"
     save_scores(scores, {video.name: row for video, row in zip(result.videos, result.scores["fused"], strict=True)})
     title = f"Fusion of {', '.join(result.paths)}, split {result.split}"
-    written = [scores, *write_confusion(folder, result.matrices["fused"], result.classes, title)]
+    written = [scores, *write_confusion(folder, result.matrix, result.classes, title)]
     if not image_folders:
         return written
     wrong, count = int((result.scores["fused"].argmax(1) != result.labels).sum()), len(result.videos)

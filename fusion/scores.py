@@ -146,13 +146,10 @@ PIECES = {
 
 
 def stream_names(paths: Sequence[str]) -> list[str]:
-    """A short name for each pickle; folders are added where file names repeat."""
-    plain = [str(Path(path).with_suffix("")).removesuffix("_video_preds") for path in paths]
-    for depth in range(1, 5):
-        names = ["/".join(Path(name).parts[-depth:]) for name in plain]
-        if len(set(names) - {"fused"}) == len(paths):
-            return names
-    return [f"{Path(name).name} #{i}" for i, name in enumerate(plain, 1)]
+    """A short name for each pickle, numbered where file names repeat."""
+    names = [Path(path).stem.removesuffix("_video_preds") for path in paths]
+    unique = len(set(names) - {"fused"}) == len(names)
+    return names if unique else [f"{name} #{i}" for i, name in enumerate(names, 1)]
 
 
 def load_table(path: str, videos: Sequence[Video], source: str, classes: int) -> dict[str, np.ndarray]:
