@@ -22,7 +22,7 @@ from tqdm import tqdm
 from common.atomic import atomic_write, recover_folders, replace_folder, temporary_name
 from common.cli import ArgumentParser, UserError, examples, image_size, probability, run
 from common.frames import find_frame_folders, list_frames, read_image
-from common.records import read_record, write_record
+from common.records import check_made, read_record, write_record
 from common.video import decode_frames
 from dataloader.frame_index import find_folders
 from dataloader.names import find_videos, pose_name
@@ -30,7 +30,6 @@ from dataloader.split_train_test_video import read_class_index, read_split
 from fusion.scores import unpickle
 from pose import formats
 from pose.keypoints import FILE_NAME, frames_with_people, load_keypoints, save_keypoints
-from pose.settings import check_settings, keep_settings
 
 MORE = "Where OUT ends in .pkl it goes the other way round: from pose folders to PYSKL's annotations."
 
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         export(args)
         return
     form = args.form or formats.recognise(args.source)
-    check_settings(args.out, {"model": form})
+    check_made(args.out, {"people": {"model": form}})
     content = unpickle(args.source) if form == "pyskl" else None
     try:
         lists = pyskl_lists(content, args) if args.lists else {}
@@ -72,7 +71,6 @@ def main(argv: list[str] | None = None) -> None:
     except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
         reason = f"{formats.FORMS[form]} ({type(error).__name__}: {str(error)[:100]})"
         raise UserError(f"{args.source}: is not of the form {form}, {reason}; see --form") from None
-    keep_settings(args.out, {"model": form})
     for path, lines in lists.items():
         with atomic_write(path, "w") as file:
             file.write("\n".join(lines) + "\n")

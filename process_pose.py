@@ -31,7 +31,6 @@ from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, frames_with_people, load_keypoints
 from pose.people import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
 from pose.pipeline import PoseJob, PoseOptions, finished_keypoints, process_videos, redraw
-from pose.settings import check_settings, keep_settings, kept_settings, write_settings
 
 MORE = (
     "Finished videos are skipped, so the same command resumes a run that was stopped. Job arrays: --shard 0/8 … "
@@ -181,11 +180,12 @@ def listed_folders(
 def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Estimate and draw every video whose pose folder is not complete."""
     if args.model:  # before weights are downloaded
-        check_settings(args.out, {"model": args.model})
-    estimator = estimator_from_arguments(args, kept_settings(args.out))
+        check_made(args.out, {"people": {"model": args.model}})
+    estimator = estimator_from_arguments(args, root_record(args.out).get("people"))
     cleaning = cleaning_from_arguments(args, float(frame_rate(args)))
     settings = estimator.settings | {"every": args.every} | (cleaning or NOT_CLEANED)
-    check_settings(args.out, settings)
+    check_made(args.out, {"people": settings})
+    args.out.mkdir(parents=True, exist_ok=True)
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
         todo[video] = 0
@@ -196,7 +196,7 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
             skipped.append(video)
     damaged: dict[PoseJob, str] = {}
     made = frames_made(args) or FrameSettings()
-    options = PoseOptions(args.batch_size, args.every, cleaning, args.images, args.workers, made)
+    options = PoseOptions(settings, args.batch_size, args.every, cleaning, args.images, args.workers, made)
     total = None if args.videos_in and todo else sum(todo.values())
     with (
         progress_bar(total) as bar,
@@ -205,10 +205,8 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
         for video, error in results:
             if error:
                 failed.append(str(error))
-                continue
-            if not done:  # the first poses: a run that makes none shall not bind others
-                keep_settings(args.out, settings)
-            done.append(video)
+            else:
+                done.append(video)
     kept = sorted(damaged.keys() & set(done), key=lambda video: video.name)
     lines = [f"kept: {video.frames}: {damaged[video]}" for video in kept]
     print_problems(lines, problems_path(args.out, "kept", args.shard))
@@ -218,8 +216,6 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
 def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Draw the images of every pose folder that lacks some, or of all with --redraw or options that clean people."""
     cleaning = cleaning_from_arguments(args, float(frame_rate(args)))
-    if cleaning:  # so that a later run of the network, and predict.py, clean alike
-        write_settings(args.out, (kept_settings(args.out) or {}) | cleaning)
     todo, skipped, done, failed = {}, [], [], []
     for video in videos:
         if not args.redraw and not cleaning and finished_keypoints(video.poses):

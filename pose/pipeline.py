@@ -39,10 +39,11 @@ class PoseJob:
 class PoseOptions(NamedTuple):
     """How pose folders are made: every `every`-th frame and the last one are estimated, those between interpolated.
 
-    `cleaning`: see `clean_people`; `images`: draw them as well. Frames of video files are `made` as extract_frames.py
-    does, but for the JPEG.
+    `settings` are kept in their records; `cleaning`: see `clean_people`; `images`: draw them as well. Frames of video
+    files are `made` as extract_frames.py does, but for the JPEG.
     """
 
+    settings: dict
     batch_size: int = 8
     every: int = 1
     cleaning: dict | None = None
@@ -172,7 +173,8 @@ def _write(video: PoseJob, temporary: Path, data: Keypoints, options: PoseOption
     is_file = video.frames.is_file()
     frames = made_of(video.frames, options.made) if is_file else read_record(video.frames).get("frames")
     with atomic_folder(video.poses, temporary):
-        write_poses(temporary, data, options.cleaning, {"frames": frames}, options.images)
+        record = {"frames": frames, "people": options.settings}
+        write_poses(temporary, data, options.cleaning, record, options.images)
 
 
 def _key_items(source: Path, every: int, made: FrameSettings, damage: list[str]) -> Generator[tuple, None, None]:
@@ -263,4 +265,5 @@ def redraw(job: tuple[Path, Path, Path], cleaning: dict | None = None) -> None:
                 shutil.copy2(file, temporary / file.name)
         record = read_record(folder)
         record["frames"] = read_record(frames).get("frames") or record.get("frames")
+        record["people"] = ((record.get("people") or {}) | (cleaning or {})) or None
         write_poses(temporary, data, cleaning, record)

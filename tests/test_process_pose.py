@@ -1,4 +1,3 @@
-import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from PIL import Image
 from common.contact_sheet import choose_frames
 from common.frames import FRAME_NAME, count_frames
 from common.parallel import in_shard
+from common.records import root_record
 from pose.draw import draw_people
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
 from tests.helpers import assert_error, call_main, run_script
@@ -24,12 +24,12 @@ def data(posed) -> Path:
 
 
 def test_keypoints_and_images_of_every_video(data):
-    assert sorted(path.name for path in (data / "poses").iterdir()) == sorted([*NAMES, "pose_settings.json"])
+    assert sorted(path.name for path in (data / "poses").iterdir()) == sorted(NAMES)
     for name in VIDEOS:
         folder = data / "poses" / name.removeprefix("v_")
         keypoints = load_keypoints(folder / "keypoints.npz")
         assert keypoints.num_frames == count_frames(folder) == len(VIDEOS[name])
-        assert len(list(folder.iterdir())) == len(VIDEOS[name]) + 1
+        assert len(list(folder.iterdir())) == len(VIDEOS[name]) + 2
         assert keypoints.frame_size == (48, 64)
         for number, (red, green, _) in enumerate(VIDEOS[name], 1):
             people = people_of_frame(keypoints, number)
@@ -113,9 +113,9 @@ def test_shards_together_equal_one_run(data, tmp_path):
     for shard in ("2/3", "0/3", "1/3"):
         out = tmp_path / shard.replace("/", "of")
         assert call_main("process_pose", *command(data, out), "--workers", 0, "--shard", shard).returncode == 0
-        parts.append(set(tree(out)) - {"pose_settings.json"})
+        parts.append(set(tree(out)))
         call_main("process_pose", *command(data, tmp_path / "poses"), "--workers", 0, "--shard", shard)
-    assert sum(map(len, parts)) == len(set.union(*parts)) == len(wanted) - 1
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(wanted)
     assert tree(tmp_path / "poses") == wanted
     whole = call_main("process_pose", *command(data, tmp_path / "poses"), "--workers", 0)
     assert [int(line.split()[-1]) for line in whole.stdout.splitlines()[:3]] == [0, 5, 0]
@@ -166,14 +166,14 @@ def test_from_keypoints_draws_the_same_images(data, tmp_path):
     out = tmp_path / "poses"
     for name in NAMES:
         (out / name).mkdir(parents=True)
-        shutil.copy(data / "poses" / name / "keypoints.npz", out / name)
+        for file in ("keypoints.npz", "made.json"):
+            shutil.copy(data / "poses" / name / file, out / name)
     (out / "clip.v2/note.txt").write_text("mine")
     finished = run_script("process_pose.py", "--out", out, "--from-keypoints", "--workers", 2)
     assert finished.returncode == 0, finished.stderr
     drawn = tree(out)
     assert drawn.pop("clip.v2/note.txt") == b"mine"
     wanted = tree(data / "poses")
-    del wanted["pose_settings.json"]
     assert drawn == wanted
     assert finished.stdout.splitlines()[3:] == (data / "output.txt").read_text().splitlines()[3:]
 
@@ -223,7 +223,7 @@ def test_killed_while_redrawing(data, tmp_path):
 
 
 def test_settings_say_what_the_people_depend_on(data):
-    settings = json.loads((data / "poses/pose_settings.json").read_text())
+    settings = root_record(data / "poses")["people"]
     assert settings["model"] == "onnx" and settings["input_size"] == list(SIZE) and settings["every"] == 1
 
 

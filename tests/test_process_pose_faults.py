@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 
 from pose.keypoints import load_keypoints, save_keypoints
-from pose.pipeline import PoseJob
-from pose.settings import write_settings
 from tests.helpers import ROOT, assert_error, call_main, run_script
 from tests.pose_fixtures import BOTH, GREEN, RED, command, save_frames, save_network, tree
 
@@ -58,7 +56,7 @@ def test_killed_in_the_middle_and_started_again(data, tmp_path):
     process = start(out)
     assert process.wait(60) == 0, process.stderr.read()
     assert tree(out) == tree(tmp_path / "undisturbed")
-    assert len(tree(out)) == 3 * 121 + 1
+    assert len(tree(out)) == 3 * 122
 
 
 def half_written(out: Path) -> bool:
@@ -134,12 +132,7 @@ def test_broken_videos_are_named_and_the_others_done(data, tmp_path):
         "process_pose.py", *command(data, tmp_path / "out")[2:], "--frames", frames, "--workers", 0, "--batch-size", 4
     )
     assert finished.returncode == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "failed.txt",
-        "good",
-        "pose_settings.json",
-        "z_last",
-    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["failed.txt", "good", "z_last"]
     assert tree(tmp_path / "out/good") == tree(data / "poses/clip.v2")
     failed = (tmp_path / "out/failed.txt").read_text().splitlines()  # of which five are shown
     shown = [line for line in finished.stderr.splitlines() if line.startswith("failed: ")]
@@ -211,17 +204,10 @@ def test_poses_of_other_settings_are_not_mixed(data, tmp_path):
     shutil.copytree(data / "poses", tmp_path / "poses")
     for more in (("--every", "2"), ("--max-people", "1")):
         finished = call_main("process_pose", *command(data, tmp_path / "poses"), *more)
-        assert_error(finished, str(tmp_path / "poses"), "choose another --out")
+        assert_error(finished, str(tmp_path / "poses"), "choose another folder")
     save_network(tmp_path / "net.onnx")
     finished = call_main("process_pose", *command(data, tmp_path / "poses"), "--pose-weights", tmp_path / "net.onnx")
     assert_error(finished, "weights")
-    for text in ("{", "[1]", "3", '"x"'):
-        (tmp_path / "poses/pose_settings.json").write_text(text)
-        assert_error(
-            call_main("process_pose", *command(data, tmp_path / "poses")), "pose_settings.json: cannot be read"
-        )
-        redraw = ("--out", tmp_path / "poses", "--from-keypoints", "--max-people", 1)
-        assert_error(call_main("process_pose", *redraw), "pose_settings.json: cannot be read")
 
 
 def test_a_run_without_a_pose_binds_no_other(data, tmp_path):
@@ -232,19 +218,6 @@ def test_a_run_without_a_pose_binds_no_other(data, tmp_path):
     save_frames(tmp_path / "frames/v_b", [RED])
     assert call_main("process_pose", *arguments, "--every", 2).returncode == 1  # one of two
     assert_error(call_main("process_pose", *arguments), "every = 2, now it is 1")
-
-
-def test_two_runs_at_once_do_not_mix_their_poses(data, tmp_path, monkeypatch):
-    """The other one's first poses come after this one has looked for its settings."""
-    other = {"model": "onnx", "weights": "other"}
-    monkeypatch.setattr("process_pose.process_videos", lambda *_, **__: late(tmp_path / "out", other))
-    finished = call_main("process_pose", *command(data, tmp_path / "out"), "--workers", 0)
-    assert finished.returncode == 2 and "weights = other" in finished.stderr.splitlines()[-1]
-
-
-def late(out, settings):
-    write_settings(out, settings)
-    yield PoseJob("a", out, out / "a"), None
 
 
 def test_a_full_disk_is_named_and_nothing_half_done_stays(data, tmp_path, monkeypatch):

@@ -9,12 +9,11 @@ import torch
 
 import predict
 import process_pose
-from common.records import root_record, write_record
+from common.records import RECORD, root_record, write_record
 from fusion.scores import load_scores
 from pose.estimators import estimator_from_arguments
 from pose.keypoints import load_keypoints
 from pose.pipeline import RAW_NAME
-from pose.settings import SETTINGS_NAME, kept_settings, write_settings
 from spatial_cnn_15 import get_args_parser
 from tests.helpers import assert_error, call_main, make_tiny, moving, train_script, write_video
 from tests.prediction_data import CLASSES, FRAMES, fake_estimator, write_checkpoint
@@ -123,17 +122,18 @@ def test_options_that_are_open_are_as_in_training(monkeypatch):
 
 def test_training_keeps_how_people_were_found(tmp_path):
     tiny = make_tiny(tmp_path)
+    folder = next((tiny / "pose_flow").iterdir())
     settings = {"model": "onnx", "weights": "1a", "every": 1, "min_score": 0.2, "max_people": None, "smooth": 25.0}
-    write_settings(tiny / "pose_flow", settings)
+    write_record(folder, {"people": settings})
     assert train_script("motion_pose", tiny, tmp_path / "a", "--epochs", 1, inline=True).returncode == 0
     checkpoint = tmp_path / "a/checkpoint.pth.tar"
     assert torch.load(checkpoint, weights_only=True)["poses"] == settings
     assert torch.load(checkpoint, weights_only=True)["frames"] is None
-    write_settings(tiny / "pose_flow", settings | {"model": "openpose"})
+    write_record(folder, {"people": settings | {"model": "openpose"}})
     options = ("--resume", checkpoint, "--evaluate")
     finished = train_script("motion_pose", tiny, tmp_path / "test", *options, inline=True)
     assert finished.returncode == 0 and finished.stderr.count("its people were found with") == 1
-    (tiny / "pose_flow" / SETTINGS_NAME).unlink()
+    (folder / RECORD).unlink()
     options = ("--resume", checkpoint, "--epochs", 2)
     assert train_script("motion_pose", tiny, tmp_path / "b", *options, inline=True).returncode == 0
     assert torch.load(tmp_path / "b/checkpoint.pth.tar", weights_only=True)["poses"] == settings
@@ -188,8 +188,8 @@ def test_cleaning_kept_keypoints_is_kept_as_well(trained, tmp_path):
     (tmp_path / "one/keypoints.npz").write_bytes((trained / "flow/one" / RAW_NAME).read_bytes())
     redraw = ("process_pose", "--out", tmp_path, "--from-keypoints", "--workers", 0)
     assert call_main(*redraw, "--max-people", 1).returncode == 0
-    assert kept_settings(tmp_path) == {"min_score": None, "max_people": 1, "smooth": None}
+    assert root_record(tmp_path)["people"] == {"min_score": None, "max_people": 1, "smooth": None}
     assert call_main(*redraw, "--smooth", "--max-people", 1).returncode == 0
-    assert kept_settings(tmp_path)["smooth"] == 25
+    assert root_record(tmp_path)["people"]["smooth"] == 25
     again = load_keypoints(tmp_path / "one/keypoints.npz")
     assert np.array_equal(again.keypoints, load_keypoints(trained / "flow/one/keypoints.npz").keypoints)

@@ -48,7 +48,7 @@ class Context:
     skipped: dict[str, str] = field(default_factory=dict)  # videos and why
     training_videos: str = ""  # fingerprint of the training list
     frames: dict | None = None  # how the frames were made, a `FrameSettings` in plain values
-    poses: dict | None = None  # how the people were found and cleaned, as in pose_settings.json
+    poses: dict | None = None  # how the people were found and cleaned, as their records tell
 
     @property
     def non_blocking(self) -> bool:

@@ -25,7 +25,6 @@ from dataloader.video_files import holds_videos
 from fusion.metrics import calibrate
 from fusion.scores import load_scores
 from network import Model, classifier, load_strictly
-from pose.settings import kept_settings
 from training.options import METHOD, RECIPES, restore_options
 from training.streams import Stream, video_settings
 from utils import load_checkpoint, save_checkpoint
@@ -133,7 +132,7 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> tuple[dict | Non
             frames = replace(
                 frames, rate=common_rate(float(frames.per_second(rate)) if rate else None for rate in rates)
             )
-        found = frames, kept_settings(args.data)
+        found = frames, root_record(args.data).get("people")
     for what, here, there in zip(("frames were made", "people were found"), found, trained, strict=True):
         rates = [made.rate for made in (here, there) if isinstance(made, FrameSettings)]
         if say and here and there and (here != there or not alike(*(rates or (None, None)))):
