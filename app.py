@@ -51,12 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ.update(SETTINGS, GRADIO_TEMP_DIR=folder)
         try:
             import gradio
-
-            from prediction.page import Limits, build_page
         except ModuleNotFoundError:
             raise UserError("the page needs Gradio: pip install -r requirements-app.txt") from None
-        limits = Limits(args.max_seconds, args.max_megabytes, args.keep_minutes, Path(folder))
-        page = build_page(prepare(args, keypoints=False, overlay=True), limits, examples, stop)
+        from prediction.page import build_page
+
+        page = build_page(prepare(args, keypoints=False, overlay=True), args, examples, stop)
         page.launch(
             server_name=args.host,
             server_port=args.port,

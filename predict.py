@@ -16,7 +16,7 @@ from pose.keypoints import load_keypoints
 from prediction.arguments import check_arguments, find_keypoints, get_args_parser, output_paths, prepare
 from prediction.classify import Classifier, Prediction, bars_of, classify, describe, print_result, write_results
 from prediction.live import run_live
-from prediction.overlay import overlay_video
+from prediction.overlay import write_overlay
 from prediction.parts import part_relevance, shown_frames, write_parts
 from prediction.timeline import Plan, bars_of_frames, classify_windows
 from prediction.timeline_files import describe_timeline, print_segments, write_timeline
@@ -68,7 +68,7 @@ def classify_video(number: int, classifier: Classifier, args: argparse.Namespace
         write_timeline(timeline, windows, path.name)
         print_segments(result["segments"])
     if overlay:
-        overlay_video(overlay, path, people, bars, classifier.options.frames)
+        write_overlay(overlay, path, people, bars, classifier.options.frames)
     if parts and SKELETON.name in prediction.logits:
         write_parts_picture(parts, path, prediction, classifier)
     for name, file in (("timeline", timeline), ("overlay", overlay), ("parts", parts)):

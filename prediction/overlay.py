@@ -1,10 +1,9 @@
 """The video that `predict.py` shows its result on: skeletons over every frame, the best classes below."""
 
 import contextlib
-import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -36,19 +35,16 @@ class Bars(NamedTuple):
 
 
 def write_overlay(
-    path: str | os.PathLike,
-    frames: Iterable[np.ndarray],
-    people: Mapping[int, np.ndarray],
-    bars: Callable[[int], Bars],
-    rate: Fraction,
+    path: Path, video: Path, people: Mapping[int, np.ndarray], bars: Callable[[int], Bars], settings: FrameSettings
 ) -> None:
-    """Encode frames, uint8 (H, W, 3) RGB, with skeletons and a panel of classes as MP4.
+    """Encode a video's frames, made with these settings, with skeletons and a panel of classes as MP4.
 
     `people` maps the number of a frame, from 1, to its people (P, 18, 3); `bars` gives what its panel shows, which must
-    be of one height for all; `rate` is in frames per second. Raises `UserError` if the encoder fails.
+    be of one height for all.
     """
+    settings = settings_for(video, settings)
 
-    def pictures() -> Iterator[Image.Image]:
+    def pictures(frames: Iterable[np.ndarray]) -> Iterator[Image.Image]:
         drawn = None
         for number, frame in enumerate(frames, 1):
             if number == 1:
@@ -58,20 +54,8 @@ def write_overlay(
                 drawn, panel = shown, draw_panel(shown, max(size[0], MIN_WIDTH))
             yield compose(frame, people.get(number, ()), panel, size)
 
-    write_mp4(path, pictures(), rate)
-
-
-def overlay_video(
-    path: str | os.PathLike,
-    video: str | os.PathLike,
-    people: Mapping[int, np.ndarray],
-    bars: Callable[[int], Bars],
-    settings: FrameSettings,
-) -> None:
-    """`write_overlay` of a video file, whose frames, made with these settings, are those that `people` counts."""
-    settings = settings_for(video, settings)
     with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
-        write_overlay(path, frames, people, bars, rate_of(video, settings))
+        write_mp4(path, pictures(frames), rate_of(video, settings))
 
 
 def picture_size(height: int, width: int) -> tuple[int, int]:

@@ -3,10 +3,11 @@
 import contextlib
 import os
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -17,7 +18,7 @@ from common.video import measure_duration
 from dataloader.names import stem
 from prediction.classify import Classifier, bars_of, classify, count_frames, describe, top_classes
 from prediction.live import BrowserCamera, describe_pace
-from prediction.overlay import overlay_video
+from prediction.overlay import write_overlay
 from prediction.timeline import Plan, classify_windows
 from prediction.timeline_files import SUFFIXES, describe_timeline, write_timeline
 from prediction.timeline_plot import clock
@@ -31,31 +32,22 @@ ONE_VIDEO: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "videos"}
 ONE_CAMERA: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "cameras"}
 
 
-class Limits(NamedTuple):
-    """What the page takes and keeps: length and size of a video, how long its files stay, and where (a folder)."""
-
-    seconds: float
-    megabytes: int
-    minutes: float
-    folder: Path
-
-
-def build_page(classifier: Classifier, limits: Limits, examples: Sequence[Path], stop: StopRequest) -> gr.Blocks:
-    """The page, with one tab for each way of classifying, ready for `launch`; `stop` ends what cameras show."""
+def build_page(classifier: Classifier, args: Namespace, examples: Sequence[Path], stop: StopRequest) -> gr.Blocks:
+    """The page by the options of app.py, one tab for each way of classifying; `stop` ends what cameras show."""
     paths = [str(path.resolve()) for path in examples]
     gr.set_static_paths(paths)  # else they are copied, and the copies deleted as uploads are
-    age = round(60 * limits.minutes)
+    age = round(60 * args.keep_minutes)
     with gr.Blocks(title="Action recognition", delete_cache=(min(age, 60), age)) as page:
         classes = len(classifier.fusion.classes)
         gr.Markdown(
             f"# What do people do in a video?\nStreams: {', '.join(classifier.models)}; {classes} classes. "
-            f"Videos of up to {limits.megabytes} MB and {clock(limits.seconds)} minutes, one after the other. "
-            f"They and their results are deleted after {limits.minutes:g} minutes."
+            f"Videos of up to {args.max_megabytes} MB and {clock(args.max_seconds)} minutes, one after the other. "
+            f"They and their results are deleted after {args.keep_minutes:g} minutes."
         )
         with gr.Tab("A video"):
-            _add_video_tab(classifier, limits, paths)
+            _add_video_tab(classifier, args.max_seconds, paths)
         with gr.Tab("A long video"):
-            _add_timeline_tab(classifier, limits, paths)
+            _add_timeline_tab(classifier, args.max_seconds, paths)
         with gr.Tab("Live"):
             _add_live_tab(classifier, stop)
     return page.queue(max_size=20)
@@ -64,7 +56,7 @@ def build_page(classifier: Classifier, limits: Limits, examples: Sequence[Path],
 # ---- tabs ----
 
 
-def _add_video_tab(classifier: Classifier, limits: Limits, examples: list[str]) -> None:
+def _add_video_tab(classifier: Classifier, most: float, examples: list[str]) -> None:
     with gr.Row():
         with gr.Column(min_width=320):
             upload, button = _add_upload(examples)
@@ -74,20 +66,20 @@ def _add_video_tab(classifier: Classifier, limits: Limits, examples: list[str]) 
             scores = _add_scores(classifier, "Probabilities")
 
     def classify_video(file: str | None, progress: gr.Progress = gr.Progress(track_tqdm=True)):  # noqa: B008
-        with opened(file, limits) as (path, folder):
+        with opened(file, most) as (path, folder):
             progress(0, "testing the streams")
             prediction = classify(path, classifier)
             result, overlay = describe(prediction, classifier.fusion), folder / f"{stem(path.name)}-overlay.mp4"
             progress(0.9, "drawing the overlay")
             bars = bars_of(result, 3)
-            overlay_video(overlay, path, prediction.window.people, lambda number: bars, classifier.options.frames)
+            write_overlay(overlay, path, prediction.window.people, lambda number: bars, classifier.options.frames)
             return str(overlay), answer_of(result), *scores_of(result, path.name, count_frames(result))
 
     outputs = [video, answer, scores, notes]
     button.click(classify_video, upload, outputs, api_name="classify", show_progress_on=video, **ONE_VIDEO)
 
 
-def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: list[str]) -> None:
+def _add_timeline_tab(classifier: Classifier, most: float, examples: list[str]) -> None:
     plan = Plan()
     with gr.Row():
         with gr.Column(min_width=320):
@@ -110,7 +102,7 @@ def _add_timeline_tab(classifier: Classifier, limits: Limits, examples: list[str
         stride: float | None,
         progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
     ):
-        with opened(file, limits) as (path, folder):
+        with opened(file, most) as (path, folder):
             progress(0, "testing the streams on windows")
             options = replace(classifier.options, every_pose=False)  # nothing is drawn on frames
             shown = Plan(window or plan.length, stride or plan.stride)  # a field may be empty
@@ -209,22 +201,21 @@ def percent(probability: float | None) -> str:
 
 
 @contextlib.contextmanager
-def opened(file: str | None, limits: Limits) -> Iterator[tuple[Path, Path]]:
-    """Yield an upload, under a name of its own while it is needed, and a new folder for its results.
+def opened(file: str | None, most: float) -> Iterator[tuple[Path, Path]]:
+    """Yield an upload of at most `most` seconds, under a name of its own meanwhile, and a new folder for its results.
 
     Gradio deletes what it shows of that folder as it deletes uploads.
     """
     if not file:
         raise gr.Error("no video yet: upload one first", print_exception=False)
-    folder = Path(tempfile.mkdtemp(dir=limits.folder))
+    folder = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"]))
     path = folder / Path(file).name
     with messages(f"{path.name}: "):
         os.link(file, path)
         try:
             seconds = measure_duration(path)
-            if seconds > limits.seconds:
-                longest = clock(limits.seconds, 1)
-                raise UserError(f"lasts {clock(seconds, 1)}, and {longest} is the most; upload a part of it")
+            if seconds > most:
+                raise UserError(f"lasts {clock(seconds, 1)}, and {clock(most, 1)} is the most; upload a part of it")
             yield path, folder
         finally:
             path.unlink()

@@ -244,7 +244,7 @@ def test_uploads_and_results_are_deleted_and_ctrl_c_ends_it(app):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("--spatial CHECKPOINT --port TAKEN", ["port"]),
+        ("--spatial CHECKPOINT --fps 10 --port TAKEN", ["port"]),
         ("--spatial CHECKPOINT --port 70000", ["--port", "65535"]),
         ("--spatial none.pth", ["none.pth", "no such file"]),
         ("--spatial CHECKPOINT --examples none.mp4", ["none.mp4", "no such file"]),

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from common.contact_sheet import fit
+from common.records import FrameSettings
 from dataloader import sampling
 from fusion.scores import load_scores
 from pose.keypoints import FILE_NAME, load_keypoints, save_keypoints
@@ -431,21 +432,20 @@ def test_sizes_of_pictures():
     assert text == "太?" and font.size == 20
 
 
-def test_overlay_of_odd_frames_and_failure_leaves_nothing(tmp_path):
-    def frames(fail: bool):
-        for _ in range(3):
-            yield np.full((4001, 7, 3), 200, np.uint8)
-        if fail:
+def test_overlay_of_odd_frames_and_failure_leaves_nothing(tmp_path, monkeypatch):
+    def frames(video, *settings, fps):
+        yield from [np.full((4001, 7, 3), 200, np.uint8)] * 3
+        if video == "full":
             raise OSError(28, "No space left on device")
 
-    overlay.write_overlay(
-        tmp_path / "thin.mp4", frames(False), {}, lambda number: overlay.Bars([("a", 1.0)]), Fraction(30000, 1001)
-    )
+    monkeypatch.setattr(overlay, "decode_frames", frames)
+    monkeypatch.setattr(overlay, "settings_for", lambda video, settings: settings)
+    monkeypatch.setattr(overlay, "rate_of", lambda video, settings: Fraction(30000, 1001))
+    others = ({}, lambda number: overlay.Bars([("a", 1.0)]), FrameSettings())
+    overlay.write_overlay(tmp_path / "thin.mp4", "video", *others)
     pictures, rate = read_video(tmp_path / "thin.mp4")
     assert len(pictures) == 3 and rate == Fraction(30000, 1001)
     assert pictures[0].shape[1] == overlay.MIN_WIDTH and pictures[0].shape[0] % 2 == 0
     with pytest.raises(OSError, match="No space"):
-        overlay.write_overlay(
-            tmp_path / "none.mp4", frames(True), {}, lambda number: overlay.Bars([("a", 1.0)]), Fraction(25)
-        )
+        overlay.write_overlay(tmp_path / "none.mp4", "full", *others)
     assert [path.name for path in tmp_path.iterdir()] == ["thin.mp4"]
