@@ -196,9 +196,6 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
     classes = common_classes(list(models.values()))
     calibrations = {name: read_calibration(model.checkpoint) for name, model in models.items()}
     settings = settings_from_arguments(args, common_settings(models, args))
-    if not (settings.fps or settings.rate or args.every):
-        unknown = "the checkpoints do not tell at what rate their frames came"
-        print(f"{unknown}: each frame of a video is taken; --fps chooses another rate", file=sys.stderr)
     looking = [] if keypoints else [model for name, model in models.items() if STREAMS[name].of_people]
     poses = next(filter(None, (trained_poses(model.checkpoint, model.path) for model in looking)), {})
     estimator = None
@@ -208,6 +205,9 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
         if unlike and "model" in poses:
             made = f"{unlike[0]} = {poses.get(unlike[0])}, now it is {estimator.settings[unlike[0]]}"
             print(f"warning: {looking[0].path} was trained on people found with {made}", file=sys.stderr)
+    if not (settings.fps or settings.rate or args.every):
+        unknown = "the checkpoints do not tell at what rate their frames came"
+        print(f"{unknown}: each frame of a video is taken; --fps chooses another rate", file=sys.stderr)
     cleaning = cleaning_from_arguments(args, float(settings.per_second()), poses)
     options = Options(settings, cleaning, poses.get("every") or 1, overlay, args.amp and computes_in_half(device))
     return Classifier(models, Fusion(classes, calibrations, args.weights, args.threshold), estimator, options)
