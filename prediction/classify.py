@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -65,23 +65,20 @@ class Fusion(NamedTuple):
         fused = combine(list(self.calibrations.values()), self.weights)
         return fused if self.threshold is None else fused._replace(threshold=self.threshold)
 
-    def of(self, logits: Mapping[str, np.ndarray]) -> tuple["Fusion", np.ndarray] | None:
-        """The fusion of those streams that have `logits` (classes,), and these fused; None if no stream counts."""
-        shares = self.weights or [1] * len(self.calibrations)
-        counted = {name: share for name, share in zip(self.calibrations, shares, strict=True) if name in logits}
-        if not any(counted.values()):
-            return None
-        weights = None if self.weights is None else list(counted.values())
-        calibrations = {name: self.calibrations[name] for name in counted}
-        fused = fuse([logits[name] for name in counted], weights)
-        return self._replace(calibrations=calibrations, weights=weights), fused
+    def of(self, streams: Collection[str]) -> "Fusion":
+        """That of some streams, without those of weight 0."""
+        weights = self.weights or [1] * len(self.calibrations)
+        kept = {name: w for name, w in zip(self.calibrations, weights, strict=True) if w and name in streams}
+        calibrations = {name: self.calibrations[name] for name in kept}
+        return self._replace(calibrations=calibrations, weights=list(kept.values()))
 
-    def probabilities(self, logits: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Those of the fused logits, (classes,); NaN if no stream counts."""
-        counted = self.of(logits)
-        if not counted:
-            return np.full(len(self.classes), np.nan)
-        return calibrated(counted[1], counted[0].calibration.temperature)
+    def fuse(self, logits: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Fused logits, as average_fusion.py's, and probabilities (classes,); NaN if no stream with logits counts."""
+        kept = self.of(logits)
+        if not kept.calibrations:
+            return (np.full(len(self.classes), np.nan),) * 2
+        fused = fuse([logits[name] for name in kept.calibrations], kept.weights)
+        return fused, calibrated(fused, kept.calibration.temperature)
 
 
 class Classifier(NamedTuple):
@@ -100,6 +97,16 @@ class Prediction(NamedTuple):
     window: Window
     damage: str = ""
 
+    @property
+    def num_frames(self) -> int:
+        """That of the window."""
+        return self.window.num_frames
+
+    @property
+    def shown(self) -> dict[int, bool]:
+        """That of the window."""
+        return self.window.shown
+
 
 def classify(path: Path, classifier: Classifier) -> Prediction:
     """Test the streams on a video file, which is one window.
@@ -109,17 +116,16 @@ def classify(path: Path, classifier: Classifier) -> Prediction:
     """
     damage: list[str] = []
     settings, people = classifier.options.frames, classifier.people
-    num_frames = count_frames_of(path, settings, THREADS, damage)
+    window = Window(count_frames_of(path, settings, THREADS, damage))
 
     def read(numbers: Sequence[int]) -> Iterator[np.ndarray]:
         with closing(frames_of(path, settings, THREADS, wanted=numbers)) as frames:
             for rgb in tqdm(frames, stem(path.name), len(numbers), **BAR):
                 yield through_jpeg(rgb, settings.quality)
 
-    window = Window(num_frames)
     if isinstance(people, Keypoints):
-        check_num_frames(people, num_frames)
-        window = window_of_keypoints(people, 0, num_frames)
+        check_num_frames(people, window.num_frames)
+        window = window_of_keypoints(people, 0, window.num_frames)
     look(window, read, classifier)
     return Prediction(score(window, classifier), window, "".join(damage))
 
@@ -227,75 +233,48 @@ def mean_logits(model: Model, stream: Stream, sample: Sample, amp: bool = False)
 # ---- what is told ----
 
 
-MEANING = (
-    "logits: the mean of a stream's logit vectors over the test positions, as in the score pickles, or, fused, the "
-    "weighted mean of the streams' logits; probabilities: the softmax of logits / temperature, from 0 to 1; "
-    "temperature: chosen on validation videos, 1 where there were none (calibrated: false); answer: the most probable "
-    "fused class, or null, none of these, if it is less probable than the threshold, or if nobody is in view: streams "
-    "of poses then count no more, and have no scores"
-)
 # A motion stack, ten images, then holds two drawn ones or fewer, and the others are black. Among 1080 videos of the
 # demo none is below, among 120 of UT-Interaction one.
 FEW_PEOPLE = 0.25
 
 
-def describe(prediction: Prediction, fusion: Fusion) -> dict:
-    """A prediction in plain values: answer, notes, logits and probabilities by class, of each stream and fused."""
-    result: dict[str, Any] = {
-        "frames": prediction.window.num_frames,
-        "frames_looked_at": len(prediction.window.people),
-        "frames_with_people": sum(prediction.window.shown.values()),
-        "damage": prediction.damage or None,
-        **describe_scores(prediction.logits, fusion),
-    }
-    counted = fusion.of(prediction.logits)
-    least = (counted[0].calibration.threshold or 0) if counted else 0
-    answer = next((name for name, probability in top_classes(result["fused"], 1) if probability >= least), None)
-    return result | {"answer": answer, "notes": notes(result, fusion, None if answer else least)}
+def describe(scored: Any, fusion: Fusion) -> dict:
+    """A `Prediction` or `Timeline` in plain values: answer, notes, logits and probabilities by class.
 
-
-def describe_scores(logits: Mapping[str, np.ndarray], fusion: Fusion) -> dict[str, dict]:
-    """The `class_scores` of the streams, whose `logits` (classes,) are by stream, and those fused.
-
-    The fused logits are those of average_fusion.py; their probabilities have the temperature of `calibration.combine`.
-    Streams without logits do not count; if none is left, there are no fused scores either.
+    Those are of each stream that has any, and fused; empty if no stream counts.
     """
+    classes, logits = fusion.classes, scored.logits
     streams = {
-        stream: class_scores(values, fusion.classes, fusion.calibrations[stream].temperature)
-        for stream, values in logits.items()
+        name: _by_class(classes, values, calibrated(values, fusion.calibrations[name].temperature))
+        for name, values in logits.items()
     }
-    counted = fusion.of(logits)
-    if not counted:
-        return {"fused": {"logits": {}, "probabilities": {}}, "streams": streams}
-    kept, fused = counted
-    return {"fused": class_scores(fused, fusion.classes, kept.calibration.temperature), "streams": streams}
-
-
-def class_scores(logits: np.ndarray, classes: Sequence[str], temperature: float = 1.0) -> dict[str, dict[str, float]]:
-    """`logits` and `probabilities` (classes,), softmax(logits / temperature), by class name, best first."""
-    order = rank_classes(logits[None])[0]
-    named = {"logits": logits, "probabilities": calibrated(logits, temperature)}
-    return {name: {classes[label]: float(values[label]) for label in order} for name, values in named.items()}
-
-
-def notes(result: dict, fusion: Fusion, threshold: float | None) -> list[str]:
-    """Reasons to doubt a `describe`d result, in a line each; `threshold` is given if its best class is below it."""
-    looked_at, found, lines = result["frames_looked_at"], result["frames_with_people"], []
-    if left_out := fusion.calibrations.keys() - result["streams"].keys():
-        without = f"; without {' and '.join(sorted(left_out))}" if result["fused"]["logits"] else ""
-        lines.append(f"{NOBODY_IN_VIEW}: people in {found} of the {looked_at} frames looked at{without}")
-    if threshold is not None:
-        lines += [
-            f"none of these: the likeliest is {best}, {100 * probability:.1f} %, below {100 * threshold:.1f} %"
-            for best, probability in top_classes(result["fused"], 1)
-        ]
-    best = {stream: top_classes(scores, 1)[0] for stream, scores in result["streams"].items()}
+    fused, kept = _by_class(classes, *fusion.fuse(logits)), fusion.of(logits)
+    threshold = (kept.calibration.threshold or 0) if kept.calibrations else 0
+    best = {name: top_classes(scores, 1)[0] for name, scores in streams.items()}
+    answer = next((name for name, probability in top_classes(fused, 1) if probability >= threshold), None)
+    looked_at, found, notes = len(scored.shown), sum(scored.shown.values()), []
+    if left_out := fusion.calibrations.keys() - logits.keys():
+        without = f"; without {' and '.join(sorted(left_out))}" if fused["logits"] else ""
+        notes.append(f"{NOBODY_IN_VIEW}: people in {found} of the {looked_at} frames looked at{without}")
+    if answer is None and fused["logits"]:
+        ((likeliest, probability),) = top_classes(fused, 1)
+        likeliest = f"the likeliest is {likeliest}, {100 * probability:.1f} %, below {100 * threshold:.1f} %"
+        notes.append(f"none of these: {likeliest}")
     if len({name for name, _ in best.values()}) > 1:
         each = ", ".join(f"{stream} {name} {100 * probability:.1f} %" for stream, (name, probability) in best.items())
-        lines.append(f"the streams disagree: {each}")
-    if looked_at and found < FEW_PEOPLE * looked_at and any(STREAMS[name].of_people for name in best):
-        lines.append(f"people in only {100 * found / looked_at:.0f} % of the frames ({found} of {looked_at} looked at)")
-    return lines
+        notes.append(f"the streams disagree: {each}")
+    if found < FEW_PEOPLE * looked_at and any(STREAMS[name].of_people for name in best):
+        notes.append(f"people in only {100 * found / looked_at:.0f} % of the frames ({found} of {looked_at} looked at)")
+    counts = {"frames": scored.num_frames, "frames_looked_at": looked_at, "frames_with_people": found}
+    scores = {"fused": fused, "streams": streams, "answer": answer, "notes": notes}
+    return counts | {"damage": scored.damage or None} | scores
+
+
+def _by_class(classes: Sequence[str], logits: np.ndarray, probabilities: np.ndarray) -> dict[str, dict[str, float]]:
+    """Logits and probabilities by class, best first; empty if they are NaN."""
+    order = [] if np.isnan(logits).any() else rank_classes(logits[None])[0]
+    named = {"logits": logits, "probabilities": probabilities}
+    return {name: {classes[label]: float(values[label]) for label in order} for name, values in named.items()}
 
 
 def top_classes(scores: dict[str, dict[str, float]], count: int) -> list[tuple[str, float]]:
@@ -339,22 +318,21 @@ def print_result(result: dict, topk: int) -> None:
 
 
 def write_results(path: Path, results: Sequence[dict], classifier: Classifier) -> None:
-    """Write everything as JSON: what the numbers are, the streams, how frames were made, and an object per video."""
+    """Write everything as JSON: the streams, how frames were made, and an object per video."""
     models, fusion, _, options = classifier
     shares = np.ones(len(models)) if fusion.weights is None else np.array(fusion.weights)
     streams = {
         name: {"checkpoint": str(model.path), "arch": model.arch, "image_size": model.image_size, "weight": weight}
-        | calibration_values(fusion.calibrations[name])
+        | _calibration_values(fusion.calibrations[name])
         for (name, model), weight in zip(models.items(), (shares / shares.sum()).tolist(), strict=True)
     }
-    fused = calibration_values(combine(list(fusion.calibrations.values()), fusion.weights))
+    fused = _calibration_values(fusion._replace(threshold=None).calibration)
     fused["threshold"] = fusion.calibration.threshold
-    content: dict[str, Any] = {"meaning": MEANING, "classes": fusion.classes, "streams": streams, "fused": fused}
-    content |= {"frames": asdict(options.frames), "videos": results}
+    content = {"classes": fusion.classes, "streams": streams, "fused": fused, "frames": asdict(options.frames)}
     with atomic_write(path) as file:  # names of files may not be valid Unicode
-        file.write(json.dumps(content, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        text = json.dumps(content | {"videos": results}, indent=1, ensure_ascii=False)
+        file.write(text.encode("utf-8", "replace") + b"\n")
 
 
-def calibration_values(calibration: Calibration) -> dict:
-    """A calibration for the JSON file."""
+def _calibration_values(calibration: Calibration) -> dict:
     return {"calibrated": calibration.known, **calibration._asdict()}

@@ -119,7 +119,7 @@ def classify_windows(path: Path, classifier: Classifier, plan: Plan) -> Timeline
             span, logits = (start, start + window.num_frames), score(window, classifier)
             border = (sum(rows[-1][0]) + sum(span)) / 4 if rows else 0
             share = sum(window.shown.values()) / len(window.people) if window.people else np.nan
-            rows.append((span, fusion.probabilities(logits), share, logits))
+            rows.append((span, fusion.fuse(logits)[1], share, logits))
             shown |= {start + n: seen or shown.get(start + n, False) for n, seen in window.shown.items()}
             if options.every_pose:
                 poses |= {start + n: people for n, people in window.people.items() if start + n - 0.5 >= border}

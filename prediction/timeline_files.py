@@ -10,24 +10,18 @@ import pandas as pd
 from common.atomic import atomic_write
 from common.cli import print_table
 from common.contact_sheet import clean
-from prediction.classify import Fusion, describe_scores, notes
+from prediction.classify import Fusion, describe
 from prediction.timeline import Segment, Timeline, label_name, segments, winners
 from prediction.timeline_plot import clock, plot_timeline
 
-MEANING = (
-    "start, end: seconds; people: share of the frames looked at that show somebody; probabilities: the softmax of the "
-    "window's fused logits, from 0 to 1, null where it has none; winner, class: the likeliest class, 'none' if it is "
-    "less probable than `minimum`, or 'nobody in view'; a moment belongs to the window whose centre is nearest"
-)
 SUFFIXES = (".png", ".csv", ".json", ".srt")
 
 
 def describe_timeline(timeline: Timeline, fusion: Fusion) -> dict:
-    """Plain values as `classify.describe` gives, scores being means over the windows, and the segments."""
-    counts = {"frames_looked_at": len(timeline.shown), "frames_with_people": sum(timeline.shown.values())}
-    result = {"frames": timeline.num_frames, **counts, "damage": timeline.damage or None}
-    result |= describe_scores(timeline.logits, fusion)
-    return result | {"notes": notes(result, fusion, None), "segments": _plain_segments(timeline)}
+    """Plain values as `classify.describe` gives, scores being means over the windows, and segments for the answer."""
+    result = describe(timeline, fusion._replace(threshold=0))
+    del result["answer"]
+    return result | {"segments": _plain_segments(timeline)}
 
 
 def _plain_segments(timeline: Timeline) -> list[dict]:
@@ -67,7 +61,7 @@ def write_timeline(path: Path, timeline: Timeline, title: str) -> None:
         windows.append(window | {"winner": label_name(label, timeline.classes)})
         values.append({name: _rounded(value, 6) for name, value in zip(timeline.classes, row, strict=True)})
     table = pd.DataFrame([window | row for window, row in zip(windows, values, strict=True)])
-    content = {"meaning": MEANING, "video": title, "frames": timeline.num_frames, "rate": rate}
+    content = {"video": title, "frames": timeline.num_frames, "rate": rate}
     content |= {"minimum": timeline.minimum, "segments": _plain_segments(timeline)}
     content["windows"] = [window | {"probabilities": row} for window, row in zip(windows, values, strict=True)]
     texts = {".csv": table.to_csv(index=False, lineterminator="\n"), ".srt": subtitles(found, timeline.classes)}
