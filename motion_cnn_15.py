@@ -6,7 +6,10 @@ python motion_cnn_15.py --evaluate \\
     --resume record/flow/model_best.pth.tar
 """
 
+import sys
+
 from common.cli import ArgumentParser, run, whole_number
+from dataloader.flow_dataloader import method_of
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import FLOW
@@ -23,7 +26,13 @@ def get_args_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    return run_stream(parse_options(get_args_parser(), FLOW.name, argv), FLOW)
+    args = parse_options(get_args_parser(), FLOW.name, argv)
+    found = method_of(args.data)
+    if found and args.flow_method not in (None, found):
+        made = f"its flow was made by {found}, that of {args.resume} by {args.flow_method}"
+        print(f"{args.data}: {made}", file=sys.stderr)
+    args.flow_method = found or args.flow_method
+    return run_stream(args, FLOW)
 
 
 if __name__ == "__main__":

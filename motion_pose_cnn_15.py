@@ -9,6 +9,7 @@ python motion_pose_cnn_15.py --evaluate \\
 import argparse
 
 from common.cli import ArgumentParser, run, whole_number
+from dataloader.frame_index import looks_like_pose_flow
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import MOTION_POSE
@@ -31,7 +32,10 @@ def get_args_parser() -> ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    return run_stream(parse_options(get_args_parser(), MOTION_POSE.name, argv), MOTION_POSE)
+    args = parse_options(get_args_parser(), MOTION_POSE.name, argv)
+    if args.from_keypoints is None:
+        args.from_keypoints = looks_like_pose_flow(args.data)
+    return run_stream(args, MOTION_POSE)
 
 
 if __name__ == "__main__":

@@ -55,16 +55,6 @@ def test_videos_that_are_missing_come_before_weights(tiny_lists, nothing_is_read
     assert_error(call_main("spatial_cnn_15", *places), "has no folder below", "2 of the 2")
 
 
-def test_a_run_whose_lists_the_checkpoint_tells_is_not_refused(tiny_lists):
-    """Lists of the defaults are not there, but the checkpoint may name others: it is read."""
-    for file in (tiny_lists / "lists").iterdir():
-        file.rename(file.with_name("my_" + file.name))
-    (tiny_lists / "checkpoint.pth.tar").write_bytes(b"none")
-    places = ("--data", tiny_lists / "frames", "--ucf-list", tiny_lists / "lists", "--record", tiny_lists / "record")
-    finished = call_main("spatial_cnn_15", *places, "--resume", tiny_lists / "checkpoint.pth.tar")
-    assert_error(finished, "is no checkpoint")
-
-
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
@@ -86,8 +76,6 @@ def test_a_run_whose_lists_the_checkpoint_tells_is_not_refused(tiny_lists):
         ("spatial_cnn_15", ("{places}", "--resume", "{root}/run"), "such as {root}/run/model_best.pth.tar"),
         ("spatial_cnn_15", ("{places}", "--weights", "{root}/run"), "such as {root}/run/model_best.pth.tar"),
         ("spatial_cnn_15", ("{places}", "--weights", "{root}/no.pth"), "no.pth: no such file"),
-        ("spatial_cnn_15", ("{places}", "--record", "{root}/videos/a.avi"), "is no folder"),
-        ("spatial_cnn_15", ("{places}", "--resume", "x", "--evaluate", "--features", "{root}"), "is a folder"),
     ],
 )
 def test_a_folder_for_a_file_and_the_other_way_round(script, arguments, words, tiny_lists, nothing_is_read):

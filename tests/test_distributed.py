@@ -22,7 +22,6 @@ from fusion.scores import load_scores
 from tests.helpers import ROOT, STREAMS, fast, original, run_script, train_script
 from training import run
 from training.distributed import Processes
-from training.run import make_context
 from training.streams import SPATIAL
 from utils import StopRequest, load_checkpoint
 
@@ -148,18 +147,10 @@ def test_videos_that_any_process_skips_are_reported(own_tiny, tmp_path):
     assert sum(f"skipped {name}" in err for name in videos) == 5 and "1 more; all in" in err
 
 
-def test_more_processes_than_videos_in_a_batch_are_refused():
-    args = Namespace(device="cpu", amp=None, batch_size=3, evaluate=False, accumulate=1, freeze_bn="none")
-    args.skip_broken, args.label_smoothing, args.clip_gradients, args.given = False, 0.0, 0.0, set()
-    assert make_context(args, SPATIAL, Processes(2, 3, 2), StopRequest()).processes.world == 3
-    with pytest.raises(UserError, match="at least one video per process"):
-        make_context(args, SPATIAL, Processes(2, 4, 2), StopRequest())
-
-
 def test_processes_that_share_a_gpu_are_refused(monkeypatch):
     """NCCL would, in words that do not tell."""
     args = Namespace(device="cuda", amp=None, batch_size=4, evaluate=False, accumulate=1, freeze_bn="none")
-    args.skip_broken, args.label_smoothing, args.clip_gradients, args.given = False, 0.0, 0.0, set()
+    args.skip_broken, args.label_smoothing, args.clip_gradients = False, 0.0, 0.0
     monkeypatch.setattr(run, "pick_device", lambda name, rank: torch.device("cuda", rank))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="GPU-7"))
     monkeypatch.setattr(run, "gather", lambda processes, item: [item, ("other machine", "GPU-7")])

@@ -14,15 +14,9 @@ from fusion.scores import load_scores
 from pose.estimators import estimator_from_arguments
 from pose.keypoints import load_keypoints
 from pose.pipeline import RAW_NAME
-from spatial_cnn_15 import get_args_parser
 from tests.helpers import assert_error, call_main, make_tiny, moving, train_script, write_video
 from tests.prediction_data import CLASSES, FRAMES, fake_estimator, write_checkpoint
-from training.distributed import Processes
-from training.options import parse_options
 from training.resume import made_of
-from training.run import _run
-from training.streams import SPATIAL
-from utils import StopRequest
 
 CLEAN = ("--smooth", "--max-people", 1, "--every", 2)
 NAMES = {"v_one.avi": 40, "v_two.avi": 13}
@@ -50,8 +44,8 @@ def trained(tmp_path_factory):
             finished = call_main(*step)
             assert finished.returncode == 0, finished.stderr
     checkpoint = torch.load(root / "motion.pth.tar", weights_only=True)
-    frames, poses = made_of(Namespace(data=root / "flow"), None, True)
-    torch.save(checkpoint | {"frames": frames, "poses": poses}, root / "motion.pth.tar")
+    made = made_of(Namespace(data=root / "flow"), None, True)
+    torch.save(checkpoint | made, root / "motion.pth.tar")
     options = ("--data", root / "flow", "--ucf-list", lists, "--class-index", "index.txt", "--workers", 0)
     resume = (
         "--resume",
@@ -139,30 +133,13 @@ def test_training_keeps_how_people_were_found(tmp_path):
     assert torch.load(tmp_path / "b/checkpoint.pth.tar", weights_only=True)["poses"] == settings
 
 
-def test_only_the_main_process_says_that_data_differ(tmp_path, monkeypatch):
-    said = []
-
-    def note(args, model, say):
-        said.append(say)
-        raise InterruptedError
-
-    monkeypatch.setattr("training.run.made_of", note)
-    tiny = make_tiny(tmp_path)
-    options = ["--data", tiny / "frames", "--ucf-list", tiny / "lists", "--record", tmp_path / "r", "--device", "cpu"]
-    for rank in (0, 1):
-        args = parse_options(get_args_parser(), SPATIAL.name, [*map(str, options), "--weights", "none"])
-        with pytest.raises(InterruptedError):
-            _run(args, SPATIAL, Processes(rank, 2, rank), StopRequest())
-    assert said == [True, False]
-
-
 def test_a_line_is_said_only_where_asked(tmp_path, capsys):
     (tmp_path / "a").mkdir()
     write_record(tmp_path / "a", {"frames": {"every": 2}})
     model = Namespace(checkpoint={"frames": {"every": 3}}, path="a.pth.tar")
     for say in (False, True):
-        frames, poses = made_of(Namespace(data=tmp_path, resume="a.pth.tar"), model, say)
-        assert frames["every"] == 2 and poses is None
+        made = made_of(Namespace(data=tmp_path, resume="a.pth.tar"), model, say)
+        assert made["frames"]["every"] == 2 and made["poses"] is None
         assert capsys.readouterr().err.count("every 3") == say
 
 

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from common.cli import UserError
-
 
 @dataclass(frozen=True)
 class Processes:
@@ -44,11 +42,6 @@ def join_processes() -> Iterator[Processes]:
     dist.init_process_group(backend, timeout=timedelta(minutes=30))
     try:
         yield Processes(dist.get_rank(), world, local_rank)
-    except RuntimeError as error:
-        if any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "peer")):
-            reason = " ".join(str(error).split())[:160]
-            raise UserError(f"process {dist.get_rank()} of {world} lost the others: {reason}") from None
-        raise
     finally:
         # Waiting for peers that died would hang; the operating system closes the connections.
         with contextlib.suppress(RuntimeError):

@@ -11,65 +11,58 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
-from common.cli import UserError
 from dataloader.video_dataset import VideoLoader
 from fusion.plots import plot_curves
 from fusion.scores import save_scores
 from network import Model, add_dropout
 from training.engine import Context, evaluate, train_one_epoch
-from training.resume import (
-    BEST,
-    CHECKPOINT,
-    options_of,
-    record_path,
-    resume_averaging,
-    resume_training,
-    scores_path,
-    selected_on,
-)
+from training.options import kept_options
+from training.resume import BEST, CHECKPOINT, record_path, resume_averaging, resume_training, scores_path
 from utils import read_record, save_checkpoint, write_record
 
+SELECTION = {"val": "validation set", "test": "test list"}
 UNSAVED_SECONDS = 5  # of epochs without a test that a kill may cost: writing can take longer than training a head
 
 
-def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context: Context, changed: dict) -> dict:
+def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context: Context, about: dict) -> dict:
     """Train from where the model's checkpoint ended to `args.epochs`.
 
-    `loaders` are those of "train" and of what the scheduler and model selection use, "val" or "test". `changed`
-    are the options in which a resumed run differs from its checkpoint. Each epoch writes its records, the scores
-    and the model if they are the best, the curves, and the checkpoint (unless there was one seconds before, and no
-    test since), in that order: a run killed in between repeats epochs and writes the same again. Returns the figures
-    of the last epoch and `best_prec1`.
+    `loaders` are those of "train" and of what the scheduler and model selection use, "val" or "test"; `about` is for
+    the checkpoints. Each epoch writes its records, the scores and the model if they are the best, the curves, and the
+    checkpoint (unless there was one seconds before, and no test since), in that order: a run killed in between repeats
+    epochs and writes the same again. Returns the figures of the last epoch and `best_prec1`.
     """
     stream, record, main = context.stream, args.record, context.processes.main
     selection = "val" if "val" in loaders else "test"
+    train_csv, selection_csv = (record_path(record, stream, what) for what in ("train", selection))
     latest = args.schedule == "cosine"  # of equally good epochs, which are many where videos are few
     cuda = context.device.type == "cuda"
     optimizer = make_optimizer(args, model.network.parameters(), fused=cuda)
-    scheduler = ReduceLROnPlateau(optimizer, "min", patience=args.lr_patience)
+    scheduler = ReduceLROnPlateau(optimizer, "min", patience=1)
+    scaler = torch.amp.GradScaler(context.device.type, enabled=context.amp and cuda)
     if args.schedule != "plateau":
-        context.rate = lambda epoch: args.lr * rate_factor(args, epoch)
+        context = replace(context, rate=lambda epoch: args.lr * rate_factor(args, epoch))
     if args.dropout:
         add_dropout(model.network, args.dropout)
     tested_model = model
     if args.ema:
-        context.averaged = average_weights(model.network, args.ema)
+        context = replace(context, averaged=average_weights(model.network, args.ema))
         tested_model = replace(model, network=context.averaged.module)
-    scaler = torch.amp.GradScaler(context.device.type, enabled=context.amp and cuda)
     first, best = 0, -1.0
     if model.checkpoint and not model.checkpoint.get("optimizer"):
         if main:
             print(f"{model.path}: has no optimiser state; training begins anew from its weights")
     elif model.checkpoint:
-        first, best = resume_training(model, changed, optimizer, scheduler, scaler)
+        first, best = resume_training(model, args.changed, optimizer, scheduler, scaler)
         resume_averaging(model, context.averaged)
         if not (record / BEST).exists() and best >= 0:
             best = -1.0
             if main:
                 print(f"{record} has no {BEST}: model selection starts anew")
     start_momentum(optimizer)
-    if args.start_epoch is not None:
-        first = args.start_epoch
+    data = f"{args.data}, split {args.split}; " if args.data else ""
+    title = f"{stream.name} stream, {model.arch}\n{data}model selected on the {SELECTION[selection]}"
+    first = first if args.start_epoch is None else args.start_epoch
     if first >= args.epochs and main:
         print(f"{first} epochs are done, --epochs {args.epochs} asks for no more")
     trained = wrap(model.network, args, context)
@@ -87,13 +80,14 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
             best = max(best, tested["prec1"])
         if not main:
             continue
-        train_csv, selection_csv = (record_path(record, stream, what) for what in ("train", selection))
         write_record(train_csv, _row(epoch, train) | {"lr": lr})
+        result = ""
         if tested:
             write_record(selection_csv, _row(epoch, tested))
-            records = read_record(train_csv), read_record(selection_csv)
             name = {"val": "validation"}.get(selection, selection)
-            plot_curves(*records, name, record / "curves.png", _title(args, model, context), latest)
+            records = read_record(train_csv), read_record(selection_csv)
+            plot_curves(*records, name, record / "curves.png", title, latest)
+            result = f"{selection} {figures_in_words(tested)}, "
         checkpoint = {
             "epoch": epoch + 1,
             "arch": model.arch,
@@ -105,10 +99,8 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
             "scheduler": scheduler.state_dict(),
             "scaler": scaler.state_dict(),
             "best_prec1": best,
-            "options": options_of(args),
-            "training_videos": context.training_videos,
-            "frames": context.frames,
-            "poses": context.poses,
+            "options": kept_options(args),
+            **about,
         }
         if context.averaged:
             checkpoint["training_state_dict"] = model.network.state_dict()
@@ -119,14 +111,9 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
         if tested or time.monotonic() - saved > UNSAVED_SECONDS:
             save_checkpoint(record / CHECKPOINT, checkpoint)
             saved = time.monotonic()
-        result = ""
-        if tested:
-            result = (
-                f"{selection} loss {tested['loss']:.4f} Prec@1 {tested['prec1']:.2f} Prec@3 {tested['prec3']:.2f}, "
-            )
         print(
-            f"epoch {epoch}: train loss {train['loss']:.4f} Prec@1 {train['prec1']:.2f}, {result}"
-            f"lr {lr:g}, {time.time() - begun:.0f} s{' (best)' * is_best}",
+            f"epoch {epoch}: train loss {train['loss']:.4f} Prec@1 {train['prec1']:.2f}, {result}lr {lr:g}, "
+            f"{time.time() - begun:.0f} s{' (best)' * is_best}",
             flush=True,
         )
     model.network = tested_model.network
@@ -135,27 +122,24 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
 
 def wrap(network: nn.Module, args: Namespace, context: Context) -> nn.Module:
     """What the epochs train: the network, compiled or spread over processes where asked for."""
-    trained, device, several = network, context.device, context.processes.world > 1
+    trained, several = network, context.processes.world > 1
     if args.sync_bn and several:
-        if device.type != "cuda":
-            raise UserError("--sync-bn needs CUDA devices, as torch's SyncBatchNorm does; try --freeze-bn on CPUs")
         trained = nn.SyncBatchNorm.convert_sync_batchnorm(trained)
     if several:
-        device_ids = [device] if device.type == "cuda" else None
+        device_ids = [context.device] if context.device.type == "cuda" else None
         trained = nn.parallel.DistributedDataParallel(trained, device_ids=device_ids)
     return torch.compile(trained) if args.compile else trained  # type: ignore[return-value]  # of a module, a module
 
 
-def _title(args: Namespace, model: Model, context: Context) -> str:
-    data = f"{args.data}, split {args.split}; " if args.data else ""
-    return f"{context.stream.name} stream, {model.arch}\n{data}model selected on the {selected_on(args)}"
+def figures_in_words(result: dict[str, float]) -> str:
+    """Loss and accuracies."""
+    return f"loss {result['loss']:.4f} Prec@1 {result['prec1']:.2f} Prec@3 {result['prec3']:.2f}"
 
 
 def _row(epoch: int, result: dict[str, float]) -> dict:
-    times = {"Batch Time": result["batch_time"]}
-    if "data_time" in result:
-        times["Data Time"] = result["data_time"]
-    return {"Epoch": epoch, **times, "Loss": result["loss"], "Prec@1": result["prec1"], "Prec@3": result["prec3"]}
+    columns = {"Batch Time": "batch_time", "Data Time": "data_time"}
+    columns |= {"Loss": "loss", "Prec@1": "prec1", "Prec@3": "prec3"}
+    return {"Epoch": epoch} | {column: result[name] for column, name in columns.items() if name in result}
 
 
 # ---- optimiser, learning rate, average of the weights ----
@@ -179,16 +163,13 @@ def start_momentum(optimizer: torch.optim.Optimizer) -> None:
 def rate_factor(args: Namespace, epoch: float) -> float:
     """What the learning rate is multiplied with at `epoch`, a whole number of epochs and the part of the next.
 
-    cosine: from 1 to 0 along half a cosine (SGDR without restarts, arXiv 1608.03983). step: a tenth from each of
-    `lr_steps` on (TSN, arXiv 1608.00859). Both start with a linear rise over `warmup` epochs (arXiv 1706.02677).
-    plateau: 1, for `ReduceLROnPlateau` keeps its own account.
+    A linear rise over `warmup` epochs (arXiv 1706.02677), then 1; with the cosine schedule from 1 to 0 along half a
+    cosine (SGDR without restarts, arXiv 1608.03983). `ReduceLROnPlateau` keeps its own account.
     """
-    if args.schedule == "plateau":
-        return 1.0
     if epoch < args.warmup:
         return epoch / args.warmup
-    if args.schedule == "step":
-        return 0.1 ** sum(epoch >= start for start in args.lr_steps)
+    if args.schedule != "cosine":
+        return 1.0
     progress = (epoch - args.warmup) / max(args.epochs - args.warmup, 1e-9)
     return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 

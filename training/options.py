@@ -1,31 +1,30 @@
-"""The command line that the training scripts share, and what of it a checkpoint brings back."""
+"""The command line that the training scripts share, its presets, and what a checkpoint brings back of it."""
 
 import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from common.cli import ArgumentGroup, ArgumentParser, examples, not_negative, positive, whole_number
+from common.cli import ArgumentGroup, ArgumentParser, UserError, examples, not_negative, positive, whole_number
 from common.parallel import cores
 from network import ARCHITECTURES, IMAGE_NETWORKS, Family, check_architecture
+from utils import load_checkpoint
 
 # Options that make a run what it is: the checkpoint keeps them, and resuming takes them from there.
-METHOD = (
+KEPT = (
     *("data", "every", "fps", "short_side", "ucf_list", "split", "class_index", "val_groups", "val_list", "seed"),
-    *("arch", "image_size", "from_keypoints"),
-    *("epochs", "batch_size", "accumulate", "lr", "schedule", "warmup", "lr_patience", "lr_steps", "momentum"),
+    *("arch", "image_size", "from_keypoints", "segments", "normalize", "crop", "color_jitter", "flow_method"),
+    *("recipe", "epochs", "least_steps", "batch_size", "accumulate", "lr", "schedule", "warmup", "momentum"),
     *("weight_decay", "dropout", "label_smoothing", "ema", "freeze_bn", "sync_bn", "test_every", "test_clips"),
-    *("segments", "normalize", "crop", "color_jitter", "recipe", "least_steps", "flow_method"),
     *("optimizer", "clip_gradients", "amp"),
 )
-SELECTION = "scheduler and model selection use them, and the test list is scored once, at the end"
 
 # ---- recipes: presets of the options ----
 # The authors' method to the letter, and the best that was measured (docs/recipe.md).
 
 _ORIGINAL = {
     "schedule": "plateau",
-    "lr_patience": 1,
     "warmup": 0.0,
     "weight_decay": 0.0,
     "dropout": 0.0,
@@ -50,7 +49,7 @@ _MODERN = {
     "test_clips": 5,
 }
 # Temporal heads: a constant rate of Adam.
-_TEMPORAL = _ORIGINAL | {"schedule": "step", "optimizer": "adam", "test_clips": 1, "test_every": None}
+_TEMPORAL = _ORIGINAL | {"schedule": "constant", "optimizer": "adam", "test_clips": 1, "test_every": None}
 _TEMPORAL |= {"epochs": 30, "batch_size": 64, "least_steps": 300}
 _SPATIAL = {"lr": 5e-4, "batch_size": 25, "epochs": 15, "crop": "random", "color_jitter": 0.0}
 _SPATIAL |= {"normalize": True}  # with ImageNet's mean and standard deviation
@@ -89,68 +88,51 @@ RECIPES = {
 def training_parser(stream: str, doc: str, data: str | None, family: Family = IMAGE_NETWORKS) -> ArgumentParser:
     """Parser of one stream's script, whose networks are of `family`; the defaults are those of its modern recipe.
 
-    `doc` is the script's docstring: what it does, and example commands.
-    `data` is where its images lie. Without it the stream knows its videos, lists and networks by itself (temporal
-    heads), and a recipe goes with a network: `--head` chooses both.
+    `doc` is the script's docstring: what it does, and example commands. `data` is where the images lie. Without it the
+    stream knows its videos, lists and networks by itself (temporal heads), and `--head` chooses network and recipe.
     """
     recipes = RECIPES[stream]
     default = "modern" if "modern" in recipes else next(iter(recipes))
-    parser = ArgumentParser(
-        description=doc.partition("\n")[0] + " Trains, trains on with --resume, or tests with --evaluate.",
-        epilog=examples(
-            doc,
-            "Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch "
-            "norm in training mode each process has statistics of its own; --sync-bn shares them, --freeze-bn has "
-            "none.",
-        ),
+    text = (
+        "Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch norm in "
     )
+    text += "training mode each process has statistics of its own; --sync-bn shares them, --freeze-bn all has none."
+    description = doc.partition("\n")[0] + " Trains, trains on with --resume, or tests with --evaluate."
+    parser = ArgumentParser(description=description, epilog=examples(doc, text))
     parser.set_defaults(**recipes[default])
-    data_group, model_group, training_group, machine_group = map(
-        parser.add_argument_group, ("data", "model", "training", "machine")
-    )
+    _add_data(parser.group("data"), data)
+    _add_model(parser.group("model"), family, named=bool(data))
+    training = parser.group("training")
     if data:
-        _add_data_arguments(data_group, data)
-    _add_selection_arguments(data_group, bool(data))
-    if data:
-        _add_network_arguments(model_group, family)
-        option, text = "--recipe", "presets of the options: the best that was measured (docs/recipe.md)"
-        text += ", or the authors'" if "original" in recipes else ""
+        text = "presets of the options: the best that was measured (docs/recipe.md)"
+        text += ", or the authors'" * ("original" in recipes)
+        training.add_argument("--recipe", choices=recipes, default=default, help=text)
     else:
-        parser.set_defaults(data=None, ucf_list=None, split=None, class_index=None, val_list=None, skip_broken=False)
-        parser.set_defaults(write_features=None)
-        option, text = "--head", "network, with its own presets of the options"
-    _add_model_arguments(model_group, family)
-    if not family.images:
-        parser.set_defaults(image_size=None)
-    training_group.add_argument(option, dest="recipe", choices=tuple(recipes), default=default, help=text)
-    _add_training_arguments(training_group)
-    _add_machine_arguments(machine_group, stream)
+        text = "network, with its own presets of the options"
+        training.add_argument("--head", dest="recipe", choices=recipes, default=default, help=text)
+    _add_training(training)
+    _add_machine(parser.group("machine"), stream)
     return parser
 
 
-def _add_selection_arguments(group: ArgumentGroup, lists: bool) -> None:
-    """Validation set, which may be a list where there are `lists`."""
-    selection = group.add_mutually_exclusive_group()
-    selection.add_argument(
-        "--val-groups",
-        type=numbers_of("group numbers such as 23,24,25"),
-        metavar="N,N",
-        default=(),
-        help=f"hold these groups of the training list out as the validation set: {SELECTION}",
-    )
-    if lists:
-        text = f"validation set: a list within --ucf-list, such as vallist01.txt; {SELECTION}"
-        selection.add_argument("--val-list", metavar="FILE", help=text)
-    group.add_argument(
-        "--allow-other-split",
-        action="store_true",
-        help="resume or test a checkpoint that was trained on other videos than this training list names",
-    )
-
-
-def _add_data_arguments(group: ArgumentGroup, data: str) -> None:
-    """Folders and lists of videos."""
+def _add_data(group: ArgumentGroup, data: str | None) -> None:
+    """Folders and lists of videos; where there are none, a validation set can be groups of videos alone."""
     add = group.add_argument
+    selection = group.add_mutually_exclusive_group()
+    text = (
+        "hold these groups of the training list out as the validation set: scheduler and model selection use it, and "
+    )
+    text += "the test list is scored once, at the end"
+    groups = numbers_of("group numbers such as 23,24,25")
+    selection.add_argument("--val-groups", type=groups, metavar="N,N", default=(), help=text)
+    text = "resume or test a checkpoint that was trained on other videos than this training list names"
+    add("--allow-other-split", action="store_true", help=text)
+    if not data:
+        names = ("data", "ucf_list", "split", "class_index", "val_list", "write_features", "image_size")
+        group.set_defaults(**dict.fromkeys(names), skip_broken=False)
+        return
+    text = "validation set: a list within --ucf-list, such as vallist01.txt"
+    selection.add_argument("--val-list", metavar="FILE", help=text)
     add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images or keypoints, one per video")
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", metavar="NN", default="04", help="number of the train and test list")
@@ -158,170 +140,136 @@ def _add_data_arguments(group: ArgumentGroup, data: str) -> None:
     add("--skip-broken", action="store_true", help="skip missing and broken videos, and list them at the end")
 
 
-def _add_network_arguments(group: ArgumentGroup, family: Family) -> None:
-    """Which network of the family, and what it sees."""
+def _add_model(group: ArgumentGroup, family: Family, named: bool) -> None:
+    """The network, unless a recipe names it, where its weights come from, and whether they are only tested."""
     add = group.add_argument
     if family.images:
         text = f"network: {', '.join(ARCHITECTURES)}, or any of timm's by its name"
         add("--arch", type=check_architecture, metavar="NAME", default=ARCHITECTURES[0], help=text)
         text = "side of the network's input, in pixels"
         add("--image-size", type=whole_number(32), metavar="N", default=224, help=text)
-    else:
-        add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
-    text = "with --evaluate: also write what the classifier sees of the videos of all lists, for temporal_cnn_15.py"
-    add("--features", type=Path, metavar="FILE.npz", dest="write_features", help=text)
-    text = "evenly spaced positions of a video in --features"
-    add("--positions", type=whole_number(1), metavar="K", default=25, help=text)
-
-
-def _add_model_arguments(group: ArgumentGroup, family: Family) -> None:
-    """Where the weights come from, and whether they are only tested."""
-    add = group.add_argument
-    if family.images:
         text = "starting weights: those of ImageNet, which torchvision or timm downloads; random ones; or a file's"
         add("--weights", metavar="imagenet|none|FILE", default="imagenet", help=text)
     else:
+        group.set_defaults(image_size=None)
         add("--weights", metavar="none|FILE", default="none", help="starting weights, such as another run's checkpoint")
+        if named:
+            add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
+    if named:
+        text = (
+            "also write what the trained network's classifier sees of the videos of all lists, for temporal_cnn_15.py"
+        )
+        add("--features", type=Path, metavar="FILE.npz", dest="write_features", help=text)
+        text = "evenly spaced positions of a video in --features"
+        add("--positions", type=whole_number(1), metavar="K", default=25, help=text)
     text = "train on from this checkpoint, or test it; options that are not given are the checkpoint's"
     add("--resume", type=Path, metavar="CHECKPOINT", help=text)
     add("--evaluate", action="store_true", help="test --resume, write the scores, and stop")
 
 
-def _add_training_arguments(group: ArgumentGroup) -> None:
+def _add_training(group: ArgumentGroup) -> None:
     """The method; most defaults are the recipe's."""
-    add = group.add_argument
+    add, count, flag = group.add_argument, whole_number(1), argparse.BooleanOptionalAction
     add("--epochs", type=whole_number(0), metavar="N", help="epochs in all, unless --least-steps asks for more")
-    add(
-        "--least-steps",
-        type=whole_number(0),
-        metavar="N",
-        help="without --epochs: as many epochs as make N optimiser steps, where few videos have too few",
-    )
+    text = "without --epochs: as many epochs as make N optimiser steps, where few videos have too few"
+    add("--least-steps", type=whole_number(0), metavar="N", help=text)
     add("--start-epoch", type=whole_number(0), metavar="N", help="first epoch, if not the one after --resume's last")
-    add("--batch-size", type=whole_number(1), metavar="N", help="videos per optimiser step, over all processes")
-    add(
-        "--accumulate",
-        type=whole_number(1),
-        metavar="N",
-        default=1,
-        help="run each batch in N parts whose gradients are summed, for small memories; the same step with "
-        "--freeze-bn all, otherwise batch norm sees the statistics of each part",
-    )
+    add("--batch-size", type=count, metavar="N", help="videos per optimiser step, over all processes")
+    text = "run each batch in N parts whose gradients are summed, for small memories; the same step with --freeze-bn "
+    text += "all, otherwise batch norm sees the statistics of each part"
+    add("--accumulate", type=count, metavar="N", default=1, help=text)
     add("--lr", type=positive, metavar="X", help="learning rate")
-    add(
-        "--schedule",
-        choices=("cosine", "plateau", "step"),
-        help="of the learning rate: half a cosine to 0, a tenth when the validation loss stalls, or a tenth at "
-        "--lr-steps",
-    )
+    text = "learning rate: half a cosine to 0, a tenth when the validation loss stalls for two tests, or constant"
+    add("--schedule", choices=("cosine", "plateau", "constant"), help=text)
     add("--warmup", type=not_negative, metavar="EPOCHS", help="linear rise of the rate at the start (not with plateau)")
-    add(
-        "--lr-patience",
-        type=whole_number(0),
-        metavar="N",
-        help="plateau: epochs without a lower validation loss before the rate is cut to a tenth",
-    )
-    epochs = numbers_of("epochs such as 10,13")
-    add("--lr-steps", type=epochs, metavar="E,E", default=(), help="step: epochs at which the rate is cut")
     add("--momentum", type=not_negative, metavar="X", default=0.9, help="SGD momentum")
     add("--weight-decay", type=not_negative, metavar="X", help="L2 penalty on all weights")
     add("--dropout", type=not_negative, metavar="P", help="before the classifier (TSN, arXiv 1608.00859)")
     add("--label-smoothing", type=not_negative, metavar="X", help="of the cross-entropy (arXiv 1512.00567)")
-    add(
-        "--ema",
-        type=not_negative,
-        metavar="DECAY",
-        help="test an exponential moving average of the weights, such as 0.99 (0: the weights themselves)",
-    )
+    text = "test an exponential moving average of the weights, such as 0.99 (0: the weights themselves)"
+    add("--ema", type=not_negative, metavar="DECAY", help=text)
     add("--seed", type=whole_number(0), metavar="N", default=0, help="seed of weights, order and augmentation")
-    add(
-        "--freeze-bn",
-        nargs="?",
-        choices=("none", "partial", "all"),
-        const="partial",
-        help="keep batch norm's running statistics: of all layers but the first, as TSN does (partial, or without a "
-        "value), or of all",
+    text = (
+        "keep batch norm's running statistics: of all layers but the first, as TSN does (partial, or without a value), "
     )
-    add(
-        "--sync-bn",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="batch-norm statistics over all processes (CUDA)",
-    )
-    add(
-        "--test-every",
-        type=whole_number(1),
-        metavar="N",
-        help="test after every N-th epoch, and after the last (modern recipe: 20 tests in a run)",
-    )
-    add(
-        "--test-clips",
-        type=whole_number(1),
-        metavar="N",
-        help="samples of a video in the tests between epochs; the final test always takes all",
-    )
+    text += "or of all"
+    add("--freeze-bn", nargs="?", choices=("none", "partial", "all"), const="partial", help=text)
+    add("--sync-bn", action=flag, default=False, help="batch-norm statistics over all processes (CUDA)")
+    text = "test after every N-th epoch, and after the last (modern recipe: 20 tests in a run)"
+    add("--test-every", type=count, metavar="N", help=text)
+    text = "samples of a video in the tests between epochs; the final test always takes all"
+    add("--test-clips", type=count, metavar="N", help=text)
 
 
-def _add_machine_arguments(group: ArgumentGroup, stream: str) -> None:
+def _add_machine(group: ArgumentGroup, stream: str) -> None:
     """Where to compute and where to write."""
     add = group.add_argument
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
-    add(
-        "--workers",
-        type=whole_number(0),
-        metavar="N",
-        default=min(cores(), 8),
-        help="processes that read images, per training process; 0 reads in the process itself",
+    text = "processes that read images, per training process; 0 reads in the process itself"
+    add("--workers", type=whole_number(0), metavar="N", default=min(cores(), 8), help=text)
+    text = (
+        "mixed precision (default: on CUDA, and processors with bfloat16); without it CUDA's convolutions compute in "
     )
-    add(
-        "--amp",
-        action=argparse.BooleanOptionalAction,
-        help="mixed precision (default: on CUDA, and processors with bfloat16); without it CUDA's convolutions still "
-        "compute in TF32",
-    )
+    text += "TF32"
+    add("--amp", action=argparse.BooleanOptionalAction, help=text)
     add("--compile", action="store_true", help="compile the network with torch.compile for training")
-    add(
-        "--record",
-        type=Path,
-        metavar="DIR",
-        help=f"where checkpoints, records and scores are written (default: record/{stream}, or the folder of --resume)",
-    )
+    text = f"where checkpoints, records and scores are written (default: record/{stream}, or the folder of --resume)"
+    add("--record", type=Path, metavar="DIR", help=text)
     add("--overwrite", action="store_true", help="remove the run that --record holds, and start a new one there")
 
 
 def parse_options(parser: ArgumentParser, stream: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse a command line of `stream`'s script; `given` of the result is the set of options that stood on it.
+    """The options of a run: as given, else as the checkpoint of `--resume` keeps them, else as in the recipe.
 
-    With `--resume` a `--recipe` counts as all the options it sets, for those are what the user asks for.
+    `changed` of the result has those in which the run differs from its checkpoint, name → new value.
     """
-    absent, names = object(), {action.dest for action in parser._actions}
-    marked = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, absent)))
-    given = {name for name in names if getattr(marked, name, absent) is not absent}
-    if "recipe" in given:
-        presets = RECIPES[stream][marked.recipe]
-        parser.set_defaults(**presets)
-        given |= presets.keys() if "resume" in given else set()
-    args = argparse.Namespace(**vars(parser.parse_args(argv)), given=given)
+    unset = argparse.Namespace(**{action.dest: None for action in parser._actions})
+    given = {name: value for name, value in vars(parser.parse_args(argv, unset)).items() if value is not None}
+    saved = saved_options(given["resume"], stream) if "resume" in given else {}
+    for one, other in (("val_groups", "val_list"), ("every", "fps")):
+        for name, excluded in ((one, other), (other, one)):
+            if name in given:
+                saved.pop(excluded, None)
+    if "amp" not in given and saved.get("amp"):
+        del saved["amp"]  # this device may have none
+    parser.set_defaults(**saved)
+    parser.set_defaults(**RECIPES[stream].get(given.get("recipe"), {}))
+    if saved or "epochs" in given:
+        parser.set_defaults(least_steps=0)
+    args = parser.parse_args(argv)
+    changed = {name: value for name, value in kept_options(args).items() if value != saved.get(name, value)}
+    if "arch" in changed:
+        raise UserError(f"{args.resume}: its network is a {saved['arch']}; leave --arch or --head out")
     own = Path("record", stream, "" if args.data else args.recipe)  # heads differ as streams do
-    args.record = args.record or (args.resume.parent if args.resume else own)
-    return args
+    record = args.record or (args.resume.parent if args.resume else own)
+    return argparse.Namespace(**vars(args) | {"record": record, "changed": changed})
 
 
-def restore_options(args: argparse.Namespace, saved: dict) -> dict[str, tuple]:
-    """Set the options of `METHOD` that were not given to those of a checkpoint, in place.
+def kept_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options that make a run what it is, in the plain values that a checkpoint may hold."""
+    values = {name: getattr(args, name) for name in KEPT if hasattr(args, name)}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
-    Returns the given ones that differ: name → (checkpoint's value, given value).
-    """
-    changed = {}
-    for name in METHOD:
-        if name in saved and hasattr(args, name):
-            value = tuple(saved[name]) if isinstance(saved[name], list) else saved[name]
-            value = Path(value) if isinstance(value, str) and isinstance(getattr(args, name), Path) else value
-            if name not in args.given:
-                setattr(args, name, value)
-            elif getattr(args, name) != value:
-                changed[name] = value, getattr(args, name)
-    return changed
+
+def saved_options(path: Path, stream: str) -> dict[str, Any]:
+    """The `kept_options` of the run that wrote a checkpoint; what older ones do not tell was as in the first recipe."""
+    checkpoint = load_checkpoint(path)
+    saved = checkpoint.get("options")
+    if saved is None:  # the original code's, and this code's first versions
+        names = ("arch", "image_size", "seed", "split", "val_groups")
+        saved = {name: checkpoint[name] for name in names if name in checkpoint}
+        groups = (checkpoint.get("optimizer") or {}).get("param_groups") or [{}]
+        saved |= {name: groups[0][name] for name in ("lr", "momentum") if name in groups[0]}
+    first = next(iter(RECIPES[stream]))
+    if "recipe" not in saved:
+        saved = RECIPES[stream][first] | {"recipe": first} | saved
+    if isinstance(saved["freeze_bn"], bool):  # from before batch norm could be frozen in part
+        saved["freeze_bn"] = "all" if saved["freeze_bn"] else "none"
+    for name in ("every", "fps", "short_side"):  # of videos in --data
+        if saved.get(name) is None and (checkpoint.get("frames") or {}).get(name):
+            saved[name] = checkpoint["frames"][name]
+    return {name: value for name, value in saved.items() if name in KEPT and name != "least_steps"}
 
 
 def numbers_of(what: str) -> Callable[[str], tuple[int, ...]]:

@@ -25,7 +25,6 @@ from dataloader.video_files import holds_videos
 from fusion.metrics import calibrate
 from fusion.scores import load_scores
 from network import Model, classifier, load_strictly
-from training.options import METHOD, RECIPES, restore_options
 from training.streams import Stream, video_settings
 from utils import load_checkpoint, save_checkpoint
 
@@ -39,48 +38,10 @@ RATED = 64  # videos whose rates of frames are looked at
 LEAST_VIDEOS = 20  # of validation; from three, temperatures of 0.1 and 100 were seen
 
 
-def options_of(args: Namespace) -> dict:
-    """The options that make a run what it is, in the plain values that a checkpoint may hold."""
-    values = {name: getattr(args, name) for name in METHOD if hasattr(args, name)}
-    plain = {tuple: list, type(Path()): str}
-    return {name: plain.get(type(value), lambda same: same)(value) for name, value in values.items()}
-
-
 def fingerprint(videos: Sequence[Video]) -> str:
     """A hash of the names and classes of videos, whatever their order."""
     lines = "\n".join(sorted(f"{video.name} {video.class_name}" for video in videos))
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def restore_run(args: Namespace, model: Model, stream: str) -> dict[str, tuple]:
-    """Bring the options of a checkpoint's run back into `args`; returns those given that differ, as (old, new).
-
-    What a checkpoint from before there were recipes does not tell was as in the original one. Raises `UserError`
-    if a given `--arch` is not the network's.
-    """
-    saved = {"arch": model.arch} | model.checkpoint.get("options", {})
-    if "recipe" not in saved:
-        first = next(iter(RECIPES[stream]))
-        saved = RECIPES[stream][first] | {"recipe": first} | saved
-    for name, value in (model.checkpoint.get("frames") or {}).items():
-        if name in ("every", "fps", "short_side"):  # of videos in --data
-            saved[name] = value if saved.get(name) is None else saved[name]
-    if isinstance(saved.get("freeze_bn"), bool):  # this code's, before batch norm could be frozen in part
-        saved["freeze_bn"] = "all" if saved["freeze_bn"] else "none"
-    if "options" not in model.checkpoint:  # the original's, and those of this code's first versions
-        saved |= {
-            n: model.checkpoint[n] for n in ("image_size", "seed", "split", "val_groups") if n in model.checkpoint
-        }
-        groups = (model.checkpoint.get("optimizer") or {}).get("param_groups")
-        saved |= {name: groups[0][name] for name in ("lr", "momentum")} if groups else {}
-    changed = restore_options(args, saved)
-    if "arch" in changed:
-        raise UserError(f"{args.resume}: its network is a {model.arch}, not a {args.arch}; leave --arch or --head out")
-    if "val_list" in changed:
-        args.val_groups = ()
-    if "val_groups" in changed:
-        args.val_list = None
-    return changed
 
 
 def check_same_videos(args: Namespace, model: Model, split: Split) -> None:
@@ -88,35 +49,25 @@ def check_same_videos(args: Namespace, model: Model, split: Split) -> None:
 
     Otherwise a test may score videos that the network was trained on. `--allow-other-split` insists.
     """
-    classes, path = len(split.classes), args.resume
-    if (known := classifier(model.network).out_features) != classes:
+    known = classifier(model.network).out_features
+    if known != len(split.classes) or model.classes not in (None, split.classes):
         raise UserError(
-            f"{path}: its network knows {known} classes, {args.class_index} lists {classes}; "
+            f"{args.resume}: was trained on {known} classes, {args.class_index} lists {len(split.classes)} or others; "
             "choose the --class-index it was trained with"
         )
-    if model.classes not in (None, split.classes):
-        raise UserError(f"{path}: was trained on other classes than {args.class_index} lists; choose its own")
-    if args.allow_other_split:
-        return
-    insist = "or insist with --allow-other-split"
-    trained_on = model.checkpoint.get("training_videos")
-    if trained_on is None and split.val:
-        raise UserError(
-            f"{path}: does not tell which videos it was trained on, so these validation scores could be those of "
-            f"training videos; leave --val-groups and --val-list out, {insist}"
-        )
-    if trained_on not in (None, fingerprint(split.train)):
-        saved = model.checkpoint.get("options", {})
+    trained_on, saved = model.checkpoint.get("training_videos"), model.checkpoint.get("options", {})
+    unknown = trained_on is None and not split.val  # the original code's
+    if not (unknown or trained_on == fingerprint(split.train) or args.allow_other_split):
         held_out = saved.get("val_list") or ",".join(map(str, saved.get("val_groups", ()))) or "none"
+        own = f"split {saved.get('split')}, validation set {held_out}" if trained_on else "not known"
         raise UserError(
-            f"{path}: was trained on other videos than split {args.split} of {args.ucf_list} names (its split was "
-            f"{saved.get('split')}, validation set {held_out}), so a test could score training videos; give its own "
-            f"--split, {insist}"
+            f"{args.resume}: was trained on other videos than split {args.split} of {args.ucf_list} names (its own: "
+            f"{own}), so a test could score training videos; give its own lists, or insist with --allow-other-split"
         )
 
 
-def made_of(args: Namespace, model: Model | None, say: bool) -> tuple[dict | None, dict | None]:
-    """How the frames of `args.data` were made, and how their people were found and cleaned, in plain values.
+def made_of(args: Namespace, model: Model | None, say: bool) -> dict[str, dict | None]:
+    """How the `frames` of `args.data` were made, and how their people were found and cleaned (`poses`).
 
     What the data do not tell is as in the checkpoint, None if that does not tell either. With `say`, a line on stderr
     if the two differ, for then the network sees another tempo, size, or other people.
@@ -138,7 +89,7 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> tuple[dict | Non
         if say and here and there and (here != there or not alike(*(rates or (None, None)))):
             print(f"{args.data}: its {what} with {here}, those of {args.resume} with {there}", file=sys.stderr)
     frames, poses = found[0] or trained[0], found[1] or trained[1]
-    return asdict(frames) if frames else None, poses
+    return {"frames": asdict(frames) if frames else None, "poses": poses}
 
 
 def trained_frames(checkpoint: Mapping, path: str | os.PathLike) -> FrameSettings | None:
@@ -172,34 +123,26 @@ def resume_training(
 ) -> tuple[int, float]:
     """Restore optimiser, scheduler and scaler from the checkpoint that `model` was read from.
 
-    `changed` are the options that differ from the checkpoint's: those of the optimiser and scheduler are applied.
-    Returns the number of epochs done and the best Prec@1. The original code stored the index of the last epoch
-    instead; such checkpoints are known by their lack of `in_channels`. Raises `UserError` if something is missing.
+    `changed` are the options that differ from the checkpoint's: those of the optimiser are applied. Returns the number
+    of epochs done and the best Prec@1. The original code stored the index of the last epoch instead; such checkpoints
+    are known by their lack of `in_channels`.
     """
-    checkpoint, path = model.checkpoint, model.path
-    try:
-        epoch = int(checkpoint["epoch"]) + ("in_channels" not in checkpoint)
-        best = float(checkpoint["best_prec1"])
-        fused = optimizer.param_groups[0]["fused"]  # depends on this run's device, not the saved one's
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        for group in optimizer.param_groups:
-            group["fused"] = fused
-        for parameter, state in optimizer.state.items():
-            for name, value in state.items():
-                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                    # In its parameter's memory layout: the fused optimisers take that for granted.
-                    state[name] = torch.empty_like(parameter).copy_(value)
-        if checkpoint.get("scheduler"):
-            scheduler.load_state_dict(checkpoint["scheduler"])
-        if checkpoint.get("scaler"):
-            scaler.load_state_dict(checkpoint["scaler"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{path}: its training state does not fit this network: {error!r}") from None
+    checkpoint = model.checkpoint
+    fused = optimizer.param_groups[0]["fused"]  # depends on this run's device, not the saved one's
+    optimizer.load_state_dict(checkpoint["optimizer"])
     for group in optimizer.param_groups:
-        group.update({name: new for name, (_, new) in changed.items() if name in ("lr", "momentum", "weight_decay")})
-    if "lr_patience" in changed:
-        scheduler.patience = changed["lr_patience"][1]
-    return epoch, best
+        group.update({name: new for name, new in changed.items() if name in ("lr", "momentum", "weight_decay")})
+        group["fused"] = fused
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                # In its parameter's memory layout: the fused optimisers take that for granted.
+                state[name] = torch.empty_like(parameter).copy_(value)
+    if checkpoint.get("scheduler"):
+        scheduler.load_state_dict(checkpoint["scheduler"])
+    if checkpoint.get("scaler"):
+        scaler.load_state_dict(checkpoint["scaler"])
+    return checkpoint["epoch"] + ("in_channels" not in checkpoint), checkpoint["best_prec1"]
 
 
 def resume_averaging(model: Model, averaged: AveragedModel | None) -> None:
@@ -222,13 +165,8 @@ def record_path(record: Path, stream: Stream, what: str) -> Path:
     return record / f"{stream.prefix}_{what}.csv"
 
 
-def selected_on(args: Namespace) -> str:
-    """What the best model of a run is chosen on, in words."""
-    return "validation set" if args.val_groups or args.val_list else "test list"
-
-
 def run_files(record: Path, stream: Stream) -> list[Path]:
-    """Those files of a run of `stream` that `record` holds."""
+    """The files of a run of `stream` that `record` holds."""
     names = [record / name for name in (CHECKPOINT, BEST, "curves.png", "summary.json", "evaluation.json")]
     names += [scores_path(record, stream, what) for what in ("val", "test")]
     names += [record_path(record, stream, what) for what in ("train", "val", "test")]
@@ -238,8 +176,6 @@ def run_files(record: Path, stream: Stream) -> list[Path]:
 def check_record(args: Namespace, stream: Stream) -> None:
     """Raise `UserError` if `args.record` holds a run that is not the one of `--resume`, nor to be overwritten."""
     record, there = args.record, run_files(args.record, stream)
-    if record.exists() and not record.is_dir():
-        raise UserError(f"--record {record}: is no folder; give the name of one")
     own = args.resume is not None and args.resume.resolve().parent == record.resolve()
     if args.overwrite and own:
         raise UserError(f"--overwrite would remove {args.resume}, which --resume needs; leave one of them out")
@@ -253,7 +189,7 @@ def check_record(args: Namespace, stream: Stream) -> None:
 def open_record(args: Namespace, stream: Stream) -> Iterator[None]:
     """Take `args.record` for one training run: lock it until the block ends, and remove what is to be overwritten.
 
-    Raises `UserError` as `check_record` does, or if another run trains there. A killed process keeps no lock.
+    A killed process keeps no lock.
     """
     args.record.mkdir(parents=True, exist_ok=True)
     with (args.record / ".lock").open("a") as lock:
@@ -276,7 +212,7 @@ def open_record(args: Namespace, stream: Stream) -> Iterator[None]:
 
 
 def calibrate_on(scores_file: Path, val: Sequence[Video]) -> dict[str, float] | None:
-    """`fusion.calibration.calibrate` on the score pickle of validation videos, None if they are too few; prints it."""
+    """`fusion.metrics.calibrate` on the score pickle of validation videos, None if they are too few; prints it."""
     if len(val) < LEAST_VIDEOS:
         print(f"calibration: left out, {len(val)} validation videos are too few (at least {LEAST_VIDEOS})")
         return None
@@ -290,10 +226,8 @@ def calibrate_on(scores_file: Path, val: Sequence[Video]) -> dict[str, float] | 
     return kept
 
 
-def keep_calibration(path: Path, calibration: Mapping[str, float] | None) -> None:
-    """Write `calibration` into the checkpoint `path`, which appears whole; nothing to do if it is there, or None."""
-    if not calibration:
-        return
+def keep_calibration(path: Path, calibration: Mapping[str, float]) -> None:
+    """Write `calibration` into the checkpoint `path` unless it is there."""
     checkpoint = load_checkpoint(path)
     if checkpoint.get("calibration") != calibration:
         save_checkpoint(path, checkpoint | {"calibration": dict(calibration)})

@@ -6,16 +6,15 @@ import signal
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from common.cli import UserError, print_first
 from dataloader.features import save_features
-from dataloader.frame_index import check_usable, find_folders
+from dataloader.frame_index import check_usable
 from dataloader.names import Video, group_of
 from dataloader.split_train_test_video import Split
 from dataloader.video_dataset import (
@@ -30,7 +29,7 @@ from fusion.scores import save_scores
 from network import Model, load_starting_weights, read_model
 from training.distributed import Processes, gather, join_processes, wait_for_main
 from training.engine import Context, Stopped, evaluate, extract_features
-from training.loop import fit
+from training.loop import SELECTION, figures_in_words, fit
 from training.resume import (
     BEST,
     CHECKPOINT,
@@ -41,9 +40,7 @@ from training.resume import (
     keep_calibration,
     made_of,
     open_record,
-    restore_run,
     scores_path,
-    selected_on,
 )
 from training.streams import Stream, trained_stream
 from utils import (
@@ -62,12 +59,83 @@ TESTS = 20  # in a run, unless --test-every tells
 
 
 def run_stream(args: Namespace, stream: Stream) -> int:
-    """Train or test `stream` as the command line says; returns the exit status."""
-    check_options(args)
+    """Train or test `stream` as the options say; returns the exit status."""
+    started = time.time()
+    if args.evaluate and not args.resume:
+        raise UserError("--evaluate needs a checkpoint to test; give it with --resume CHECKPOINT")
+    if not args.evaluate:
+        check_record(args, stream)
+    if not args.resume and args.weights not in ("imagenet", "none"):
+        check_file(args.weights)
+    with stopping_in_order(args) as stop, join_processes() as processes:
+        model = read_model(args.resume, stream.in_channels, stream.family) if args.resume else None
+        if args.changed and processes.main:
+            print("in place of the checkpoint's: " + ", ".join(f"{name} {new}" for name, new in args.changed.items()))
+        split = hold_out(stream.lists(args), args.val_groups)
+        if model:
+            check_same_videos(args, model, split)
+        context = make_context(args, trained_stream(stream, vars(args)), processes, stop)
+        about = {"training_videos": fingerprint(split.train), **made_of(args, model, processes.main)}
+
+        # With a validation set the test list is not even looked for on disk before the end.
+        chosen_on, loaders = {"val": split.val} if split.val else {"test": split.test}, {}
+        if not args.evaluate:
+            loaders = {what: test_loader(args, videos, context, args.test_clips) for what, videos in chosen_on.items()}
+            loaders["train"] = train_loader(args, split.train, context)
+            args = settle(args, len(loaders["train"]), context)
+        model = model or new_model(args, stream, split.classes, processes)
+        model.classes, model.image_size = split.classes, args.image_size
+        model.network.to(context.device).to(memory_format=memory_format(context.device))
+
+        figures, calibration, best = {}, None, args.record / BEST
+        with open_record(args, stream) if processes.main and not args.evaluate else contextlib.nullcontext():
+            if not args.evaluate:
+                figures = fit(args, model, loaders, context, about)
+                wait_for_main(processes)  # which may still be writing its best model
+                if processes.main and best.exists():  # the tests give its weights to the other processes
+                    network = read_model(best, stream.in_channels, stream.family).network
+                    model.network.load_state_dict(network.state_dict())
+            for what, videos in (chosen_on | {"test": split.test}).items():
+                if args.evaluate or what not in chosen_on or args.test_clips != stream.test_clips:
+                    loader = test_loader(args, videos, context, stream.test_clips)
+                    figures[what] = score(args, model, loader, context, what)
+            if split.val and processes.main and (args.evaluate or best.exists()):
+                calibration = calibrate_on(scores_path(args.record, stream, "val"), split.val)
+                if calibration and not args.evaluate:
+                    keep_calibration(best, calibration)
+            if args.write_features:
+                write_features(args, model, split, context)
+
+        skipped = {name: reason for part in gather(processes, context.skipped) for name, reason in part.items()}
+        if processes.main:
+            path = args.record / ("evaluation.json" if args.evaluate else "summary.json")
+            summary = {"stream": stream.name, "arch": model.arch, "classes": len(split.classes), "seed": args.seed}
+            summary |= {"image_size": args.image_size, "selected_on": SELECTION["val" if split.val else "test"]}
+            summary |= {"figures": figures, "calibration": calibration, "skipped": skipped}
+            summary |= {"processes": processes.world, "amp": context.amp, "arguments": vars(args)}
+            summary |= environment(context.device)
+            summary |= {"started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started))}
+            write_json(path, summary | {"seconds": round(time.time() - started, 1)})
+            print_first([f"skipped {name}: {reason}" for name, reason in skipped.items()], f"all in {path}")
+    return 0
+
+
+def settle(args: Namespace, steps: int, context: Context) -> Namespace:
+    """The options of a run with what depends on its videos, `steps` an epoch, and on the device."""
+    epochs = max(args.epochs, -(-args.least_steps // steps))
+    if context.processes.main and epochs > args.epochs:
+        print(f"{epochs} epochs of {steps} steps, for --least-steps {args.least_steps}")
+    settled = {"epochs": epochs, "test_every": args.test_every or max(round(epochs / TESTS), 1), "amp": context.amp}
+    return Namespace(**vars(args) | settled)
+
+
+@contextlib.contextmanager
+def stopping_in_order(args: Namespace) -> Iterator[StopRequest]:
+    """Watch for SIGINT and SIGTERM; when one has ended the run, say how to resume and leave with its status."""
     with catch_stop_signals() as stop:
         try:
-            with join_processes() as processes:
-                return _run(args, stream, processes, stop)
+            yield stop
+            return
         except Stopped:
             pass
         except (RuntimeError, UserError):
@@ -76,164 +144,65 @@ def run_stream(args: Namespace, stream: Stream) -> int:
             # A worker or another process that the same signal ended first.
         finally:
             end_workers()
-        return _say_how_to_resume(args, stop.signum or signal.SIGTERM)
-
-
-def _run(args: Namespace, stream: Stream, processes: Processes, stop: StopRequest) -> int:
-    started = time.time()
-    if not args.evaluate:
-        check_record(args, stream)
-    # What the checkpoint knows of its run, unless the command line says otherwise.
-    model = read_model(args.resume, stream.in_channels, stream.family) if args.resume else None
-    changed = restore_run(args, model, stream.name) if model else {}
-    if changed and processes.main:
-        print("in place of the checkpoint's: " + ", ".join(f"{name} {new}" for name, (_, new) in changed.items()))
-
-    split = hold_out(stream.lists(args), args.val_groups)
-    if model:
-        check_same_videos(args, model, split)
-    context = make_context(args, trained_stream(stream, vars(args)), processes, stop)
-
-    context.frames, context.poses = made_of(args, model, processes.main)
-    # With a validation set the test list is not even looked for on disk before the end.
-    selection = {"val": split.val} if split.val else {"test": split.test}
-    wanted = selection | ({"test": split.test} if args.evaluate else {"train": split.train})
-    clips = stream.test_clips if args.evaluate else args.test_clips
-    loaders = {what: make_loader(args, videos, what, context, clips) for what, videos in wanted.items()}
-
-    model = model or new_model(args, stream, split.classes, processes)
-    model.classes, model.image_size = split.classes, args.image_size
-    model.network.to(context.device).to(memory_format=memory_format(context.device))
-    calibration, results = None, []
-    if args.evaluate:
-        figures: dict[str, Any] = {
-            what: score(args, model, loader, context, what, results) for what, loader in loaders.items()
-        }
-        if split.val and processes.main:
-            calibration = calibrate_on(scores_path(args.record, stream, "val"), split.val)
-        if args.write_features:
-            write_features(args, model, split, context)
-    else:
-        context.training_videos = fingerprint(split.train)
-        settle_epochs(args, len(loaders["train"]), processes)
-        with open_record(args, stream) if processes.main else contextlib.nullcontext():
-            figures = fit(args, model, loaders, context, changed)
-            wait_for_main(processes)  # which may still be writing its best model
-            # The best model's scores of all samples, and of the test list where it did not choose.
-            final = selection if args.test_clips != stream.test_clips else {}
-            final |= {"test": split.test} if split.val else {}
-            if final and processes.main and (args.record / BEST).exists():  # the test gives it to the other processes
-                best = read_model(args.record / BEST, stream.in_channels, stream.family)
-                model.network.load_state_dict(best.network.state_dict())
-            for what, videos in final.items():
-                loader = make_loader(args, videos, what, context, stream.test_clips)
-                figures[what] = score(args, model, loader, context, what, results)
-            if split.val and processes.main and (args.record / BEST).exists():
-                calibration = calibrate_on(scores_path(args.record, stream, "val"), split.val)
-                keep_calibration(args.record / BEST, calibration)
-
-    skipped = {name: reason for part in gather(processes, context.skipped) for name, reason in part.items()}
-    if processes.main:
-        done = {"figures": figures, "calibration": calibration, "skipped": skipped, "started": started}
-        summary = write_summary(args, model, context, done)
-        print_first([f"skipped {name}: {reason}" for name, reason in skipped.items()], f"all in {summary}")
-        if skipped and not results and figures["best_prec1"] >= 0:  # the epochs' lines are above
-            results.append(f"best Prec@1 {figures['best_prec1']:.2f}; all figures in {summary}")
-        for line in results:
-            print(line)
-    return 0
-
-
-def check_options(args: Namespace) -> None:
-    """Raise `UserError` for options that do not go together, and for files and folders that are not there."""
-    features = args.write_features
-    if args.evaluate and args.resume is None:
-        raise UserError("--evaluate needs a checkpoint to test; give it with --resume CHECKPOINT")
-    if features and not args.evaluate:
-        raise UserError(f"--features {features}: is written of a trained network; add --resume and --evaluate")
-    if features and features.is_dir():
-        raise UserError(f"--features {features}: is a folder; give the name of a file to write, FILE.npz")
-    if args.data and (not args.resume or "data" in args.given):  # temporal heads know their videos
-        find_folders(args.data, [])
-    if args.resume:
-        check_file(args.resume)
-    elif args.weights not in ("imagenet", "none"):
-        check_file(args.weights)
-
-
-def settle_epochs(args: Namespace, steps: int, processes: Processes) -> None:
-    """Set `args.epochs` of a new run to what `--least-steps` asks for at `steps` an epoch, and `args.test_every`."""
-    if not args.resume and "epochs" not in args.given and args.epochs * steps < args.least_steps:
-        args.epochs = -(-args.least_steps // steps)
-        if processes.main:
-            print(f"{args.epochs} epochs of {steps} steps, for --least-steps {args.least_steps}")
-    if args.test_every is None:
-        args.test_every = max(round(args.epochs / TESTS), 1)
+    signum, checkpoint = stop.signum or signal.SIGTERM, args.record / CHECKPOINT
+    way = "before the first epoch was complete; start again"
+    if args.evaluate or checkpoint.exists():
+        way = f"; resume with --resume {checkpoint} and the same options"
+    way = "; no scores were written" if args.evaluate else way
+    print(f"stopped by {signal.Signals(signum).name}{way}", file=sys.stderr)
+    sys.exit(128 + signum)
 
 
 def hold_out(split: Split, groups: tuple[int, ...]) -> Split:
-    """The split with the training videos of `groups` as its validation set; raises `UserError` if a list is empty."""
+    """The split with the training videos of `groups` as its validation set."""
     if not groups:
         return split
     val = [video for video in split.train if group_of(video) in groups]
     kept = [video for video in split.train if group_of(video) not in groups]
     missing = set(groups) - {group_of(video) for video in val}
     if missing or not kept:
-        raise UserError(
-            f"--val-groups {','.join(map(str, groups))}: the training list has "
-            + (f"no video of group {min(missing)} (names carry groups as in _g07_)" if missing else "no other group")
-        )
+        reason = f"no video of group {min(missing)} (names carry groups as in _g07_)" if missing else "no other group"
+        raise UserError(f"--val-groups {','.join(map(str, groups))}: the training list has {reason}")
     return replace(split, train=kept, val=val)
 
 
 def make_context(args: Namespace, stream: Stream, processes: Processes, stop: StopRequest) -> Context:
-    """Where and how to compute; raises `UserError` for what the device or the processes cannot do."""
+    """Where and how to compute."""
     device = pick_device(args.device, processes.local_rank)
-    if args.amp is None or ("amp" not in args.given and not computes_in_half(device)):  # a checkpoint's, elsewhere
-        args.amp = computes_in_half(device)
-    if args.amp and device.type == "mps":
-        raise UserError("--amp: float16 on mps would need a gradient scaler, which torch lacks there; leave it out")
     if device.type == "cuda":
         identity = platform.node(), str(torch.cuda.get_device_properties(device).uuid)
         devices = len(set(gather(processes, identity)))
         if devices < processes.world:
             raise UserError(f"{processes.world} processes share {devices} CUDA devices; start one process per device")
-    if args.batch_size < processes.world and not args.evaluate:
-        raise UserError(
-            f"--batch-size {args.batch_size}: {processes.world} processes would share fewer videos than that; "
-            "give at least one video per process"
-        )
-    return Context(
-        stream,
-        device,
-        amp=args.amp,
-        accumulate=args.accumulate,
-        freeze_bn=args.freeze_bn,
-        label_smoothing=args.label_smoothing,
-        clip_gradients=args.clip_gradients,
-        skip_broken=args.skip_broken,
-        processes=processes,
-        stop=stop,
-    )
+    amp = computes_in_half(device) if args.amp is None else args.amp
+    names = ("accumulate", "freeze_bn", "label_smoothing", "clip_gradients", "skip_broken")
+    options = {name: getattr(args, name) for name in names}
+    return Context(stream, device, amp, processes=processes, stop=stop, **options)
 
 
-def make_loader(args: Namespace, videos: list[Video], what: str, context: Context, clips: int) -> VideoLoader:
-    """Loader of the videos of the `what` list, tested with `clips` samples each.
+def train_loader(args: Namespace, videos: list[Video], context: Context) -> VideoLoader:
+    """Loader of the training batches of this process."""
+    dataset, processes = find_videos(args, videos, context, args.test_clips), context.processes
+    batches = EpochBatches(len(dataset), args.batch_size, args.seed, processes.rank, processes.world)
+    return training_loader(dataset, batches, args.workers, pin=context.device.type == "cuda")
 
-    Raises `UserError` if some are missing (unless skipped).
-    """
+
+def test_loader(args: Namespace, videos: list[Video], context: Context, clips: int) -> VideoLoader:
+    """Loader of this process's share of the videos to test, with `clips` samples each."""
+    dataset, processes = find_videos(args, videos, context, clips), context.processes
+    pin = context.device.type == "cuda"
+    return testing_loader(dataset, args.workers, pin, rank=processes.rank, world=processes.world)
+
+
+def find_videos(args: Namespace, videos: list[Video], context: Context, clips: int) -> VideoDataset:
+    """The listed videos that are in `--data`, which must be all unless missing ones are skipped."""
     good, bad, sample = context.stream.prepare(args, videos)
     if not args.skip_broken:
         check_usable(bad, len(videos))
     if not good:
-        raise UserError(f"none of the {len(videos)} {what} videos is below {args.data}; prepare them, or change --data")
+        raise UserError(f"none of {len(videos)} listed videos is below {args.data}; prepare them, or change --data")
     context.skipped.update((video.name, reason) for video, reason in bad)
-    dataset = VideoDataset(good, partial(sample, clips=clips), args.seed)
-    rank, world, pin = context.processes.rank, context.processes.world, context.device.type == "cuda"
-    if what == "train":
-        batches = EpochBatches(len(dataset), args.batch_size, args.seed, rank, world)
-        return training_loader(dataset, batches, args.workers, pin)
-    return testing_loader(dataset, args.workers, pin, rank=rank, world=world)
+    return VideoDataset(good, partial(sample, clips=clips), args.seed)
 
 
 def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Processes) -> Model:
@@ -248,63 +217,25 @@ def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Pr
     return Model(network, args.arch, args.image_size, classes)
 
 
-def score(args: Namespace, model: Model, loader: VideoLoader, context: Context, what: str, results: list[str]) -> dict:
-    """Test the model, write the score pickle, and add a line with the figures to `results`; returns the figures."""
+def score(args: Namespace, model: Model, loader: VideoLoader, context: Context, what: str) -> dict[str, float]:
+    """Test the model on the `what` list, write the score pickle, and print and return the figures."""
     result = evaluate(model, loader, context, what)
     scores = result.pop("scores")
     if context.processes.main:
         path = scores_path(args.record, context.stream, what)
         save_scores(path, scores)
-        results.append(
-            f"{what}: loss {result['loss']:.4f} Prec@1 {result['prec1']:.2f} Prec@3 {result['prec3']:.2f} "
-            f"on {len(scores)} videos; scores in {path}"
-        )
+        print(f"{what}: {figures_in_words(result)} on {len(scores)} videos; scores in {path}")
     return result
 
 
 def write_features(args: Namespace, model: Model, split: Split, context: Context) -> None:
-    """Write the features of the videos of both lists, and of the validation set, at `args.positions` of each."""
+    """Write the features of the videos of all lists, at `--positions` of each."""
     features = {}
     for what, videos in (("train", split.train), ("val", split.val), ("test", split.test)):
         if videos:
-            loader = make_loader(args, videos, f"{what} features", context, args.positions)
+            loader = test_loader(args, videos, context, args.positions)
             features |= extract_features(model, loader, context, what)
     if context.processes.main:
         save_features(args.write_features, features, split)
         shape = len(features), *next(iter(features.values())).shape
         print(f"features of {shape[0]} videos, {shape[1]} positions, {shape[2]} numbers each: {args.write_features}")
-
-
-def write_summary(args: Namespace, model: Model, context: Context, results: dict) -> Path:
-    """Write what a run did: figures, skipped videos, options, versions, git commit, device, times; returns the file."""
-    started = results.pop("started")
-    summary = {
-        "stream": context.stream.name,
-        "arch": model.arch,
-        "classes": len(model.classes),
-        "image_size": args.image_size,
-        "seed": args.seed,
-        "selected_on": selected_on(args),
-        **results,
-        "processes": context.processes.world,
-        "amp": context.amp,
-        "arguments": {name: value for name, value in vars(args).items() if name != "given"},
-        **environment(context.device),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started)),
-        "seconds": round(time.time() - started, 1),
-    }
-    path = args.record / ("evaluation.json" if args.evaluate else "summary.json")
-    write_json(path, summary)
-    return path
-
-
-def _say_how_to_resume(args: Namespace, signum: int) -> int:
-    checkpoint = args.record / CHECKPOINT
-    name = signal.Signals(signum).name
-    if args.evaluate:
-        print(f"stopped by {name}; no scores were written", file=sys.stderr)
-    elif checkpoint.exists():
-        print(f"stopped by {name}; resume with --resume {checkpoint} and the same options", file=sys.stderr)
-    else:
-        print(f"stopped by {name} before the first epoch was complete; start again", file=sys.stderr)
-    return 128 + signum

@@ -1,7 +1,6 @@
 """What tells one stream from the others."""
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from common.optical_flow import flow_images, flow_method
 from common.records import FrameSettings, settings_from_arguments
 from common.video import encode_jpeg
 from dataloader import skeleton_dataloader as skeletons
-from dataloader.flow_dataloader import method_of, prepare_flow
+from dataloader.flow_dataloader import prepare_flow
 from dataloader.frame_index import index_frames, looks_like_frames, looks_like_pose_flow
 from dataloader.images import read_frames, to_input
 from dataloader.motion_pose_dataloader import keypoint_sample, load_all_keypoints, motion_sample
@@ -116,7 +115,7 @@ def video_settings(args: Namespace) -> FrameSettings:
 def _prepare_spatial(args: Namespace, videos: list) -> Prepared:
     if looks_like_pose_flow(args.data):
         raise UserError(f"--data {args.data}: holds {FILE_NAME}, so it is pose flow; give the folder of RGB frames")
-    if holds_videos(args.data):
+    if args.data.is_dir() and holds_videos(args.data):
         settings = video_settings(args)
         good, bad = index_videos(args.data, videos, settings)
         read: Callable = partial(read_video_frames, settings=settings)
@@ -129,8 +128,6 @@ def _prepare_spatial(args: Namespace, videos: list) -> Prepared:
 def _prepare_motion_pose(args: Namespace, videos: list) -> Prepared:
     if looks_like_frames(args.data):
         raise UserError(f"--data {args.data}: holds RGB frames; give the folder of pose flow, see process_pose.py")
-    if args.from_keypoints is None:  # the checkpoint keeps what was chosen
-        args.from_keypoints = looks_like_pose_flow(args.data)
     options = {"image_size": args.image_size, "segments": args.segments}
     if not args.from_keypoints:
         return *index_frames(args.data, videos), partial(motion_sample, **options)
@@ -140,12 +137,6 @@ def _prepare_motion_pose(args: Namespace, videos: list) -> Prepared:
 
 def _prepare_flow(args: Namespace, videos: list) -> Prepared:
     good, bad, sample = prepare_flow(args.data, videos)
-    found = method_of(args.data)
-    if found and args.flow_method not in (None, found):
-        print(
-            f"{args.data}: its flow was made by {found}, that of {args.resume} by {args.flow_method}", file=sys.stderr
-        )
-    args.flow_method = found or args.flow_method
     return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
 
 
