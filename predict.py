@@ -4,7 +4,6 @@ Examples: python predict.py --help
 """
 
 import argparse
-import contextlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,14 @@ from prediction.classify import Classifier, Prediction, bars_of, classify, descr
 from prediction.live import run_live
 from prediction.overlay import write_overlay
 from prediction.parts import part_relevance, shown_frames, write_parts
-from prediction.timeline import Plan, bars_of_frames, classify_windows
-from prediction.timeline_files import describe_timeline, print_segments, write_timeline
+from prediction.timeline import (
+    Plan,
+    bars_of_frames,
+    classify_windows,
+    describe_timeline,
+    print_segments,
+    write_timeline,
+)
 from training.streams import SKELETON
 
 BARS = 3  # classes in an overlay
@@ -71,8 +76,10 @@ def classify_video(number: int, classifier: Classifier, args: argparse.Namespace
         write_overlay(overlay, path, people, bars, classifier.options.frames)
     if parts and SKELETON.name in prediction.logits:
         write_parts_picture(parts, path, prediction, classifier)
+    else:
+        parts = None
     for name, file in (("timeline", timeline), ("overlay", overlay), ("parts", parts)):
-        if file and file.exists():
+        if file:
             result[name] = str(file)
             print(f"  {name}: {file}", flush=True)
 
@@ -81,10 +88,8 @@ def write_parts_picture(file: Path, video: Path, prediction: Prediction, classif
     """Write which parts spoke for the skeleton stream's best class, see `prediction.parts`."""
     model, settings = classifier.models[SKELETON.name], classifier.options.frames
     label, window = int(prediction.logits[SKELETON.name].argmax()), prediction.window
-    shown = shown_frames(window.num_frames)
-    settings = settings_for(video, settings)
-    with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
-        pictures = {number: rgb for number, rgb in enumerate(frames, 1) if number in shown}
+    shown, settings = sorted(shown_frames(window.num_frames)), settings_for(video, settings)
+    pictures = dict(zip(shown, decode_frames(video, settings.every, fps=settings.fps, wanted=shown), strict=True))
     relevance = part_relevance(model, window.keypoints, label)
     write_parts(file, pictures, window.keypoints, relevance, f"what spoke for {model.classes[label]}, {video.name}")
 

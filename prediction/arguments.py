@@ -20,8 +20,7 @@ from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME
 from pose.people import add_cleaning_arguments, cleaning_from_arguments
 from prediction.classify import Classifier, Fusion, Options
-from prediction.timeline import MINIMUM, Plan
-from prediction.timeline_files import SUFFIXES
+from prediction.timeline import MINIMUM, SUFFIXES, Plan
 from training.resume import trained_frames, trained_poses
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream
 from utils import computes_in_half, pick_device

@@ -19,9 +19,7 @@ from dataloader.names import stem
 from prediction.classify import Classifier, bars_of, classify, count_frames, describe, top_classes
 from prediction.live import BrowserCamera, describe_pace
 from prediction.overlay import write_overlay
-from prediction.timeline import Plan, classify_windows
-from prediction.timeline_files import SUFFIXES, describe_timeline, write_timeline
-from prediction.timeline_plot import clock
+from prediction.timeline import SUFFIXES, Plan, classify_windows, clock, describe_timeline, write_timeline
 from utils import StopRequest
 
 CLASSES = 5  # that are shown

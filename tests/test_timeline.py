@@ -19,7 +19,7 @@ from dataloader.sampling import test_starts as starts_of
 from fusion.metrics import Calibration
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames, save_keypoints
-from prediction import timeline, timeline_plot
+from prediction import timeline
 from prediction.arguments import load_for_testing
 from prediction.classify import Classifier, Fusion, Options, classify
 from prediction.timeline import (
@@ -30,12 +30,14 @@ from prediction.timeline import (
     bars_of_frames,
     borders,
     classify_windows,
+    clock,
     segments,
+    subtitles,
+    thin_out,
     window_starts,
     windows_of,
+    write_timeline,
 )
-from prediction.timeline_files import subtitles, write_timeline
-from prediction.timeline_plot import clock, thin_out
 from tests.helpers import call_main, read_video, run_script, write_video
 from tests.prediction_data import COLOUR_CLASSES as CLASSES
 from tests.prediction_data import (
@@ -284,9 +286,9 @@ def test_pictures_of_any_length(tmp_path, classes, windows):
 @pytest.mark.parametrize(("stride", "unit"), [(2, "time (m:ss)"), (2000, "time (h:mm:ss)")])
 def test_the_picture_names_what_it_shows(tmp_path, monkeypatch, stride, unit):
     drawn = []
-    monkeypatch.setattr(timeline_plot, "write_png", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(timeline, "write_png", lambda figure, path: drawn.append(figure))
     made = made_timeline([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.2, 0.8], [0.2, 0.8]], 0.35, stride, stride)
-    timeline_plot.plot_timeline(tmp_path / "t.png", made, segments(made), "title")
+    timeline.plot_timeline(tmp_path / "t.png", made, segments(made), "title")
     (legend,), (top, band) = drawn[0].legends, drawn[0].axes
     assert [text.get_text() for text in legend.get_texts()] == ["b", "a", "minimum of a winner: 0.35"]
     assert (top.get_ylabel(), band.get_xlabel()) == ("probability", unit)
