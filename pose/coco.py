@@ -1,4 +1,4 @@
-"""People from COCO's 17 keypoints; RTMPose and RTMO (arXiv 2303.07399, 2312.07526) through the library rtmlib."""
+"""People from COCO's 17 keypoints, as MoveNet, YOLO-pose and, through rtmlib, RTMPose and RTMO find them."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ import numpy as np
 from common.atomic import remove_leftovers
 from common.cli import UserError
 from common.download import cache_folder, file_hash
-from pose.onnx_network import check_provider, find_provider
+from pose.onnx_network import check_provider, find_provider, fit
 from pose.paf import MIN_PARTS
 from pose.skeleton import NUM_PARTS
 
@@ -21,6 +21,8 @@ from pose.skeleton import NUM_PARTS
 COCO_PARTS = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
 NECK, SHOULDERS = 1, (2, 5)
 PART_SCORE = 0.3  # of RTMPose, below which MMPose does not draw a part either
+MOVENET_SCORE = 0.2  # of people and of their parts
+YOLO_SCORE, YOLO_PART_SCORE, OVERLAP = 0.25, 0.5, 0.7  # of people, of parts, of two boxes: as Ultralytics has them
 INSTALL = "pip install onnxruntime opencv-python-headless, then pip install --no-deps rtmlib"
 DETECTION_SCORE = 0.5  # of the detector's boxes, and of RTMO's people
 
@@ -46,6 +48,38 @@ def group_rtmpose(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> n
     """People from RTMPose's keypoints (P, 17, 2) in pixels and their scores (P, 17); a part needs a score of 0.3."""
     keypoints, scores = raw
     return people_from_coco(keypoints, np.where(scores >= PART_SCORE, scores, 0).clip(0, 1), frame_size)
+
+
+# ---- MoveNet and YOLO-pose ----
+
+
+def group_movenet(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
+    """People from MoveNet MultiPose's output (6, 56): 17 × (y, x, score) in [0, 1] of its input, a box, a score."""
+    found, size = raw
+    height, width, scale = fit(frame_size, size)
+    found = found[found[:, 55] >= MOVENET_SCORE]
+    parts = found[:, :51].reshape(-1, 17, 3)
+    points = parts[..., 1::-1] * (width / scale, height / scale)
+    return people_from_coco(points, np.where(parts[..., 2] >= MOVENET_SCORE, parts[..., 2], 0), frame_size)
+
+
+def group_yolo(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
+    """People from YOLO-pose's output: (56, N), a box (centre, size), score, 17 × (x, y, score) in pixels of its input,
+    of which non-maximum suppression leaves one a person; or (N, 57), boxes by their corners, where that has been done.
+    """
+    import cv2  # here, for scripts that draw poses do without it
+
+    found, size = raw
+    scale = fit(frame_size, size)[2]
+    if found.shape[0] == 56:
+        found = found.T[found[4] >= YOLO_SCORE]
+        boxes = np.concatenate((found[:, :2] - found[:, 2:4] / 2, found[:, 2:4]), axis=1)
+        found = found[np.array(cv2.dnn.NMSBoxes(boxes, found[:, 4], YOLO_SCORE, OVERLAP), int).ravel()]
+        parts = found[:, 5:].reshape(-1, 17, 3)
+    else:
+        parts = found[found[:, 4] >= YOLO_SCORE, 6:].reshape(-1, 17, 3)
+    scores = np.where(parts[..., 2] >= YOLO_PART_SCORE, parts[..., 2], 0)
+    return people_from_coco(parts[..., :2] / scale, scores, frame_size)
 
 
 # ---- RTMPose and RTMO ----

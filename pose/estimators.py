@@ -6,6 +6,7 @@ draw start fast.
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import UserError, image_size
-from common.download import file_hash
-from pose.coco import group_rtmpose, load_rtmpose
-from pose.onnx_network import group_maps, load_network
+from common.download import download, file_hash
+from pose.coco import group_movenet, group_rtmpose, group_yolo, load_rtmpose
+from pose.onnx_network import MAPS, MOVENET, PROVIDERS, YOLO, find_provider, group_maps, load_network
 
-MODELS = ("rtmpose", "openpose", "onnx")
+MODELS = ("movenet", "rtmpose", "openpose", "onnx")
+GROUPS = {MAPS: group_maps, MOVENET: group_movenet, YOLO: group_yolo}
+# MoveNet MultiPose Lightning (Apache-2.0), at one commit; its hash as Git counts it.
+MOVENET_URL = (
+    "https://raw.githubusercontent.com/Kazuhito00/MoveNet-Python-Example/"
+    "515743a113e49b4f31677b1f6252c0041f237e30/onnx/movenet_multipose_lightning_1.onnx"
+)
+MOVENET_HASH = "d835efdb072cb0a57e79fe5daf177eaf572d317a"
+MOVENET_REMEDY = "get that file elsewhere and give it with --model movenet --pose-weights FILE"
 RTMPOSE_MODES, RTMPOSE_MODE = ("lightweight", "balanced", "performance", "rtmo"), "balanced"
 
 
@@ -50,13 +59,14 @@ class Estimator:
 def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose an estimator; `estimator_from_arguments` reads them."""
     add = parser.add_argument_group("pose estimation").add_argument
-    text = "rtmpose: by rtmlib; openpose: VGG-19 with PAFs, for non-commercial use; onnx: any with OpenPose's 19 "
-    add("--model", choices=MODELS, help=text + f"heatmaps and 38 PAFs (default: {MODELS[0]})")
-    text = "the .onnx file, or weights of openpose, .pth or .safetensors, which are else downloaded"
+    text = "movenet: MoveNet MultiPose, up to 6 people, fast on CPUs; rtmpose: by rtmlib; openpose: VGG-19 with PAFs, "
+    text += "non-commercial; onnx: a file with OpenPose's maps, a MoveNet, or a YOLO-pose (default: movenet; rtmpose "
+    add("--model", choices=MODELS, help=text + "where onnxruntime has a GPU)")
+    text = "the .onnx file of onnx or movenet, or weights of openpose, .pth or .safetensors; but onnx's are downloaded"
     add("--pose-weights", type=Path, metavar="FILE", help=text)
     text = "of rtmpose: its networks, small to large, or RTMO-m, whose time does not grow with the number of people"
     add("--rtmpose-mode", choices=RTMPOSE_MODES, help=text + f" (default: {RTMPOSE_MODE})")
-    text = "of onnx: size that frames are stretched to (default: the network's own, else 368x432)"
+    text = "of onnx: size of the input (default: the network's own, else 368x432 for maps, 640x640 for YOLO)"
     add("--input-size", type=image_size, metavar="HxW", help=text)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where the network runs")
     text = "mixed precision of torch networks on cuda, and of predict.py's streams on processors with bfloat16 too"
@@ -69,10 +79,17 @@ def estimator_from_arguments(args: argparse.Namespace, before: Mapping | None = 
     What they leave open is as in `before`, the settings of the estimator that found others' people.
     """
     before = before or {}
-    model = args.model or (before.get("model") if before.get("model") in MODELS else MODELS[0])
+    model = args.model or (before.get("model") if before.get("model") in MODELS else default_model(args.device))
     mode = args.rtmpose_mode or before.get("rtmpose_mode") or RTMPOSE_MODE
     options = {"rtmpose_mode": mode, "input_size": args.input_size}
     return make_estimator(model, args.pose_weights, args.device, args.amp, **options)
+
+
+def default_model(device: str) -> str:
+    """RTMPose where onnxruntime has a GPU, which it needs to be fast, else MoveNet; says which."""
+    model = "rtmpose" if find_provider(device)[1] == PROVIDERS["cuda"] else "movenet"
+    print(f"people are found by {model} (--model takes another)", file=sys.stderr)
+    return model
 
 
 def make_estimator(
@@ -89,7 +106,7 @@ def make_estimator(
     `amp` allows float16 on cuda; `input_size` is that of `load_network`.
     """
     if weights is None and model == "onnx":
-        raise UserError("--model onnx needs its weights: give --pose-weights FILE, or --model rtmpose")
+        raise UserError("--model onnx needs its weights: give --pose-weights FILE, or --model movenet")
     if weights is not None and not Path(weights).is_file():
         raise UserError(f"{weights}: no such file; give existing weights with --pose-weights FILE")
     if weights is not None and model == "rtmpose":
@@ -97,9 +114,10 @@ def make_estimator(
     if model == "rtmpose":
         prepare, infer, described = load_rtmpose(rtmpose_mode, device)
         return Estimator(prepare, infer, group_rtmpose, {"model": model} | described)
-    if weights is not None and model == "onnx":
-        prepare, infer, described = load_network(weights, device, input_size)
-        return Estimator(prepare, infer, group_maps, {"model": model, "weights": file_hash(Path(weights))} | described)
+    if model in ("movenet", "onnx"):
+        path = Path(weights or download(MOVENET_URL, MOVENET_REMEDY, MOVENET_HASH))
+        prepare, infer, kind, described = load_network(path, device, input_size)
+        return Estimator(prepare, infer, GROUPS[kind], {"model": model, "weights": file_hash(path)} | described)
     return _openpose_estimator(weights, device, amp)
 
 

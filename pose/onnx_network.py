@@ -1,9 +1,9 @@
-"""Pose networks in ONNX files, run by ONNX Runtime: those with OpenPose's maps."""
+"""Pose networks in ONNX files, run by ONNX Runtime: those with OpenPose's maps, MoveNet MultiPose, YOLO-pose."""
 
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +15,15 @@ from pose.skeleton import NUM_HEATMAPS, NUM_PAFS
 if TYPE_CHECKING:
     import onnxruntime
 
-DEFAULT_SIZE = (368, 432)
-DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+MAPS, MOVENET, YOLO = "maps", "movenet", "yolo"  # kinds of networks
+MAPS_SIZE, YOLO_SIZE = (368, 432), (640, 640)  # (height, width) for networks that take any
+MOVENET_SIDE = 256  # pixels of the longer side
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+}
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
 # Both packages fill the same folder: beside onnxruntime, the other one has no effect.
 GPU_PACKAGE = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
@@ -24,41 +31,88 @@ GPU_PACKAGE = "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
 
 def load_network(
     path: str | os.PathLike, device: str = "auto", input_size: tuple[int, int] | None = None
-) -> tuple[Callable, Callable, dict]:
-    """The stages `prepare` and `infer` of an `Estimator`, and the settings in use, from an .onnx file.
+) -> tuple[Callable, Callable, str, dict]:
+    """The stages `prepare` and `infer` of an `Estimator`, the kind of the network, and the settings in use.
 
-    The network takes one image, NHWC or NCHW, B, G, R as x/127.5 − 1, and gives OpenPose's 19 heatmaps and 38 PAFs, as
-    two outputs or as one in this order. Frames are stretched to `input_size` (height, width), if the model has none.
+    The network in the .onnx file takes one image, NHWC or NCHW. Its outputs tell what kind it is:
+    maps: OpenPose's 19 heatmaps and 38 PAFs, as two outputs or one in this order, of B, G, R as x/127.5 − 1; frames are
+    stretched. movenet: MoveNet MultiPose, (1, 6, 56), of R, G, B from 0 to 255. yolo: YOLO-pose, (1, 56, N), or (1, N,
+    57) after its own non-maximum suppression, of R, G, B as x/255. Frames are fitted into the last two's input (`fit`).
+    `input_size` (height, width) is for models that have none.
     """
-    import cv2  # here, for processes that group poses do without it
+    import cv2  # here, for scripts that draw poses do without it
 
     session = open_session(path, device)
     image, *others = session.get_inputs()
     if others or len(image.shape) != 4 or image.type not in DTYPES:
-        raise UserError(f"{path}: a pose network has one float input of four axes, the image; this one has not")
-    last = image.shape[3] == 3  # the axis of the colours
-    own = image.shape[1:3] if last else image.shape[2:]
-    sizes = zip(own, input_size or DEFAULT_SIZE, strict=True)
-    height, width = (side if isinstance(side, int) else default for side, default in sizes)
-    if input_size not in (None, (height, width)):
-        raise UserError(f"{path}: its input is {height}x{width}; leave --input-size out")
-    dtype = DTYPES[image.type]
-
-    def prepare(frame: np.ndarray) -> np.ndarray:
-        values = (cv2.resize(frame, (width, height))[..., ::-1] - np.float32(127.5)) / np.float32(127.5)
-        return np.ascontiguousarray(values if last else values.transpose(2, 0, 1), dtype)
+        raise UserError(f"{path}: a pose network has one input of four axes, the image; this one has not")
+    last, dtype = image.shape[3] == 3, DTYPES[image.type]  # the axis of the colours
+    own = [side if isinstance(side, int) else None for side in (image.shape[1:3] if last else image.shape[2:])]
+    if input_size and None not in own and own != [*input_size]:
+        raise UserError(f"{path}: its input is {own[0]}x{own[1]}; leave --input-size out")
 
     # A frame at a time: some exported networks normalise over the batch, so that neighbours would change a
     # frame's people, and on the CPU larger batches are no faster.
-    def run(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(pixels: np.ndarray) -> list[np.ndarray]:
+        values = np.ascontiguousarray(pixels if last else pixels.transpose(2, 0, 1), dtype)
         try:
-            outputs = session.run(None, {image.name: values[None]})
+            return session.run(None, {image.name: values[None]})
         except Exception as error:  # onnxruntime's exceptions have no common base
-            raise UserError(f"{path}: the network fails on {height}x{width}: {str(error)[:200]}") from None
-        return _find_maps(path, outputs, 3 if last else 1)
+            size = f"{pixels.shape[0]}x{pixels.shape[1]}"
+            raise UserError(f"{path}: the network fails on {size}: {str(error)[:200]}") from None
 
-    run(prepare(np.zeros((height, width, 3), np.uint8)))  # another network is told now
-    return prepare, lambda inputs: [run(values) for values in inputs], {"input_size": [height, width]}
+    def sized(height: int, width: int) -> tuple[int, int]:
+        wanted = input_size or (height, width)
+        return own[0] or wanted[0], own[1] or wanted[1]
+
+    trial = run(np.zeros((*sized(256, 256), 3), np.float32))
+    kind = _kind(path, trial)
+    if kind == MAPS:  # other maps are told now
+        _find_maps(path, trial, 3 if last else 1)
+    size = sized(*{MAPS: MAPS_SIZE, YOLO: YOLO_SIZE, MOVENET: (0, 0)}[kind])
+
+    def prepare(frame: np.ndarray) -> np.ndarray:
+        if kind == MAPS:
+            return (cv2.resize(frame, size[::-1])[..., ::-1] - np.float32(127.5)) / np.float32(127.5)
+        height, width, scale = fit(frame.shape[:2], size)
+        inner = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
+        picture = np.full((height, width, 3), 0 if kind == MOVENET else 114, np.uint8)
+        picture[: inner[1], : inner[0]] = cv2.resize(frame, inner, interpolation=cv2.INTER_LINEAR)
+        return picture if kind == MOVENET else picture / np.float32(255)
+
+    def infer(inputs: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        outputs = [run(values) for values in inputs]
+        if kind == MAPS:
+            return [_find_maps(path, output, 3 if last else 1) for output in outputs]
+        return [(output[0][0].astype(np.float32), np.array(size)) for output in outputs]
+
+    return prepare, infer, kind, {"input_size": [*size]} if any(size) else {}
+
+
+def fit(frame_size: tuple[int, int], size: Sequence[int] | np.ndarray) -> tuple[int, int, float]:
+    """Height and width of a network's input, and the scale at which a frame lies in its upper left corner.
+
+    `size` is the input's; where it is 0, as for MoveNet, the frame's longer side becomes 256 pixels, and its sides are
+    filled up to multiples of 32.
+    """
+    if any(size):
+        return int(size[0]), int(size[1]), min(size[0] / frame_size[0], size[1] / frame_size[1])
+    scale = MOVENET_SIDE / max(frame_size)
+    height, width = (-(-round(side * scale) // 32) * 32 for side in frame_size)
+    return height, width, scale
+
+
+def _kind(path: str | os.PathLike, outputs: list[np.ndarray]) -> str:
+    for output in outputs:
+        if output.ndim == 3 and output.shape[2] == 56 and output.shape[1] <= 10:
+            return MOVENET
+        if output.ndim == 3 and (output.shape[1] == 56 or output.shape[2] == 57):
+            return YOLO
+    if any(output.ndim == 4 for output in outputs):
+        return MAPS
+    shapes = ", ".join(str(output.shape) for output in outputs)
+    known = "OpenPose's 19 heatmaps and 38 PAFs, MoveNet's (1, 6, 56), YOLO-pose's (1, 56, N) or (1, N, 57)"
+    raise UserError(f"{path}: its outputs are {shapes}; known are {known}")
 
 
 def _find_maps(path: str | os.PathLike, outputs: list[np.ndarray], axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,7 @@ def add_stream_arguments(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("streams, one or several")
     add = group.add_argument
     add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
-    text = "written by motion_pose_cnn_15.py; finds people by --model (default: rtmpose), or takes --keypoints"
+    text = "written by motion_pose_cnn_15.py; finds people by --model, or takes --keypoints"
     add("--motion", type=Path, metavar="CHECKPOINT", help=text)
     add("--flow", type=Path, metavar="CHECKPOINT", help="written by motion_cnn_15.py; needs OpenCV where flow is by it")
     text = "written by skeleton_gcn_15.py; needs the people of all frames"

@@ -7,14 +7,17 @@ import pytest
 import torch
 
 from common.cli import UserError
-from pose.coco import COCO_PARTS, group_rtmpose
+from common.video import decode_frames, resize_short_side
+from pose.coco import COCO_PARTS, group_rtmpose, people_from_coco
 from pose.estimators import make_estimator
+from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
 from pose.onnx_network import group_maps
 from tests.helpers import ROOT
 from tests.pose_fixtures import MAP_SIZE, expected_person, person_maps, save_network
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 
 def frame(red, green, size=(48, 64)):
@@ -218,3 +221,83 @@ def test_people_of_real_frames_are_the_expected_ones(shared):
         both, alone, apart = agreement(list(people), wanted)
         assert both >= 0.98 * (both + alone), number
         assert apart == 0, number
+
+
+# ---- MoveNet and YOLO-pose ----
+
+
+def constant_network(path, output, shape, kind):
+    """An ONNX network that gives `output`, whatever image of `shape` it sees."""
+    image = helper.make_tensor_value_info("image", kind, shape)
+    given = helper.make_tensor_value_info("output", TensorProto.FLOAT, output.shape)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["values"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "people"], ["output"]),
+    ]
+    numbers = [numpy_helper.from_array(np.array(0, np.float32), "zero"), numpy_helper.from_array(output, "people")]
+    graph = helper.make_graph(nodes, "constant", [image], [given], numbers)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+PERSON = np.stack((np.linspace(40, 90, 17), np.linspace(20, 100, 17)), 1)  # COCO's keypoints in pixels of a frame
+
+
+def check_person(people, size):
+    assert people.shape == (1, 18, 3)
+    assert np.abs(people - people_from_coco(PERSON[None], np.full((1, 17), 0.9), size)).max() < 1e-3
+
+
+@pytest.mark.parametrize("size", [(120, 160), (256, 341), (400, 300)])
+def test_movenets_people_are_in_the_frame_whatever_its_shape(tmp_path, size):
+    scale = 256 / max(size)
+    height, width = (32 * int(np.ceil(round(side * scale) / 32)) for side in size)
+    output = np.zeros((1, 6, 56), np.float32)
+    output[0, 2, :51] = np.concatenate((PERSON[:, ::-1] * scale / (height, width), np.full((17, 1), 0.9)), 1).ravel()
+    output[0, 2, 55], output[0, 3] = 0.8, 0.1  # another one is too weak
+    path = constant_network(tmp_path / "net.onnx", output, [1, "h", "w", 3], TensorProto.INT32)
+    estimator, picture = make_estimator("onnx", path, "cpu"), np.full((*size, 3), 200, np.uint8)
+    prepared = estimator.prepare(picture)
+    assert prepared.shape == (height, width, 3) and prepared[0, 0, 0] == 200
+    check_person(estimator([picture])[0], size)
+
+
+@pytest.mark.parametrize("end_to_end", [False, True])
+def test_yolos_people_are_found_once(tmp_path, end_to_end):
+    size, scale = (120, 160), 320 / 160
+    parts = np.concatenate((PERSON * scale, np.full((17, 1), 0.9)), 1).ravel()
+    if end_to_end:
+        output = np.zeros((1, 300, 57), np.float32)
+        output[0, 0], output[0, 1, 4] = [80, 40, 180, 200, 0.9, 0, *parts], 0.1
+    else:
+        output = np.zeros((1, 56, 40), np.float32)
+        for column, confidence in ((3, 0.7), (4, 0.9), (9, 0.1)):  # one person twice, and a weak one
+            output[0, :, column] = [130, 120, 100, 160, confidence, *parts]
+    path = constant_network(tmp_path / "net.onnx", output, [1, 3, 320, 320], TensorProto.FLOAT)
+    estimator, picture = make_estimator("onnx", path, "cpu"), np.full((*size, 3), 255, np.uint8)
+    prepared = estimator.prepare(picture)
+    assert prepared.shape == (320, 320, 3) and prepared[0, 0, 0] == 1 and prepared[-1, 0, 0] == np.float32(114 / 255)
+    check_person(estimator([picture])[0], size)
+
+
+def test_networks_of_no_known_kind_are_told(tmp_path):
+    path = constant_network(tmp_path / "n.onnx", np.zeros((1, 10), np.float32), [1, 3, 64, 64], TensorProto.FLOAT)
+    with pytest.raises(UserError, match=r"outputs are \(1, 10\); known are OpenPose's"):
+        make_estimator("onnx", path, "cpu")
+
+
+def test_movenet_finds_the_people_of_jhmdb(shared):
+    if not (shared / "jhmdb").is_dir():
+        pytest.skip("needs ../shared/jhmdb")
+    estimator, distances = make_estimator("movenet", shared / "pose/movenet_multipose.onnx", "cpu"), []
+    for name in ("Golf/v_Golf_g11_c02", "Push/v_Push_g11_c02"):
+        known = load_keypoints(shared / "jhmdb/keypoints" / name.split("/v_")[1] / FILE_NAME)
+        pictures = [resize_short_side(rgb) for rgb in decode_frames(shared / "jhmdb/videos" / f"{name}.mp4")][::8]
+        for number, people in enumerate(estimator(pictures)):
+            for person in people_of_frame(known, 1 + 8 * number)[:1]:
+                both = (people[..., 2] > 0) & (person[:, 2] > 0)
+                apart = np.abs(people[..., :2] - person[:, :2]).mean(2)
+                distances.append(min(np.median(apart[i][both[i]]) for i in range(len(people)) if both[i].any()))
+    assert len(distances) >= 8 and np.median(distances) < 0.005

@@ -258,7 +258,7 @@ def test_real_videos(shared, tmp_path):
 def test_a_pose_folder_goes_on_with_the_model_that_made_it(data):
     arguments = [str(argument) for argument in command(data, data / "poses")]
     place = arguments.index("--model")
-    del arguments[place : place + 2]  # rtmpose is the default elsewhere
+    del arguments[place : place + 2]  # another one is the default elsewhere
     finished = call_main("process_pose", *arguments)
     assert finished.returncode == 0 and "skipped (finished)         5" in finished.stdout, finished.stderr
     # Another one is refused before its weights are looked for.

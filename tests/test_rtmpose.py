@@ -153,7 +153,9 @@ def test_settings_tell_modes_and_weights_apart(home):
 
 def test_the_scripts_need_no_option_about_weights(home):
     save_frames(home / "frames/v_a", [(250, 0, 0), (250, 250, 0), (0, 0, 250)], SIZE)
-    finished = run_script("process_pose.py", "--frames", home / "frames", "--out", home / "out", "--workers", 0)
+    finished = run_script(
+        "process_pose.py", "--model", "rtmpose", "--frames", home / "frames", "--out", home / "out", "--workers", 0
+    )
     assert finished.returncode == 0, finished.stderr
     keypoints = load_keypoints(home / "out/a/keypoints.npz")
     assert [len(people_of_frame(keypoints, number)) for number in (1, 2, 3)] == [1, 2, 0]
@@ -169,7 +171,7 @@ def test_missing_rtmlib_says_what_to_install_and_what_does_without():
 
 
 def test_mistakes(home, tmp_path):
-    arguments = ("process_pose", "--frames", tmp_path / "frames", "--out", tmp_path / "out")
+    arguments = ("process_pose", "--model", "rtmpose", "--frames", tmp_path / "frames", "--out", tmp_path / "out")
     save_frames(tmp_path / "frames/v_a", [(250, 0, 0)], SIZE)
     weights = tmp_path / "pose_model.pth"
     weights.write_bytes(b"-")
@@ -236,7 +238,8 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(server, tmp_path, monk
         monkeypatch.setattr(zipfile.ZipFile, "extractall", full)
     reason = {"gone": "404", "cut": "not a zip file", "full": "No space left on device"}[fault]
     save_frames(tmp_path / "frames/v_a", [(250, 0, 0)], SIZE)
-    finished = call_main("process_pose", "--frames", tmp_path / "frames", "--out", tmp_path / "out")
+    run = ("--model", "rtmpose", "--frames", tmp_path / "frames", "--out", tmp_path / "out")
+    finished = call_main("process_pose", *run)
     assert_error(finished, "/det-12ab34cd.zip: cannot be downloaded", reason, "end2end.onnx", "--model onnx")
     assert not list((tmp_path / "cache/hub/checkpoints").iterdir())
 
