@@ -110,7 +110,7 @@ def test_options_that_are_open_are_as_in_training(monkeypatch):
         estimator_from_arguments(parser.parse_args(["a.mp4"]), before)
         estimator_from_arguments(parser.parse_args(["a.mp4", "--model", "onnx"]), before)
     found = [(model, options["rtmpose_mode"]) for model, options in made[::2]]
-    assert found == [("rtmpose", "balanced"), ("openpose", "balanced"), ("rtmpose", "balanced"), ("rtmpose", "rtmo")]
+    assert found == [("movenet", "balanced"), ("openpose", "balanced"), ("movenet", "balanced"), ("movenet", "rtmo")]
     assert {model for model, _ in made[1::2]} == {"onnx"}
 
 
