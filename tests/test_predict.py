@@ -152,14 +152,6 @@ def test_people_come_without_any_option(data, tmp_path, estimating, monkeypatch)
     assert [(args.model, trained) for args, trained in estimators] == [(None, {})]
 
 
-def test_max_people(data, tmp_path, estimating, monkeypatch):
-    motion = (*paths(data, 1), "--motion", data / "motion.pth.tar", "--model", "openpose")
-    both = run_json(data, tmp_path, *motion)["videos"][0]["fused"]
-    one = run_json(data, tmp_path, *motion, "--max-people", 1)["videos"][0]["fused"]
-    monkeypatch.setattr("tests.prediction_data.group", lambda raw, frame_size: people_of(raw[0])[:1])
-    assert one == run_json(data, tmp_path, *motion)["videos"][0]["fused"] != both
-
-
 def test_original_checkpoints_take_their_classes_from_the_index(data, tmp_path):
     state = torch.load(data / "spatial.pth.tar", weights_only=True)["state_dict"]
     custom = {
@@ -169,92 +161,37 @@ def test_original_checkpoints_take_their_classes_from_the_index(data, tmp_path):
     assert "conv1_custom.weight" in custom and "layer1.0.conv1.weight" in custom
     torch.save({"epoch": 3, "state_dict": custom, "best_prec1": 78.2, "optimizer": {}}, tmp_path / "old.pth.tar")
     index = ("--ucf-list", data / "lists", "--class-index", "index.txt")
-    result = run_json(
-        data,
-        tmp_path,
-        *paths(data, 0),
-        "--spatial",
-        tmp_path / "old.pth.tar",
-        *index,
-        "--motion",
-        data / "motion.pth.tar",
-        "--keypoints",
-        data / "pose_flow",
-    )
+    streams = ("--spatial", tmp_path / "old.pth.tar", "--motion", data / "motion.pth.tar")
+    result = run_json(data, tmp_path, *paths(data, 0), *streams, *index, "--keypoints", data / "pose_flow")
     assert result["classes"] == CLASSES
     assert [result["streams"][stream]["image_size"] for stream in STREAMS] == [224, SIZE]
-    spatial = ("--spatial", tmp_path / "old.pth.tar")
+    spatial = streams[:2]
     assert_error(call_main("predict", *paths(data, 0), *spatial), "old.pth.tar", "3 classes", "classInd15.txt has 15")
     assert_error(call_main("predict", *paths(data, 0), *spatial, "--class-index", "no.txt"), "no.txt", "--class-index")
 
 
 def test_real_videos_and_network(shared, data, tmp_path):
     """The small real network at a small size, on every 30th frame, against process_pose.py and the script."""
-    source = shared / "videos" / "exercise.avi"
-    model = (
-        "--model",
-        "onnx",
-        "--pose-weights",
-        shared / "pose" / "openpose_mobilenet_v2_small.onnx",
-        "--input-size",
-        "184x216",
-        "--device",
-        "cpu",
-    )
-    lists = tmp_path / "lists"
+    source, lists = shared / "videos" / "exercise.avi", tmp_path / "lists"
+    weights = shared / "pose" / "openpose_mobilenet_v2_small.onnx"
+    model = ("--model", "onnx", "--pose-weights", weights, "--input-size", "184x216", "--device", "cpu")
     lists.mkdir()
     lists.joinpath("index.txt").write_bytes(data.joinpath("lists", "index.txt").read_bytes())
     lists.joinpath("testlist04.txt").write_text("Diving/exercise.avi\n")
     lists.joinpath("trainlist04.txt").write_text("".join(f"{name}/other.avi\n" for name in CLASSES))
+    flow, checkpoint = tmp_path / "flow", data / "motion.pth.tar"
+    test = ("--data", flow, "--ucf-list", lists, "--class-index", "index.txt", "--resume", checkpoint, "--evaluate")
+    test += ("--record", tmp_path / "record/motion_pose", "--workers", 0, "--device", "cpu", "--no-amp")
+    json_file = tmp_path / "result.json"
     for step in (
         ("extract_frames", source, tmp_path / "frames", "--every", 30, "--workers", 0),
-        (
-            "process_pose",
-            "--frames",
-            tmp_path / "frames",
-            "--out",
-            tmp_path / "flow",
-            "--images",
-            *model,
-            "--workers",
-            0,
-        ),
-        (
-            "motion_pose_cnn_15",
-            "--data",
-            tmp_path / "flow",
-            "--ucf-list",
-            lists,
-            "--class-index",
-            "index.txt",
-            "--resume",
-            data / "motion.pth.tar",
-            "--evaluate",
-            "--record",
-            tmp_path / "record/motion_pose",
-            "--workers",
-            0,
-            "--device",
-            "cpu",
-            "--no-amp",
-        ),
+        ("process_pose", "--frames", tmp_path / "frames", "--out", flow, "--images", *model, "--workers", 0),
+        ("motion_pose_cnn_15", *test),
+        ("predict", source, "--motion", checkpoint, *model, "--every", 30, "--no-amp", "--json", json_file),
     ):
         finished = call_main(*step)
         assert finished.returncode == 0, finished.stderr
-    finished = call_main(
-        "predict",
-        source,
-        "--motion",
-        data / "motion.pth.tar",
-        *model,
-        "--every",
-        30,
-        "--no-amp",
-        "--json",
-        tmp_path / "result.json",
-    )
-    assert finished.returncode == 0, finished.stderr
-    video = json.loads((tmp_path / "result.json").read_text())["videos"][0]
+    video = json.loads(json_file.read_text())["videos"][0]
     assert video["frames"] == 14 and video["frames_with_people"] > 5
     assert distance(video["fused"], tmp_path, "motion_pose", "exercise") < 1e-3
 
