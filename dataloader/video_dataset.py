@@ -84,20 +84,21 @@ class VideoDataset(Dataset):
         return [video.video.label for video in self.videos]
 
 
-def collate(items: list[tuple[int, Sample | Broken]]) -> dict:
-    """Join samples: `images` (ΣM, S, S, 3), `index` (B * clips, L), `positions` (B,) in the data set, and `broken`.
+class Batch(NamedTuple):
+    """Samples of several videos, joined; without images if all of them are broken."""
 
-    If all are broken, `images` is None.
-    """
+    positions: torch.Tensor  # int64 (B,) in the data set
+    broken: list[Broken]
+    images: torch.Tensor | None = None  # (ΣM, S, S, C)
+    index: torch.Tensor | None = None  # type: ignore[assignment]  # of a tuple; int64 (B * clips, L)
+
+
+def collate(items: list[tuple[int, Sample | Broken]]) -> Batch:
+    """Join samples."""
     good = [(position, sample) for position, sample in items if isinstance(sample, Sample)]
-    batch = {
-        "positions": torch.tensor([position for position, _ in good], dtype=torch.int64),
-        "broken": [sample for _, sample in items if isinstance(sample, Broken)],
-        "images": None,
-    }
-    if good:
-        batch["images"], batch["index"] = join_images(sample for _, sample in good)
-    return batch
+    positions = torch.tensor([position for position, _ in good], dtype=torch.int64)
+    broken = [sample for _, sample in items if isinstance(sample, Broken)]
+    return Batch(positions, broken, *(join_images(sample for _, sample in good) if good else ()))
 
 
 def join_images(parts: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -188,14 +188,14 @@ def test_broken_image_becomes_an_item_that_names_it(video, tmp_path):
     position, broken = VideoDataset([video], lambda *a: motion_sample(*a, image_size=32))[0]
     assert isinstance(broken, Broken) and broken.name == "A_g01_c01" and "frame000003.jpg" in broken.reason
     batch = collate([(0, broken)])
-    assert batch["images"] is None and batch["broken"] == [broken]
+    assert batch.images is None and batch.broken == [broken]
 
 
 def test_collate_offsets_the_index(video):
     sample = motion_sample(video, None, 32)
     batch = collate([(4, sample), (1, Broken("b", "why")), (2, sample)])
-    assert batch["positions"].tolist() == [4, 2]
-    assert torch.equal(batch["images"][batch["index"][19:]], sample.images[sample.index])
+    assert batch.positions.tolist() == [4, 2]
+    assert torch.equal(batch.images[batch.index[19:]], sample.images[sample.index])
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

@@ -309,4 +309,4 @@ def test_apple_devices_do_without_what_torch_gets_wrong_there(monkeypatch):
     args = Namespace(device="mps", amp=None, batch_size=4, evaluate=False, accumulate=1, freeze_bn="none")
     args.skip_broken, args.label_smoothing, args.clip_gradients = False, 0.0, 0.0
     context = run.make_context(args, SPATIAL, Processes(), StopRequest())
-    assert not context.amp and not context.non_blocking
+    assert not context.amp

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from common.cli import UserError
 from dataloader.sampling import random_state
-from dataloader.video_dataset import VideoLoader, join_images
+from dataloader.video_dataset import Batch, VideoLoader, join_images
 from fusion.metrics import precision
 from network import Model, for_testing, without_classifier
 from training.distributed import Processes, gather, share_network, sum_over
@@ -46,14 +47,20 @@ class Context:
     processes: Processes = field(default_factory=Processes)
     stop: StopRequest = field(default_factory=StopRequest)
     skipped: dict[str, str] = field(default_factory=dict)  # videos and why
-    training_videos: str = ""  # fingerprint of the training list
-    frames: dict | None = None  # how the frames were made, a `FrameSettings` in plain values
-    poses: dict | None = None  # how the people were found and cleaned, as their records tell
 
-    @property
-    def non_blocking(self) -> bool:
-        """Whether to copy to the device without waiting; on mps torch has handed out data too early then."""
-        return self.device.type != "mps"
+    def move(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        """The tensors on the device; without waiting, but on mps, where torch has handed out data too early then."""
+        return [tensor.to(self.device, non_blocking=self.device.type != "mps") for tensor in tensors]
+
+
+class Share(NamedTuple):
+    """This process's videos of a batch: images (M, S, S, C), index (B, clips, L) into them, labels (B,)."""
+
+    images: torch.Tensor
+    index: torch.Tensor  # type: ignore[assignment]  # of a tuple
+    labels: torch.Tensor
+    parts: int  # forward passes, of which every process takes as many, however the videos are shared out
+    weight: float  # of a video's gradient
 
 
 def train_one_epoch(
@@ -69,16 +76,14 @@ def train_one_epoch(
     A video's clips go through the network together; the consensus is the mean of their logits, the loss
     its cross-entropy (TSN, arXiv 1608.00859), averaged over the videos of the whole batch, whatever part
     of it this process and this accumulation step hold. Returns `loss` (without label smoothing), `prec1` and `prec3`
-    (percent), `batch_time` and `data_time` (mean seconds). Raises `UserError` for a loss that is not finite or a
-    broken image (unless skipped), `Stopped` after the batch in which a signal came.
+    (percent), `batch_time` and `data_time` (mean seconds). Raises `Stopped` after the batch in which a signal came.
     """
     model.train()
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for module in norms[{"none": len(norms), "partial": 1, "all": 0}[context.freeze_bn] :]:
         module.eval()
-    batches = loader.batch_sampler
+    batches, processes, device = loader.batch_sampler, context.processes, context.device
     batches.epoch = epoch
-    processes, device = context.processes, context.device
     # What torch draws (dropout) depends on seed, epoch and process alone, so that resuming is exact.
     torch.manual_seed(int(random_state(batches.seed, epoch, f"process {processes.rank}").integers(2**31)))
     torch.empty((), dtype=torch.int64).random_()  # the loader's draw of earlier versions, so that their runs resume
@@ -93,7 +98,7 @@ def train_one_epoch(
     for number, batch in enumerate(bar):
         data_time += time.perf_counter() - waiting
         _note_broken(batch, context)
-        here = len(batch["positions"])
+        here, size = len(batch.positions), batches.size(number)
         videos, stopping = sum_over(processes, [here, float(context.stop.signum > 0)])
         if stopping:
             raise Stopped
@@ -101,17 +106,23 @@ def train_one_epoch(
             for group in optimizer.param_groups:
                 group["lr"] = context.rate(epoch + (number + 0.5) / len(loader))
         if videos:
+            images, index = batch.images, batch.index
+            if images is None:  # all of this process's videos are broken, and it takes part in the others' step
+                channels = context.stream.in_channels // context.stream.length
+                images = torch.zeros(1, 64, 64, channels, dtype=torch.uint8)
+                index = torch.zeros(0, context.stream.length, dtype=torch.int64)
+            images, index = context.move(images, index)
+            index = index.view(here, len(index) // max(here, 1), context.stream.length)
+            # Gradients are averaged over processes.
+            parts, weight = min(context.accumulate, max(size // processes.world, 1)), processes.world / videos
+            share = Share(images, index, all_labels[batch.positions.to(device)], parts, weight)
             # A batch smaller than the number of processes went to all of them.
-            repeats = processes.world if batches.size(number) < processes.world else 1
-            # Every process takes the same number of forward passes, however the videos are shared out.
-            batch["parts"] = min(context.accumulate, max(batches.size(number) // processes.world, 1))
-            batch["labels"] = all_labels[batch["positions"].to(device)]
-            batch["weight"] = processes.world / videos  # gradients are averaged over processes
-            batch_totals = _train_step(model, batch, optimizer, scaler, context) / repeats
+            repeats = processes.world if size < processes.world else 1
+            sums = _train_step(model, share, optimizer, scaler, context) / repeats
             if context.averaged:
                 context.averaged.update_parameters(getattr(model, "module", model))
-            totals += batch_totals
-            unchecked.append((number, batch_totals[0] / max(here, 1) * repeats, batch["positions"]))
+            totals += sums
+            unchecked.append((number, sums[0] / max(here, 1) * repeats, batch.positions))
         if number % check_every == 0 or number + 1 == len(loader):
             _check_finite(unchecked, loader, epoch)
             unchecked = []
@@ -131,38 +142,29 @@ def train_one_epoch(
 
 
 def _train_step(
-    model: nn.Module, batch: dict, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, context: Context
+    model: nn.Module, share: Share, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, context: Context
 ) -> torch.Tensor:
     """One optimiser step in parts; returns the sums (loss, Prec@1 hits, Prec@3 hits, videos) of this process."""
-    device, stream, labels, parts = context.device, context.stream, batch["labels"], batch["parts"]
     optimizer.zero_grad(set_to_none=True)
-    totals = torch.zeros(4, dtype=torch.float32, device=device)
-    images, index = batch["images"], batch.get("index")
-    if images is None:  # every video of this process's share is broken
-        images = torch.zeros(1, 64, 64, stream.in_channels // stream.length, dtype=torch.uint8)
-        index = torch.zeros(0, stream.length, dtype=torch.int64)
-    images = images.to(device, non_blocking=context.non_blocking)
-    clips = len(index) // max(len(labels), 1)
-    index = index.to(device, non_blocking=context.non_blocking).view(len(labels), clips, stream.length)
-    for i, part in enumerate(torch.arange(len(labels), device=device).tensor_split(parts)):
-        rows, targets, share = index[part].flatten(0, 1), labels[part], batch["weight"]
+    totals = torch.zeros(4, dtype=torch.float32, device=context.device)
+    videos = torch.arange(len(share.labels), device=context.device)
+    for i, part in enumerate(videos.tensor_split(share.parts)):
+        rows, targets, weight = share.index[part].flatten(0, 1), share.labels[part], share.weight
         if not len(part):  # a process without a video takes part in the others' step with a weight of 0
-            rows, targets, share = index.new_zeros(1, stream.length), labels.new_zeros(1), 0
-        last = i + 1 == parts
+            rows, targets, weight = rows.new_zeros(1, context.stream.length), targets.new_zeros(1), 0
+        last = i + 1 == share.parts
         with contextlib.nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():  # type: ignore[operator]  # a method
-            with torch.autocast(device.type, enabled=context.amp):
-                logits = model(context.stream.to_input(images, rows))
+            with torch.autocast(context.device.type, enabled=context.amp):
+                logits = model(context.stream.to_input(share.images, rows))
             consensus = logits.float().view(len(targets), -1, logits.shape[1]).mean(1)
             loss = F.cross_entropy(consensus, targets, reduction="sum", label_smoothing=context.label_smoothing)
-            scaler.scale(loss * share).backward()
+            scaler.scale(loss * weight).backward()
         if len(part):
             with torch.no_grad():
-                # The plain loss, as the test's: the smoothed one is higher.
-                plain = F.cross_entropy(consensus, targets, reduction="sum")
+                plain = F.cross_entropy(consensus, targets, reduction="sum")  # as the test's, which smooths nothing
                 hits = consensus.topk(min(3, consensus.shape[1])).indices == targets[:, None]
-                totals += torch.stack(
-                    [plain, hits[:, 0].sum(), hits.sum(), hits.new_tensor(len(part), dtype=loss.dtype)]
-                )
+                count = hits.new_tensor(len(part), dtype=loss.dtype)
+                totals += torch.stack([plain, hits[:, 0].sum(), hits.sum(), count])
     if context.clip_gradients:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), context.clip_gradients)
@@ -176,8 +178,7 @@ def evaluate(model: Model, loader: VideoLoader, context: Context, what: str = "t
 
     A video's score is the mean of the logit vectors of its clips; the loss is the cross-entropy of that mean.
     Returns `loss`, `prec1`, `prec3` (percent), `batch_time` (mean seconds) and `scores`, a dict from the
-    video's name to float32 (classes,), in the order of the list. Raises `UserError` for a broken image
-    (unless skipped) and `Stopped` after the batch in which a signal came.
+    video's name to float32 (classes,), in the order of the list. Raises `Stopped` as training does.
     """
     started = time.perf_counter()
     merged = _run_network(model.network, loader, context, what, lambda logits: logits.mean(1))
@@ -201,10 +202,7 @@ def evaluate(model: Model, loader: VideoLoader, context: Context, what: str = "t
 
 
 def extract_features(model: Model, loader: VideoLoader, context: Context, what: str) -> dict[str, np.ndarray]:
-    """What the classifier of the network sees of each clip of each video, float32 (clips, D) by name.
-
-    Raises as `evaluate` does.
-    """
+    """What the classifier of the network sees of each clip of each video, float32 (clips, D) by name."""
     merged = _run_network(
         without_classifier(model.network), loader, context, f"{what} features", lambda vectors: vectors
     )
@@ -225,9 +223,8 @@ def _run_network(network: nn.Module, loader: VideoLoader, context: Context, what
         if context.stop.signum:
             raise Stopped
         _note_broken(batch, context)
-        if len(batch["positions"]):
-            moved = [batch[part].to(device, non_blocking=context.non_blocking) for part in ("images", "index")]
-            waiting.append((batch["positions"], *moved))
+        if batch.images is not None:
+            waiting.append((batch.positions, *context.move(batch.images, batch.index)))
         if waiting and (sum(len(index) for *_, index in waiting) >= enough or number + 1 == len(loader)):
             positions = torch.cat([positions for positions, *_ in waiting]).tolist()
             images, index = join_images((images, index) for _, images, index in waiting)
@@ -255,8 +252,8 @@ def _forward(
             clips = -(-clips // 2)
 
 
-def _note_broken(batch: dict, context: Context) -> None:
-    for name, reason in batch["broken"]:
+def _note_broken(batch: Batch, context: Context) -> None:
+    for name, reason in batch.broken:
         if not context.skip_broken:
             raise UserError(f"{reason} (video {name!r}); make it again, or skip it with --skip-broken")
         context.skipped[name] = reason
