@@ -3,12 +3,13 @@
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from tests.helpers import SHARED, make_tiny
+from tests.helpers import SHARED, make_tiny, train_script
 from tests.pose_fixtures import make_data
 from tests.prediction_data import make_predicted
 
@@ -39,12 +40,6 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Path:
-    """A tiny data set that no test changes."""
-    return make_tiny(tmp_path_factory.mktemp("tiny"))
-
-
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A folder that the first of the test processes to ask for it fills; no test changes it."""
     root = factory.getbasetemp()
@@ -58,9 +53,27 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A tiny data set that no test changes."""
+    return made_once(tmp_path_factory, "tiny", make_tiny)
+
+
+@pytest.fixture(scope="session")
 def predicted(tmp_path_factory) -> Path:
     """What `make_predicted` makes: videos, checkpoints of three streams, and what the scripts make of them."""
     return made_once(tmp_path_factory, "predicted", make_predicted)
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, tmp_path_factory) -> Callable[[str], Path]:
+    """A function: the record of 2 epochs of a stream, by its name, on `tiny`."""
+
+    def train(stream: str, record: Path) -> None:
+        finished = train_script(stream, tiny, record, "--epochs", 2)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout.count("\n") == 2 and not finished.stderr
+
+    return lambda stream: made_once(tmp_path_factory, f"trained_{stream}", partial(train, stream))
 
 
 @pytest.fixture

@@ -174,10 +174,29 @@ def fast(stream: str) -> tuple[str, ...]:
     return FAST[4:] if stream == "skeleton" else FAST
 
 
-def train_script(stream: str, data: Path, record: Path, *arguments, inline: bool = False, **options):
-    """Run a stream's script on a tiny data set by the original recipe, as a process of its own unless `inline`."""
+def small(arguments, stream: str) -> tuple[str, ...]:
+    """timm's smallest ResNet, of 0.5 million weights, for runs that start anew and choose no other network."""
+    chosen = {"--arch", "--weights", "--resume", "--evaluate"} & set(arguments) or stream == "skeleton"
+    return () if chosen else ("--arch", "test_resnet")
+
+
+def training(stream: str, data: Path, record: Path, *arguments) -> list[str]:
+    """A stream's script and its arguments to train on a tiny data set, by the original recipe unless told otherwise."""
     script, folder, _ = STREAMS[stream]
-    paths = ("--data", data / folder, "--ucf-list", data / "lists", "--record", record, *original(arguments, stream))
-    if inline:
-        return call_main(script.removesuffix(".py"), *paths, *fast(stream), *arguments)
-    return run_script(script, *paths, *fast(stream), *arguments, **options)
+    paths = ("--data", data / folder, "--ucf-list", data / "lists", "--record", record)
+    arguments = (*paths, *original(arguments, stream), *fast(stream), *small(arguments, stream), *arguments)
+    return [script, *map(str, arguments)]
+
+
+def train_script(*arguments, inline: bool = True, **options):
+    """Run that in this process if `inline`, else in one of its own."""
+    script, *arguments = training(*arguments)
+    return call_main(script.removesuffix(".py"), *arguments) if inline else run_script(script, *arguments, **options)
+
+
+def start_training(*arguments, launcher=()) -> subprocess.Popen:
+    """Start it in a process, and a session, of its own."""
+    script, *arguments = training(*arguments)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    command = [sys.executable, *launcher, str(ROOT / script), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)

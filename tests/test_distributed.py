@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import torch
 
 from common.cli import UserError
 from fusion.scores import load_scores
-from tests.helpers import ROOT, STREAMS, fast, original, run_script, train_script
+from tests.helpers import STREAMS, run_script, start_training, train_script, training
 from training import run
 from training.distributed import Processes
 from training.streams import SPATIAL
@@ -27,13 +26,8 @@ from utils import StopRequest, load_checkpoint
 
 
 def torchrun(processes: int, data: Path, record: Path, *arguments, stream: str = "spatial") -> subprocess.Popen:
-    script, folder, _ = STREAMS[stream]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    places = ["--data", data / folder, "--ucf-list", data / "lists", "--record", record]
-    arguments = [*places, *fast(stream), *original(arguments, stream), *arguments]
-    command += [str(ROOT / script), *map(str, arguments)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
+    return start_training(stream, data, record, *arguments, launcher=launcher)
 
 
 def make_folder(path: Path) -> Path:
@@ -62,18 +56,8 @@ def ranks_of(launcher: int) -> list[int]:
 @pytest.mark.parametrize("stream", ["spatial", "skeleton"])
 def test_processes_train_and_test_as_one(stream, tiny, tmp_path):
     processes, epochs = 2, 2  # of 3 videos one has 2, the other 1
-    arguments = (
-        "--epochs",
-        epochs,
-        "--batch-size",
-        3,
-        "--freeze-bn",
-        "all",
-        "--lr",
-        "1e-3",
-        "--dropout",
-        0,
-    )  # shares of 2 and 1
+    arguments = ("--epochs", epochs, "--freeze-bn", "all", "--lr", "1e-3", "--dropout", 0)
+    arguments += ("--batch-size", 3, *(() if stream == "skeleton" else ("--arch", "resnet18")))  # shares of 2 and 1
     prefix = STREAMS[stream][2]
     whole = train_script(stream, tiny, tmp_path / "one", *arguments, inline=True)
     assert whole.returncode == 0, whole.stderr
@@ -93,12 +77,12 @@ def test_machines_without_a_common_disk_score_one_model(tiny, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ("--data", tiny / "frames", "--ucf-list", tiny / "lists", "--record", "run", *fast("spatial"))
-    options += ("--recipe", "original", "--lr", 0.1, "--epochs", 3, "--batch-size", 12, "--test-clips", 2)
+    options = ("--epochs", 3, "--lr", 0.1, "--batch-size", 12, "--test-clips", 2)
+    script, *options = training("spatial", tiny, Path("run"), *options)
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     with ThreadPoolExecutor(2) as pool:
         machines = [
-            pool.submit(run_script, "spatial_cnn_15.py", *options, cwd=make_folder(tmp_path / rank), RANK=rank, **group)
+            pool.submit(run_script, script, *options, cwd=make_folder(tmp_path / rank), RANK=rank, **group)
             for rank in "01"
         ]
     assert [machine.result().returncode for machine in machines] == [0, 0], machines[0].result().stderr

@@ -3,42 +3,28 @@
 import builtins
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torchvision.models import ResNet
 
 import utils
 from common import atomic, cli
-from tests.helpers import ROOT, STREAMS, assert_error, fast, original, train_script
+from tests.helpers import STREAMS, assert_error, start_training, train_script
 from utils import load_checkpoint, save_checkpoint, write_record
-
-
-def start(stream, data, record, *arguments) -> subprocess.Popen:
-    script, folder, _ = STREAMS[stream]
-    paths = ["--data", data / folder, "--ucf-list", data / "lists", "--record", record]
-    command = [
-        sys.executable,
-        str(ROOT / script),
-        *map(str, [*paths, *fast(stream), *original(arguments, stream), *arguments]),
-    ]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **pipes)
 
 
 @pytest.mark.parametrize(
     ("stream", "signum"), [("spatial", signal.SIGTERM), ("spatial", signal.SIGINT), ("skeleton", signal.SIGTERM)]
 )
 def test_a_signal_to_all_processes_ends_the_run(tiny, tmp_path, stream, signum):
-    process = start(stream, tiny, tmp_path, "--epochs", 1000, "--workers", 2)
+    process = start_training(stream, tiny, tmp_path, "--epochs", 1000, "--workers", 2)
     deadline = time.time() + 120
     while not (tmp_path / "checkpoint.pth.tar").exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.05)
@@ -52,7 +38,7 @@ def test_a_signal_to_all_processes_ends_the_run(tiny, tmp_path, stream, signum):
 
 @pytest.mark.parametrize("stream", ["flow", "skeleton"])
 def test_a_killed_run_resumes_bit_for_bit(tiny, tmp_path, stream):
-    process = start(stream, tiny, tmp_path / "killed", "--epochs", 4)
+    process = start_training(stream, tiny, tmp_path / "killed", "--epochs", 4)
     checkpoint = tmp_path / "killed/checkpoint.pth.tar"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.005)
@@ -77,7 +63,7 @@ def test_the_batch_in_which_a_signal_comes_is_the_last(tiny, tmp_path, signum):
     begun, steps = [], []
 
     def interrupt(module, inputs):
-        if isinstance(module, ResNet) and module.training:
+        if isinstance(module, timm.models.ResNet) and module.training:
             begun.append(module)
             if len(begun) == 5:  # of 3 batches an epoch
                 os.kill(os.getpid(), signum)
@@ -146,7 +132,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tiny, tmp_path)
     assert train_script("spatial", tiny, tmp_path, "--epochs", 1, inline=True).returncode == 0
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.tar")}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50 * 2**20, limits[1]))  # a checkpoint has 85 MiB
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 2**20, limits[1]))  # a checkpoint has 4 MiB
     try:
         arguments = ("--resume", tmp_path / "checkpoint.pth.tar", "--epochs", 2)
         finished = train_script("spatial", tiny, tmp_path, *arguments, inline=True)

@@ -41,7 +41,7 @@ def statistics(state: dict) -> dict:
 
 @pytest.mark.parametrize(("stream", "seed"), [("spatial", 0), ("motion_pose", 1)])
 def test_six_videos_are_overfitted(stream, seed, six, tmp_path):
-    arguments = ("--epochs", 6, "--lr", 0.01, "--schedule", "constant", "--seed", seed)
+    arguments = ("--arch", "resnet18", "--epochs", 6, "--lr", 0.01, "--schedule", "constant", "--seed", seed)
     checkpoint = train(stream, six, tmp_path, *arguments)
     table = pd.read_csv(tmp_path / f"{STREAMS[stream][2]}_train.csv")
     assert table["Loss"][0] == pytest.approx(math.log(3), rel=0.5)

@@ -109,7 +109,7 @@ def test_resuming_is_exact_under_every_flag(tiny, tmp_path, monkeypatch):
         for name, tensor in theirs[part].items():
             assert torch.equal(ours[part][name], tensor), (part, name)
     assert ours["averaged_steps"] == theirs["averaged_steps"] == 15
-    assert not torch.equal(ours["state_dict"]["conv1.weight"], ours["training_state_dict"]["conv1.weight"])
+    assert not torch.equal(ours["state_dict"]["conv1.0.weight"], ours["training_state_dict"]["conv1.0.weight"])
     rates = pd.read_csv(tmp_path / "whole" / "rgb_train.csv")["lr"].tolist()
     assert pd.read_csv(tmp_path / "resumed" / "rgb_train.csv")["lr"].tolist() == rates[3:]
     assert rates[0] > rates[4] > 0
@@ -136,7 +136,7 @@ def test_batch_norm_frozen_in_part(tiny, tmp_path):
     train(tiny, tmp_path / "on", "--epochs", 2, "--resume", start, "--freeze-bn")
     before, after = (load_checkpoint(path)["state_dict"] for path in (start, tmp_path / "on" / "checkpoint.pth.tar"))
     moved = {name for name in before if "running_" in name and not torch.equal(before[name], after[name])}
-    assert moved == {"bn1.running_mean", "bn1.running_var"}
+    assert moved == {"conv1.1.running_mean", "conv1.1.running_var"}
 
 
 def test_stacks_of_several_segments(tiny, tmp_path):

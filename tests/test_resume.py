@@ -1,7 +1,6 @@
 """Resuming with the same options, other options, other videos, and into other folders."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,8 @@ import torch
 
 from fusion.scores import load_scores
 from network import Model, build_network
-from tests.helpers import FAST, ROOT, STREAMS, assert_error, call_main, original, train_script
+from tests.helpers import CLASSES, STREAMS, assert_error, call_main, start_training, train_script
+from tests.prediction_data import write_checkpoint
 from training import run
 from training.distributed import Processes
 from training.options import parse_options
@@ -71,11 +71,7 @@ def whole(tiny, tmp_path_factory) -> Path:
 
 def test_the_same_command_resumes_bit_for_bit_wherever_it_was_stopped(tiny, whole, tmp_path):
     options = (*CUT, "--epochs", 5)
-    command = [sys.executable, ROOT / "spatial_cnn_15.py", "--data", tiny / "frames", "--ucf-list", tiny / "lists"]
-    command += ["--record", tmp_path, *FAST, *original(options), *options]
-    process = subprocess.Popen(
-        [str(part) for part in command], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
-    )
+    process = start_training("spatial", tiny, tmp_path, *options)
     while process.poll() is None and not (tmp_path / "rgb_train.csv").exists():
         time.sleep(0.01)
     while process.poll() is None and len(pd.read_csv(tmp_path / "rgb_train.csv")) < 3:
@@ -169,9 +165,9 @@ def test_momentum_takes_the_layout_of_its_weights():
 # ---- one folder, one run ----
 
 
-def test_weights_without_a_training_state_are_trained_anew(tiny, whole, tmp_path):
-    checkpoint = load_checkpoint(whole / "checkpoint.pth.tar")
-    checkpoint.pop("optimizer")
+def test_weights_without_a_training_state_are_trained_anew(tiny, tmp_path):
+    write_checkpoint(tmp_path / "new.tar", 3, 0, CLASSES)
+    checkpoint = load_checkpoint(tmp_path / "new.tar")
     for number, content in enumerate((checkpoint, checkpoint["state_dict"])):
         torch.save(content, tmp_path / "net.pth")
         finished = train(tiny, tmp_path / str(number), "--resume", tmp_path / "net.pth", "--epochs", 1)
@@ -218,27 +214,9 @@ def test_two_runs_in_one_folder_exclude_each_other(tiny, tmp_path):
 
 
 def test_a_run_holds_its_lock(tiny, tmp_path):
-    first = subprocess.Popen(
-        [
-            sys.executable,
-            ROOT / "spatial_cnn_15.py",
-            "--data",
-            tiny / "frames",
-            "--ucf-list",
-            tiny / "lists",
-            "--record",
-            tmp_path,
-            *FAST,
-            "--epochs",
-            "1000",
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    first = start_training("spatial", tiny, tmp_path, "--epochs", 1000)
     try:
-        assert b"epoch 0" in first.stdout.readline()
+        assert "epoch 0" in first.stdout.readline()
         finished = train_script("spatial", tiny, tmp_path, "--overwrite", inline=True)
         assert_error(finished, "another run is training there")
     finally:
@@ -271,8 +249,9 @@ def test_a_checkpoint_is_not_tested_on_what_it_was_trained_on(own_tiny, tmp_path
     assert set(evaluation["figures"]) == {"val", "test"} and evaluation["arguments"]["val_groups"] == [6]
 
 
-def test_validation_scores_need_to_know_the_training_videos(tiny, whole, tmp_path):
-    checkpoint = load_checkpoint(whole / "checkpoint.pth.tar")
+def test_validation_scores_need_to_know_the_training_videos(tiny, tmp_path):
+    write_checkpoint(tmp_path / "new.tar", 3, 0)
+    checkpoint = load_checkpoint(tmp_path / "new.tar") | {"optimizer": {}}
     known = ("epoch", "state_dict", "best_prec1", "optimizer")
     torch.save({name: checkpoint[name] for name in known}, tmp_path / "original.tar")
     test = ("--resume", tmp_path / "original.tar", "--evaluate")

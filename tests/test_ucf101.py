@@ -65,7 +65,7 @@ def data(tmp_path_factory) -> Path:
             colour = (label % 5 * 50, label // 5 % 5 * 50, label // 25 * 50)
             write_video(root / images / folder_of(stream, path, number), 2 + number % 2, colour)
     for stream, (script, images) in STREAMS.items():
-        common = (script, "--data", root / images, "--ucf-list", root / "lists", *INDEX, *FAST)
+        common = (script, "--data", root / images, "--ucf-list", root / "lists", *INDEX, *FAST, "--arch", "test_resnet")
         record = root / "runs" / "01" / stream
         step(*common, "--split", "01", "--epochs", 1, "--batch-size", 32, "--record", record)
         for split in SPLITS[1:]:
