@@ -54,7 +54,7 @@ def test_predict_follows_the_checkpoint_and_options_win(trained):
 def test_streams_of_other_frames_are_not_fused_unless_told(trained):
     checkpoint = torch.load(trained / "new/checkpoint.pth.tar", weights_only=True)
     state = checkpoint["state_dict"]
-    state["conv1.weight"] = state["conv1.weight"].repeat(1, 10, 1, 1)
+    state["conv1.0.weight"] = state["conv1.0.weight"].repeat(1, 10, 1, 1)
     torch.save(
         checkpoint | {"frames": {"every": 3}, "state_dict": state, "in_channels": 30}, trained / "motion.pth.tar"
     )

@@ -142,6 +142,7 @@ def test_a_batch_of_one_video(head):
 @pytest.mark.parametrize("stream", STREAMS)
 def test_features_are_what_the_classifier_sees(stream, tiny, tmp_path):
     epochs = ("--epochs", 1, "--val-groups", 6, "--batch-size", 3, "--lr", 1e-4)
+    epochs += () if stream == "skeleton" else ("--arch", "resnet18")
     assert train_script(stream, tiny, tmp_path, *epochs, inline=True).returncode == 0
     best = tmp_path / "model_best.pth.tar"
     path, clips = tmp_path / "f.npz", 5 if stream == "skeleton" else 19
