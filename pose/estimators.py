@@ -6,6 +6,7 @@ draw start fast.
 
 import argparse
 import contextlib
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from common.cli import UserError, image_size
 from common.download import download, file_hash
 from pose.coco import group_movenet, group_rtmpose, group_yolo, load_rtmpose
-from pose.onnx_network import MAPS, MOVENET, PROVIDERS, YOLO, find_provider, group_maps, load_network
+from pose.onnx_network import MAPS, MOVENET, YOLO, find_provider, group_maps, load_network
 
 MODELS = ("movenet", "rtmpose", "openpose", "onnx")
 GROUPS = {MAPS: group_maps, MOVENET: group_movenet, YOLO: group_yolo}
@@ -79,7 +80,11 @@ def estimator_from_arguments(args: argparse.Namespace, before: Mapping | None = 
     What they leave open is as in `before`, the settings of the estimator that found others' people.
     """
     before = before or {}
-    model = args.model or (before.get("model") if before.get("model") in MODELS else default_model(args.device))
+    model = args.model or (before.get("model") if before.get("model") in MODELS else None)
+    if model is None and (args.pose_weights or args.rtmpose_mode):
+        own = "onnx" if args.pose_weights and args.pose_weights.suffix == ".onnx" else "openpose"
+        model = own if args.pose_weights else "rtmpose"
+    model = model or default_model(args.device)
     mode = args.rtmpose_mode or before.get("rtmpose_mode") or RTMPOSE_MODE
     options = {"rtmpose_mode": mode, "input_size": args.input_size}
     return make_estimator(model, args.pose_weights, args.device, args.amp, **options)
@@ -87,7 +92,8 @@ def estimator_from_arguments(args: argparse.Namespace, before: Mapping | None = 
 
 def default_model(device: str) -> str:
     """RTMPose where onnxruntime has a GPU, which it needs to be fast, else MoveNet; says which."""
-    model = "rtmpose" if find_provider(device)[1] == PROVIDERS["cuda"] else "movenet"
+    with contextlib.redirect_stderr(io.StringIO()):  # what it says is said when the network is loaded
+        model = "rtmpose" if find_provider(device)[0] == "cuda" else "movenet"
     print(f"people are found by {model} (--model takes another)", file=sys.stderr)
     return model
 

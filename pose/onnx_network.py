@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MAPS, MOVENET, YOLO = "maps", "movenet", "yolo"  # kinds of networks
 MAPS_SIZE, YOLO_SIZE = (368, 432), (640, 640)  # (height, width) for networks that take any
 MOVENET_SIDE = 256  # pixels of the longer side
+MOST_PEOPLE = 1000  # of a network that suppresses boxes itself; others of such rows, as YOLOv7's, give thousands
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -51,12 +52,13 @@ def load_network(
     if input_size and None not in own and own != [*input_size]:
         raise UserError(f"{path}: its input is {own[0]}x{own[1]}; leave --input-size out")
 
-    # A frame at a time: some exported networks normalise over the batch, so that neighbours would change a
-    # frame's people, and on the CPU larger batches are no faster.
+    # A frame at a time, repeated where the network must have more: some exported networks normalise over the batch, so
+    # that neighbours would change a frame's people, and on the CPU larger batches are no faster.
     def run(pixels: np.ndarray) -> list[np.ndarray]:
         values = np.ascontiguousarray(pixels if last else pixels.transpose(2, 0, 1), dtype)
+        count = image.shape[0] if isinstance(image.shape[0], int) else 1
         try:
-            return session.run(None, {image.name: values[None]})
+            return [output[:1] for output in session.run(None, {image.name: np.stack([values] * count)})]
         except Exception as error:  # onnxruntime's exceptions have no common base
             size = f"{pixels.shape[0]}x{pixels.shape[1]}"
             raise UserError(f"{path}: the network fails on {size}: {str(error)[:200]}") from None
@@ -75,7 +77,7 @@ def load_network(
         if kind == MAPS:
             return (cv2.resize(frame, size[::-1])[..., ::-1] - np.float32(127.5)) / np.float32(127.5)
         height, width, scale = fit(frame.shape[:2], size)
-        inner = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
+        inner = max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1)
         picture = np.full((height, width, 3), 0 if kind == MOVENET else 114, np.uint8)
         picture[: inner[1], : inner[0]] = cv2.resize(frame, inner, interpolation=cv2.INTER_LINEAR)
         return picture if kind == MOVENET else picture / np.float32(255)
@@ -106,7 +108,7 @@ def _kind(path: str | os.PathLike, outputs: list[np.ndarray]) -> str:
     for output in outputs:
         if output.ndim == 3 and output.shape[2] == 56 and output.shape[1] <= 10:
             return MOVENET
-        if output.ndim == 3 and (output.shape[1] == 56 or output.shape[2] == 57):
+        if output.ndim == 3 and (output.shape[1] == 56 or (output.shape[2] == 57 and output.shape[1] <= MOST_PEOPLE)):
             return YOLO
     if any(output.ndim == 4 for output in outputs):
         return MAPS

@@ -9,7 +9,7 @@ import torch
 from common.cli import UserError
 from common.video import decode_frames, resize_short_side
 from pose.coco import COCO_PARTS, group_rtmpose, people_from_coco
-from pose.estimators import make_estimator
+from pose.estimators import default_model, make_estimator
 from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
 from pose.onnx_network import group_maps
 from tests.helpers import ROOT
@@ -83,7 +83,7 @@ def test_missing_onnxruntime_is_named(tmp_path):
     path = save_network(tmp_path / "net.onnx")
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
-        "from pose.estimators import make_estimator\n"
+        "from pose.estimators import default_model, make_estimator\n"
         f"make_estimator('onnx', {str(path)!r})"
     )
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -264,8 +264,8 @@ def test_movenets_people_are_in_the_frame_whatever_its_shape(tmp_path, size):
     check_person(estimator([picture])[0], size)
 
 
-@pytest.mark.parametrize("end_to_end", [False, True])
-def test_yolos_people_are_found_once(tmp_path, end_to_end):
+@pytest.mark.parametrize(("end_to_end", "batch"), [(False, 1), (True, 1), (False, 4)])
+def test_yolos_people_are_found_once(tmp_path, end_to_end, batch):
     size, scale = (120, 160), 320 / 160
     parts = np.concatenate((PERSON * scale, np.full((17, 1), 0.9)), 1).ravel()
     if end_to_end:
@@ -275,11 +275,22 @@ def test_yolos_people_are_found_once(tmp_path, end_to_end):
         output = np.zeros((1, 56, 40), np.float32)
         for column, confidence in ((3, 0.7), (4, 0.9), (9, 0.1)):  # one person twice, and a weak one
             output[0, :, column] = [130, 120, 100, 160, confidence, *parts]
-    path = constant_network(tmp_path / "net.onnx", output, [1, 3, 320, 320], TensorProto.FLOAT)
+    output = np.repeat(output, batch, axis=0)
+    path = constant_network(tmp_path / "net.onnx", output, [batch, 3, 320, 320], TensorProto.FLOAT)
     estimator, picture = make_estimator("onnx", path, "cpu"), np.full((*size, 3), 255, np.uint8)
     prepared = estimator.prepare(picture)
     assert prepared.shape == (320, 320, 3) and prepared[0, 0, 0] == 1 and prepared[-1, 0, 0] == np.float32(114 / 255)
     check_person(estimator([picture])[0], size)
+
+
+@pytest.mark.parametrize(("provider", "model"), [("CPU", "movenet"), ("CUDA", "rtmpose")])
+def test_the_default_network_is_said_once(monkeypatch, capsys, provider, model):
+    names = ["CPUExecutionProvider", f"{provider}ExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    assert default_model("auto") == model and default_model("cpu") == "movenet"
+    out, err = capsys.readouterr()
+    assert not out and len(err.splitlines()) == 2 and f"found by {model}" in err
 
 
 def test_networks_of_no_known_kind_are_told(tmp_path):

@@ -112,6 +112,10 @@ def test_options_that_are_open_are_as_in_training(monkeypatch):
     found = [(model, options["rtmpose_mode"]) for model, options in made[::2]]
     assert found == [("movenet", "balanced"), ("openpose", "balanced"), ("movenet", "balanced"), ("movenet", "rtmo")]
     assert {model for model, _ in made[1::2]} == {"onnx"}
+    made.clear()
+    for options in (["--pose-weights", "a.onnx"], ["--pose-weights", "a.pth"], ["--rtmpose-mode", "rtmo"]):
+        estimator_from_arguments(parser.parse_args(["a.mp4", *options]))
+    assert [model for model, _ in made] == ["onnx", "openpose", "rtmpose"]
 
 
 def test_training_keeps_how_people_were_found(tmp_path):
