@@ -47,7 +47,6 @@ train = set -o pipefail; OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(PY) $(1) $(call resu
 $(DEMO)/prepared: $(VENV)/installed
 	$(PY) make_demo_data.py $(DEMO) --seed $(SEED)
 	$(PY) extract_frames.py $(DEMO)/videos $(DEMO)/frames --short-side 73
-	$(PY) process_pose.py --out $(DEMO)/pose_flow --from-keypoints
 	touch $@
 
 $(SPATIAL)/summary.json: | $(DEMO)/prepared
