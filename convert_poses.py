@@ -19,11 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from common import video as videos
 from common.atomic import atomic_write, recover_folders, replace_folder, temporary_name
 from common.cli import ArgumentParser, UserError, examples, image_size, probability, run
 from common.frames import find_frame_folders, list_frames, read_image
 from common.records import check_made, read_record, write_record
-from common.video import decode_frames
 from dataloader.frame_index import find_folders
 from dataloader.names import find_videos, pose_name
 from dataloader.split_train_test_video import read_class_index, read_split
@@ -122,7 +122,7 @@ def frames_of(args: argparse.Namespace) -> Callable[[str], tuple[tuple[int, int]
         if args.frames:
             frames = list_frames(path)
             return read_image(frames[0]).shape[:2], len(frames), read_record(path).get("frames")
-        with contextlib.closing(decode_frames(path)) as pictures:
+        with contextlib.closing(videos.frames_of(path)) as pictures:
             return next(pictures).shape[:2], None, None
 
     return look

@@ -4,24 +4,22 @@ python extract_flow.py data/jpegs_256 data/flow --preview flow.png
 python extract_flow.py my_videos data/flow --fps 25 --method raft --device cuda
 """
 
-import argparse
 import contextlib
-import functools
-import itertools
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from common import video
-from common.atomic import recover_folders, replace_folder, temporary_name
+from common.atomic import atomic_folder, recover_folders
 from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
 from common.contact_sheet import choose_frames, write_sheet
 from common.frames import FRAME_NAME, count_frames, find_frame_folders, has_images, list_frames, read_image
 from common.optical_flow import METHODS, decode_flow, flow_colors, flow_images, flow_method
-from common.parallel import Report, cores, in_shard, make_images
+from common.parallel import cores, in_shard, make_all
 from common.records import (
     FrameSettings,
     add_frame_arguments,
@@ -54,7 +52,7 @@ def get_args_parser() -> ArgumentParser:
     text = f"sheet of {PREVIEWED} frames and their flow in colours"
     add("--preview", type=Path, metavar="FILE.png", help=text)
     add = parser.group("method").add_argument
-    text = "DIS, Farneback and TV-L1 of OpenCV, RAFT (large or small) of torchvision"
+    text = "DIS of OpenCV, RAFT of torchvision"
     add("--method", choices=METHODS, default="dis", help=text)
     add("--weights", type=Path, metavar="FILE", help="RAFT's weights (default: downloaded by torchvision)")
     add = parser.group("machine").add_argument
@@ -72,9 +70,9 @@ def find_sources(root: Path) -> dict[str, Path]:
     return folders if any(map(has_images, folders.values())) else find_videos(root)
 
 
-def noted_damage(root: Path, name: str, source: Path) -> str | None:
+def noted_damage(out: Path, name: str, source: Path) -> str | None:
     """Damage of its video that finished flow tells of ("": none); None: it is to be made (again)."""
-    u, v = (root / part / name for part in PARTS)
+    u, v = (out / part / name for part in PARTS)
     record = read_record(u)
     with contextlib.suppress(UserError):
         if record.get("count") == count_frames(u) == count_frames(v):
@@ -82,86 +80,57 @@ def noted_damage(root: Path, name: str, source: Path) -> str | None:
     return None
 
 
-def frames_of(source: Path, settings: FrameSettings, damage: list[str]) -> Iterator[np.ndarray]:
+def frames_of(source: Path, settings: FrameSettings, damage: list[str]) -> Iterable[np.ndarray]:
     """The frames of a folder, or those that extract_frames.py would make of a video."""
     if source.is_dir():
         return map(read_image, list_frames(source))
     return (through_jpeg(rgb, settings.quality) for rgb in video.frames_of(source, settings, damage=damage))
 
 
-def extract(job: tuple[Path, str, Path], root: Path, method: tuple, settings: FrameSettings) -> tuple[int, str]:
-    """Write the flow of one source; number of images and damage, if any.
+def extract(
+    name: str, scratch: Path, sources: dict[str, Path], out: Path, method: tuple, settings: FrameSettings
+) -> tuple[int, str]:
+    """Write the flow of one source by `flow_method(*method)`; number of images and damage, if any.
 
-    `job`: the source, its name, and a folder for what is not complete; `method`: the arguments of `flow_method`. The
-    folder of u is the last to be renamed.
+    The folder of u is the last one to be renamed.
     """
-    source, name, temporary = job
-    damage: list[str] = []
-    places = [temporary / part for part in PARTS]
-    try:
-        for place in places:
-            place.mkdir(parents=True)
-        count = 0
+    source, damage, count = sources[name], [], 0
+    u, v = (out / part / name for part in PARTS)
+    with atomic_folder(u, scratch / "u" / name) as u, atomic_folder(v, scratch / "v" / name) as v:
         for count, image in enumerate(flow_images(frames_of(source, settings, damage), flow_method(*method)), 1):
-            for place, grey in zip(places, np.moveaxis(image, 2, 0), strict=True):
-                (place / FRAME_NAME.format(count)).write_bytes(encode_jpeg(grey))
+            for folder, grey in zip((u, v), np.moveaxis(image, 2, 0), strict=True):
+                (folder / FRAME_NAME.format(count)).write_bytes(encode_jpeg(grey))
         if not count:
             raise UserError("no frames in it")
         frames = read_record(source).get("frames") if source.is_dir() else video.made_of(source, settings)
-        record = {"flow": {"method": method[0]}, "count": count, "damage": "".join(damage)}
-        for place in places:
-            write_record(place, record | {"frames": frames})
-        for part, place in reversed(list(zip(PARTS, places, strict=True))):
-            (root / part / name).parent.mkdir(parents=True, exist_ok=True)
-            replace_folder(place, root / part / name)
-    except OSError as error:
-        error.filename = str(root / PARTS[0] / name)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in (u, v):
+            record = {"flow": {"method": method[0]}, "frames": frames, "count": count, "damage": "".join(damage)}
+            write_record(folder, record)
     return count, "".join(damage)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Compute what is missing, report what is broken or damaged; status 1 if a video is broken."""
     args = get_args_parser().parse_args(argv)
-    if args.preview and args.preview.suffix.lower() != ".png":
-        raise UserError(f"--preview {args.preview}: give a name that ends in .png")
-    sources = {name: path for name, path in find_sources(args.frames).items() if in_shard(name, args.shard)}
+    out, sources = args.flow, {n: p for n, p in find_sources(args.frames).items() if in_shard(n, args.shard)}
+    if out.resolve() == args.frames.resolve():
+        raise UserError(f"{out}: this is the folder of frames; flow needs one of its own")
     settings = settings_from_arguments(args)
-    check_arguments(args)
-    frames = asdict(settings)
-    if any(path.is_dir() for path in sources.values()):
-        frames = root_record(args.frames).get("frames")
-    check_made(args.flow, {"flow": {"method": args.method}, "frames": frames})
+    of_folders = any(path.is_dir() for path in sources.values())
+    frames = root_record(args.frames).get("frames") if of_folders else asdict(settings)
+    check_made(out, {"flow": {"method": args.method}, "frames": frames})
     method = args.method, pick_device(args.device), args.weights
     flow_method(*method)  # what is missing for it is told before the work begins
-    for folder in (args.flow, *args.flow.glob("[uv]"), *args.flow.glob("[uv]/[!.]*")):
-        if folder.is_dir() and not (folder / FRAME_NAME.format(1)).exists():
-            recover_folders(folder)
-    report, jobs = Report(), []
-    for name, source in sources.items():
-        damage = noted_damage(args.flow, name, source)
-        if damage is None:
-            jobs.append((source, name, temporary_name(args.flow / "flow")))
-        elif damage:
-            report.damaged[source] = damage
-    work = functools.partial(extract, root=args.flow, method=method, settings=settings)
-    make_images(work, jobs, 0 if args.method.startswith("raft") else args.workers, report)
-    status = report.show(len(sources), "done", args.flow, args.shard)
+    for parent in {(out / part / name).parent for name in sources for part in ("", *PARTS)}:
+        recover_folders(parent)
+    args.workers *= args.method != "raft"
+    work = partial(extract, sources=sources, out=out, method=method, settings=settings)
+    status = make_all(sources, lambda name: noted_damage(out, name, sources[name]), work, out, args)
     if args.preview:
-        done = {name: source for name, source in sources.items() if source not in report.broken}
-        write_preview(args.preview, args.flow, done, settings)
+        done = {name: source for name, source in sources.items() if (out / PARTS[0] / name).is_dir()}
+        write_preview(args.preview, out, done, settings)
         print(f"preview: {args.preview}")
     return status
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse to write the flow among frames."""
-    if args.flow.exists() and not args.flow.is_dir():
-        raise UserError(f"{args.flow} is in the way and no folder; remove it or choose another one")
-    if args.flow.resolve() == args.frames.resolve():
-        raise UserError(f"{args.flow}: this is the folder of frames; flow needs one of its own")
 
 
 def write_preview(path: Path, root: Path, sources: dict[str, Path], settings: FrameSettings) -> None:
@@ -171,10 +140,7 @@ def write_preview(path: Path, root: Path, sources: dict[str, Path], settings: Fr
     cells = []
     for index, number in choose_frames([count_frames(u) for u, _ in folders], PREVIEWED):
         source = sources[names[index]]
-        if source.is_dir():
-            frame = read_image(list_frames(source)[number - 1])
-        else:
-            frame = next(itertools.islice(frames_of(source, settings, []), number - 1, None))
+        frame = next(islice(frames_of(source, settings, []), number - 1, None))
         flow = decode_flow(np.stack([read_grey(folder / FRAME_NAME.format(number)) for folder in folders[index]], 2))
         cells.append((f"{names[index]}, frame {number}", (frame, flow_colors(flow))))
     side = np.linspace(-4, 4, 49)

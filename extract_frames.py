@@ -6,15 +6,15 @@ python extract_frames.py clip.mp4 data/frames --every 2 --short-side 128
 """
 
 import contextlib
-import functools
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
-from common.atomic import atomic_folder, recover_folders, temporary_name
+from common.atomic import atomic_folder, recover_folders
 from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
 from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames
-from common.parallel import Report, cores, in_shard, make_images
+from common.parallel import cores, in_shard, make_all
 from common.records import (
     RECORD,
     FrameSettings,
@@ -46,9 +46,6 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
-# ---- folders of frames ----
-
-
 def noted_damage(folder: Path, made: dict) -> str | None:
     """Damage of its video that a finished folder of frames tells of ("": none); None: it is to be made (again).
 
@@ -67,50 +64,31 @@ def noted_damage(folder: Path, made: dict) -> str | None:
     return None
 
 
-def extract(job: tuple[Path, Path, Path], settings: FrameSettings, threads: int = 1) -> tuple[int, str]:
-    """Write the frames of a video to a folder; number of frames and damage, if any.
-
-    `job`: the video, the folder, and its name until it is complete.
-    """
-    source, folder, temporary = job
+def extract(
+    name: str, scratch: Path, videos: dict[str, Path], out: Path, settings: FrameSettings, threads: int
+) -> tuple[int, str]:
+    """Write the frames of a video to its folder in `out`; number of frames and damage, if any."""
     damage: list[str] = []
-    try:
-        with atomic_folder(folder, temporary):
-            for count, rgb in enumerate(frames_of(source, settings, threads, damage), 1):
-                (temporary / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
-            record = {"frames": made_of(source, settings), "count": count, "damage": "".join(damage)}
-            write_record(temporary, record)
-    except OSError as error:
-        error.filename = str(folder)
-        raise
+    with atomic_folder(out / name, scratch / name) as folder:
+        for count, rgb in enumerate(frames_of(videos[name], settings, threads, damage), 1):
+            (folder / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
+        record = {"frames": made_of(videos[name], settings), "count": count, "damage": "".join(damage)}
+        write_record(folder, record)
     return count, "".join(damage)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Extract what is missing, report what is broken or damaged; status 1 if a video is broken."""
     args = get_args_parser().parse_args(argv)
-    videos = {name: path for name, path in find_videos(args.videos).items() if in_shard(name, args.shard)}
-    folders = {name: args.frames / name for name in videos}
-    if args.frames.exists() and not args.frames.is_dir():
-        raise UserError(f"{args.frames}: is no folder; give the one that the folders of frames go to")
+    out, videos = args.frames, {n: path for n, path in find_videos(args.videos).items() if in_shard(n, args.shard)}
     settings = settings_from_arguments(args)
     made = {"frames": asdict(settings)}
-    check_made(args.frames, made)
-    for parent in {folder.parent for folder in folders.values()}:
+    check_made(out, made)
+    for parent in {(out / name).parent for name in videos}:
         recover_folders(parent)
-    report, jobs = Report(), []
-    for name, folder in folders.items():
-        try:
-            damage = noted_damage(folder, made)
-            if damage is None:
-                jobs.append((videos[name], folder, temporary_name(folder)))
-            elif damage:
-                report.damaged[videos[name]] = damage
-        except UserError as error:
-            report.broken[videos[name]] = error
-    work = functools.partial(extract, settings=settings, threads=max(1, args.workers // max(1, len(jobs))))
-    make_images(work, jobs, args.workers, report)
-    return report.show(len(videos), "extracted", args.frames, args.shard)
+    threads = max(1, args.workers // max(1, len(videos)))
+    work = partial(extract, videos=videos, out=out, settings=settings, threads=threads)
+    return make_all(videos, lambda name: noted_damage(out / name, made), work, out, args)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ Examples: python predict.py --help
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from common.cli import UserError, print_first, run
-from common.video import decode_frames, settings_for
+from common.video import frames_of
 from dataloader.names import stem
 from pose.keypoints import load_keypoints
 from prediction.arguments import check_arguments, find_keypoints, get_args_parser, output_paths, prepare
@@ -88,8 +89,8 @@ def write_parts_picture(file: Path, video: Path, prediction: Prediction, classif
     """Write which parts spoke for the skeleton stream's best class, see `prediction.parts`."""
     model, settings = classifier.models[SKELETON.name], classifier.options.frames
     label, window = int(prediction.logits[SKELETON.name].argmax()), prediction.window
-    shown, settings = sorted(shown_frames(window.num_frames)), settings_for(video, settings)
-    pictures = dict(zip(shown, decode_frames(video, settings.every, fps=settings.fps, wanted=shown), strict=True))
+    shown, settings = sorted(shown_frames(window.num_frames)), replace(settings, short_side=None)
+    pictures = dict(zip(shown, frames_of(video, settings, wanted=shown), strict=True))
     relevance = part_relevance(model, window.keypoints, label)
     write_parts(file, pictures, window.keypoints, relevance, f"what spoke for {model.classes[label]}, {video.name}")
 

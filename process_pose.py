@@ -22,7 +22,7 @@ from tqdm import tqdm
 from common.atomic import recover_folders, temporary_name
 from common.cli import ArgumentParser, UserError, examples, positive, run, shard, whole_number
 from common.frames import count_frames, find_frame_folders, has_images
-from common.parallel import cores, in_shard, print_problems, problems_path, run_parallel
+from common.parallel import cores, in_shard, print_problems, run_parallel
 from common.records import FrameSettings, check_made, root_record, settings_of
 from dataloader.names import Video, find_videos, folder_names, is_video, normal, pose_name, stem, unique_names
 from dataloader.split_train_test_video import read_entries
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     failures += failed
     finished = sorted(done + skipped, key=lambda video: video.name)
     lines = [f"failed: {failure}" for failure in failures]
-    print_problems(lines, problems_path(args.out, "failed", args.shard))
+    print_problems(lines, args.out, "failed", args.shard)
     print_report(len(done), len(skipped), finished, len(failures))
     if args.preview and finished:
         write_preview(args.preview, [(video.name, video.frames, video.poses) for video in finished])
@@ -209,7 +209,7 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
                 done.append(video)
     kept = sorted(damaged.keys() & set(done), key=lambda video: video.name)
     lines = [f"kept: {video.frames}: {damaged[video]}" for video in kept]
-    print_problems(lines, problems_path(args.out, "kept", args.shard))
+    print_problems(lines, args.out, "kept", args.shard)
     return done, skipped, failed
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from common.frames import FRAME_NAME
-from common.video import decode_frames, encode_jpeg, resize_short_side
+from common.video import encode_jpeg, frames_of, resize_short_side
 from pose.keypoints import FILE_NAME, load_keypoints, save_keypoints
 
 SHORT_SIDE = 128  # of the frames that are written
@@ -22,7 +22,7 @@ SHORT_SIDE = 128  # of the frames that are written
 
 def main(source: Path, out: Path) -> None:
     """Write frames and keypoints of every clip of `source`, and its lists, below `out`."""
-    clips = {path.stem: list(decode_frames(path)) for path in sorted(source.glob("videos/*/*.avi"))}
+    clips = {path.stem: list(frames_of(path)) for path in sorted(source.glob("videos/*/*.avi"))}
     canvas = tuple(max(frames[0].shape[axis] for frames in clips.values()) for axis in (0, 1))
     for name, frames in clips.items():
         height, width = frames[0].shape[:2]

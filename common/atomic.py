@@ -47,8 +47,10 @@ def atomic_folder(path: Path, temporary: Path) -> Iterator[Path]:
     try:
         yield temporary
         replace_folder(temporary, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # "no space left" should say where
         raise
 
 
@@ -58,6 +60,7 @@ def replace_folder(new: Path, path: Path) -> None:
     A process killed between the two renames leaves the old folder as `.old-NAME`; `recover_folders` brings it back.
     """
     old = path.with_name(f".old-{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from matplotlib.colors import hsv_to_rgb
@@ -13,11 +14,12 @@ from torchvision.models import optical_flow as raft
 
 from common.cli import UserError
 from common.download import download
+from common.frames import check_size
 
 BOUND = 20  # pixels; what moves farther is taken to move so far
 BATCH = 8  # pairs of frames that go through a network together
 LEAST_SIDE = 128  # of what RAFT takes
-METHODS = ("dis", "farneback", "tvl1", "raft", "raft-small")
+METHODS = ("dis", "raft")
 
 # From the first and the second frames of pairs, uint8 RGB (H, W, 3), to their flows, float32 (H, W, 2): u to the right,
 # v downwards, in pixels.
@@ -28,49 +30,26 @@ Method = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], Iterable[np.ndar
 def flow_method(name: str, device: torch.device | None = None, weights: Path | None = None) -> Method:
     """One of `METHODS`; RAFT computes on `device`, with torchvision's weights or those of a file.
 
-    dis: dense inverse search (arXiv 1603.03590). farneback: polynomial expansion (Farnebäck 2003). tvl1: duality-based
-    TV-L1 (Zach et al. 2007), which Two-Stream Networks' successors use. raft: recurrent all-pairs field transforms
-    (arXiv 2003.12039). Raises `UserError` if what it needs is missing.
+    dis: dense inverse search (arXiv 1603.03590). raft: recurrent all-pairs field transforms (arXiv 2003.12039).
     """
-    if name.startswith("raft"):
-        return _raft(name, device or torch.device("cpu"), weights)
-    try:
-        import cv2
-    except ImportError:
-        raise UserError(f"optical flow by {name} needs OpenCV: pip install opencv-python-headless") from None
-    cv2.setNumThreads(1)  # results of DIS depend on the number; videos are done in parallel
-    if name == "dis":
-
-        def calculate(first: np.ndarray, second: np.ndarray, flow: None) -> np.ndarray:
-            # An object for each call, for they do not bear several threads.
-            return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, flow)
-    elif name == "farneback":
-
-        def calculate(first: np.ndarray, second: np.ndarray, flow: None) -> np.ndarray:
-            return cv2.calcOpticalFlowFarneback(first, second, flow, 0.5, 5, 15, 3, 5, 1.1, 0)
-    else:
-        if not hasattr(cv2, "optflow"):
-            extra = "pip install opencv-contrib-python-headless"
-            raise UserError(f"optical flow by tvl1 needs OpenCV's extra modules: {extra}")
-        calculate = cv2.optflow.DualTVL1OpticalFlow_create().calc
-
-    def flows(firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        for pair in zip(firsts, seconds, strict=True):
-            first, second = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pair)
-            yield calculate(first, second, None)
-
-    return flows
+    return _raft(device or torch.device("cpu"), weights) if name == "raft" else _dis
 
 
-def _raft(name: str, device: torch.device, weights: Path | None) -> Method:
-    size = "small" if name == "raft-small" else "large"
-    url = getattr(raft, f"Raft_{size.title()}_Weights").DEFAULT.url
-    path = weights or download(url, "download it elsewhere and give it with --weights FILE, or choose another --method")
-    network = getattr(raft, f"raft_{size}")(weights=None)
+def _dis(firsts: Sequence[np.ndarray], seconds: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    cv2.setNumThreads(1)  # results depend on the number; videos are done in parallel
+    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # one a call: it does not bear threads
+    for pair in zip(firsts, seconds, strict=True):
+        yield method.calc(*(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pair), None)
+
+
+def _raft(device: torch.device, weights: Path | None) -> Method:
+    url = raft.Raft_Large_Weights.DEFAULT.url
+    path = weights or download(url, "download it elsewhere and give it with --weights FILE, or take --method dis")
+    network = raft.raft_large(weights=None)
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many types on other files
-        raise UserError(f"{path}: holds no weights of torchvision's raft_{size} ({str(error)[:80]})") from None
+        raise UserError(f"{path}: holds no weights of torchvision's raft_large ({str(error)[:80]})") from None
     network.eval().to(device)
 
     @torch.inference_mode()
@@ -91,25 +70,24 @@ def _raft(name: str, device: torch.device, weights: Path | None) -> Method:
 def flow_images(frames: Iterable[np.ndarray], method: Method) -> Iterator[np.ndarray]:
     """The flow from each frame, uint8 RGB (H, W, 3), to the next one as `encode_flow` makes it.
 
-    The last image repeats the one before; a single frame does not move. Raises `UserError` if sizes of frames differ.
+    The last image repeats the one before; a single frame does not move. Refuses frames of different sizes.
     """
-    image, frames = None, iter(frames)
-    for first in frames:
-        pairs = pairwise(_same_size(first, frames))
-        while batch := list(islice(pairs, BATCH)):
-            for flow in method(*zip(*batch, strict=True)):
-                image = encode_flow(flow)
-                yield image
-        yield encode_flow(np.zeros((*first.shape[:2], 2))) if image is None else image
+    image, size = None, None
 
+    def same_size() -> Iterator[np.ndarray]:
+        nonlocal size
+        for frame in frames:
+            size = size or frame.shape[:2]
+            check_size("a frame", frame.shape[:2], size)
+            yield frame
 
-def _same_size(first: np.ndarray, others: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    yield first
-    for frame in others:
-        if frame.shape != first.shape:
-            sizes = (f"{shape[1]}x{shape[0]}" for shape in (first.shape, frame.shape))
-            raise UserError(f"its frames change from {' to '.join(sizes)} pixels, and flow needs one size")
-        yield frame
+    pairs = pairwise(same_size())
+    while batch := list(islice(pairs, BATCH)):
+        for flow in method(*zip(*batch, strict=True)):
+            image = encode_flow(flow)
+            yield image
+    if size:
+        yield encode_flow(np.zeros((*size, 2))) if image is None else image
 
 
 def encode_flow(flow: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Work in several processes and on several machines, on all videos, and what is told of it."""
 
+import argparse
 import contextlib
+import functools
 import gc
 import hashlib
 import itertools
@@ -11,16 +13,15 @@ import signal
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from common.atomic import atomic_write
+from common.atomic import atomic_write, temporary_name
 from common.cli import UserError, print_first
 
 PRINTED = 5  # lines about videos
@@ -58,20 +59,23 @@ def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Generator[
     others = set(multiprocessing.active_children())
     queue, running = iter(jobs), {}
     gc.collect()  # a forked process would wait for ever in destroying garbage whose threads it does not have
-    with worker_pool(workers, start_method=None) as pool:
-        try:
-            while True:
-                for job in itertools.islice(queue, 2 * workers - len(running)):
-                    running[pool.submit(_attempt, function, job)] = job
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), *future.result()
-        finally:
-            if running:
-                for process in set(multiprocessing.active_children()) - others:
-                    process.kill()
-                pool.shutdown(cancel_futures=True)
+    try:
+        with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
+            try:
+                while True:
+                    for job in itertools.islice(queue, 2 * workers - len(running)):
+                        running[pool.submit(_attempt, function, job)] = job
+                    if not running:
+                        return
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        yield running.pop(future), *future.result()
+            finally:
+                if running:
+                    for process in set(multiprocessing.active_children()) - others:
+                        process.kill()
+                    pool.shutdown(cancel_futures=True)
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
 
 
 def _attempt(function: Callable, job: Any) -> tuple[Any, UserError | OSError | None]:
@@ -79,24 +83,6 @@ def _attempt(function: Callable, job: Any) -> tuple[Any, UserError | OSError | N
         return function(job), None
     except (UserError, OSError) as error:
         return None, error
-
-
-@contextlib.contextmanager
-def worker_pool(workers: int, start_method: str | None = "spawn") -> Iterator[Executor]:
-    """A pool of processes that end with this one, even if it is killed; 0 workers: one thread of this process.
-
-    They are started afresh, for torch's threads may be at work here. Raises `UserError` if one is killed.
-    """
-    if workers <= 0:
-        with ThreadPoolExecutor(1) as pool:
-            yield pool
-        return
-    context = multiprocessing.get_context(start_method)
-    try:
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-            yield pool
-    except BrokenProcessPool:
-        raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
 
 
 def _end_with_parent() -> None:
@@ -113,72 +99,63 @@ def _end_with_parent() -> None:
 # ---- images of videos ----
 
 
-@dataclass
-class Report:
-    """What became of videos: `damaged` and `broken` map their paths to what is wrong, `made` counts `images`."""
+def make_all(
+    videos: dict[str, Path],
+    noted: Callable[[str], str | None],
+    work: Callable[..., tuple[int, str]],
+    out: Path,
+    args: argparse.Namespace,
+) -> int:
+    """Make images of the `videos`, by name, in `args.workers` processes, and report; 1 if some are broken, else 0.
 
-    made: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    damaged: dict[Path, str] = field(default_factory=dict)
-    broken: dict[Path, Exception] = field(default_factory=dict)
+    `noted(name)` tells the damage of a video that is done ("": none), None if it is to be done. `work(name, scratch)`
+    does one, with the help of a folder `scratch` in `out`; it returns the number of images and the damage.
+    """
+    damaged, broken, todo = {}, {}, []
+    for name in videos:
+        try:
+            damage = noted(name)
+            if damage is None:
+                todo.append(name)
+            elif damage:
+                damaged[name] = damage
+        except UserError as error:
+            broken[name] = error
+    images, refused, start, scratch = 0, len(broken), time.perf_counter(), temporary_name(out / "scratch")
+    try:
+        with contextlib.closing(run_parallel(functools.partial(work, scratch=scratch), todo, args.workers)) as results:
+            for name, result, error in tqdm(results, "videos", len(todo), disable=None):
+                if isinstance(error, OSError):
+                    raise error
+                if error:
+                    broken[name] = error
+                    continue
+                images += result[0]
+                if result[1]:
+                    damaged[name] = result[1]
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # also of processes that were ended
+    for word, problems in (("skipped", broken), ("kept", damaged)):
+        lines = [f"{word}: {videos[name]}: {problems[name]}" for name in sorted(problems)]
+        print_problems(lines, out, word, args.shard)
+    print(
+        f"{len(videos)} videos{f' of shard {args.shard}' if args.shard else ''}: "
+        f"{len(todo) - len(broken) + refused} done ({images} frames, {images / (time.perf_counter() - start):.0f} a "
+        f"second), {len(videos) - len(todo) - refused} were there, {len(damaged)} damaged, {len(broken)} broken"
+    )
+    return 1 if broken else 0
 
-    def show(self, videos: int, verb: str, out: Path, shard: str | None) -> int:
-        """Print lines of damaged and broken ones of the `videos` and one for all; returns the exit status.
 
-        Where there are many lines, all are written to a file in the folder `out`, see `print_problems`.
-        """
-        for word, problems in (("skipped", self.broken), ("kept", self.damaged)):
-            lines = [f"{word}: {path}: {problems[path]}" for path in sorted(problems)]
-            print_problems(lines, problems_path(out, word, shard))
-        print(
-            f"{videos} videos{f' of shard {shard}' if shard else ''}: {self.made} {verb} ({self.images} frames, "
-            f"{self.images / max(self.seconds, 1e-9):.0f} a second), {videos - self.made - len(self.broken)} were "
-            f"there, {len(self.damaged)} damaged, {len(self.broken)} broken"
-        )
-        return 1 if self.broken else 0
+def print_problems(lines: Sequence[str], out: Path, word: str, shard: str | None) -> None:
+    """Print the first lines about videos that were "skipped", "kept" or "failed" on stderr.
 
-
-def problems_path(out: Path, word: str, shard: str | None) -> Path:
-    """Where a run into the folder `out` writes all lines about the videos that it `skipped`, `kept` or `failed` on."""
-    part = f"-{shard.replace('/', '-of-')}" if shard else ""
-    return out / f"{word}{part}.txt"
-
-
-def print_problems(lines: Sequence[str], path: Path) -> None:
-    """Print the first lines on stderr; if there are more, all go to the file `path`, else it is removed.
-
-    So the file is never that of an earlier run.
+    If there are more, all go to a file `word.txt` in `out`; if not, there is none, not even of an earlier run.
     """
     lines = [" ".join(line.split()) for line in lines]
+    path = out / (word + (f"-{shard.replace('/', '-of-')}" if shard else "") + ".txt")
     if len(lines) > PRINTED:
         with atomic_write(path) as file:
             file.write(("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
     else:
         path.unlink(missing_ok=True)
     print_first(lines, f"all in {path}", PRINTED)
-
-
-def make_images(work: Callable, jobs: Sequence[tuple], workers: int, report: Report) -> None:
-    """Do every job, (path of the video, …, temporary folder), in `workers` processes, and note it in the `report`.
-
-    `work(job)` returns the number of images and what is damaged (""). What is left in temporary folders is removed in
-    the end. Raises `OSError` where the disk fails.
-    """
-    start = time.perf_counter()
-    try:
-        with contextlib.closing(run_parallel(work, jobs, workers)) as results:
-            for (path, *_), result, error in tqdm(results, "videos", len(jobs), disable=None):
-                if isinstance(error, OSError):
-                    raise error
-                if error:
-                    report.broken[path] = error
-                    continue
-                report.made += 1
-                report.images += result[0]
-                if result[1]:
-                    report.damaged[path] = result[1]
-    finally:
-        for *_, temporary in jobs:  # of processes that were ended
-            shutil.rmtree(temporary, ignore_errors=True)
-    report.seconds = time.perf_counter() - start

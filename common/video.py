@@ -28,6 +28,7 @@ from common.cli import UserError
 from common.frames import decode_image, nearest_pixel, scaled_size
 from common.records import FrameSettings, alike
 
+WHOLE = FrameSettings(short_side=None)
 REORDERED = 16  # frames that a decoder may hold back to put them in order
 LOOKED_AT = 300  # packets, to measure a file's rate of frames
 MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the clock, as where recordings were joined
@@ -35,19 +36,32 @@ MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the cloc
 
 def frames_of(
     path: str | os.PathLike,
-    settings: FrameSettings,
+    settings: FrameSettings = WHOLE,
     threads: int = 1,
     damage: list[str] | None = None,
     wanted: Collection[float] | None = None,
 ) -> Generator[np.ndarray, None, None]:
-    """Yield the frames of a video as extract_frames.py makes them, before the JPEG (see `through_jpeg`).
+    """Yield the frames of a video's best stream, uint8 RGB (H, W, 3), as extract_frames.py makes them before the JPEG.
 
-    All, or those whose numbers, from 1, are `wanted`, in order. `threads` and `damage` as for `decode_frames`.
+    All, or those whose numbers, from 1, are `wanted`, in order. Each decoded frame comes once, whatever its time stamp;
+    with `settings.fps` they are resampled in time instead: for 0, 1/fps, 2/fps, … seconds after the first frame the one
+    that is nearest. The file's rotation or mirroring is applied, pixels that are not square are made so by enlarging
+    one side, HDR becomes standard colours, and frames of another size than the first are scaled into that, with black
+    bars. Without a short side they keep their size. `threads`: of the decoder.
+
+    Packets that do not decode are skipped. If there are any, if the file breaks off or if its frames change size, a
+    line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if nothing can be decoded,
+    or less than half of a damaged video.
     """
-    settings = settings_for(path, settings)
-    with contextlib.closing(decode_frames(path, settings.every, threads, damage, settings.fps, wanted)) as frames:
-        for rgb in frames:
-            yield resize_short_side(rgb, settings.short_side or 256)
+    with contextlib.closing(_decode(path, settings, threads, damage, wanted)) as frames:
+        yield from (resize_short_side(rgb, settings.short_side) for rgb in frames if rgb is not None)
+
+
+def count_frames_of(
+    path: str | os.PathLike, settings: FrameSettings, threads: int = 1, damage: list[str] | None = None
+) -> int:
+    """How many frames `frames_of` gives: the video is decoded, but no colours are computed."""
+    return sum(1 for _ in _decode(path, settings, threads, damage, wanted=(math.inf,)))
 
 
 def settings_for(path: str | os.PathLike, settings: FrameSettings) -> FrameSettings:
@@ -61,7 +75,7 @@ def settings_for(path: str | os.PathLike, settings: FrameSettings) -> FrameSetti
 
 def rate_of(path: str | os.PathLike, settings: FrameSettings) -> Fraction:
     """How many of the frames that `frames_of` makes are a second."""
-    return settings_for(path, settings).per_second(frame_rate(path))
+    return settings_for(path, settings).per_second(own_rate(path))
 
 
 def made_of(path: str | os.PathLike, settings: FrameSettings) -> dict:
@@ -70,47 +84,15 @@ def made_of(path: str | os.PathLike, settings: FrameSettings) -> dict:
     return asdict(settings) | {"rate": settings.fps or (own and float(own / settings.every))}
 
 
-def decode_frames(
-    path: str | os.PathLike,
-    every: int = 1,
-    threads: int = 1,
-    damage: list[str] | None = None,
-    fps: float | None = None,
-    wanted: Collection[float] | None = None,
-) -> Generator[np.ndarray, None, None]:
-    """Yield frames 1, 1 + every, … of a video's best video stream, uint8 RGB (H, W, 3), upright and of one size.
-
-    Each decoded frame comes once, whatever its time stamp; with `fps` they are resampled in time instead: for
-    0, 1/fps, 2/fps, … seconds after the first frame the one that is nearest. The file's rotation or mirroring is
-    applied, pixels that are not square are made so by enlarging one side, HDR becomes standard colours, and frames of
-    another size than the first are scaled into that, with black bars. `threads`: of the decoder. Given the `wanted`
-    numbers, from 1, of the frames so counted, it yields no others, and ends with the last of them.
-
-    Packets that do not decode are skipped. If there are any, if the file breaks off or if its frames change size, a
-    line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if nothing can be
-    decoded, or less than half of a damaged video.
-    """
-    with contextlib.closing(_decode(path, every, threads, damage, fps, wanted)) as frames:
-        yield from (rgb for _, rgb in frames if rgb is not None)
-
-
-def count_frames_of(
-    path: str | os.PathLike, settings: FrameSettings, threads: int = 1, damage: list[str] | None = None
-) -> int:
-    """How many frames `frames_of` gives: the video is decoded, but no colours are computed."""
-    settings = settings_for(path, settings)
-    return sum(1 for _ in _decode(path, settings.every, threads, damage, settings.fps, wanted=(math.inf,)))
-
-
 def _decode(
     path: str | os.PathLike,
-    every: int,
+    settings: FrameSettings,
     threads: int,
     damage: list[str] | None,
-    fps: float | None,
     wanted: Collection[float] | None,
-) -> Generator[tuple[int, np.ndarray | None], None, None]:
-    """The frames' numbers, each with its picture if that is wanted; see `decode_frames`."""
+) -> Generator[np.ndarray | None, None, None]:
+    """The frames in their own size; None in place of one that is not wanted."""
+    settings = settings_for(path, settings)
     tally: dict[str, float] = defaultdict(int)
     sizes: dict[tuple[int, int], None] = {}
     try:
@@ -120,17 +102,20 @@ def _decode(
             begin, is_avi = (container.start_time or 0) / av.time_base, container.format.name == "avi"
             aspect = float(stream.sample_aspect_ratio or 1)
             frames = read_frames(container, stream, tally)
-            chosen = _resampled(in_order(frames, stream), fps) if fps else (frame for frame, _ in frames)
+            if settings.fps:
+                chosen = _resampled(in_order(frames, stream), settings.fps)
+            else:
+                chosen = (frame for frame, _ in islice(frames, 0, None, settings.every))
             reformatter = VideoReformatter()  # one for all frames: setting it up takes longer than its work
             last = None if wanted is None else max(wanted, default=0)
-            for number, frame in enumerate(chosen if fps else islice(chosen, 0, None, every), 1):
+            for number, frame in enumerate(chosen, 1):
                 rgb, asked = None, wanted is None or number in wanted
                 if asked or number == 1:  # the first one gives the size
                     rgb = to_rgb(frame, reformatter, aspect)
                     sizes[rgb.shape[1], rgb.shape[0]] = None
                     first, *others = sizes
                     rgb = np.asarray(ImageOps.pad(Image.fromarray(rgb), first)) if others else rgb
-                yield number, rgb if asked else None
+                yield rgb if asked else None
                 if last is not None and number >= last:
                     return
     except av.FFmpegError as error:
@@ -203,27 +188,19 @@ def in_order(
     """
     step, time = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25), Fraction(0)
     waiting: deque[av.VideoFrame] = deque()
-    stamps: list[Fraction] = []
+    stamps: list[Any] = []
     last = newest = None
-
-    def release(most: int) -> Iterator[tuple[av.VideoFrame, Fraction]]:
-        nonlocal step, time, last
-        while len(waiting) > most:
-            stamp = heapq.heappop(stamps)
-            if last is not None:
-                step = stamp - last if 0 < stamp - last <= MAX_PAUSE else step
-                time += step
-            last = stamp
+    for frame, stamp in chain(frames, [(None, None)]):
+        before, newest = newest, (newest or 0) + step if stamp is None else stamp
+        jumps = before is not None and not -1 < newest - before <= MAX_PAUSE
+        while len(waiting) > (0 if jumps or frame is None else REORDERED):
+            passed = stamps[0] - last if last is not None else 0
+            step = passed if 0 < passed <= MAX_PAUSE else step
+            time += step if last is not None else 0
+            last = heapq.heappop(stamps)
             yield waiting.popleft(), time
-
-    for frame, stamp in frames:
-        newest, before = stamp if stamp is not None else (newest or 0) + step, newest
-        if before is not None and not -1 < newest - before <= MAX_PAUSE:
-            yield from release(0)
         waiting.append(frame)
         heapq.heappush(stamps, newest)
-        yield from release(REORDERED)
-    yield from release(0)
 
 
 def _resampled(frames: Iterable[tuple[av.VideoFrame, Fraction]], fps: float) -> Iterator[av.VideoFrame]:
@@ -261,38 +238,26 @@ def own_rate(path: str | os.PathLike) -> Fraction | None:
     return Fraction(rate).limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else None
 
 
-def frame_rate(path: str | os.PathLike) -> Fraction:
-    """Frames per second of a video file; 25 where it tells nothing of use."""
-    return own_rate(path) or Fraction(25)
+def duration(path: str | os.PathLike) -> float:
+    """Seconds that a video file lasts: as it says, else, as with what browsers record, by its last packet's time.
 
-
-def duration(path: str | os.PathLike) -> float | None:
-    """Seconds that a video file says it lasts; None if it does not say."""
-    with open_video(path) as container:
-        return _length(container) or None
+    Raises `UserError` with the reason (not the path) if it cannot be read.
+    """
+    try:
+        with open_video(path) as container:
+            stamps = [0.0]
+            if not (seconds := _length(container)):
+                packets = container.demux(video_stream(container, 1))
+                stamps += [float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None]
+            return seconds or max(stamps)
+    except av.FFmpegError as error:
+        raise UserError(f"cannot be read: {error.strerror}") from None
 
 
 def _length(container: InputContainer) -> float:
     begin, length = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
     # Matroska counts it from 0, also where its first frame comes later.
     return length - begin if "matroska" in container.format.name and length > begin else max(length, 0)
-
-
-def measure_duration(path: str | os.PathLike) -> float:
-    """Seconds that a video file lasts: as it says, else, as with what browsers record, by its last packet's time.
-
-    Raises `UserError` with the reason (not the path) if it cannot be read.
-    """
-    try:
-        if seconds := duration(path):
-            return seconds
-        with open_video(path) as container:
-            packets = container.demux(video_stream(container, 1))
-            return max(
-                (float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None), default=0
-            )
-    except av.FFmpegError as error:
-        raise UserError(f"cannot be read: {error.strerror}") from None
 
 
 def video_stream(container: InputContainer, threads: int) -> VideoStream:
@@ -347,9 +312,9 @@ def _upright(rgb: np.ndarray, matrix: Any, aspect: float) -> np.ndarray:
     return np.ascontiguousarray(rgb)
 
 
-def resize_short_side(rgb: np.ndarray, short_side: int = 256) -> np.ndarray:
-    """Scale a uint8 picture (H, W, 3) to that short side, the long one in proportion, to the nearest pixel."""
-    height, width = scaled_size(rgb.shape[:2], short_side)
+def resize_short_side(rgb: np.ndarray, short_side: int | None = 256) -> np.ndarray:
+    """Scale a uint8 picture (H, W, 3) to that short side, if any, the long one in proportion, to the nearest pixel."""
+    height, width = scaled_size(rgb.shape[:2], short_side or min(rgb.shape[:2]))
     if (height, width) == rgb.shape[:2]:
         return rgb
     return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0))

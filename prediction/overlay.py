@@ -3,6 +3,7 @@
 import contextlib
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from common.contact_sheet import fit, font_of
 from common.records import FrameSettings
-from common.video import decode_frames, rate_of, settings_for, write_mp4
+from common.video import frames_of, rate_of, write_mp4
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
 
 SHORT_SIDE = (480, 1080)  # of the picture: smaller videos are enlarged, larger ones reduced
@@ -42,7 +43,6 @@ def write_overlay(
     `people` maps the number of a frame, from 1, to its people (P, 18, 3); `bars` gives what its panel shows, which must
     be of one height for all.
     """
-    settings = settings_for(video, settings)
 
     def pictures(frames: Iterable[np.ndarray]) -> Iterator[Image.Image]:
         drawn = None
@@ -54,7 +54,7 @@ def write_overlay(
                 drawn, panel = shown, draw_panel(shown, max(size[0], MIN_WIDTH))
             yield compose(frame, people.get(number, ()), panel, size)
 
-    with contextlib.closing(decode_frames(video, settings.every, fps=settings.fps)) as frames:
+    with contextlib.closing(frames_of(video, replace(settings, short_side=None))) as frames:
         write_mp4(path, pictures(frames), rate_of(video, settings))
 
 

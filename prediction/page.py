@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from common.cli import UserError
-from common.video import measure_duration
+from common.video import duration
 from dataloader.names import stem
 from prediction.classify import Classifier, bars_of, classify, count_frames, describe, top_classes
 from prediction.live import BrowserCamera, describe_pace
@@ -211,7 +211,7 @@ def opened(file: str | None, most: float) -> Iterator[tuple[Path, Path]]:
     with messages(f"{path.name}: "):
         os.link(file, path)
         try:
-            seconds = measure_duration(path)
+            seconds = duration(path)
             if seconds > most:
                 raise UserError(f"lasts {clock(seconds, 1)}, and {clock(most, 1)} is the most; upload a part of it")
             yield path, folder

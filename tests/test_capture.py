@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.cli import UserError
-from common.video import decode_frames
+from common.video import frames_of
 from prediction import live
 from prediction.live import Capture, read_source
 from tests.helpers import moving, write_video
@@ -97,7 +97,7 @@ def test_a_file_is_played_at_its_own_speed(tmp_path):
     write_video(tmp_path / "12:30.mkv", moving(COUNT, (64, 48)), rate=RATE)
     start, path = time.monotonic(), tmp_path / "12:30.mkv"
     times, pictures = zip(*((time.monotonic() - start, show()) for show in read_source(str(path))), strict=True)
-    np.testing.assert_array_equal(pictures, list(decode_frames(path)))
+    np.testing.assert_array_equal(pictures, list(frames_of(path)))
     due = np.arange(COUNT) / RATE
     assert (np.array(times) >= due).all() and np.median(times - due) < 0.3
 

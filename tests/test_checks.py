@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from common.cli import print_first
-from common.parallel import print_problems, problems_path
+from common.parallel import print_problems
 from tests.helpers import ROOT, assert_error, call_main, write_images, write_lists
 
 
@@ -122,14 +122,13 @@ def test_the_first_lines_and_how_many_more(capsys):
 
 
 def test_many_problems_are_in_a_file_that_is_of_this_run(tmp_path, capsys):
-    path = problems_path(tmp_path / "out", "skipped", "3/8")
-    assert path.name == "skipped-3-of-8.txt"
+    path = tmp_path / "skipped-3-of-8.txt"
     lines = [f"skipped: {number}:\nbad" for number in range(7)]
-    print_problems(lines, path)
+    print_problems(lines, tmp_path, "skipped", "3/8")
     err = capsys.readouterr().err.splitlines()
     assert err == [f"skipped: {number}: bad" for number in range(5)] + [f"… and 2 more; all in {path}"]
     assert path.read_text().splitlines() == [line.replace("\n", " ") for line in lines]
-    print_problems(lines[:5], path)
+    print_problems(lines[:5], tmp_path, "skipped", "3/8")
     assert not path.exists() and len(capsys.readouterr().err.splitlines()) == 5
 
 
@@ -142,7 +141,7 @@ def test_extract_frames_names_five_broken_videos_and_a_file(tmp_path):
     assert finished.returncode == 1 and len(lines) == 6
     assert lines[-1] == f"… and 3 more; all in {tmp_path / 'frames' / 'skipped.txt'}"
     assert len((tmp_path / "frames" / "skipped.txt").read_text().splitlines()) == 8
-    assert finished.stdout.startswith("8 videos: 0 extracted") and finished.stdout.count("\n") == 1
+    assert finished.stdout.startswith("8 videos: 0 done") and finished.stdout.count("\n") == 1
 
 
 def test_a_list_of_missing_videos_is_told_in_five_lines_before_the_table(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from common.cli import UserError
-from common.video import decode_frames, resize_short_side
+from common.records import FrameSettings
+from common.video import frames_of
 from pose.coco import COCO_PARTS, group_rtmpose, people_from_coco
 from pose.estimators import default_model, make_estimator
 from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
@@ -305,7 +306,7 @@ def test_movenet_finds_the_people_of_jhmdb(shared):
     estimator, distances = make_estimator("movenet", shared / "pose/movenet_multipose.onnx", "cpu"), []
     for name in ("Golf/v_Golf_g11_c02", "Push/v_Push_g11_c02"):
         known = load_keypoints(shared / "jhmdb/keypoints" / name.split("/v_")[1] / FILE_NAME)
-        pictures = [resize_short_side(rgb) for rgb in decode_frames(shared / "jhmdb/videos" / f"{name}.mp4")][::8]
+        pictures = list(frames_of(shared / "jhmdb/videos" / f"{name}.mp4", FrameSettings()))[::8]
         for number, people in enumerate(estimator(pictures)):
             for person in people_of_frame(known, 1 + 8 * number)[:1]:
                 both = (people[..., 2] > 0) & (person[:, 2] > 0)

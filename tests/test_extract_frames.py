@@ -22,8 +22,8 @@ from PIL import Image
 from common.cli import UserError, shard
 from common.frames import find_frame_folders, list_frames
 from common.parallel import in_shard
-from common.records import RECORD, read_record, root_record, write_record
-from common.video import decode_frames, encode_jpeg, resize_short_side
+from common.records import RECORD, FrameSettings, read_record, root_record, write_record
+from common.video import encode_jpeg, frames_of, resize_short_side
 from dataloader.names import find_videos
 from extract_frames import main, noted_damage
 from tests.helpers import ROOT, assert_error, call_main, write_video
@@ -88,13 +88,13 @@ def test_frames_are_the_encoded_pictures(tmp_path):
     pictures = [np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8) for i in range(5)]
     path = lossless(tmp_path / "a.mov", pictures)
     for threads in (1, 3):
-        decoded = list(decode_frames(path, threads=threads))
+        decoded = list(frames_of(path, threads=threads))
         assert len(decoded) == 5
         for ours, theirs in zip(decoded, pictures, strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert [
         int(np.abs(a.astype(int) - pictures[i]).max())
-        for a, i in zip(decode_frames(path, every=2), (0, 2, 4), strict=True)
+        for a, i in zip(frames_of(path, FrameSettings(2, short_side=None)), (0, 2, 4), strict=True)
     ] == [0, 0, 0]
 
 
@@ -135,7 +135,7 @@ def test_containers_and_codecs(tmp_path, name, codec, pix_fmt):
 def test_each_frame_of_an_uneven_video_comes_once(tmp_path):
     times = [0, 10, 20, 500, 510, 3000, 3001, 3002, 9000, 9040]
     pictures = [picture(2 * i) for i in range(10)]
-    decoded = list(decode_frames(make_video(tmp_path / "a.mkv", "ffv1", pictures, "bgr0", times)))
+    decoded = list(frames_of(make_video(tmp_path / "a.mkv", "ffv1", pictures, "bgr0", times)))
     assert [frame[0, 0, 2] for frame in decoded] == [20 + 12 * i for i in range(10)]
 
 
@@ -173,7 +173,7 @@ def test_rotation_and_mirroring_are_applied(tmp_path, matrix):
         expected[down - (b + d < 0), right - (a + c < 0)] = stored[y, x]
     if matrix == (0, 1, -1, 0):  # a telephone held upright
         np.testing.assert_array_equal(expected, np.rot90(stored, -1))
-    for frame in decode_frames(path):
+    for frame in frames_of(path):
         assert frame.flags.c_contiguous
         np.testing.assert_array_equal(frame, expected)
 
@@ -181,7 +181,7 @@ def test_rotation_and_mirroring_are_applied(tmp_path, matrix):
 @pytest.mark.parametrize("aspect, size", [(Fraction(2, 1), (128, 48)), (Fraction(1, 2), (64, 96))])
 def test_pixels_become_square(tmp_path, aspect, size):
     path = make_video(tmp_path / "a.mp4", "mpeg4", sample_aspect_ratio=aspect)
-    frame = next(decode_frames(path))
+    frame = next(frames_of(path))
     assert frame.shape[1::-1] == size
     assert np.abs(frame.mean((0, 1)) - picture(0).mean((0, 1))).max() < 4
 
@@ -212,7 +212,7 @@ def test_too_long_for_jpeg():
 def test_files_are_what_programs_decode(tmp_path):
     path = make_video(tmp_path / "v/a.avi")
     extract(tmp_path / "v", tmp_path / "f", "--quality", 90, "--every", 5, "--short-side", 60)
-    kept = list(decode_frames(path))[::5]
+    kept = list(frames_of(path))[::5]
     files = list_frames(tmp_path / "f/a")
     assert len(files) == len(kept) == 3
     for file, rgb in zip(files, kept, strict=True):
@@ -235,7 +235,8 @@ def test_real_videos(shared, tmp_path):
 
 def chosen(path, fps):
     """Indices of the pictures, as `picture` shows them, that are made of a video of `lossless`."""
-    return [round((int(rgb[..., 2].mean()) - 20) / 2) for rgb in decode_frames(path, fps=fps)]
+    pictures = frames_of(path, FrameSettings(fps=fps, short_side=None))
+    return [round((int(rgb[..., 2].mean()) - 20) / 2) for rgb in pictures]
 
 
 def timed(path, times):
@@ -269,7 +270,7 @@ def test_a_pause_repeats_frames_and_a_jump_of_the_clock_does_not(tmp_path):
     assert chosen(timed(tmp_path / "a.mkv", times), 25) == nearest(times, 25, end=539)
     jump = [0, 40, 80, 10_000_000, 10_000_040]
     assert set(chosen(timed(tmp_path / "b.mkv", jump), 25)) == set(range(5))
-    assert len(list(decode_frames(tmp_path / "b.mkv", fps=25))) < 50_000
+    assert len(list(frames_of(tmp_path / "b.mkv", FrameSettings(fps=25, short_side=None)))) < 50_000
 
 
 def test_fps_makes_its_frames_and_is_noted(tmp_path):
@@ -384,7 +385,7 @@ def test_second_run_does_what_is_missing(tmp_path, capsys):
     shutil.rmtree(tmp_path / "f/b")
     (tmp_path / "f/c/frame000001.jpg").unlink()
     assert extract(*run) == 0
-    assert "2 extracted" in capsys.readouterr().out
+    assert "2 done" in capsys.readouterr().out
     assert tree(tmp_path / "f") == before
     for path in (tmp_path / "f/a").iterdir():
         assert path.stat().st_mtime_ns == stamps[path]
@@ -432,7 +433,7 @@ def test_a_folder_that_lost_frames_is_made_again(tmp_path, capsys, lost):
         (tmp_path / f"f/a/frame{number:06d}.jpg").unlink()
     capsys.readouterr()
     assert extract(*run) == 0
-    assert "1 extracted (5 frames" in capsys.readouterr().out
+    assert "1 done (5 frames" in capsys.readouterr().out
     assert tree(tmp_path / "f") == before
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "f/b").iterdir()} == stamps
 
@@ -444,7 +445,7 @@ def test_frames_without_a_record_are_finished_as_they_are(tmp_path, capsys):
     for name in (RECORD, "frame000005.jpg"):
         (tmp_path / "f/a" / name).unlink()
     assert extract(tmp_path / "v", tmp_path / "f") == 0
-    assert "0 extracted" in capsys.readouterr().out.splitlines()[-1] and len(list_frames(tmp_path / "f/a")) == 4
+    assert "0 done" in capsys.readouterr().out.splitlines()[-1] and len(list_frames(tmp_path / "f/a")) == 4
     assert root_record(tmp_path / "f") == {}
     (tmp_path / "f/a/frame000003.jpg").unlink()
     assert extract(tmp_path / "v", tmp_path / "f") == 1
@@ -494,7 +495,7 @@ def test_broken_videos_are_reported_and_the_others_done(tmp_path):
         "text.mp4",
     ]
     assert "no video stream" in skipped[3] and "Traceback" not in result.stderr
-    assert "1 extracted (12 frames" in result.stdout and "5 broken" in result.stdout
+    assert "1 done (12 frames" in result.stdout and "5 broken" in result.stdout
 
 
 def test_slightly_damaged_video_is_kept_and_named_each_time(tmp_path, capsys):
@@ -519,10 +520,10 @@ def test_video_that_is_mostly_lost_is_skipped(tmp_path, capsys):
 def test_video_that_was_cut_off_is_named(tmp_path):
     path = make_video(tmp_path / "a.mkv", "ffv1", [picture(i % 30) for i in range(60)], "bgr0")
     damage = []
-    whole = len(list(decode_frames(path, damage=damage)))
+    whole = len(list(frames_of(path, damage=damage)))
     assert whole == 60 and damage == []
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
-    assert 25 <= len(list(decode_frames(path, damage=damage))) < 45
+    assert 25 <= len(list(frames_of(path, damage=damage))) < 45
     assert len(damage) == 1 and ("cut short" in damage[0] or "damaged" in damage[0])
 
 
@@ -548,7 +549,7 @@ def test_noise_in_a_file_ends_in_frames_or_in_a_reason(tmp_path_factory, suffix,
     broken = folder / f"broken.{suffix}"
     broken.write_bytes(data)
     try:
-        for frame in decode_frames(broken):
+        for frame in frames_of(broken):
             assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3
     except UserError as error:
         assert str(error)

@@ -14,7 +14,7 @@ import torch
 
 from common.cli import UserError
 from common.records import FrameSettings
-from common.video import decode_frames
+from common.video import frames_of
 from fusion.metrics import Calibration
 from pose.people import interpolate_people
 from prediction import live
@@ -103,7 +103,7 @@ def classifier(data) -> Classifier:
 def test_a_window_scores_as_the_same_frames_of_a_file(data, classifier):
     path = data / "www/clip.mkv"
     expected = classify(path, classifier)
-    frames = enumerate(decode_frames(path))
+    frames = enumerate(frames_of(path))
     handled = [handle(Captured(3 + i / RATE, lambda rgb=rgb: rgb, 1), classifier) for i, rgb in frames]
     found = classify_window(handled, classifier)
     assert found.window.num_frames == expected.window.num_frames == COUNT

@@ -369,13 +369,12 @@ def test_sizes_of_pictures():
 
 
 def test_overlay_of_odd_frames_and_failure_leaves_nothing(tmp_path, monkeypatch):
-    def frames(video, *settings, fps):
+    def frames(video, settings):
         yield from [np.full((4001, 7, 3), 200, np.uint8)] * 3
         if video == "full":
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(overlay, "decode_frames", frames)
-    monkeypatch.setattr(overlay, "settings_for", lambda video, settings: settings)
+    monkeypatch.setattr(overlay, "frames_of", frames)
     monkeypatch.setattr(overlay, "rate_of", lambda video, settings: Fraction(30000, 1001))
     others = ({}, lambda number: overlay.Bars([("a", 1.0)]), FrameSettings())
     overlay.write_overlay(tmp_path / "thin.mp4", "video", *others)

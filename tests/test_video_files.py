@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.frames import BrokenImage
 from common.records import FrameSettings
-from common.video import decode_frames, frames_of
+from common.video import frames_of
 from dataloader.names import Video
 from dataloader.video_files import COUNTS, holds_videos, index_videos, read_video
 from fusion.scores import load_scores
@@ -122,7 +122,7 @@ def test_broken_and_missing_files_are_named(data, tmp_path):
 
 def test_decoding_ends_with_the_last_wanted_frame(data):
     path = next((data / "videos").rglob("*.avi"))
-    assert len(list(decode_frames(path, wanted={2}))) == 1
+    assert len(list(frames_of(path, wanted={2}))) == 1
 
 
 def test_from_videos_and_keypoints_to_a_fused_score(data, trained, tmp_path):
