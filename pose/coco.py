@@ -89,8 +89,7 @@ def load_rtmpose(mode: str = "balanced", device: str = "auto") -> tuple[Callable
     """The stages `prepare` and `infer` of an `Estimator`, and the settings in use, for a mode of `RTMPOSE_MODES`.
 
     `lightweight`, `balanced` and `performance` find people with YOLOX and then each one's parts with RTMPose-s, -m or
-    -x; `rtmo` is RTMO-m, which does both at once. Raises `UserError` if rtmlib or the device is missing, or if the
-    weights, which are downloaded once, cannot be had.
+    -x; `rtmo` is RTMO-m, which does both at once. Weights are downloaded once.
     """
     try:
         import rtmlib

@@ -1,7 +1,6 @@
 """Estimators of human pose: frames in, people out, whatever the network.
 
-torch and onnxruntime are imported only by the estimator that needs them, so that the processes that group and
-draw start fast.
+torch and onnxruntime are imported only by the estimator that needs them: without them, scripts start fast.
 """
 
 import argparse
@@ -37,9 +36,9 @@ class Estimator:
     """The three stages of pose estimation, apart so that a pipeline can overlap them; each may raise `UserError`.
 
     prepare: a frame, uint8 (H, W, 3) RGB, to the network's input; called in threads.
-    infer: inputs of frames of one size to as many raw outputs, tuples of numpy arrays; called in one thread.
+    infer: inputs of frames of one size to as many raw outputs, tuples of numpy arrays; one call at a time.
     group: a raw output and its frame's (height, width) to people, float32 (P, 18, 3) with x and y in [0, 1] and a
-    score (0: part not found); called in other processes.
+    score (0: part not found); called in threads.
     settings: what people depend on, in plain values (the model, a hash of its weights, …).
     """
 

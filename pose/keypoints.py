@@ -77,7 +77,7 @@ def save_keypoints(
 
 
 def load_keypoints(path: str | os.PathLike) -> Keypoints:
-    """Read a `keypoints.npz`. Nothing is unpickled. Raises `UserError`, naming the path, on any fault."""
+    """Read a `keypoints.npz`. Nothing is unpickled."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return make_keypoints(*(archive[name] for name in ("keypoints", "frame", "num_frames", "frame_size")))
