@@ -7,18 +7,12 @@ python -m UCF_list.make_lists --videos my_videos --out my_lists
 
 import argparse
 import csv
-import difflib
 import hashlib
 import math
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePath
-
-if not __package__:
-    print("error: run it in the project's folder as a module: python -m UCF_list.make_lists", file=sys.stderr)
-    sys.exit(2)
 
 from common.atomic import atomic_write
 from common.cli import ArgumentParser, UserError, examples, probability, run
@@ -45,30 +39,25 @@ def get_args_parser() -> ArgumentParser:
     add = parser.add_argument
     add("--out", type=Path, help="folder for the lists; --videos needs it, the others default to this script's")
     add("--split", help="number of the split to write: of --classes any but 01 to 04, of --videos 01 unless given")
-    add = parser.add_argument_group(
-        "another subset of UCF101's classes", "writes classInd_split<NN>.txt, trainlist<NN>.txt and testlist<NN>.txt"
-    ).add_argument
+    add = parser.add_argument_group("another subset of UCF101's classes").add_argument
     add("--classes", help="names with commas between them, or a file with one a line")
     add("--like", choices=sorted(TEST_GROUPS), default="01", help="split whose test groups to use")
     own = parser.add_argument_group(
         "own videos",
-        "Writes classInd.txt and train-, val- and testlist<NN>.txt. Each class is tested on about --test-fraction of "
-        "its videos, at least one, and trained on the others, at least one. Of these, about --val-fraction become "
-        "validation videos, to choose the best epoch on: at least one of each class that has three groups left to "
-        "train on. Videos of one group stay together: names that carry _gNN_, as UCF101's, are grouped by that number "
-        "within their class; groups of --groups-from and --groups-csv stay together across classes (a person, say, or "
-        "a camera). A video without a group is one of its own. The same videos and seed give the same lists.",
+        "Each class is tested on about --test-fraction of its videos and trained on the others; of these, about "
+        "--val-fraction become validation videos where a class has three groups left. Videos of one group stay "
+        "together: _gNN_ in a name groups videos within their class; groups of --groups-from and --groups-csv hold "
+        "across classes (a person, a camera). The same videos and seed give the same lists.",
     )
     add = own.add_argument
     add("--videos", type=Path, help="folder with one subfolder of videos per class")
     add("--test-fraction", type=probability, default=0.3, help="share of each class to test on")
-    text = "share of the others to validate on; 0: no validation list"
-    add("--val-fraction", type=probability, default=0.15, help=text)
+    add("--val-fraction", type=probability, default=0.15, help="share of the others to validate on; 0: no such list")
     add("--seed", type=int, default=0, help="another seed, another choice of groups")
     add = own.add_mutually_exclusive_group().add_argument
-    text = "regex searched in each file's stem, whose first group (or that named 'group') is the video's group"
+    text = "regex searched in each file's stem; its first group, or the one named 'group', is the video's group"
     add("--groups-from", type=_pattern, metavar="REGEX", help=text)
-    text = "CSV file of lines VIDEO,GROUP, such as wave/clip7.mp4,anna; the class may be omitted where it is clear"
+    text = "CSV file of lines VIDEO,GROUP, such as wave/clip7.mp4,anna"
     add("--groups-csv", type=Path, metavar="FILE", help=text)
     return parser
 
@@ -120,10 +109,8 @@ def make_ucf101_lists(out: Path) -> list[Path]:
 def make_subset_lists(out: Path, chosen: list[str], split: str, like: str, index: str) -> list[Path]:
     """Write class index `index` and the lists of the classes `chosen`, with the test groups of the split `like`."""
     known = clip_counts()
-    for name in chosen:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5) or ["one of classInd.txt"]
-            raise UserError(f"--classes: UCF101 has no class {name!r}; did you mean {near[0]}?")
+    if unknown := set(chosen) - set(known):
+        raise UserError(f"--classes: UCF101 has no class {min(unknown)!r}; see UCF_list/classInd.txt")
     lists = ucf101_lists(TEST_GROUPS[like], chosen)
     return [_write(out / index, _numbered(name for name in known if name in chosen)), *_write_lists(out, split, *lists)]
 
@@ -154,11 +141,10 @@ def find_own_videos(folder: Path) -> list[Video]:
     for label, path in enumerate(classes):
         files = sorted(filter(is_video, path.iterdir()), key=order)
         if not files:
-            raise UserError(f"class {path.name!r}: no videos in {path}; add some, or remove the folder")
+            raise UserError(f"{path}: no videos in it; add some, or remove the folder")
         for entry in (path, *files):
             if re.search(r"[\r\n\udc80-\udcff]|^\s|\s$", entry.name) or not stem(entry.name):
-                reasons = "line break, space at an end, not UTF-8, or nothing but v_"
-                raise UserError(f"{str(entry)!r}: a list cannot hold this name ({reasons}); rename it")
+                raise UserError(f"{str(entry)!r}: a list of lines in UTF-8 cannot hold this name; rename it")
         videos += [Video(stem(file.name), label, path.name, f"{path.name}/{file.name}") for file in files]
     refuse_same({video.path: f"{video.class_name}/{video.name}" for video in videos})
     return videos
@@ -179,8 +165,7 @@ def find_groups(videos: list[Video], pattern: re.Pattern | None, table: Path | N
     else:
         found = {v: (normal(v.class_name), group_of(v)) for v in videos if group_of(v) is not None}
     if not found and (table or pattern):
-        option = f"--groups-csv {table}" if table else "--groups-from"
-        raise UserError(f"{option}: gives no video a group, such as {videos[0].path}")
+        raise UserError(f"{table or '--groups-from'}: gives no video a group, such as {videos[0].path}")
     return {video: found.get(video) or own_group(video) for video in videos}
 
 
@@ -191,22 +176,18 @@ def own_group(video: Video) -> tuple[str, str]:
 
 def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
     """Groups from lines `VIDEO,GROUP`; VIDEO may lack its extension, and its class where it is clear."""
+    group_by_name: dict[str, tuple] = {}
     with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = [[cell.strip() for cell in row[:2]] for row in csv.reader(file) if row]
-    for row in rows:
-        if len(row) < 2 or "" in row:
-            raise UserError(f"--groups-csv {path}: expected lines VIDEO,GROUP, got {','.join(row)[:80]!r}")
-        if PurePath(row[0]).suffix.lower() in VIDEO_EXTENSIONS:
-            row[0] = row[0].rpartition(".")[0]
+        for row in filter(None, csv.reader(file)):
+            name, group = (*map(str.strip, row), "", "")[:2]
+            if PurePath(name).suffix.lower() in VIDEO_EXTENSIONS:
+                name = name.rpartition(".")[0]
+            if not group or group_by_name.setdefault(name, (normal(group),)) != (normal(group),):
+                raise UserError(f"{path}: {','.join(row)[:80]!r}: expected lines VIDEO,GROUP, one group a video")
     unique = unique_names(videos)
-    video_of: dict[str | None, Video] = {video.name: original for video, original in zip(unique, videos, strict=True)}
-    listed = listed_names([name for name, _ in rows], unique)
-    found: dict[Video, tuple] = {}
-    for name, group in rows:
-        video = video_of.get(listed[name])
-        if video and found.setdefault(video, (normal(group),)) != (normal(group),):
-            raise UserError(f"--groups-csv {path}: {video.path} is in two groups; give it one")
-    return found
+    listed = listed_names(list(group_by_name), unique)
+    found = {listed[name]: group for name, group in group_by_name.items()}
+    return {video: found[same.name] for video, same in zip(videos, unique, strict=True) if same.name in found}
 
 
 def split_videos(groups: dict[Video, tuple], test_fraction: float, val_fraction: float, seed: int) -> dict:
@@ -220,8 +201,8 @@ def split_videos(groups: dict[Video, tuple], test_fraction: float, val_fraction:
         if its_groups <= test or not its_groups & test:
             lacking = "training" if its_groups <= test else "test"
             raise UserError(
-                f"class {class_name!r}: no {lacking} video left; each class needs at least 2 groups, one to train and "
-                "one to test on (with groups across classes another --seed may do)"
+                f"class {class_name!r}: no {lacking} video left; each class needs at least 2 groups "
+                "(with groups across classes another --seed may do)"
             )
     rest = {video: group for video, group in groups.items() if group not in test}
     giving = {name for name, its_groups in _groups_by_class(rest).items() if len(its_groups) >= 3}
@@ -274,33 +255,26 @@ def _groups_by_class(groups: dict[Video, tuple]) -> dict[str, set[tuple]]:
 
 
 def make_own_lists(args: argparse.Namespace) -> list[Path]:
-    """Write the class index and the lists of a folder of class folders by the rule in `--help`; return the paths.
+    """Write the class index and the lists of a folder of class folders, print the number of groups; return the paths.
 
-    Prints what the groups came to. Without validation videos there is no validation list, and one of an earlier
-    call goes. Nothing is written if a class cannot be split.
+    Without validation videos there is no validation list, and one of an earlier call goes.
     """
     out, split = args.out, args.split or "01"
-    found = find_own_videos(args.videos)
-    groups = find_groups(found, args.groups_from, args.groups_csv)
+    videos = find_own_videos(args.videos)
+    groups = find_groups(videos, args.groups_from, args.groups_csv)
     parts = split_videos(groups, args.test_fraction, args.val_fraction, args.seed)
     lone = sum(group == own_group(video) for video, group in groups.items())
-    print(f"{len(found)} videos in {len(set(groups.values()))} groups")
-    if lone:
-        where = f"are not in {args.groups_csv}" if args.groups_csv else "carry no group"
-        print(f"{lone} names {where}; each of these videos counts as a group of its own")
-    classes = dict.fromkeys(video.class_name for video in found)
+    print(f"{len(videos)} videos in {len(set(groups.values()))} groups; {lone} videos are groups of their own")
     train, val = ([f"{video.path} {video.label + 1}" for video in parts[part]] for part in ("train", "val"))
-    test = [video.path for video in parts["test"]]
-    written = [_write(out / "classInd.txt", _numbered(classes)), *_write_lists(out, split, train, test)]
+    classes = dict.fromkeys(video.class_name for video in videos)
+    written = [_write(out / "classInd.txt", _numbered(classes))]
+    written += _write_lists(out, split, train, [video.path for video in parts["test"]])
     val_list = out / f"vallist{split}.txt"
     if val:
         written.append(_write(val_list, val))
         print(f"training with --val-list {val_list.name} chooses the best epoch on the validation videos")
     else:
         val_list.unlink(missing_ok=True)
-    without = [name for name in classes if name not in {video.class_name for video in parts["val"]}]
-    if args.val_fraction and without:
-        print(f"no validation videos of {len(without)} class(es), which have too few groups: {', '.join(without)}")
     return written
 
 

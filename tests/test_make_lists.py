@@ -1,6 +1,4 @@
 import hashlib
-import subprocess
-import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 from common.cli import UserError
 from dataloader.names import Video
 from dataloader.split_train_test_video import read_split
-from tests.helpers import ROOT, assert_error, run_script
+from tests.helpers import ROOT, assert_error, call_main
 from tests.reference_data import reference_scores
 from UCF_list.make_lists import choose_groups, main, split_videos
 
@@ -48,26 +46,16 @@ def make_own_lists(videos, out, **options):
     return sorted(out.glob("*.txt"))
 
 
-def error_line(*args):
-    """The one line on stderr of a run that must end with status 2."""
-    result = subprocess.run(
-        [sys.executable, "-m", "UCF_list.make_lists", *map(str, args)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert result.returncode == 2, result
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    return result.stderr
-
-
 # ---- UCF101 ----
 
 
 def test_script_writes_the_official_lists(tmp_path):
-    subprocess.run([sys.executable, "-m", "UCF_list.make_lists", "--out", tmp_path / "lists"], cwd=ROOT, check=True)
+    assert call_main("UCF_list.make_lists", "--out", tmp_path / "lists").returncode == 0
     assert digests(tmp_path / "lists") == SHA256
 
 
 def test_committed_lists_are_the_official_ones():
-    assert {name: digest for name, digest in digests(ROOT / "UCF_list").items() if name in SHA256} == SHA256
+    assert digests(ROOT / "UCF_list").items() >= SHA256.items()
 
 
 def test_split_04_holds_the_scored_videos():
@@ -88,8 +76,7 @@ def test_subset_of_classes(tmp_path):
     official = read_split(ROOT / "UCF_list", "02", "classInd.txt")
     for ours, theirs in ((split.train, official.train), (split.test, official.test)):
         assert [v.path for v in ours] == [v.path for v in theirs if v.class_name in split.classes]
-    # the same subset from a file, in the form of a class index
-    (tmp_path / "mine").write_text("1 Archery\n2 Skiing\n")
+    (tmp_path / "mine").write_text("1 Archery\n2 Skiing\n")  # from a file
     before = digests(tmp_path)
     main(["--out", str(tmp_path), "--classes", str(tmp_path / "mine"), "--split", "05", "--like", "02"])
     assert digests(tmp_path) == before
@@ -98,15 +85,14 @@ def test_subset_of_classes(tmp_path):
 @pytest.mark.parametrize(
     "args, words",
     [
-        (["--classes", "Archery,Divin", "--split", "05"], "'Divin'; did you mean Diving?"),
+        (["--classes", "Archery,Divin", "--split", "05"], "UCF101 has no class 'Divin'"),
         (["--classes", "Archery", "--split", "04"], "01 to 04 are taken"),
         (["--classes", "Archery"], "needs a --split of its own"),
         (["--videos", "."], "--videos needs --out"),
     ],
 )
-def test_mistakes(args, words, tmp_path):
-    assert words in error_line(*args)
-    assert digests(ROOT / "UCF_list").items() >= SHA256.items()
+def test_mistakes(args, words):
+    assert_error(call_main("UCF_list.make_lists", *args), words)
 
 
 # ---- own videos ----
@@ -137,9 +123,7 @@ def test_without_groups_each_class_is_split_alike(tmp_path, capsys):
     assert Counter(video.class_name for video in split.test) == {"a": 5, "b": 5, "c": 1}
     assert Counter(video.class_name for video in split.val) == {"a": 3, "b": 3}
     assert Counter(video.class_name for video in split.train) == {"a": 12, "b": 12, "c": 1}
-    out = capsys.readouterr().out
-    assert "42 names carry no group; each of these videos counts as a group of its own" in out
-    assert "no validation videos of 1 class(es), which have too few groups: c" in out
+    assert "42 videos are groups of their own" in capsys.readouterr().out
     # the same positions in both classes would mean that the hash ignores the class
     for part in (split.test, split.val):
         chosen = {name: {v.path[2:] for v in part if v.class_name == name} for name in "ab"}
@@ -194,8 +178,7 @@ def test_a_name_in_which_the_expression_finds_nothing_is_a_group_of_its_own(tmp_
     people = [f"{name}/{person}{i}.mp4" for name in "xy" for person in ("anna", "bob", "carl") for i in range(3)]
     touch(tmp_path / "v", *people, "x/other.mp4", "y/other.mp4")
     make_own_lists(tmp_path / "v", tmp_path / "lists", groups_from="(anna|bob|carl)")
-    out = capsys.readouterr().out
-    assert "20 videos in 5 groups" in out and "2 names carry no group" in out
+    assert "20 videos in 5 groups; 2 videos are groups of their own" in capsys.readouterr().out
     split = read_split(tmp_path / "lists", "01", "classInd.txt", "vallist01.txt")
     for person in ("anna", "bob", "carl"):
         assert sum(any(person in v.path for v in part) for part in (split.train, split.val, split.test)) == 1
@@ -212,7 +195,7 @@ def test_groups_from_a_csv_file(tmp_path, spelling, capsys):
     rows.append("alone,Ann")  # in one class only, so its name is enough
     (tmp_path / "people.csv").write_text("\n".join([*rows, "y/unknown,Zoe"]) + "\n", encoding="utf-8-sig")
     make_own_lists(tmp_path / "v", tmp_path / "lists", groups_csv=tmp_path / "people.csv")
-    assert "no group" not in capsys.readouterr().out
+    assert "; 0 videos" in capsys.readouterr().out
     split = read_split(tmp_path / "lists", "01", "classInd.txt", "vallist01.txt")
     people = [
         {int(video.path.split()[1].split(".")[0]) % 4 for video in part if "clip" in video.path}
@@ -222,25 +205,23 @@ def test_groups_from_a_csv_file(tmp_path, spelling, capsys):
 
     (tmp_path / "people.csv").write_text("\n".join(rows[:10]))
     make_own_lists(tmp_path / "v", tmp_path / "lists", groups_csv=tmp_path / "people.csv")
-    assert f"16 names are not in {tmp_path / 'people.csv'}; each" in capsys.readouterr().out
+    assert "16 videos are groups of their own" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     "text, words",
     [
-        (None, "No such file"),
-        ("a/1.mp4\n", "expected lines VIDEO,GROUP, got 'a/1.mp4'"),
+        ("a/1.mp4\n", "expected lines VIDEO,GROUP"),
         ("a/1.mp4,\n", "expected lines VIDEO,GROUP"),
-        ("a/1.mp4,anna\n1,bob\n", "a/1.mp4 is in two groups"),
+        ("a/1.mp4,anna\na/1.mp4,bob\n", "'a/1.mp4,bob': expected lines VIDEO,GROUP, one group a video"),
         ("x.mp4,anna\n", "gives no video a group, such as a/1.mp4"),
     ],
 )
 def test_mistakes_in_a_csv_file(tmp_path, text, words):
     touch(tmp_path / "v", "a/1.mp4", "a/2.mp4")
-    if text is not None:
-        (tmp_path / "people.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
-    line = error_line("--videos", tmp_path / "v", "--out", tmp_path / "lists", "--groups-csv", tmp_path / "people.csv")
-    assert words in line and "people.csv" in line
+    (tmp_path / "people.csv").write_text(text)
+    paths = ("--videos", tmp_path / "v", "--out", tmp_path / "lists", "--groups-csv", tmp_path / "people.csv")
+    assert_error(call_main("UCF_list.make_lists", *paths), words, "people.csv")
 
 
 HOSTILE = [
@@ -300,13 +281,11 @@ def test_hidden_and_other_files_are_passed_over(tmp_path):
         ([], [], "no class folders"),
         (["a/1.mp4", "a/2.mp4", "b/1.mp4"], [], "class 'b': no test video left"),
         (["a/1.mp4", "a/2.mp4", "b/x_g01_c1.mp4", "b/x_g01_c2.mp4"], [], "class 'b': no test video left"),
-        (["a/1.mp4", "a/2.mp4", "b/notes.txt"], [], "class 'b': no videos in"),
-        (["a/1.mp4", "a/1.avi"], [], "a/1.avi and a/1.mp4"),
+        (["a/1.mp4", "a/2.mp4", "b/notes.txt"], [], "b: no videos in"),
         (["a/v_1.mp4", "a/1.avi"], [], "a/1.avi and a/v_1.mp4"),
-        (["a/1.mp4", "a/v_.mp4"], [], "v_.mp4"),
         (["a/1.mp4", "a/new\nline.mp4"], [], "new\\nline.mp4"),
         (["a /1.mp4", "a /2.mp4"], [], "rename it"),
-        (["a/1.mp4", "a/\udcff.mp4"], [], "not UTF-8"),
+        (["a/1.mp4", "a/\udcff.mp4"], [], "rename it"),
         (["\u00e4/1.mp4", "\u00e4/2.mp4", "a\u0308/1.mp4", "a\u0308/2.mp4"], [], "both would be called"),
         (["a/1.mp4", "a/2.mp4"], ["--groups-from", "("], "--groups-from"),
         (["a/x.mp4", "a/y.mp4"], ["--groups-from", r"(\d)"], "gives no video a group, such as a/x.mp4"),
@@ -323,16 +302,6 @@ def test_own_mistakes(tmp_path, names, options, words, capsys):
         main(["--videos", str(tmp_path / "v"), "--out", str(tmp_path / "lists"), *map(str, options)])
     assert words in str(caught.value) + capsys.readouterr().err
     assert not (tmp_path / "lists").exists()
-
-
-def test_mistakes_are_one_line(tmp_path):
-    touch(tmp_path / "v", "a/1.mp4", "a/new\nline.mp4")
-    assert "line break" in error_line("--videos", tmp_path / "v", "--out", tmp_path / "lists")
-    assert "missing: No such file" in error_line("--videos", tmp_path / "missing", "--out", tmp_path / "lists")
-
-
-def test_run_as_a_file_it_says_how_to_run_it():
-    assert_error(run_script("UCF_list/make_lists.py"), "python -m UCF_list.make_lists")
 
 
 def groups_of_videos(sizes):
