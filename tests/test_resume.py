@@ -25,7 +25,7 @@ from training.streams import SPATIAL
 from utils import StopRequest, load_checkpoint, memory_format, pick_device, save_checkpoint
 
 # The learning rate is cut after the second epoch in turn whose loss is not the lowest.
-CUT = ("--lr", "0.1", "--seed", 1)
+CUT = ("--arch", "resnet18", "--lr", "0.1", "--seed", 1)
 
 
 def train(data: Path, record: Path, *arguments):
