@@ -60,15 +60,9 @@ def main(argv: list[str] | None = None) -> None:
     for size in args.sizes:
         with tempfile.TemporaryDirectory(prefix=f"startup-{size}-", dir=args.tmp) as folder:
             frames = make_data(Path(folder), size)
-            time.sleep(3)  # counts of folders that changed just now are not cached
-            for cache in ("cold", "warm"):
-                results = []
-                for _ in range(args.repeat):
-                    if cache == "cold":
-                        Path(folder, "frames", ".frame_counts.json").unlink(missing_ok=True)
-                    results.append(measure_afresh(Path(folder), args))
-                rows.append({"videos": size, "cache": cache, "frames": frames, **best_of(results)})
-                print(json.dumps(rows[-1]), file=sys.stderr)
+            results = [measure_afresh(Path(folder), args) for _ in range(args.repeat)]
+            rows.append({"videos": size, "frames": frames, **best_of(results)})
+            print(json.dumps(rows[-1]), file=sys.stderr)
     print(f"{os.cpu_count()} CPUs, load {load:.1f} before; Python {platform.python_version()}\n")
     print_table(rows)
     print_limits(rows)
@@ -267,14 +261,14 @@ def print_table(rows: list[dict]) -> None:
     """Print a markdown table."""
     first = rows[0]
     print(
-        f"| videos | frames | counts | imports | lists | counting | first batch | start in all | peak memory | more "
+        f"| videos | frames | imports | lists | counting | first batch | start in all | peak memory | more "
         f"than {first['videos']} | growth of main process, worker | worker's own |"
     )
-    print("|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for row in rows:
         seconds = " | ".join(f"{row[key]:.2f} s" for key in ("imports", "lists", "counts", "first batch", "start"))
         print(
-            f"| {row['videos']:,} | {row['frames']:,} | {row['cache']} | {seconds} | {row['peak']:.0f} MB | "
+            f"| {row['videos']:,} | {row['frames']:,} | {seconds} | {row['peak']:.0f} MB | "
             f"{row['peak'] - first['peak']:+.0f} MB | {row['growth']:+.1f}, {row['worker growth']:+.1f} MB | "
             f"{row['worker']:.0f} MB |"
         )
@@ -283,12 +277,12 @@ def print_table(rows: list[dict]) -> None:
 def print_limits(rows: list[dict]) -> None:
     """Print what a listed video costs, and the numbers of videos at which that becomes much."""
     small, large = rows[0], rows[-1]
-    if len(rows) < 4:
+    if len(rows) < 2:
         return
     more = large["videos"] - small["videos"]
     warm = sum(large[key] - small[key] for key in ("lists", "counts")) / more
     # Counting takes a time per frame: the lengths should be real.
-    counted = next((row for row in rows if row["videos"] == UCF101 and row["cache"] == "cold"), rows[-2])
+    counted = next((row for row in rows if row["videos"] == UCF101), rows[-1])
     cold = sum(counted[key] for key in ("lists", "counts")) / counted["videos"]
     peak, own = (large["peak"] - small["peak"]) / more, (large["worker"] - small["worker"]) / more
     print(

@@ -56,7 +56,11 @@ def _find_frames(root: str | os.PathLike, folder: str | None) -> Frames | str:
     path = f"{root}/{folder}"
     try:
         count = read_record(path).get("count")
-        if count and os.stat(path).st_mtime - os.stat(f"{path}/{RECORD}").st_mtime < SETTLED:
+        if (
+            isinstance(count, int)
+            and count > 0
+            and os.stat(path).st_mtime - os.stat(f"{path}/{RECORD}").st_mtime < SETTLED
+        ):
             return Frames(path, count)
         frames = find_frames(path)
     except (UserError, OSError) as error:

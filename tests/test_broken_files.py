@@ -163,9 +163,9 @@ def test_score_pickles(fault, trained, tiny, tmp_path):
     assert_error(call_main("average_fusion", path, "--ucf-list", tiny / "lists", "--out", tmp_path / "out"), str(path))
 
 
-@pytest.mark.parametrize("content", [b'{"v_Archery_g01_c01": [1', b'{"v_Archery_g01_c01": "many"}'])
-def test_a_broken_cache_of_frame_counts_is_counted_again(content, trained, own_tiny, tmp_path):
-    (own_tiny / "frames" / ".frame_counts.json").write_bytes(content)
+@pytest.mark.parametrize("content", [b'{"count": 1', b'{"count": "many"}', b"[3]"])
+def test_a_broken_record_counts_for_nothing(content, trained, own_tiny, tmp_path):
+    (own_tiny / "frames" / "v_Archery_g01_c01" / "made.json").write_bytes(content)
     arguments = ("--resume", trained / "checkpoint.pth.tar", "--evaluate")
     finished = train_script("spatial", own_tiny, tmp_path, *arguments, inline=True)
     assert finished.returncode == 0 and finished.stderr == ""
