@@ -112,7 +112,7 @@ def checkpoints(args: argparse.Namespace) -> dict[Stream, Path]:
 
 
 def check_streams(args: argparse.Namespace) -> None:
-    """Raise `UserError` unless there are streams, and as many weights if any."""
+    """Refuse to go on without streams, or with weights that are not one for each."""
     streams = len(checkpoints(args))
     if not streams:
         raise UserError("no stream to classify with; give --spatial, --motion, --flow or --skeleton CHECKPOINT")
@@ -124,7 +124,7 @@ def check_streams(args: argparse.Namespace) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise `UserError` for options that do not go together, or that would write over a video."""
+    """Refuse options that do not go together, or that would write over a video."""
     check_streams(args)
     if bool(args.live) == bool(args.videos):
         raise UserError("give either videos to classify or --live SOURCE")

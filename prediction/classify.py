@@ -131,7 +131,7 @@ def classify(path: Path, classifier: Classifier) -> Prediction:
 
 
 def check_num_frames(keypoints: Keypoints, num_frames: int) -> None:
-    """Raise `UserError` unless the keypoints are those of `num_frames` frames."""
+    """Refuse keypoints that are not those of `num_frames` frames."""
     if keypoints.num_frames != num_frames:
         counts = f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}"
         raise UserError(f"{counts}; give its own keypoints, and --every or --fps as they were made with")
@@ -219,7 +219,7 @@ def score(window: Window, classifier: Classifier) -> dict[str, np.ndarray]:
 
 @torch.inference_mode()
 def mean_logits(model: Model, stream: Stream, sample: Sample, amp: bool = False) -> np.ndarray:
-    """Mean logits, float32 (classes,), over the clips of a sample; raises `UserError` if they are not finite."""
+    """Mean logits, float32 (classes,), over the clips of a sample."""
     device = model.device
     inputs = stream.to_input(sample.images.to(device), sample.index.to(device))
     with torch.autocast(device.type, enabled=amp):

@@ -51,7 +51,7 @@ def read_source(source: str) -> Generator[Picture, None, None]:
     """The frames of a camera ("0", "/dev/video0"), an address or a file, each when it comes.
 
     What has a length (files, also behind an address) and HLS, which comes in pieces, are played at their own speed.
-    Ends where a file ends; raises `UserError` with the reason if the source cannot be read, or no longer.
+    Ends where a file ends; a `UserError` tells why a source cannot be read, or no longer.
     """
     camera = f"/dev/video{source}" if source.isdecimal() else source
     options = {"rtsp_transport": "tcp"} if source.startswith("rtsp") else {}
@@ -133,10 +133,7 @@ class Capture:
         self.thread.start()
 
     def newest(self, wait: float = 0.1) -> Captured | None:
-        """The newest frame that was not given yet, waited for up to `wait` seconds; None: there is none.
-
-        Raises `UserError` if the source cannot be read at all.
-        """
+        """The newest frame that was not given yet, waited for up to `wait` seconds; None: there is none."""
         if self.again is not None:
             time.sleep(min(wait, max(self.again - time.monotonic(), 0)))
             if time.monotonic() < self.again:
