@@ -83,7 +83,7 @@ def has_images(folder: str | os.PathLike) -> bool:
 def find_frame_folders(root: str | os.PathLike) -> list[str]:
     """Names, relative to `root` and sorted, of the folders of videos: `VIDEO`, or `CLASS/VIDEO`.
 
-    A folder that holds folders only is taken for a class. Raises `UserError` if `root` is no folder.
+    A folder that holds folders only is taken for a class.
     """
     root = Path(root)
     if not root.is_dir():
@@ -122,7 +122,7 @@ class BrokenImage(UserError):
 
 
 def read_image(path: str | os.PathLike, decode_jpeg: Callable[[bytes], np.ndarray] | None = None) -> np.ndarray:
-    """Read an image file as uint8 RGB (H, W, 3), as `decode_image` does. Raises `BrokenImage`."""
+    """Read an image file as uint8 RGB (H, W, 3), as `decode_image` does."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -133,7 +133,7 @@ def read_image(path: str | os.PathLike, decode_jpeg: Callable[[bytes], np.ndarra
 def decode_image(
     data: bytes, name: str | os.PathLike = "image", decode_jpeg: Callable[[bytes], np.ndarray] | None = None
 ) -> np.ndarray:
-    """Decode an image to uint8 RGB (H, W, 3), JPEGs by `decode_jpeg` if given, else Pillow. Raises `BrokenImage`."""
+    """Decode an image to uint8 RGB (H, W, 3), JPEGs by `decode_jpeg` if given, else Pillow."""
     if not data:
         raise BrokenImage(f"{name}: the file is empty")
     try:

@@ -337,7 +337,7 @@ def through_jpeg(rgb: np.ndarray, quality: int | None) -> np.ndarray:
 def write_mp4(path: str | os.PathLike, pictures: Iterable[Image.Image], rate: Fraction) -> None:
     """Encode RGB pictures, all of the first one's size with even sides, at `rate` a second as a silent MP4.
 
-    In H.264, or MPEG-4 where FFmpeg lacks x264. Raises `UserError` if the encoder fails.
+    In H.264, or MPEG-4 where FFmpeg lacks x264.
     """
     codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
     if codec not in av.codecs_available:

@@ -51,7 +51,7 @@ def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
 
 
 def read_flow(v_of: Mapping[Video, IndexedVideo], video: IndexedVideo, number: int) -> np.ndarray:
-    """The flow from the 1-based frame `number` on, uint8 (H, W, 2), of a video of u. Raises `BrokenImage`."""
+    """The flow from the 1-based frame `number` on, uint8 (H, W, 2), of a video of u."""
     u, v = (read_grey(part.path(number)) for part in (video, v_of[video.video]))
     if u.shape != v.shape:
         raise BrokenImage(f"{video.path(number)}: u and v differ in size")

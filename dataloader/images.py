@@ -23,7 +23,7 @@ SHORT_SIDE_RATIO = 256 / 224
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Read an image file as uint8 RGB (H, W, 3), a third faster than Pillow. Raises `BrokenImage`."""
+    """Read an image file as uint8 RGB (H, W, 3), a third faster than Pillow."""
     return frames.read_image(path, _decode_jpeg)
 
 
@@ -33,7 +33,7 @@ def read_frames(video: Frames | IndexedVideo, numbers: Iterable[int]) -> Iterato
 
 
 def read_grey(path: str | os.PathLike) -> np.ndarray:
-    """Read a grey image file as uint8 (H, W). Raises `BrokenImage`."""
+    """Read a grey image file as uint8 (H, W)."""
     return frames.read_image(path, partial(_decode_jpeg, mode=ImageReadMode.GRAY))[..., 0]
 
 
