@@ -176,11 +176,8 @@ def read_weights(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]
     content = load_safetensors(path) if str(path).endswith(".safetensors") else load_checkpoint(path)
     checkpoint = content if "state_dict" in content else {"state_dict": content}
     state = checkpoint["state_dict"]
-    if not isinstance(state, Mapping) or not state:
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path}: holds no state dict of a network; give a checkpoint that training wrote")
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-            raise UserError(f"{path}: {name!r} is no tensor, so this is no state dict of a network")
     return checkpoint, torchvision_names(state)
 
 
@@ -196,8 +193,6 @@ def torchvision_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
         for custom, standard in CUSTOM_NAMES.items():
             if plain.startswith(custom):
                 plain = standard + plain.removeprefix(custom)
-        if plain in renamed:
-            raise UserError(f"the weights hold {plain!r} twice, the second time as {name!r}")
         renamed[plain] = tensor
     return renamed
 

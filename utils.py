@@ -12,7 +12,6 @@ import tarfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,20 +97,10 @@ def write_record(path: str | os.PathLike, row: dict) -> None:
     """
     table = pd.DataFrame([row]).astype(str)
     if Path(path).exists():
-        before = read_record(path, dtype=str)
+        before = pd.read_csv(path, dtype=str)
         table = pd.concat([before[before["Epoch"].astype(int) < row["Epoch"]], table])
     with atomic_write(path, "w") as file:
         table.to_csv(file, index=False)
-
-
-def read_record(path: str | os.PathLike, **options: Any) -> pd.DataFrame:
-    """The table of a record; `options` are those of `pandas.read_csv`."""
-    try:
-        table = pd.read_csv(path, **options)
-        table["Epoch"].astype(int)
-    except (ValueError, KeyError) as error:  # what pandas raises on damaged files
-        raise UserError(f"{path}: is no record of a training run ({error}); move it away") from None
-    return table
 
 
 def write_json(path: str | os.PathLike, content: dict) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from common.cli import ArgumentGroup, ArgumentParser, UserError, examples, positive, probability, whole_number
-from common.records import FrameSettings, add_frame_arguments, alike, settings_from_arguments
+from common.records import FrameSettings, add_frame_arguments, alike, settings_from_arguments, settings_of
 from dataloader.names import Video, VideoFolders, normal, stem
 from dataloader.split_train_test_video import read_class_index
 from fusion.metrics import fuse, read_calibration
@@ -21,7 +21,6 @@ from pose.keypoints import FILE_NAME
 from pose.people import add_cleaning_arguments, cleaning_from_arguments
 from prediction.classify import Classifier, Fusion, Options
 from prediction.timeline import MINIMUM, SUFFIXES, Plan
-from training.resume import trained_frames, trained_poses
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream
 from utils import computes_in_half, pick_device
 
@@ -196,7 +195,7 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
     calibrations = {name: read_calibration(model.checkpoint) for name, model in models.items()}
     settings = settings_from_arguments(args, common_settings(models, args))
     looking = [] if keypoints else [model for name, model in models.items() if STREAMS[name].of_people]
-    poses = next(filter(None, (trained_poses(model.checkpoint, model.path) for model in looking)), {})
+    poses = next(filter(None, (model.checkpoint.get("poses") for model in looking)), {})
     estimator = None
     if looking or (overlay and not keypoints and (args.model or args.pose_weights)):
         estimator = estimator_from_arguments(args, poses)
@@ -231,7 +230,7 @@ def common_settings(models: Mapping[str, Model], args: argparse.Namespace) -> Fr
     of_poses = (MOTION_POSE.name, SKELETON.name)
     common: FrameSettings | None = None
     for name, model in sorted(models.items(), key=lambda item: item[0] in of_poses):
-        made = trained_frames(model.checkpoint, model.path)
+        made = settings_of(model.checkpoint)
         if common is None:
             common, first = made, model.path
         elif made:

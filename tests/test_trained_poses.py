@@ -94,10 +94,6 @@ def test_another_network_than_in_training_is_said(trained, monkeypatch):
     try:
         warned = scores(trained, monkeypatch)[2]
         assert "motion.pth.tar was trained on people found with model = onnx, now it is fake" in warned
-        for damaged in ([1], {"every": "x"}):
-            torch.save(checkpoint | {"poses": damaged}, trained / "motion.pth.tar")
-            bad = call_main("predict", trained / "videos/Diving/v_one.avi", "--motion", trained / "motion.pth.tar")
-            assert_error(bad, "motion.pth.tar", "damaged")
     finally:
         torch.save(checkpoint, trained / "motion.pth.tar")
 

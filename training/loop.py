@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import replace
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -18,7 +19,7 @@ from network import Model, add_dropout
 from training.engine import Context, evaluate, train_one_epoch
 from training.options import kept_options
 from training.resume import BEST, CHECKPOINT, record_path, resume_averaging, resume_training, scores_path
-from utils import read_record, save_checkpoint, write_record
+from utils import save_checkpoint, write_record
 
 SELECTION = {"val": "validation set", "test": "test list"}
 UNSAVED_SECONDS = 5  # of epochs without a test that a kill may cost: writing can take longer than training a head
@@ -85,7 +86,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
         if tested:
             write_record(selection_csv, _row(epoch, tested))
             name = {"val": "validation"}.get(selection, selection)
-            records = read_record(train_csv), read_record(selection_csv)
+            records = pd.read_csv(train_csv), pd.read_csv(selection_csv)
             plot_curves(*records, name, record / "curves.png", title, latest)
             result = f"{selection} {figures_in_words(tested)}, "
         checkpoint = {

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,8 +71,8 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> dict[str, dict |
     What the data do not tell is as in the checkpoint, None if that does not tell either. With `say`, a line on stderr
     if the two differ, for then the network sees another tempo, size, or other people.
     """
-    checkpoint, path = (model.checkpoint, model.path) if model else ({}, None)
-    trained = trained_frames(checkpoint, path), trained_poses(checkpoint, path)
+    checkpoint = model.checkpoint if model else {}
+    trained = settings_of(checkpoint), checkpoint.get("poses")
     found: tuple = (None, None)
     if args.data and args.data.is_dir():
         frames = settings_of(root_record(args.data))
@@ -90,28 +89,6 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> dict[str, dict |
             print(f"{args.data}: its {what} with {here}, those of {args.resume} with {there}", file=sys.stderr)
     frames, poses = found[0] or trained[0], found[1] or trained[1]
     return {"frames": asdict(frames) if frames else None, "poses": poses}
-
-
-def trained_frames(checkpoint: Mapping, path: str | os.PathLike) -> FrameSettings | None:
-    """How the frames that a network was trained on were made; None if its checkpoint, an older one, does not tell.
-
-    Raises `UserError` if what it tells is damaged.
-    """
-    try:
-        return settings_of(dict(checkpoint))
-    except TypeError:
-        raise UserError(f"{path}: what it tells of its frames is damaged: {checkpoint['frames']!r}") from None
-
-
-def trained_poses(checkpoint: Mapping, path: str | os.PathLike) -> dict | None:
-    """How the people that a network was trained on were found and cleaned; None if its checkpoint does not tell.
-
-    Raises `UserError` if what it tells is damaged.
-    """
-    poses = checkpoint.get("poses")
-    if poses is not None and not (isinstance(poses, dict) and isinstance(poses.get("every") or 1, int)):
-        raise UserError(f"{path}: what it tells of its poses is damaged: {poses!r}")
-    return poses
 
 
 def resume_training(

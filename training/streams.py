@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -125,9 +126,13 @@ def _prepare_spatial(args: Namespace, videos: list) -> Prepared:
     return good, bad, partial(spatial_sample, read=read, **options)
 
 
+def _refuse_frames(data: Path) -> None:
+    if looks_like_frames(data):
+        raise UserError(f"--data {data}: holds RGB frames; give the folder of pose flow, see process_pose.py")
+
+
 def _prepare_motion_pose(args: Namespace, videos: list) -> Prepared:
-    if looks_like_frames(args.data):
-        raise UserError(f"--data {args.data}: holds RGB frames; give the folder of pose flow, see process_pose.py")
+    _refuse_frames(args.data)
     options = {"image_size": args.image_size, "segments": args.segments}
     if not args.from_keypoints:
         return *index_frames(args.data, videos), partial(motion_sample, **options)
@@ -141,8 +146,7 @@ def _prepare_flow(args: Namespace, videos: list) -> Prepared:
 
 
 def _prepare_skeleton(args: Namespace, videos: list) -> Prepared:
-    if looks_like_frames(args.data):
-        raise UserError(f"--data {args.data}: holds RGB frames; give the folder of {FILE_NAME}, see process_pose.py")
+    _refuse_frames(args.data)
     return skeletons.prepare_skeletons(args.data, videos)
 
 
