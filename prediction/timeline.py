@@ -177,10 +177,11 @@ def _look_at_windows(
         if isinstance(classifier.people, Keypoints):
             window = window_of_keypoints(classifier.people, start, len(frames))
         else:
-            known = {number - start: people for number, people in found.items() if number > start}
+            found = {number: people for number, people in found.items() if number > start}
+            known = {number - start: people for number, people in found.items()}
             window = Window(len(frames), {}, known, frames[0].shape[:2])
         raw = look(window, partial(map, dict(enumerate(frames, 1)).__getitem__), classifier)
-        found = {start + number: people for number, people in raw.items()}
+        found |= {start + number: people for number, people in raw.items()}
         yield start, window
 
 

@@ -155,6 +155,14 @@ def test_windows_are_scored_as_files_of_their_frames(data, classifier, tmp_path,
         np.testing.assert_allclose(logits, means[name], atol=1e-4)
 
 
+def test_people_of_a_frame_are_found_once(data, classifier):
+    """Also where a window between two does not look at it."""
+    seen, options = [], Options(FrameSettings(short_side=40), clips=2)
+    motion = alone(classifier, MOTION_POSE)._replace(people=fake_estimator(seen), options=options)
+    assert len(classify_windows(data / "noise.mkv", motion, Plan(4, 0.3)).spans) > 2
+    assert len({frame.tobytes() for frame in seen}) == len(seen) > 20
+
+
 def test_keypoints_of_the_window(data, classifier):
     """Those of a file give what finding the same people in the same frames gives; they must be the video's own."""
     finding = classifier._replace(
