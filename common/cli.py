@@ -118,23 +118,21 @@ def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
 
 def positive(text: str) -> float:
     """An argparse type: a positive, finite number."""
-    if not 0 < float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return float(text)
+    if 0 < float(text) < math.inf:
+        return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
 
 
 def not_negative(text: str) -> float:
     """An argparse type: 0, or a positive, finite number."""
-    if not 0 <= float(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor a positive number")
-    return float(text)
+    return float(text) and positive(text)
 
 
 def probability(text: str) -> float:
     """An argparse type: a number from 0 to 1."""
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
-    return float(text)
+    if 0 <= float(text) <= 1:
+        return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
 
 
 def image_size(text: str) -> tuple[int, int]:
