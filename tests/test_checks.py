@@ -58,14 +58,10 @@ def test_videos_that_are_missing_come_before_weights(tiny_lists, nothing_is_read
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
-        ("predict", ("{root}", "--spatial", "x"), "is a folder; give video files"),
-        ("predict", ("{root}/videos", "--spatial", "x"), "give all of its videos with {root}/videos/*.avi"),
-        ("predict", ("{root}/nowhere.avi", "--spatial", "x"), "nowhere.avi: no such file"),
         ("predict", ("{root}/videos/a.avi", "--spatial", "{root}/run"), "such as {root}/run/model_best.pth.tar"),
         ("export_onnx", ("{root}/run", "{root}/out.onnx"), "is a folder; give a checkpoint"),
         ("average_fusion", ("{root}/run",), "run: no such file; "),
         ("temporal_cnn_15", ("--features", "{root}/run"), "run: Is a directory"),
-        ("extract_frames", ("{root}/videos", "{root}/videos/a.avi"), "a.avi: is no folder"),
         ("process_pose", ("--frames", "{root}/videos", "--out", "{root}/out"), "--videos-in"),
         ("process_pose", ("--frames", "{root}", "--out", "{root}/out"), "--videos-in"),
         (

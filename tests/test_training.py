@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.records import write_record
 from dataloader.sampling import stack_indices
 from dataloader.sampling import test_starts as starts_of
 from fusion.scores import load_scores
@@ -218,8 +219,7 @@ def test_held_out_groups_choose_and_the_test_list_is_read_last(stream, own_tiny,
 def test_swapped_data_folders_are_refused(own_tiny, tmp_path):
     keypoints = np.zeros((0, 18, 3), np.float32)
     save_keypoints(own_tiny / "pose_flow" / "TaiChi_g01_c01" / FILE_NAME, keypoints, np.zeros(0, int), 8, (40, 40))
-    image = next((own_tiny / "frames").glob("*Diving_g04*")) / "frame000001.jpg"
-    Image.open(image).save(image, comment=b"Frames: every 1, short side 36, quality 95")
+    write_record(next((own_tiny / "frames").glob("*Archery_g01*")), {"frames": {"every": 1}})
     finished = train_script("spatial", own_tiny, tmp_path, "--data", own_tiny / "pose_flow")
     assert_error(finished, "pose_flow", "is pose flow")
     finished = train_script("motion_pose", own_tiny, tmp_path, "--data", own_tiny / "frames")
