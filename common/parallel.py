@@ -111,6 +111,8 @@ def make_all(
     `noted(name)` tells the damage of a video that is done ("": none), None if it is to be done. `work(name, scratch)`
     does one, with the help of a folder `scratch` in `out`; it returns the number of images and the damage.
     """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is no folder; give the one that the images go to")
     damaged, broken, todo = {}, {}, []
     for name in videos:
         try:
