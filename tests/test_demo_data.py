@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import av
 import numpy as np
@@ -17,20 +16,13 @@ from dataloader.split_train_test_video import read_class_index, read_split
 from demo_data.classes import ACTIONS
 from demo_data.clip import HEIGHT, WIDTH, render, stage
 from demo_data.detector import detect
-from demo_data.figure import Camera, joints, random_body, rotation, two_bones
+from demo_data.figure import Camera, joints, random_body, two_bones
 from pose.keypoints import load_keypoints
-from tests.helpers import assert_error
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers import ROOT, assert_error, call_main
 
 
 def make(out, *options):
-    return subprocess.run(
-        [sys.executable, ROOT / "make_demo_data.py", out, *map(str, options)],
-        capture_output=True,
-        text=True,
-        cwd=out.parent,
-    )
+    return call_main("make_demo_data", out, *options)
 
 
 def digests(folder):
@@ -60,11 +52,6 @@ def test_classes_are_those_of_split_04_in_its_order():
     assert all(sum(action.places.values()) == pytest.approx(1) for action in ACTIONS)
 
 
-def test_classes_share_places():
-    shared = [sum(place in other.places for other in ACTIONS) for action in ACTIONS for place in action.places]
-    assert sum(count > 1 for count in shared) > len(shared) / 2
-
-
 # ---- figures ----
 
 
@@ -78,19 +65,6 @@ def test_two_bones_reach_the_target_with_their_lengths():
     np.testing.assert_allclose(np.linalg.norm(end - middle, axis=1), 0.3, atol=1e-9)
 
 
-def test_two_bones_stretch_towards_what_is_out_of_reach():
-    middle, end = two_bones(np.zeros((1, 3)), np.array([[0, 5.0, 0]]), 0.35, 0.3, np.array([0, 0, 1.0]))
-    assert 0.64 < end[0, 1] <= 0.65
-    assert middle[0, 1] > 0.3
-
-
-@pytest.mark.parametrize(
-    ("axis", "start", "end"), [("x", (0, 1, 0), (0, 0, 1)), ("y", (0, 0, 1), (1, 0, 0)), ("z", (0, 1, 0), (1, 0, 0))]
-)
-def test_a_quarter_turn(axis, start, end):
-    np.testing.assert_allclose(rotation(axis, np.array(np.pi / 2)) @ start, end, atol=1e-12)
-
-
 def test_camera_shows_the_left_hand_of_one_who_faces_us_on_the_right():
     left, up, ahead = np.eye(3)
     assert Camera(0, 0, 50).project(left)[0].tolist() == [50, 0]
@@ -101,7 +75,7 @@ def test_camera_shows_the_left_hand_of_one_who_faces_us_on_the_right():
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.name)
 def test_bones_keep_their_lengths_and_joints_move_without_jumps(action):
-    for seed in range(6):
+    for seed in range(3):
         rng = np.random.default_rng(seed)
         body, clock = random_body(rng), np.arange(80) / 25
         pose = action.move(body, clock, rng, 4.0) if action.drop else action.move(body, clock, rng)
