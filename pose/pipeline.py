@@ -241,12 +241,8 @@ def write_poses(folder: Path, data: Keypoints, cleaning: dict | None, record: di
         data = clean_people(data, cleaning)
     save_keypoints(folder / FILE_NAME, *vars(data).values())
     for number in range(1, data.num_frames + 1 if images else 1):
-        path = folder / FRAME_NAME.format(number)
-        try:
-            path.write_bytes(encode_pose_image(people_of_frame(data, number), data.frame_size))
-        except OSError as error:
-            error.filename = error.filename or str(path)  # "no space left" should say where
-            raise
+        image = encode_pose_image(people_of_frame(data, number), data.frame_size)
+        (folder / FRAME_NAME.format(number)).write_bytes(image)
     write_record(folder, record | {"count": data.num_frames if images else None})
 
 

@@ -228,5 +228,5 @@ def test_a_full_disk_is_named_and_nothing_half_done_stays(data, tmp_path, monkey
     finished = call_main("process_pose", *command(data, tmp_path / "out"), "--workers", 0)
     assert finished.returncode == 2
     last = finished.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and "frame000001.jpg: No space left on device" in last
+    assert last.startswith("error: ") and "Archery_g01_c01: No space left on device" in last
     assert not list((tmp_path / "out").iterdir())
