@@ -335,11 +335,11 @@ def describe_in_a_line(seen: Classified, topk: int) -> str:
     """The best classes in percent, the streams' own best, and how the machine keeps up."""
     result = seen.result
     best = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(result["fused"], topk))
-    if best and result["answer"] is None:
-        best = f"none of these: {best}"
+    words = [NOBODY_IN_VIEW] * any(note.startswith(NOBODY_IN_VIEW) for note in result["notes"])
+    words += ["none of these"] * bool(best and result["answer"] is None) + [best] * bool(best)
     streams = result["streams"] if len(result["streams"]) > 1 else {}
     own = [(stream, *top_classes(scores, 1)[0]) for stream, scores in streams.items()]
-    told = (best or NOBODY_IN_VIEW) + "".join(f" | {stream}: {name} {100 * value:.1f}" for stream, name, value in own)
+    told = ": ".join(words) + "".join(f" | {stream}: {name} {100 * value:.1f}" for stream, name, value in own)
     return f"{seen.seconds:6.1f} s  {describe_pace(seen)}  {told}"
 
 

@@ -117,6 +117,8 @@ def test_nobody_before_the_camera(classifier):
     result = describe(classify_window(empty, motion), Fusion(CLASSES, {MOTION_POSE.name: Calibration()}))
     seen = Classified(result, 0.0, 1.0, 30, 25.0, 30, 30, 0.5)
     assert describe_in_a_line(seen, 3).endswith("people 0 %  nobody in view")
+    both = describe(classify_window(empty, classifier), classifier.fusion)
+    assert "people 0 %  nobody in view: " + both["answer"] in describe_in_a_line(seen._replace(result=both), 1)
     assert table_row(seen, CLASSES)[4:] == ["0.000", "0.500", "nobody in view", "", "", "", ""]
 
 
