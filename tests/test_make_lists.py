@@ -51,11 +51,7 @@ def make_own_lists(videos, out, **options):
 
 def test_script_writes_the_official_lists(tmp_path):
     assert call_main("UCF_list.make_lists", "--out", tmp_path / "lists").returncode == 0
-    assert digests(tmp_path / "lists") == SHA256
-
-
-def test_committed_lists_are_the_official_ones():
-    assert digests(ROOT / "UCF_list").items() >= SHA256.items()
+    assert digests(tmp_path / "lists") == SHA256 and digests(ROOT / "UCF_list").items() >= SHA256.items()
 
 
 def test_split_04_holds_the_scored_videos():
@@ -147,22 +143,6 @@ def test_validation_videos_come_out_of_the_training_list(tmp_path):
     assert not (lists / "vallist01.txt").exists(), "a list of the call before, whose videos are trained on now"
 
 
-def test_a_video_that_is_validated_on_cannot_be_in_another_list(tmp_path):
-    touch(tmp_path / "v", *(f"a/{i}.avi" for i in range(9)))
-    lists = tmp_path / "lists"
-    make_own_lists(tmp_path / "v", lists)
-    assert read_split(lists, "01", "classInd.txt").val == []
-    for other in ("train", "test"):
-        before = (lists / "vallist01.txt").read_bytes()
-        with (lists / "vallist01.txt").open("ab") as file:
-            file.write((lists / f"{other}list01.txt").read_bytes().splitlines()[0] + b"\n")
-        with pytest.raises(UserError, match=r"vallist01.txt, line 2: video '\d' comes twice"):
-            read_split(lists, "01", "classInd.txt", "vallist01.txt")
-        (lists / "vallist01.txt").write_bytes(before)
-    with pytest.raises(UserError, match=r"vallist02.txt: No such file"):
-        read_split(lists, "01", "classInd.txt", "vallist02.txt")
-
-
 @pytest.mark.parametrize("pattern", [r"^(p\d+)-", r"(?P<x>-)?(?P<group>p\d+)"])
 def test_groups_from_an_expression_hold_across_classes(tmp_path, pattern):
     for name in ("wave", "clap"):
@@ -172,16 +152,6 @@ def test_groups_from_an_expression_hold_across_classes(tmp_path, pattern):
     people = [{video.path.split("/")[1][:2] for video in part} for part in (split.train, split.val, split.test)]
     assert len(set.union(*people)) == 9 and [len(part) for part in people] == [5, 1, 3]
     assert Counter(video.class_name for video in split.test) == {"wave": 6, "clap": 6}
-
-
-def test_a_name_in_which_the_expression_finds_nothing_is_a_group_of_its_own(tmp_path, capsys):
-    people = [f"{name}/{person}{i}.mp4" for name in "xy" for person in ("anna", "bob", "carl") for i in range(3)]
-    touch(tmp_path / "v", *people, "x/other.mp4", "y/other.mp4")
-    make_own_lists(tmp_path / "v", tmp_path / "lists", groups_from="(anna|bob|carl)")
-    assert "20 videos in 5 groups; 2 videos are groups of their own" in capsys.readouterr().out
-    split = read_split(tmp_path / "lists", "01", "classInd.txt", "vallist01.txt")
-    for person in ("anna", "bob", "carl"):
-        assert sum(any(person in v.path for v in part) for part in (split.train, split.val, split.test)) == 1
 
 
 @pytest.mark.parametrize("spelling", ["{name}/{stem}.MP4", "{name}/{stem}", "{name}/v_{stem}.MP4"])
@@ -224,19 +194,8 @@ def test_mistakes_in_a_csv_file(tmp_path, text, words):
     assert_error(call_main("UCF_list.make_lists", *paths), words, "people.csv")
 
 
-HOSTILE = [
-    "two words",
-    "Übung",
-    unicodedata.normalize("NFD", "Müllerstraße"),
-    "dots.and.more",
-    "-dash",
-    "日本語",
-    "1 starts with a number",
-    "#hash",
-    "100%",
-    "quote'\"",
-    "comma,semi;",
-]
+HOSTILE = ["two words", "Übung", unicodedata.normalize("NFD", "Müllerstraße"), "dots.and.more", "-dash", "日本語"]
+HOSTILE += ["1 starts with a number", "#hash", "100%", "quote'\"", "comma,semi;"]
 
 
 def test_hostile_names_survive_the_way_through_the_lists(tmp_path):
@@ -256,20 +215,8 @@ def test_hostile_names_survive_the_way_through_the_lists(tmp_path):
 
 
 def test_hidden_and_other_files_are_passed_over(tmp_path):
-    touch(
-        tmp_path / "v",
-        "a/1.mp4",
-        "a/2.mp4",
-        "a/._1.mp4",
-        "a/.hidden.avi",
-        "a/notes.txt",
-        "a/deep.mp4/x.mp4",
-        "a/noext",
-        ".git/3.mp4",
-        "top.mp4",
-        "b/1.avi",
-        "b/2.avi",
-    )
+    others = "a/._1.mp4 a/.hidden.avi a/notes.txt a/deep.mp4/x.mp4 a/noext .git/3.mp4 top.mp4"
+    touch(tmp_path / "v", "a/1.mp4", "a/2.mp4", "b/1.avi", "b/2.avi", *others.split())
     make_own_lists(tmp_path / "v", tmp_path / "lists")
     split = read_split(tmp_path / "lists", "01", "classInd.txt")
     assert sorted(v.path for v in split.train + split.test) == ["a/1.mp4", "a/2.mp4", "b/1.avi", "b/2.avi"]
