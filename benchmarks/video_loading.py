@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             videos = what == "videos"
             good, _ = index_videos(root, listed, SETTINGS) if videos else index_frames(root, listed)
             read = partial(read_video, settings=SETTINGS) if videos else read_frames
-            sample = partial(spatial_sample, image_size=args.image_size, crop="resized", read=read)
+            sample = partial(spatial_sample, image_size=args.image_size, augmentation=("resized", 0.0), read=read)
             draw = lambda number, good=good, sample=sample: sample(  # noqa: E731
                 good[number % len(good)], random_state(0, number // len(good), str(number))
             )

@@ -23,20 +23,21 @@ def spatial_sample(
     generator: np.random.Generator | None,
     image_size: int,
     clips: int = TEST_SAMPLES,
-    crop: str = "random",
-    color_jitter: float = 0.0,
+    augmentation: tuple[str, float] = ("random", 0.0),
     read: Callable[[IndexedVideo, Sequence[int]], Iterable[np.ndarray]] = read_frames,
 ) -> Sample:
     """Frames of one video, each a clip of its own: `index` (clips, 1).
 
-    Training (a generator is given): one frame from each of 3 segments (TSN, arXiv 1608.00859), with one `crop` (see
-    `CROPS`), one random horizontal flip and one change of colours (of strength `color_jitter`) for all of them.
-    Testing: the frames at the 19 test starts, or at `clips`. `read(video, numbers)` gives the frames.
+    Training (a generator is given): one frame from each of 3 segments (TSN, arXiv 1608.00859), with one crop (see
+    `CROPS`), one random horizontal flip and one change of colours for all of them; `augmentation` names the crop and
+    the strength of the change. Testing: the frames at the 19 test starts, or at `clips`. `read(video, numbers)` gives
+    the frames.
     """
     if generator is None:
         return sample_for_testing(partial(read, video), video.num_frames, 1, image_size, clips)
 
     def augment(frames: Iterable[np.ndarray]) -> torch.Tensor:
+        crop, color_jitter = augmentation
         *place, flip, area, ratio = generator.random(5)
         images = transform_images(frames, partial(CROPS[crop], size=image_size, draws=(*place, area, ratio)))
         if color_jitter:

@@ -122,8 +122,8 @@ def _prepare_spatial(args: Namespace, videos: list) -> Prepared:
         read: Callable = partial(read_video_frames, settings=settings)
     else:
         (good, bad), read = index_frames(args.data, videos), read_frames
-    options = {"image_size": args.image_size, "crop": args.crop, "color_jitter": args.color_jitter}
-    return good, bad, partial(spatial_sample, read=read, **options)
+    augmentation = args.crop, args.color_jitter
+    return good, bad, partial(spatial_sample, read=read, image_size=args.image_size, augmentation=augmentation)
 
 
 def _refuse_frames(data: Path) -> None:
