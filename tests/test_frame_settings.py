@@ -63,9 +63,6 @@ def test_streams_of_other_frames_are_not_fused_unless_told(trained):
     assert_error(call_main(*options), "fps 20, short side 40, quality 80", "every 3, short side 40", "choose with")
     agreed = call_main(*options, "--fps", 20, "--short-side", 40, "--quality", 80)
     assert agreed.returncode == 1 and "no keypoints" in agreed.stderr  # it went on to look for people
-    torch.save(checkpoint | {"frames": {"speed": 3}, "in_channels": 30}, trained / "bad.pth.tar")
-    bad = call_main("predict", trained / "a.mkv", "--motion", trained / "bad.pth.tar", "--keypoints", trained)
-    assert_error(bad, "bad.pth.tar", "damaged")
 
 
 def test_testing_on_other_frames_is_said(trained):
