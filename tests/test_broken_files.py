@@ -145,17 +145,6 @@ def test_lists(name, content, own_tiny, tmp_path):
     assert_error(train_script("spatial", own_tiny, tmp_path / "record", inline=True), name)
 
 
-@pytest.mark.parametrize("content", [b"Epoch,Loss\nzero,1\n", npz()])
-def test_records(content, trained, tiny, tmp_path):
-    record = tmp_path / "record"
-    shutil.copytree(trained, record)
-    (record / "rgb_train.csv").write_bytes(content)
-    arguments = ("--resume", record / "checkpoint.pth.tar", "--epochs", 2, "--batch-size", 12)
-    assert_error(train_script("spatial", tiny, record, *arguments, inline=True), str(record / "rgb_train.csv"))
-    assert (record / "rgb_train.csv").read_bytes() == content
-    assert load_checkpoint(record / "checkpoint.pth.tar")["epoch"] == 1
-
-
 @faults
 def test_score_pickles(fault, trained, tiny, tmp_path):
     path = tmp_path / "broken_video_preds.pickle"
