@@ -203,7 +203,7 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
         if unlike and "model" in poses:
             made = f"{unlike[0]} = {poses.get(unlike[0])}, now it is {estimator.settings[unlike[0]]}"
             print(f"warning: {looking[0].path} was trained on people found with {made}", file=sys.stderr)
-    if not (settings.fps or settings.rate or args.every):
+    if not (settings.fps or settings.rate or args.every or getattr(args, "live", None)):
         unknown = "the checkpoints do not tell at what rate their frames came"
         print(f"{unknown}: each frame of a video is taken; --fps chooses another rate", file=sys.stderr)
     cleaning = cleaning_from_arguments(args, float(settings.per_second()), poses)
