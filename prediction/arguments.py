@@ -205,7 +205,7 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
             print(f"warning: {looking[0].path} was trained on people found with {made}", file=sys.stderr)
     if not (settings.fps or settings.rate or args.every or getattr(args, "live", None)):
         unknown = "the checkpoints do not tell at what rate their frames came"
-        print(f"{unknown}: each frame of a video is taken; --fps chooses another rate", file=sys.stderr)
+        print(f"{unknown}: each one of a video is taken, 25 a second of a camera; --fps chooses", file=sys.stderr)
     cleaning = cleaning_from_arguments(args, float(settings.per_second()), poses)
     options = Options(settings, cleaning, poses.get("every") or 1, overlay, args.amp and computes_in_half(device))
     return Classifier(models, Fusion(classes, calibrations, args.weights, args.threshold), estimator, options)

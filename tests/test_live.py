@@ -220,7 +220,7 @@ def estimating(monkeypatch):
 
 def arguments(data: Path, *others) -> tuple:
     streams = ("--spatial", data / "spatial.pth.tar", "--motion", data / "motion.pth.tar")
-    return (*streams, "--device", "cpu", "--short-side", 40, "--stride", 0.5, *others)
+    return (*streams, "--device", "cpu", "--short-side", 40, "--every", 1, "--stride", 0.5, *others)
 
 
 @pytest.mark.parametrize("place", ["file", "address"])
@@ -247,7 +247,7 @@ def test_a_video_to_its_end(data, tmp_path, server, estimating, place):
 def test_ctrl_c_ends_it_and_leaves_a_whole_table(data, tmp_path):
     table = tmp_path / "seen.csv"
     command = [ROOT / "predict.py", "--live", data / "www/long.mkv", "--spatial", data / "spatial.pth.tar"]
-    command += ["--device", "cpu", "--stride", "0.3", "--csv", table]
+    command += ["--device", "cpu", "--every", "1", "--stride", "0.3", "--csv", table]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=env, **pipes)
@@ -295,7 +295,8 @@ def test_mistakes(data, tmp_path, server, given, words):
     tmp_path.joinpath("other.csv").write_text("time,seconds\n")
     names = {"CHECKPOINT": data / "spatial.pth.tar", "OTHER": tmp_path / "other.csv"}
     given = [names.get(word, word.replace("SERVER", server)) for word in given.split()]
-    assert_error(call_main("predict", "--spatial", data / "spatial.pth.tar", "--device", "cpu", *given), *words)
+    spatial = ("--spatial", data / "spatial.pth.tar", "--device", "cpu", "--every", 1)
+    assert_error(call_main("predict", *spatial, *given), *words)
 
 
 def test_a_table_goes_on_where_it_ended(tmp_path):
