@@ -216,8 +216,3 @@ def test_mistakes_are_one_line(ordered, tmp_path):
     assert_error(train([swapped], tmp_path / "record", "--resume", best, "--evaluate"), "other videos")
     with pytest.raises(UserError):
         load_features(best)
-
-
-def test_features_need_a_trained_network(tiny, tmp_path):
-    finished = train_script("spatial", tiny, tmp_path, "--features", tmp_path / "f.npz", inline=True)
-    assert_error(finished, "f.npz", "--evaluate")
