@@ -232,11 +232,14 @@ def parse_options(parser: ArgumentParser, stream: str, argv: Sequence[str] | Non
                 saved.pop(excluded, None)
     if "amp" not in given and saved.get("amp"):
         del saved["amp"]  # this device may have none
-    parser.set_defaults(**saved)
+    arch = saved.get("arch")  # of another stream perhaps, whose name is not this parser's to judge
+    parser.set_defaults(**{name: value for name, value in saved.items() if name != "arch"})
     parser.set_defaults(**RECIPES[stream].get(given.get("recipe"), {}))
     if saved or "epochs" in given:
         parser.set_defaults(least_steps=0)
     args = parser.parse_args(argv)
+    if arch and not {"arch", "recipe"} & given.keys():
+        args.arch = arch
     changed = {name: value for name, value in kept_options(args).items() if value != saved.get(name, value)}
     if "arch" in changed:
         raise UserError(f"{args.resume}: its network is a {saved['arch']}; leave --arch or --head out")
