@@ -23,7 +23,7 @@ from fusion.metrics import Calibration
 from prediction.classify import Classifier, Fusion, Options
 from prediction.live import BrowserCamera
 from prediction.timeline import Plan
-from tests.helpers import ROOT, assert_error, call_main, write_video
+from tests.helpers import ROOT, assert_error, call_main, read_video, write_video
 from tests.live_sources import wait_for
 from tests.pose_fixtures import save_network
 from tests.prediction_data import COLOUR_CLASSES as CLASSES
@@ -98,7 +98,8 @@ def test_a_video_gets_the_answer_of_predict(data, ask, tmp_path):
     shown = [(one["label"], f"{100 * one['confidence']:.1f}") for one in answer["confidences"]]
     assert shown == [row[:2] for row in table] and answer["label"] == table[0][0]
     path = Path(video["video"] if isinstance(video, dict) else video)
-    assert path.read_bytes() == (tmp_path / "overlay.mp4").read_bytes()
+    for ours, theirs in zip(*(read_video(file)[0] for file in (path, tmp_path / "overlay.mp4")), strict=True):
+        assert np.abs(ours - theirs).mean() < 2  # a bar may be a pixel longer
     with av.open(str(path)) as container:
         assert container.streams.video[0].codec_context.name == "h264"
 

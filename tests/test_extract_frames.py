@@ -613,7 +613,7 @@ def test_signals_leave_nothing_half(tmp_path, long_videos, sig, status, workers)
     ]
     with (tmp_path / "errors").open("wb") as errors:  # no pipe: workers left over would keep it open
         process = subprocess.Popen(command, stderr=errors, start_new_session=True)
-    _wait_until(lambda: list((tmp_path / "f").glob(".tmp-*/frame000020.jpg")))
+    _wait_until(lambda: list((tmp_path / "f").glob(".tmp-*/*/frame000020.jpg")))
     process.send_signal(sig)
     assert process.wait(60) == status  # it would be 0, had the run gone on to its end
     assert "Traceback" not in (tmp_path / "errors").read_text()

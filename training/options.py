@@ -223,8 +223,9 @@ def parse_options(parser: ArgumentParser, stream: str, argv: Sequence[str] | Non
 
     `changed` of the result has those in which the run differs from its checkpoint, name → new value.
     """
-    unset = argparse.Namespace(**{action.dest: None for action in parser._actions})
-    given = {name: value for name, value in vars(parser.parse_args(argv, unset)).items() if value is not None}
+    names = {action.dest for action in parser._actions}  # set_defaults has others, such as a head's arch
+    parsed = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names))))
+    given = {name: parsed[name] for name in names if parsed.get(name) is not None}
     saved = saved_options(given["resume"], stream) if "resume" in given else {}
     for one, other in (("val_groups", "val_list"), ("every", "fps")):
         for name, excluded in ((one, other), (other, one)):
