@@ -146,7 +146,10 @@ def examine(root: Path, videos: list[Video], full: bool, workers: int) -> dict[s
     findings = {}
     if holds_videos(root):
         good, bad = index_videos(root, videos, FrameSettings(quality=None))
-        findings = {item.video.name: Finding(item.num_frames, _short(item.num_frames, item.folder)) for item in good}
+        findings = {
+            item.video.name: Finding(item.frames.num_frames, _short(item.frames.num_frames, item.frames.folder))
+            for item in good
+        }
         return findings | {v.name: Finding(0, {"missing" if "no file" in why else "broken": why}) for v, why in bad}
     jobs = [(video, root / folder if folder else None) for video, folder in find_folders(root, videos)]
     with contextlib.closing(run_parallel(partial(inspect, full=full), jobs, workers)) as results:

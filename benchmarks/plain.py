@@ -23,7 +23,7 @@ from network import IMAGENET_MEAN, IMAGENET_STD
 
 def read(video: IndexedVideo, frame: int) -> Image.Image:
     """One image of a video, decoded by Pillow."""
-    with Image.open(video.path(frame)) as image:
+    with Image.open(video.frames.path(frame)) as image:
         return image.convert("RGB")
 
 
@@ -46,7 +46,7 @@ class SpatialTraining(Dataset):
 
     def __getitem__(self, i: int) -> tuple[list[torch.Tensor], int]:
         video = self.videos[i]
-        frames = segment_starts(video.num_frames, np.random.rand(SEGMENTS))
+        frames = segment_starts(video.frames.num_frames, np.random.rand(SEGMENTS))
         return [self.transform(read(video, frame)) for frame in frames], video.video.label
 
 
@@ -62,10 +62,10 @@ class MotionTraining(Dataset):
 
     def __getitem__(self, i: int) -> tuple[list[torch.Tensor], int]:
         video = self.videos[i]
-        start = segment_starts(video.num_frames, np.random.rand(1))[0]
+        start = segment_starts(video.frames.num_frames, np.random.rand(1))[0]
         place = transforms.RandomCrop.get_params(torch.empty(3, 256, 256), (self.size, self.size))
         stack = torch.empty(3 * STACK_LENGTH, self.size, self.size)
-        for k, frame in enumerate(stack_indices(start, video.num_frames)):
+        for k, frame in enumerate(stack_indices(start, video.frames.num_frames)):
             image = transforms.functional.crop(self.resize(read(video, frame)), *place)
             stack[3 * k : 3 * k + 3] = self.to_tensor(image)
         return [stack], video.video.label
@@ -87,8 +87,8 @@ class Testing(Dataset):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         position, sample = divmod(i, TEST_SAMPLES)
         video = self.videos[position]
-        start = test_starts(video.num_frames)[sample]
-        frames = [start] if self.length == 1 else stack_indices(start, video.num_frames)
+        start = test_starts(video.frames.num_frames)[sample]
+        frames = [start] if self.length == 1 else stack_indices(start, video.frames.num_frames)
         return torch.cat([self.transform(read(video, frame)) for frame in frames]), position
 
 

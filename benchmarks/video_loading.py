@@ -23,7 +23,7 @@ from dataloader.images import read_frames
 from dataloader.names import Video, find_videos
 from dataloader.sampling import random_state
 from dataloader.spatial_dataloader import spatial_sample
-from dataloader.video_files import index_videos, read_video
+from dataloader.video_files import index_videos, read_video, read_video_frames
 from network import build_network
 
 SETTINGS = FrameSettings(quality=None)
@@ -87,16 +87,16 @@ def main(argv: list[str] | None = None) -> None:
         for what, root in (("frames", Path(folder)), ("videos", args.videos)):
             videos = what == "videos"
             good, _ = index_videos(root, listed, SETTINGS) if videos else index_frames(root, listed)
-            read = partial(read_video, settings=SETTINGS) if videos else read_frames
+            read = partial(read_video_frames, settings=SETTINGS) if videos else read_frames
             sample = partial(spatial_sample, image_size=args.image_size, augmentation=("resized", 0.0), read=read)
             draw = lambda number, good=good, sample=sample: sample(  # noqa: E731
                 good[number % len(good)], random_state(0, number // len(good), str(number))
             )
             test = lambda number, good=good, sample=sample: sample(good[number % len(good)], None)  # noqa: E731
             times[what] = seconds_a_sample(draw, 2 * len(good)), seconds_a_sample(test, len(good))
-        frames = [video.num_frames for video in good]
+        frames = [video.frames.num_frames for video in good]
         files = {"frames": (sum(frames), size), "videos": (len(good), sum(p.stat().st_size for p in chosen.values()))}
-        flow = seconds_a_sample(lambda n: computed_flow(Path(good[n % len(good)].folder)), 10)
+        flow = seconds_a_sample(lambda n: computed_flow(Path(good[n % len(good)].frames.folder)), 10)
     for what, (train, test) in times.items():
         count, total = files[what]
         cells = [f"{1 / train:.0f}", f"{1 / test:.1f}", f"{(step + train) / (step + times['frames'][0]):.2f}"]

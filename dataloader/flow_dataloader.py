@@ -42,19 +42,19 @@ def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
     for item in good:
         if item.video in v_of:
             other = v_of[item.video]
-            if other.num_frames == item.num_frames:
+            if other.frames.num_frames == item.frames.num_frames:
                 paired.append(item)
             else:
-                counts = f"{item.num_frames} images of u, {other.num_frames} of v"
+                counts = f"{item.frames.num_frames} images of u, {other.frames.num_frames} of v"
                 bad.append((item.video, f"video {item.video.name!r} has {counts}; run extract_flow.py again"))
     return paired, bad, partial(flow_sample, read=partial(read_flow, v_of))
 
 
 def read_flow(v_of: Mapping[Video, IndexedVideo], video: IndexedVideo, number: int) -> np.ndarray:
     """The flow from the 1-based frame `number` on, uint8 (H, W, 2), of a video of u."""
-    u, v = (read_grey(part.path(number)) for part in (video, v_of[video.video]))
+    u, v = (read_grey(part.frames.path(number)) for part in (video, v_of[video.video]))
     if u.shape != v.shape:
-        raise BrokenImage(f"{video.path(number)}: u and v differ in size")
+        raise BrokenImage(f"{video.frames.path(number)}: u and v differ in size")
     return np.stack([u, v], 2)
 
 
@@ -75,14 +75,14 @@ def flow_sample(
     """
     images_of = partial(map, partial(read, video))
     if generator is None:
-        return sample_for_testing(images_of, video.num_frames, STACK_LENGTH, image_size, clips)
+        return sample_for_testing(images_of, video.frames.num_frames, STACK_LENGTH, image_size, clips)
 
     def augment(images: Iterable[np.ndarray]) -> torch.Tensor:
         *place, flip = generator.random(3)
         cropped = transform_images(images, partial(random_crop, size=image_size, draws=place, square=True))
         return mirror(cropped) if flip < 0.5 else cropped
 
-    return sample_for_training(images_of, video.num_frames, generator.random(segments), STACK_LENGTH, augment)
+    return sample_for_training(images_of, video.frames.num_frames, generator.random(segments), STACK_LENGTH, augment)
 
 
 def mirror(images: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from multiprocessing.pool import ThreadPool
 from typing import NamedTuple
 
 from common.cli import UserError
-from common.frames import FRAME_NAME, Frames, find_frames
+from common.frames import Frames, find_frames
 from common.records import RECORD, read_record, root_record, sample_folders
 from dataloader.names import Video, VideoFolders
 from pose.keypoints import FILE_NAME
@@ -15,17 +15,10 @@ SETTLED = 2  # seconds by which a folder may look newer than its record, which i
 
 
 class IndexedVideo(NamedTuple):
-    """A listed video, its folder, its number of frames, and how these are called, see `Frames`."""
+    """A listed video and its images, or its file: `frames.folder` is then the path of that."""
 
     video: Video
-    folder: str
-    num_frames: int
-    name: str = FRAME_NAME
-    first: int = 1
-
-    def path(self, number: int) -> str:
-        """Path of the image of a frame, counted from 1."""
-        return f"{self.folder}/{self.name.format(number - 1 + self.first)}"
+    frames: Frames
 
 
 def index_frames(
@@ -45,7 +38,7 @@ def index_frames(
         if isinstance(frames, str):
             bad.append((video, f"video {video.name!r} {frames}"))
         else:
-            good.append(IndexedVideo(video, *frames))
+            good.append(IndexedVideo(video, frames))
     return good, bad
 
 

@@ -13,7 +13,6 @@ from torchvision.transforms.v2 import functional as transforms
 
 from common import frames
 from common.frames import Frames
-from dataloader.frame_index import IndexedVideo
 from utils import memory_format
 
 Draws = np.ndarray | Sequence[float]
@@ -27,7 +26,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     return frames.read_image(path, _decode_jpeg)
 
 
-def read_frames(video: Frames | IndexedVideo, numbers: Iterable[int]) -> Iterator[np.ndarray]:
+def read_frames(video: Frames, numbers: Iterable[int]) -> Iterator[np.ndarray]:
     """Read the 1-based frames `numbers` of a video's folder as uint8 RGB (H, W, 3), one after the other."""
     return (read_image(video.path(number)) for number in numbers)
 

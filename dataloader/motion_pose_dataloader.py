@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from common.cli import UserError
+from common.frames import Frames
 from dataloader.frame_index import IndexedVideo, find_folders
 from dataloader.images import SHORT_SIDE_RATIO, random_crop, read_frames, resize, transform_images
 from dataloader.names import Video, first_names
@@ -38,14 +39,14 @@ def motion_sample(
     mirrored pose would have its left and right colours exchanged. Testing: the stacks from the 19 test starts,
     or from `clips`.
     """
-    read = partial(read_frames, video)
+    read = partial(read_frames, video.frames)
     if generator is None:
-        return sample_for_testing(read, video.num_frames, STACK_LENGTH, image_size, clips)
+        return sample_for_testing(read, video.frames.num_frames, STACK_LENGTH, image_size, clips)
 
     def augment(images: Iterable[np.ndarray]) -> torch.Tensor:
         return transform_images(images, partial(random_crop, size=image_size, draws=generator.random(2), square=True))
 
-    return sample_for_training(read, video.num_frames, generator.random(segments), STACK_LENGTH, augment)
+    return sample_for_training(read, video.frames.num_frames, generator.random(segments), STACK_LENGTH, augment)
 
 
 # ---- from keypoints ----
@@ -81,7 +82,7 @@ def load_all(
             continue
         try:
             loaded[video.name], num_frames, nobody = load(Path(root, folder))
-            good.append(IndexedVideo(video, str(Path(root, folder)), num_frames))
+            good.append(IndexedVideo(video, Frames(str(Path(root, folder)), num_frames)))
             empty += [video.name] * nobody
         except UserError as error:
             bad.append((video, f"video {video.name!r}: {error}"))

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from common.frames import Frames
 from dataloader.frame_index import IndexedVideo
 from dataloader.images import corner_crop, jitter_colors, random_crop, read_frames, resized_crop, transform_images
 from dataloader.sampling import SEGMENTS, TEST_SAMPLES
@@ -24,17 +25,18 @@ def spatial_sample(
     image_size: int,
     clips: int = TEST_SAMPLES,
     augmentation: tuple[str, float] = ("random", 0.0),
-    read: Callable[[IndexedVideo, Sequence[int]], Iterable[np.ndarray]] = read_frames,
+    read: Callable[[Frames, Sequence[int]], Iterable[np.ndarray]] = read_frames,
 ) -> Sample:
     """Frames of one video, each a clip of its own: `index` (clips, 1).
 
     Training (a generator is given): one frame from each of 3 segments (TSN, arXiv 1608.00859), with one crop (see
     `CROPS`), one random horizontal flip and one change of colours for all of them; `augmentation` names the crop and
-    the strength of the change. Testing: the frames at the 19 test starts, or at `clips`. `read(video, numbers)` gives
+    the strength of the change. Testing: the frames at the 19 test starts, or at `clips`. `read(frames, numbers)` gives
     the frames.
     """
+    images_of = partial(read, video.frames)
     if generator is None:
-        return sample_for_testing(partial(read, video), video.num_frames, 1, image_size, clips)
+        return sample_for_testing(images_of, video.frames.num_frames, 1, image_size, clips)
 
     def augment(frames: Iterable[np.ndarray]) -> torch.Tensor:
         crop, color_jitter = augmentation
@@ -44,4 +46,6 @@ def spatial_sample(
             images = jitter_colors(images, color_jitter, generator.random(3))
         return images.flip(2) if flip < 0.5 else images
 
-    return sample_for_training(partial(read, video), video.num_frames, generator.random(SEGMENTS), 1, augment)
+    return sample_for_training(
+        partial(read, video.frames), video.frames.num_frames, generator.random(SEGMENTS), 1, augment
+    )

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from common.atomic import atomic_write
 from common.cli import UserError
-from common.frames import BrokenImage
+from common.frames import BrokenImage, Frames
 from common.parallel import cores, run_parallel
 from common.records import FrameSettings, folders_in
 from common.video import count_frames_of, frames_of
@@ -75,7 +75,7 @@ def index_videos(
         elif path in broken:
             bad.append((video, f"video {video.name!r} cannot be used: {broken[path]}"))
         else:
-            good.append(IndexedVideo(video, str(path), counts[stamps[path][0]][3]))
+            good.append(IndexedVideo(video, Frames(str(path), counts[stamps[path][0]][3])))
     return good, bad
 
 
@@ -86,7 +86,7 @@ def _read_counts(path: Path) -> dict:
     return {}
 
 
-def read_video_frames(video: IndexedVideo, numbers: Sequence[int], settings: FrameSettings) -> list[np.ndarray]:
+def read_video_frames(video: Frames, numbers: Sequence[int], settings: FrameSettings) -> list[np.ndarray]:
     """`read_video` of a listed video, whose place is a file."""
     return read_video(video.folder, numbers, settings)
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.frames import BrokenImage
+from common.frames import BrokenImage, Frames
 from dataloader.frame_index import IndexedVideo
 from dataloader.split_train_test_video import Video
 from dataloader.video_dataset import EpochBatches, Sample, VideoDataset, training_loader
@@ -32,7 +32,7 @@ def sample(video, generator, image_size=32):
 
 
 def dataset(count: int) -> VideoDataset:
-    return VideoDataset([IndexedVideo(Video(str(i), i % 3, "c", str(i)), "", 9) for i in range(count)], sample)
+    return VideoDataset([IndexedVideo(Video(str(i), i % 3, "c", str(i)), Frames("", 9)) for i in range(count)], sample)
 
 
 def no_scaler():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.frames import BrokenImage
+from common.frames import BrokenImage, Frames
 from common.optical_flow import decode_flow, encode_flow
 from common.records import write_record
 from dataloader.flow_dataloader import flow_sample, mirror, prepare_flow
@@ -28,7 +28,7 @@ def numbered(video, number):
 
 
 def test_channels_are_u_and_v_in_turns():
-    sample = flow_sample(IndexedVideo(VIDEO, "", 60), None, 32, numbered)
+    sample = flow_sample(IndexedVideo(VIDEO, Frames("", 60)), None, 32, numbered)
     stacks = FLOW.to_input(sample.images, sample.index)
     assert stacks.shape == (19, 20, 32, 32) and stacks.dtype == torch.float32
     for stack, start in zip(stacks, starts_of(60), strict=True):
@@ -39,7 +39,7 @@ def test_channels_are_u_and_v_in_turns():
 def test_training_takes_random_stacks_and_mirrors_half():
     mirrored = 0
     for epoch in range(40):
-        sample = flow_sample(IndexedVideo(VIDEO, "", 60), random_state(0, epoch, "a"), 32, numbered, segments=2)
+        sample = flow_sample(IndexedVideo(VIDEO, Frames("", 60)), random_state(0, epoch, "a"), 32, numbered, segments=2)
         starts = segment_starts(60, random_state(0, epoch, "a").random(5)[:2])
         frames = np.array([frame for start in starts for frame in stack_indices(start, 60)])
         assert sample.images.shape == (20, 32, 32, 2) and sample.index.tolist() == np.arange(20).reshape(2, 10).tolist()
@@ -65,7 +65,7 @@ def test_all_images_of_a_stack_are_cropped_alike():
     def read(video, number):
         return np.random.default_rng(0).integers(0, 255, (40, 50, 2), np.uint8)
 
-    sample = flow_sample(IndexedVideo(VIDEO, "", 30), random_state(0, 0), 32, read)
+    sample = flow_sample(IndexedVideo(VIDEO, Frames("", 30)), random_state(0, 0), 32, read)
     assert all(torch.equal(image, sample.images[0]) for image in sample.images)
 
 

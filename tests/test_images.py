@@ -14,7 +14,7 @@ from PIL import Image
 
 from common import frames
 from common.cli import UserError
-from common.frames import FRAME_NAME, BrokenImage, decode_image, find_frames, list_frames
+from common.frames import FRAME_NAME, BrokenImage, Frames, decode_image, find_frames, list_frames
 from common.records import RECORD, write_record
 from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.images import random_crop, read_frames, read_image, resize, to_input, transform_images
@@ -42,11 +42,11 @@ def picture(width=60, height=40) -> Image.Image:
 @pytest.fixture
 def video(tmp_path) -> IndexedVideo:
     write_images(tmp_path / "v_A_g01_c01", 23, 0, (64, 48), 0)
-    return IndexedVideo(Video("A_g01_c01", 0, "A", "A/v_A_g01_c01.avi"), str(tmp_path / "v_A_g01_c01"), 23)
+    return IndexedVideo(Video("A_g01_c01", 0, "A", "A/v_A_g01_c01.avi"), Frames(str(tmp_path / "v_A_g01_c01"), 23))
 
 
 def frame_of(video: IndexedVideo, number: int) -> torch.Tensor:
-    return torch.from_numpy(next(read_frames(video, [number])))
+    return torch.from_numpy(next(read_frames(video.frames, [number])))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_jpegs_are_the_same_by_either_decoder(both, video):
         encoded(picture(33, 47), subsampling=0),
         encoded(picture(), progressive=True),
     ]
-    data += [path.read_bytes() for path in Path(video.folder).iterdir()]
+    data += [path.read_bytes() for path in Path(video.frames.folder).iterdir()]
     for one, other in map(both, data):
         assert one.dtype == other.dtype == np.uint8 and one.shape[2] == 3
         assert np.array_equal(one, other)
@@ -237,14 +237,14 @@ def test_frame_index_counts_on_disk_and_follows_changes(tmp_path):
     videos = [Video(name, 0, "A", f"A/v_{name}.avi") for name in names]
     for _ in range(2):  # the second time from the cache, where there is one
         good, bad = index_frames(root, videos)
-        assert [video.num_frames for video in good] == [3, 4, 5]
+        assert [video.frames.num_frames for video in good] == [3, 4, 5]
         assert len(bad) == 1 and "A_g03_c01" in bad[0][1]
     (root / "v_A_g01_c01" / "frame000003.jpg").unlink()
     (root / "A_g01_c02" / "frame000002.jpg").unlink()
     for path in (root / "A" / "A_g02_c01").iterdir():
         path.unlink()
     good, bad = index_frames(root, videos)
-    assert [video.num_frames for video in good] == [2]
+    assert [video.frames.num_frames for video in good] == [2]
     reasons = " ".join(reason for _, reason in bad)
     assert "frame000002.jpg is missing" in reasons and "no frames" in reasons
 
@@ -255,12 +255,12 @@ def test_a_record_tells_the_count_while_nothing_changes(tmp_path, monkeypatch):
     write_record(folder, {"count": 3})
     with monkeypatch.context() as patch:
         patch.setattr("dataloader.frame_index.find_frames", lambda folder: pytest.fail("listed"))
-        assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 3
+        assert index_frames(tmp_path / "frames", videos)[0][0].frames.num_frames == 3
     (folder / "frame000003.jpg").unlink()
     os.utime(folder / RECORD, (0, 0))
-    assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 2
+    assert index_frames(tmp_path / "frames", videos)[0][0].frames.num_frames == 2
     (folder / RECORD).write_text('{"count"')
-    assert index_frames(tmp_path / "frames", videos)[0][0].num_frames == 2
+    assert index_frames(tmp_path / "frames", videos)[0][0].frames.num_frames == 2
 
 
 @pytest.mark.parametrize(
@@ -274,8 +274,8 @@ def test_one_series_of_images_is_read_as_other_tools_number_it(tmp_path, name, f
     for number in range(1, 13) if first == 0 else range(12, 0, -1):
         (tmp_path / f"a/frame{number:06d}.jpg").rename(tmp_path / "a" / name.format(number + first - 1))
     (item,), bad = index_frames(tmp_path, [Video("a", 0, "A", "A/a.avi")])
-    assert not bad and item.num_frames == 12
-    assert all(map(np.array_equal, read_frames(item, range(1, 13)), expected))
+    assert not bad and item.frames.num_frames == 12
+    assert all(map(np.array_equal, read_frames(item.frames, range(1, 13)), expected))
     (tmp_path / "a" / name.format(5)).unlink()
     assert f"{name.format(5)} is missing" in index_frames(tmp_path, [Video("a", 0, "A", "A/a.avi")])[1][0][1]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.frames import Frames
 from dataloader.frame_index import IndexedVideo, index_frames
 from dataloader.motion_pose_dataloader import (
     affine_map,
@@ -72,7 +73,7 @@ def test_test_samples_are_those_of_drawn_images(drawn, size):
 def test_training_looks_at_the_same_frames_and_moves_the_body(drawn):
     videos, sample = both(drawn)
     video, mirrored = videos[-1], 0
-    data = load_keypoints(f"{video.folder}/keypoints.npz")
+    data = load_keypoints(f"{video.frames.folder}/keypoints.npz")
     for number in range(20):
         ours = sample(video, random_state(0, number, "x"), 224)
         assert torch.equal(ours.index, motion_sample(video, random_state(0, number, "x"), 224).index)
@@ -96,7 +97,7 @@ def test_training_looks_at_the_same_frames_and_moves_the_body(drawn):
 
 def test_a_video_without_people_is_black():
     nobody = make_keypoints(np.zeros((0, 18, 3), np.float32), np.zeros(0, np.int32), 12, (48, 64))
-    video = IndexedVideo(Video("a", 0, "A", "A/a.avi"), "", 12)
+    video = IndexedVideo(Video("a", 0, "A", "A/a.avi"), Frames("", 12))
     for generator in (None, random_state(0, 0, "a")):
         sample = keypoint_sample(video, generator, 32, {"a": nobody})
         assert sample.images.shape[1:] == (32, 32, 3) and sample.images.sum() == 0

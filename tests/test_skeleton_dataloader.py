@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.frames import Frames
 from dataloader import skeleton_dataloader as skeletons
 from dataloader.frame_index import IndexedVideo
 from dataloader.names import Video
@@ -111,13 +112,13 @@ def test_a_clip_takes_one_frame_of_each_segment(frames):
 
 def sample(name="a", generator=None, frames=FRAMES):
     paths = {name: normalized_paths(two_people_and_a_ghost())}
-    return skeleton_sample(IndexedVideo(Video(name, 0, "c", name), "", frames), generator, paths)
+    return skeleton_sample(IndexedVideo(Video(name, 0, "c", name), Frames("", frames)), generator, paths)
 
 
 def test_training_samples_are_random_but_repeatable_and_leave_the_paths_alone():
     paths = {"a": normalized_paths(two_people_and_a_ghost())}
     before = paths["a"].copy()
-    draw = partial(skeleton_sample, IndexedVideo(Video("a", 0, "c", "a"), "", FRAMES), paths=paths)
+    draw = partial(skeleton_sample, IndexedVideo(Video("a", 0, "c", "a"), Frames("", FRAMES)), paths=paths)
     one, same, other = (draw(random_state(0, epoch, "a")).images for epoch in (0, 0, 1))
     assert torch.equal(one, same) and not torch.equal(one, other) and one.shape == (1, 2, MOMENTS, 18, 4)
     assert np.array_equal(paths["a"], before)
@@ -128,7 +129,7 @@ def test_augmentation_turns_stretches_and_mirrors(monkeypatch):
     monkeypatch.setattr(skeletons, "DROPPED", 0)
     data = two_people_and_a_ghost()
     paths = {"a": normalized_paths(data)}
-    video = IndexedVideo(Video("a", 0, "c", "a"), "", FRAMES)
+    video = IndexedVideo(Video("a", 0, "c", "a"), Frames("", FRAMES))
     mirrored = set()
     for epoch in range(12):
         clip = skeleton_sample(video, random_state(0, epoch, "a"), paths).images[0, 1].numpy()
@@ -233,7 +234,7 @@ def test_people_are_chosen_once_and_anew_when_keypoints_change(own_tiny, monkeyp
     assert len(computed) == 3 and all(map(torch.equal, first, second))
     paths = {video.name: normalized_paths(load_keypoints(root / video.name / FILE_NAME)) for video in videos}
     direct = [
-        skeleton_sample(IndexedVideo(video, "", 0), generator, paths).images
+        skeleton_sample(IndexedVideo(video, Frames("", 0)), generator, paths).images
         for video in videos
         for generator in (None, random_state(0, 1, "a"))
     ]

@@ -59,10 +59,12 @@ def test_frames_are_those_that_extraction_makes(data, tmp_path, settings):
     good, bad = index_videos(tmp_path / "videos", listed(data), settings)
     assert not bad and len(good) == 9
     for video in good[:2]:
-        frames = list(frames_of(video.folder, settings))
-        assert len(frames) == video.num_frames
-        numbers = [3, 1, 1, video.num_frames]
-        assert all(map(np.array_equal, read_video(video.folder, numbers, settings), [frames[n - 1] for n in numbers]))
+        frames = list(frames_of(video.frames.folder, settings))
+        assert len(frames) == video.frames.num_frames
+        numbers = [3, 1, 1, video.frames.num_frames]
+        assert all(
+            map(np.array_equal, read_video(video.frames.folder, numbers, settings), [frames[n - 1] for n in numbers])
+        )
 
 
 def test_counts_are_kept_until_a_file_changes(data, tmp_path, monkeypatch):
@@ -75,7 +77,7 @@ def test_counts_are_kept_until_a_file_changes(data, tmp_path, monkeypatch):
     monkeypatch.undo()
     changed = root / "Diving" / "v_Diving_g01_c01.avi"
     write_video(changed, np.zeros((5, 36, 48, 3), np.uint8), rate=25)
-    counts = {video.video.name: video.num_frames for video in index_videos(root, listed(data), settings)[0]}
+    counts = {video.video.name: video.frames.num_frames for video in index_videos(root, listed(data), settings)[0]}
     assert counts["Diving_g01_c01"] == 5 and counts["Diving_g02_c01"] == 14
     with pytest.raises(BrokenImage, match=r"v_Diving_g01_c01.avi: ends before its frame 9"):
         read_video(changed, [1, 9], settings)

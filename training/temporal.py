@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from common.cli import UserError
+from common.frames import Frames
 from dataloader.features import Features
 from dataloader.frame_index import IndexedVideo
 from dataloader.names import Video
@@ -115,7 +116,8 @@ def temporal_stream(features: Features, source: str) -> Stream:
         if args.arch == "inception" and positions < least:
             needs = f"has {positions} positions of a video, the inception head needs {least} or more"
             raise UserError(f"{source}: {needs}; make it with more --positions")
-        return [IndexedVideo(video, source, positions) for video in videos], [], partial(_sample, vectors=vectors)
+        good = [IndexedVideo(video, Frames(source, positions)) for video in videos]
+        return good, [], partial(_sample, vectors=vectors)
 
     return Stream(
         "temporal",
