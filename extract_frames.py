@@ -5,25 +5,14 @@ python extract_frames.py my_videos data/frames --fps 25
 python extract_frames.py clip.mp4 data/frames --every 2 --short-side 128
 """
 
-import contextlib
-import os
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from common.atomic import atomic_folder, recover_folders
-from common.cli import ArgumentParser, UserError, examples, run, shard, whole_number
-from common.frames import FRAME_NAME, FRAME_PATTERN, count_frames
-from common.parallel import cores, in_shard, make_all
-from common.records import (
-    RECORD,
-    FrameSettings,
-    add_frame_arguments,
-    check_made,
-    read_record,
-    settings_from_arguments,
-    write_record,
-)
+from common.cli import ArgumentParser, examples, run, shard, whole_number
+from common.frames import FRAME_NAME
+from common.parallel import cores, make_all
+from common.records import FrameSettings, add_frame_arguments, settings_from_arguments
 from common.video import encode_jpeg, frames_of, made_of
 from dataloader.names import find_videos
 
@@ -46,49 +35,20 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
-def noted_damage(folder: Path, made: dict) -> str | None:
-    """Damage of its video that a finished folder of frames tells of ("": none); None: it is to be made (again).
-
-    Refuses frames that are known to be made otherwise, and a folder with gaps that holds more than our own frames.
-    """
-    if not folder.exists():
-        return None
-    record, files = read_record(folder), os.listdir(folder) if folder.is_dir() else [folder.name]
-    check_made(folder, made, record)
-    with contextlib.suppress(UserError):
-        count = count_frames(folder)
-        if count and count == record.get("count", count):
-            return record.get("damage", "")
-    if files and not (record and all(name == RECORD or FRAME_PATTERN.fullmatch(name) for name in files)):
-        raise UserError(f"{folder} is in the way: frames are missing, and it holds other things; remove it")
-    return None
-
-
-def extract(
-    name: str, scratch: Path, videos: dict[str, Path], out: Path, settings: FrameSettings, threads: int
-) -> tuple[int, str]:
-    """Write the frames of a video to its folder in `out`; number of frames and damage, if any."""
+def write_frames(video: Path, folders: list[Path], settings: FrameSettings, threads: int) -> dict:
+    """Write the frames of a video to its one folder; returns their record."""
     damage: list[str] = []
-    with atomic_folder(out / name, scratch / name) as folder:
-        for count, rgb in enumerate(frames_of(videos[name], settings, threads, damage), 1):
-            (folder / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
-        record = {"frames": made_of(videos[name], settings), "count": count, "damage": "".join(damage)}
-        write_record(folder, record)
-    return count, "".join(damage)
+    for count, rgb in enumerate(frames_of(video, settings, threads, damage), 1):
+        (folders[0] / FRAME_NAME.format(count)).write_bytes(encode_jpeg(rgb, settings.quality))
+    return {"frames": made_of(video, settings), "count": count, "damage": "".join(damage)}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Extract what is missing, report what is broken or damaged; status 1 if a video is broken."""
     args = get_args_parser().parse_args(argv)
-    out, videos = args.frames, {n: path for n, path in find_videos(args.videos).items() if in_shard(n, args.shard)}
-    settings = settings_from_arguments(args)
-    made = {"frames": asdict(settings)}
-    check_made(out, made)
-    for parent in {(out / name).parent for name in videos}:
-        recover_folders(parent)
-    threads = max(1, args.workers // max(1, len(videos)))
-    work = partial(extract, videos=videos, out=out, settings=settings, threads=threads)
-    return make_all(videos, lambda name: noted_damage(out / name, made), work, out, args)
+    videos, settings = find_videos(args.videos), settings_from_arguments(args)
+    work = partial(write_frames, settings=settings, threads=max(1, args.workers // len(videos)))
+    return make_all(videos, [""], work, args.frames, {"frames": asdict(settings)}, args)
 
 
 if __name__ == "__main__":

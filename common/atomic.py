@@ -76,11 +76,6 @@ def recover_folders(parent: str | os.PathLike) -> None:
             if not target.exists():
                 old.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    remove_leftovers(parent)
-
-
-def remove_leftovers(parent: str | os.PathLike) -> None:
-    """Remove what killed runs left in `parent` under temporary names, if it is a day old."""
     for leftover in Path(parent).glob(".tmp-*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - leftover.stat().st_mtime > DAY:

@@ -20,15 +20,11 @@ COLORS = {"✓": (27, 120, 55), "✗": (178, 24, 43)}
 
 def choose_frames(num_frames: Sequence[int], count: int) -> list[tuple[int, int]]:
     """At most `count` pairs (video, frame number), spread evenly over videos of these numbers of frames."""
-    if len(num_frames) >= count:
-        chosen = sorted({int((i + 0.5) * len(num_frames) / count) for i in range(count)})
-        return [(video, (num_frames[video] + 1) // 2) for video in chosen]
-    shares = [1] * len(num_frames)
-    for _ in range(min(count, sum(num_frames)) - len(shares)):
-        # The next one goes where the frames of a pair are most.
-        shares[max(range(len(shares)), key=lambda video: num_frames[video] / shares[video])] += 1
-    numbered = [(video, share, i) for video, share in enumerate(shares) for i in range(share)]
-    return [(video, int((i + 0.5) * num_frames[video] / share) + 1) for video, share, i in numbered]
+    step = max(len(num_frames) / count, 1)
+    videos = [int((i + 0.5) * step) for i in range(min(count, len(num_frames)))]
+    each = count // len(videos)  # frames of a video
+    pairs = [(video, int((i + 0.5) * num_frames[video] / each) + 1) for video in videos for i in range(each)]
+    return list(dict.fromkeys(pairs))
 
 
 def clean(text: str) -> str:
@@ -56,13 +52,11 @@ def fit(text: str, size: int, width: int) -> tuple[str, ImageFont.FreeTypeFont]:
     return next((short for short in (text, *shorter) if font.getlength(short) <= width), "…"), font
 
 
-def write_sheet(
-    path: Path, cells: Sequence[tuple[str, Sequence[np.ndarray | None]]], note: str = "", key: np.ndarray | None = None
-) -> None:
+def write_sheet(path: Path, cells: Sequence[tuple[str, Sequence[np.ndarray | None]]], note: str = "") -> None:
     """Write a PNG of cells: lines of text above uint8 pictures (H, W, 3), all stretched to the shape of the first.
 
-    In place of a picture that is None stands a grey tile. Lines that begin with ✓ are green, with ✗ red. Below the
-    cells stand the small picture `key`, if any, and the line `note`.
+    In place of a picture that is None stands a grey tile. Lines that begin with ✓ are green, with ✗ red. The line
+    `note` stands below the cells.
     """
     sizes = []
     for _, pictures in cells:
@@ -74,8 +68,7 @@ def write_sheet(
     head = LINE * max((len(text.splitlines()) for text, _ in cells), default=0)
     columns = max(min(COLUMNS, len(cells)), 1)
     foot = -(-len(cells) // columns) * (head + HEIGHT + GAP) + GAP  # where the note begins
-    below = max(LINE, 0 if key is None else len(key)) + GAP if note else 0
-    sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, foot + below), (245, 245, 245))
+    sheet = Image.new("RGB", (columns * (cell_width + GAP) + GAP, foot + (LINE + GAP if note else 0)), (245, 245, 245))
     draw = ImageDraw.Draw(sheet)
 
     def write(text: str, left: int, top: int, width: int) -> None:
@@ -88,14 +81,9 @@ def write_sheet(
         for line, words in enumerate(text.splitlines()):
             write(words, left, top + line * LINE, cell_width)
         for place, picture in enumerate(pictures):
-            tile = (
-                Image.new("RGB", size, (225, 225, 225)) if picture is None else Image.fromarray(picture).resize(size, 2)
-            )
+            grey = Image.new("RGB", size, (225, 225, 225))
+            tile = grey if picture is None else Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)
             sheet.paste(tile, (left + place * (size[0] + GAP // 2), top + head))
-    left = GAP
-    if key is not None:
-        sheet.paste(Image.fromarray(key), (left, foot))
-        left += key.shape[1] + GAP
-    write(note, left, foot + (below - GAP - LINE) // 2, sheet.width - left - GAP)
+    write(note, GAP, foot, sheet.width - 2 * GAP)
     with atomic_write(path) as file:
         sheet.save(file, format="PNG")

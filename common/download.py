@@ -7,7 +7,6 @@ import socket
 import sys
 from pathlib import Path
 
-from common.atomic import remove_leftovers, temporary_name
 from common.cli import UserError
 
 TIMEOUT = 30  # seconds without an answer: a firewall that drops packets should not hang the start for minutes
@@ -18,29 +17,27 @@ def download(url: str, remedy: str, digest: str = "", notice: str = "") -> Path:
 
     `digest`: its SHA-256, or the start of that; or 40 digits, its SHA-1 as Git counts it. Not given, its name holds it,
     as those of torchvision's weights do (`resnet18-f37072fd.pth`). A file there that is another, such as half of one,
-    is downloaded again. `notice` is said once, after the download. If that fails, nothing of it stays, and the
-    `UserError` tells the URL, the reason and `remedy` (what to do instead).
+    is downloaded again. `notice` is said once, after the download. If that fails, the `UserError` tells the URL, the
+    reason and `remedy` (what to do instead).
     """
     import torch  # here, for scripts that hash files but do without it
 
     path = cache_folder() / url.rsplit("/", 1)[-1]
     digest = digest or re.findall(r"-([0-9a-f]+)\.", path.name)[0]
-    temporary, before = temporary_name(path), socket.getdefaulttimeout()
+    before = socket.getdefaulttimeout()
     try:
         if path.is_file() and _digest(path, digest).startswith(digest):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent)
         socket.setdefaulttimeout(TIMEOUT)
-        torch.hub.download_url_to_file(url, str(temporary), progress=sys.stderr.isatty())
-        if not (found := _digest(temporary, digest)).startswith(digest):
+        torch.hub.download_url_to_file(url, str(path), progress=sys.stderr.isatty())  # appears when it is whole
+        if not (found := _digest(path, digest)).startswith(digest):
+            path.unlink()
             raise ValueError(f"its hash is {found}, not {digest}")
-        temporary.replace(path)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(f"{url}: cannot be downloaded ({error}); {remedy}") from None
     finally:
         socket.setdefaulttimeout(before)
-        temporary.unlink(missing_ok=True)
     print(f"downloaded {url} to {path}" + f"; {notice}" * bool(notice), file=sys.stderr)
     return path
 

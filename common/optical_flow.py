@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from matplotlib.colors import hsv_to_rgb
 from torch.nn import functional as F
 from torchvision.models import optical_flow as raft
 
@@ -93,20 +92,3 @@ def flow_images(frames: Iterable[np.ndarray], method: Method) -> Iterator[np.nda
 def encode_flow(flow: np.ndarray) -> np.ndarray:
     """Pixels, clipped to ±20, as uint8: 0 becomes 128."""
     return np.floor((np.clip(flow, -BOUND, BOUND) + BOUND) * (255 / (2 * BOUND)) + 0.5).astype(np.uint8)
-
-
-def decode_flow(images: np.ndarray) -> np.ndarray:
-    """Pixels, float32, of what `encode_flow` made, within 0.08."""
-    return images.astype(np.float32) * (2 * BOUND / 255) - BOUND
-
-
-def flow_colors(flow: np.ndarray) -> np.ndarray:
-    """A picture, uint8 (H, W, 3), of pixels (H, W, 2): the hue is the direction, the colour's strength the length.
-
-    Right is red, down yellow-green, left cyan, up violet; the full colour is the flow's 99th percentile, 2 pixels at
-    least.
-    """
-    length = np.linalg.norm(flow, axis=2)
-    hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
-    strength = np.clip(length / max(np.percentile(length, 99), 2), 0, 1)
-    return np.round(hsv_to_rgb(np.stack([hue, strength, np.ones_like(hue)], 2)) * 255).astype(np.uint8)

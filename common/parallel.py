@@ -5,7 +5,6 @@ import contextlib
 import functools
 import gc
 import hashlib
-import itertools
 import multiprocessing
 import os
 import shutil
@@ -14,15 +13,17 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from common.atomic import atomic_write, temporary_name
+from common.atomic import atomic_folder, atomic_write, recover_folders, temporary_name
 from common.cli import UserError, print_first
+from common.frames import FRAME_PATTERN, count_frames
+from common.records import RECORD, check_made, read_record, write_record
 
 PRINTED = 5  # lines about videos
 
@@ -55,27 +56,21 @@ def run_parallel(function: Callable, jobs: Iterable, workers: int) -> Generator[
         for job in jobs:
             yield job, *_attempt(function, job)
         return
-    workers = min(workers, len(jobs))
     others = set(multiprocessing.active_children())
-    queue, running = iter(jobs), {}
     gc.collect()  # a forked process would wait for ever in destroying garbage whose threads it does not have
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), initializer=_end_with_parent)
     try:
-        with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
-            try:
-                while True:
-                    for job in itertools.islice(queue, 2 * workers - len(running)):
-                        running[pool.submit(_attempt, function, job)] = job
-                    if not running:
-                        return
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield running.pop(future), *future.result()
-            finally:
-                if running:
-                    for process in set(multiprocessing.active_children()) - others:
-                        process.kill()
-                    pool.shutdown(cancel_futures=True)
+        futures = {pool.submit(_attempt, function, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], *future.result()
     except BrokenProcessPool:
         raise UserError("a worker process was killed, out of memory perhaps; try fewer --workers") from None
+    except BaseException:  # GeneratorExit as well
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _attempt(function: Callable, job: Any) -> tuple[Any, UserError | OSError | None]:
@@ -101,40 +96,46 @@ def _end_with_parent() -> None:
 
 def make_all(
     videos: dict[str, Path],
-    noted: Callable[[str], str | None],
-    work: Callable[..., tuple[int, str]],
+    parts: Sequence[str],
+    work: Callable[[Path, list[Path]], dict],
     out: Path,
+    made: dict,
     args: argparse.Namespace,
 ) -> int:
-    """Make images of the `videos`, by name, in `args.workers` processes, and report; 1 if some are broken, else 0.
+    """Make the images of `videos`, by name, that are missing in `out`, and report; 1 if some are broken, else 0.
 
-    `noted(name)` tells the damage of a video that is done ("": none), None if it is to be done. `work(name, scratch)`
-    does one, with the help of a folder `scratch` in `out`; it returns the number of images and the damage.
+    A video's folders are `out/PART/NAME` for each of `parts`. `work(video, folders)` writes its images and returns
+    their record; `made` is what the records of all videos say. `args` has `workers` and `shard`.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is no folder; give the one that the images go to")
+    check_made(out, made)
+    videos = {name: path for name, path in videos.items() if in_shard(name, args.shard)}
+    for parent in {(out / part / name).parent for name in videos for part in ("", *parts)}:
+        recover_folders(parent)
     damaged, broken, todo = {}, {}, []
-    for name in videos:
+    for name, path in videos.items():
         try:
-            damage = noted(name)
+            damage = _noted_damage(path, [out / part / name for part in parts], made)
             if damage is None:
-                todo.append(name)
+                todo.append((name, path))
             elif damage:
                 damaged[name] = damage
         except UserError as error:
             broken[name] = error
     images, refused, start, scratch = 0, len(broken), time.perf_counter(), temporary_name(out / "scratch")
+    make = functools.partial(_make, parts=parts, work=work, out=out, scratch=scratch)
     try:
-        with contextlib.closing(run_parallel(functools.partial(work, scratch=scratch), todo, args.workers)) as results:
-            for name, result, error in tqdm(results, "videos", len(todo), disable=None):
+        with contextlib.closing(run_parallel(make, todo, args.workers)) as results:
+            for (name, _), record, error in tqdm(results, "videos", len(todo), disable=None):
                 if isinstance(error, OSError):
                     raise error
                 if error:
                     broken[name] = error
                     continue
-                images += result[0]
-                if result[1]:
-                    damaged[name] = result[1]
+                images += record["count"]
+                if record["damage"]:
+                    damaged[name] = record["damage"]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # also of processes that were ended
     for word, problems in (("skipped", broken), ("kept", damaged)):
@@ -146,6 +147,38 @@ def make_all(
         f"second), {len(videos) - len(todo) - refused} were there, {len(damaged)} damaged, {len(broken)} broken"
     )
     return 1 if broken else 0
+
+
+def _noted_damage(video: Path, folders: list[Path], made: dict) -> str | None:
+    """Damage of a video that its finished folders tell of ("": none); None if they are to be made (again).
+
+    Refuses images that are known to be made otherwise, and a folder with gaps that holds more than our own images.
+    """
+    records = {folder: read_record(folder) for folder in folders if folder.exists()}
+    for folder, record in records.items():
+        check_made(folder, made, record)
+    with contextlib.suppress(UserError):  # a folder is not there, or has gaps
+        counts = {count_frames(folder) for folder in folders}
+        counts |= {record["count"] for record in records.values() if "count" in record}
+        counts |= {count_frames(video)} if video.is_dir() else set()
+        if len(counts) == 1 and 0 not in counts:
+            return records[folders[0]].get("damage", "")
+    for folder, record in records.items():
+        files = os.listdir(folder) if folder.is_dir() else [folder.name]
+        if files and not (record and all(name == RECORD or FRAME_PATTERN.fullmatch(name) for name in files)):
+            raise UserError(f"{folder} is in the way: frames are missing, and it holds other things; remove it")
+    return None
+
+
+def _make(job: tuple[str, Path], parts: Sequence[str], work: Callable, out: Path, scratch: Path) -> dict:
+    """Write the folders of a video, which appear when all are written, the first one last; returns their record."""
+    name, path = job
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(atomic_folder(out / part / name, scratch / part / name)) for part in parts]
+        record = work(path, folders)
+        for folder in folders:
+            write_record(folder, record)
+    return record
 
 
 def print_problems(lines: Sequence[str], out: Path, word: str, shard: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from common.atomic import remove_leftovers
+from common.atomic import recover_folders
 from common.cli import UserError
 from common.download import cache_folder, file_hash
 from pose.onnx_network import check_provider, find_provider, fit
@@ -147,7 +147,7 @@ def _weights(url: str, download_checkpoint: Callable) -> Path:
     quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent)
+        recover_folders(path.parent)
         # In a folder of its own, so that half of a file is never taken for the whole one.
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder, quiet:
             Path(download_checkpoint(url, folder)).replace(path)

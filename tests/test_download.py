@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import os
-import socket
 import subprocess
 import threading
 import time
@@ -13,7 +11,6 @@ import pytest
 import torch
 
 from common import download as module
-from common.atomic import DAY
 from common.cli import UserError
 from common.download import download
 from network import imagenet_state_dict, read_weights
@@ -41,9 +38,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(DATA)))
             self.end_headers()
             self.wfile.write(DATA[: 100 if "cut" in self.path or "stuck" in self.path else None])
-            time.sleep(2 if "stuck" in self.path else 0)
+            time.sleep(1 if "stuck" in self.path else 0)
         elif self.path == f"/slow/{GOOD}":
-            time.sleep(2)
+            time.sleep(1)
         else:
             self.send_error(404)
 
@@ -85,7 +82,7 @@ def test_a_file_is_downloaded_once(server, tmp_path):
     ],
 )
 def test_a_failed_download_leaves_nothing_and_says_what_to_do(server, tmp_path, monkeypatch, name, reason):
-    monkeypatch.setattr(module, "TIMEOUT", 0.5)
+    monkeypatch.setattr(module, "TIMEOUT", 0.3)
     with pytest.raises(UserError, match=reason) as caught:
         download(url_of(server, name), "give it with --weights FILE")
     message = str(caught.value)
@@ -108,11 +105,8 @@ def test_half_a_file_of_an_earlier_run_is_downloaded_again(server, tmp_path):
     cache = tmp_path / "hub/checkpoints"
     cache.mkdir(parents=True)
     (cache / GOOD).write_bytes(DATA[:100])
-    for name, age in ((".tmp-killed", 2 * DAY), (".tmp-at-work", 0)):
-        (cache / name).write_bytes(DATA[:100])
-        os.utime(cache / name, (time.time() - age,) * 2)
     assert download(url_of(server, GOOD), "give it").read_bytes() == DATA
-    assert sorted(path.name for path in cache.iterdir()) == [".tmp-at-work", GOOD]
+    assert [path.name for path in cache.iterdir()] == [GOOD]
 
 
 def test_a_notice_is_said_once_and_a_hash_may_be_given(server, capsys):
@@ -126,16 +120,6 @@ def test_a_notice_is_said_once_and_a_hash_may_be_given(server, capsys):
     with pytest.raises(UserError, match="its hash is"):
         download(url_of(server, "body.pth"), "give it", whole[::-1], "not for sale")
     assert not capsys.readouterr().err
-
-
-def test_no_server(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}/{GOOD}"
-        with pytest.raises(UserError, match=rf"{url}: cannot be downloaded \(.*refused.*\); give it"):
-            download(url, "give it")
 
 
 def test_imagenet_weights_come_from_the_server_by_their_published_name(server, monkeypatch):

@@ -1,9 +1,6 @@
 """extract_flow.py: known motions, the form on disk, resuming, kills."""
 
 import os
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,14 +12,13 @@ cv2 = pytest.importorskip("cv2")
 
 from common import atomic  # noqa: E402
 from common.cli import UserError  # noqa: E402
-from common.contact_sheet import GAP  # noqa: E402
-from common.optical_flow import decode_flow, encode_flow, flow_colors, flow_images, flow_method  # noqa: E402
-from common.records import RECORD, FrameSettings, root_record, settings_of  # noqa: E402
+from common.optical_flow import encode_flow, flow_images, flow_method  # noqa: E402
+from common.records import RECORD, FrameSettings, root_record, settings_of, write_record  # noqa: E402
 from dataloader.images import read_grey  # noqa: E402
-from tests.helpers import ROOT, assert_error, call_main  # noqa: E402
-from tests.test_extract_frames import _wait_until as wait_until  # noqa: E402
+from tests.helpers import assert_error, call_main, decode_flow  # noqa: E402
 from tests.test_extract_frames import make_video, tree  # noqa: E402
 
+cv2.setNumThreads(1)  # a process that is forked while another thread of OpenCV holds a lock would wait for ever
 SIZE = (160, 200)  # height, width
 MARGIN = 30
 CENTRE = (MARGIN + SIZE[1] / 2, MARGIN + SIZE[0] / 2)
@@ -91,8 +87,6 @@ def test_numbers_become_greys():
     assert encode_flow(np.array([-25, -20, 0, 20, 30, 10])).tolist() == [0, 0, 128, 255, 255, 191]
     flow = np.random.default_rng(0).uniform(-20, 20, 10000)
     assert np.abs(decode_flow(encode_flow(flow)) - flow).max() <= 20 / 255 + 1e-5
-    colors = flow_colors(np.array([[(5, 0), (-5, 0), (0, 0)]], float))
-    assert colors.tolist() == [[[255, 0, 0], [0, 255, 255], [255, 255, 255]]]
 
 
 def test_files_are_what_the_method_computes(frames, tmp_path):
@@ -124,12 +118,7 @@ def test_flow_of_videos_is_that_of_their_frames(tmp_path):
 
 def test_a_second_run_does_what_is_missing(frames, tmp_path):
     flow = tmp_path / "flow"
-    finished = extract(frames, flow, "--preview", tmp_path / "sheet.png")
-    assert "2 done (5 frames" in finished.stdout and Image.open(tmp_path / "sheet.png").width > 300
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
-    key = sheet[-GAP - 49 : -GAP, GAP : GAP + 49]  # what a colour means: right is red, left cyan, the middle white
-    for at, color in ((48, (255, 0, 0)), (24, (255, 255, 255)), (0, (0, 255, 255))):
-        assert np.abs(key[24, at] - color).max() < 80
+    assert "2 done (5 frames" in extract(frames, flow).stdout
     whole = tree(flow)
     assert "0 done" in extract(frames, flow).stdout
     for lost in ("u/v_shift/frame000001.jpg", "u/v_shift/frame000003.jpg", "v/v_shift/frame000004.jpg"):
@@ -143,7 +132,9 @@ def test_a_second_run_does_what_is_missing(frames, tmp_path):
         extract(frames, parts, "--shard", f"{part}/3")
     extract(frames, tmp_path / "again")
     assert tree(parts) == tree(tmp_path / "again")
-    assert_error(call_main("extract_flow", frames, flow, "--method", "raft"), str(flow), "method = dis, now it is raft")
+    write_record(flow / "u/v_shift", {"flow": {"method": "raft"}})
+    write_record(flow / "u/Class/v_one", {"flow": {"method": "raft"}})
+    assert_error(call_main("extract_flow", frames, flow), str(flow), "method = raft, now it is dis")
 
 
 def test_broken_videos_are_named_and_the_others_done(frames, tmp_path):
@@ -157,27 +148,6 @@ def test_broken_videos_are_named_and_the_others_done(frames, tmp_path):
     for words in ("frame000002.jpg: the file is empty", "v_empty: no frames in it", sizes):
         assert words in finished.stderr
     assert sorted(path.name for path in (tmp_path / "flow").glob("[uv]/*")) == ["v_good", "v_good"]
-
-
-def test_kills_leave_nothing_half(tmp_path):
-    pictures = [moved(i % 3, MOTIONS["turn"]) for i in range(60)]
-    for name in "abc":
-        write_frames(tmp_path / "frames" / name, pictures)
-    extract(tmp_path / "frames", tmp_path / "whole", workers=2)
-    flow, command = (
-        tmp_path / "flow",
-        [sys.executable, ROOT / "extract_flow.py", tmp_path / "frames", tmp_path / "flow"],
-    )
-    for place in (".tmp-*/u/*/frame000010.jpg", "u/?/frame000060.jpg"):
-        process = subprocess.Popen([*command, "--workers", "0"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(lambda place=place: list(flow.glob(place)))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(60) == -signal.SIGKILL
-        assert all(len(os.listdir(folder)) == 61 for folder in flow.glob("[uv]/*"))
-    for path in flow.glob(".tmp-*"):
-        os.utime(path, (0, 0))
-    extract(tmp_path / "frames", flow)
-    assert tree(flow) == tree(tmp_path / "whole")
 
 
 def test_a_kill_between_the_renames_of_u_and_v(frames, tmp_path, monkeypatch):

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from common.frames import BrokenImage, Frames
-from common.optical_flow import decode_flow, encode_flow
+from common.optical_flow import encode_flow
 from common.records import write_record
 from dataloader.flow_dataloader import flow_sample, mirror, prepare_flow
 from dataloader.frame_index import IndexedVideo
 from dataloader.names import Video
 from dataloader.sampling import random_state, segment_starts, stack_indices
 from dataloader.sampling import test_starts as starts_of
-from tests.helpers import assert_error, train_script
+from tests.helpers import assert_error, decode_flow, train_script
 from training.streams import FLOW
 from utils import load_checkpoint
 
