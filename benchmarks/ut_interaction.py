@@ -4,7 +4,8 @@ The clips are cut tightly around the actors, so that a picture's shape alone hin
 in the middle of one canvas, at its own scale, its border stretched to the canvas's (frames) or nothing around
 it (keypoints).
 
-python -m benchmarks.ut_interaction ../shared/ut_interaction ut
+python -m benchmarks.ut_interaction ../shared/ut_interaction ut            # MoveNet's people
+python -m benchmarks.ut_interaction ../shared/ut_interaction ut keypoints  # the small ONNX network's
 """
 
 import shutil
@@ -20,8 +21,8 @@ from pose.keypoints import FILE_NAME, load_keypoints, save_keypoints
 SHORT_SIDE = 128  # of the frames that are written
 
 
-def main(source: Path, out: Path) -> None:
-    """Write frames and keypoints of every clip of `source`, and its lists, below `out`."""
+def main(source: Path, out: Path, poses: str = "keypoints_movenet") -> None:
+    """Write frames and keypoints of every clip of `source`, and its lists, below `out`; `poses` is a folder in it."""
     clips = {path.stem: list(frames_of(path)) for path in sorted(source.glob("videos/*/*.avi"))}
     canvas = tuple(max(frames[0].shape[axis] for frames in clips.values()) for axis in (0, 1))
     for name, frames in clips.items():
@@ -33,7 +34,7 @@ def main(source: Path, out: Path) -> None:
         for number, frame in enumerate(frames, 1):
             picture = resize_short_side(np.pad(frame, border, mode="edge"), SHORT_SIDE)
             (folder / FRAME_NAME.format(number)).write_bytes(encode_jpeg(picture))
-        data = load_keypoints(source / "keypoints" / name.removeprefix("v_") / FILE_NAME)
+        data = load_keypoints(source / poses / name.removeprefix("v_") / FILE_NAME)
         people = data.keypoints.copy()
         people[..., :2] = (people[..., :2] * (width, height) + (left, top)) / canvas[::-1]
         people[people[..., 2] == 0] = 0
@@ -45,4 +46,4 @@ def main(source: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
