@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import ablation, systems
+from dataloader.split_train_test_video import read_split
 from tests.helpers import ROOT, call_main
 from tests.pose_fixtures import save_network
 from training.options import parse_options
@@ -105,6 +106,75 @@ def test_systems_do_what_is_not_done(tmp_path, monkeypatch):
     (record / "flow/checkpoint.pth.tar").touch()
     assert call_main("benchmarks.systems", tmp_path, "--val-groups", "9").stdout.count("60.00") == 3
     assert [call[0] for call in calls] == ["extract_flow.py", "motion_cnn_15.py"] and "--resume" in calls[1]
+
+
+def test_systems_take_the_last_epoch_where_nothing_may_choose(tmp_path, monkeypatch):
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list/classInd.txt").write_text("1 A\n")
+    calls = []
+
+    def pretend(case, script, *arguments):
+        calls.append([script, *map(str, arguments)])
+        place = Path(next(value for name, value in pairwise(calls[-1]) if name in ("--record", "--out")))
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{place.name}_video_preds.pickle").touch()
+        prec1 = 40.0 + 10 * int(case.split) + 5 * case.seed
+        figures = {"figures": {"test": {"prec1": prec1}, "fused": {"prec1": prec1}}}
+        (place / "summary.json").write_text(json.dumps(figures | {"splits": [figures]}))
+
+    monkeypatch.setattr(systems, "call", pretend)
+    only = ("--only", "motion_pose", "skeleton")
+    finished = call_main("benchmarks.systems", tmp_path, "--splits", "01", "02", "--seeds", "0", "1", *only)
+    assert finished.returncode == 0, finished.stderr
+    assert "| motion_pose | skeleton | poses fused |" in finished.stdout
+    assert "| 01, mean | 52.50 ± 3.54 |" in finished.stdout and "| mean of splits | 57.50 ± 3.54 |" in finished.stdout
+    trained = [call for call in calls if call[0] != "average_fusion.py"]
+    assert len(calls) == 12 and len(trained) == 8 and all("--test-every" in call for call in trained)
+    assert not any("--val-groups" in call for call in trained)
+    assert all(("--image-size" in call) == (call[0] == "motion_pose_cnn_15.py") for call in trained)
+
+
+def test_jhmdb_becomes_lists_whose_sources_stay_together(tmp_path):
+    """The public download's form, and this project's: validation takes whole sources of the training list."""
+    clips = {"brush_hair": "Zoë_[1]@home!", "run": "A_run"}
+    source, moved, lists = tmp_path / "public", tmp_path / "moved", tmp_path / "moved/list"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_text("1 BrushHair\n2 Run\n")
+    for number in "123":
+        public, own = {}, {"train": [], "test": []}
+        for label, (folder, name) in enumerate(clips.items(), 1):
+            camel = folder.title().replace("_", "")
+            for group, clip in ((g, c) for g in range(1, 8) for c in range(1, 3)):
+                test = group == int(number)
+                line = f"{name}_{group}_{folder}_f_nm_np1_ba_goo_{clip}.avi {2 if test else 1}"
+                public.setdefault(folder, []).append(line)
+                path = f"{camel}/v_{camel}_g{group:02d}_c{clip:02d}.mp4"
+                own["test" if test else "train"].append(path if test else f"{path} {label}")
+        (source / "splits").mkdir(parents=True, exist_ok=True)
+        for folder, lines in public.items():
+            (source / f"splits/{folder}_test_split{number}.txt").write_text("\n".join(lines), encoding="utf-8")
+        for part, lines in own.items():
+            (lists / f"{part}list0{number}.txt").write_text("\n".join(lines))
+    (source / "ReCompress_Videos").mkdir()
+    (moved / "videos").mkdir()
+    (moved / "keypoints/Run_g01_c01").mkdir(parents=True)
+    for made, pattern in ((source, r"_(\d)_"), (moved, r"_g0(\d)_")):
+        out = tmp_path / "out" / made.name
+        finished = call_main("benchmarks.jhmdb", made, out)
+        assert finished.returncode == 0 and (out / "videos").is_dir(), finished.stderr
+        for number in "123":
+            whole = read_split(out / "list", f"0{number}", "classInd.txt")
+            part = read_split(out / "list", f"val0{number}", "classInd.txt")
+            assert len(whole.train) == 24 and len(whole.test) == 4
+            assert {*part.train, *part.test} == {*whole.train}
+            for label in (0, 1):
+                train, val = (
+                    {re.search(pattern, video.name)[1] for video in videos if video.label == label}
+                    for videos in (part.train, part.test)
+                )
+                assert len(train) == 5 and len(val) == 1 and not train & val
+    assert (tmp_path / "out/moved/pose_flow/Run_g01_c01").is_dir()
+    assert "ReCompress_Videos" in call_main("benchmarks.jhmdb", lists.parent / "list", tmp_path / "x").stderr
 
 
 def test_variants_of_the_ablation_are_options_of_the_scripts():
