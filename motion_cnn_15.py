@@ -6,7 +6,7 @@ python motion_cnn_15.py --evaluate \\
     --resume record/flow/model_best.pth.tar
 """
 
-import sys
+from argparse import Namespace
 
 from common.cli import ArgumentParser, run, whole_number
 from dataloader.flow_dataloader import method_of
@@ -20,19 +20,18 @@ def get_args_parser() -> ArgumentParser:
     parser = training_parser(FLOW.name, __doc__, data="data/flow")
     text = "stacks of a video in training, with consensus (TSN)"
     parser.group("training").add_argument("--segments", type=whole_number(1), metavar="N", help=text)
-    parser.set_defaults(flow_method=None)  # that of --data, which the checkpoint keeps
+    parser.set_defaults(flow_method=None)
     return parser
+
+
+def data_options(args: Namespace) -> dict:
+    """What method made the flow in --data, for prediction; if no record tells, as in the checkpoint."""
+    return {"flow_method": method_of(args.data) or args.flow_method}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    args = parse_options(get_args_parser(), FLOW.name, argv)
-    found = method_of(args.data)
-    if found and args.flow_method not in (None, found):
-        made = f"its flow was made by {found}, that of {args.resume} by {args.flow_method}"
-        print(f"{args.data}: {made}", file=sys.stderr)
-    args.flow_method = found or args.flow_method
-    return run_stream(args, FLOW)
+    return run_stream(parse_options(get_args_parser(), FLOW.name, argv, data_options), FLOW)
 
 
 if __name__ == "__main__":

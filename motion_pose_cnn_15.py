@@ -6,7 +6,7 @@ python motion_pose_cnn_15.py --evaluate \\
     --resume record/motion_pose/model_best.pth.tar
 """
 
-import argparse
+from argparse import BooleanOptionalAction, Namespace
 
 from common.cli import ArgumentParser, run, whole_number
 from dataloader.frame_index import looks_like_pose_flow
@@ -17,25 +17,26 @@ from training.streams import MOTION_POSE
 
 def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the modern recipe."""
-    parser = training_parser("motion_pose", __doc__, data="data/pose_flow")
-    add, flag = parser.group("training").add_argument, argparse.BooleanOptionalAction
+    parser = training_parser(MOTION_POSE.name, __doc__, data="data/pose_flow")
+    add, flag = parser.group("training").add_argument, BooleanOptionalAction
     add("--segments", type=whole_number(1), metavar="N", help="stacks of a video in training, with consensus (TSN)")
     add("--normalize", action=flag, help="take the mean and standard deviation of pose flow out of the images")
-    add(
-        "--from-keypoints",
-        action=flag,
-        help="draw the pose images from the keypoints.npz files in --data, which are held in memory; augments by "
-        "moving the body, and mirrors it (modern recipe: where there are such files)",
+    text = (
+        "draw the pose images from the keypoints.npz in --data, and move and mirror the bodies (modern recipe: if any)"
     )
+    add("--from-keypoints", action=flag, help=text)
     return parser
+
+
+def data_options(args: Namespace) -> dict:
+    """Whether to draw from keypoints: unless an option or the recipe says so, where --data has some."""
+    drawn = looks_like_pose_flow(args.data) if args.from_keypoints is None else args.from_keypoints
+    return {"from_keypoints": drawn}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    args = parse_options(get_args_parser(), MOTION_POSE.name, argv)
-    if args.from_keypoints is None:
-        args.from_keypoints = looks_like_pose_flow(args.data)
-    return run_stream(args, MOTION_POSE)
+    return run_stream(parse_options(get_args_parser(), MOTION_POSE.name, argv, data_options), MOTION_POSE)
 
 
 if __name__ == "__main__":

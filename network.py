@@ -22,8 +22,6 @@ CPU = torch.device("cpu")
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # torchvision's; other names are timm's
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# The original code named its two replaced layers so.
-CUSTOM_NAMES = {"conv1_custom.": "conv1.", "fc_custom.": "fc."}
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -45,8 +43,7 @@ class BatchNorm(nn.BatchNorm2d):
 def build_network(arch: str, in_channels: int, classes: int, image_size: int | None = 224) -> nn.Module:
     """A randomly initialised network: (N, in_channels, H, W) → logits (N, classes).
 
-    The names in `ARCHITECTURES` are torchvision's ResNets, which take images of any size from 32×32; every other name
-    is timm's. `image_size` matters to networks of a fixed input size, as most vision transformers are.
+    `image_size` matters to networks of a fixed input size, as most of timm's vision transformers are.
     """
     if arch not in ARCHITECTURES:
         return _timm_network(arch, classes, image_size, in_chans=in_channels)
@@ -57,26 +54,22 @@ def build_network(arch: str, in_channels: int, classes: int, image_size: int | N
     return network
 
 
-def check_architecture(arch: str) -> str:
-    """The name itself, if it is torchvision's or timm's."""
-    if arch not in ARCHITECTURES and not (timm := _import_timm(arch)).is_model(arch):
-        near = get_close_matches(arch, (*ARCHITECTURES, *timm.list_models()), 3)
-        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them"
-        raise UserError(f"--arch {arch}: neither torchvision's nor timm's; {hint}")
-    return arch
-
-
-def _import_timm(arch: str) -> ModuleType:
+def _timm_with(arch: str) -> ModuleType:
+    """The module timm, which must have a network of that name."""
     try:
         import timm
     except ImportError:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"--arch {arch}: all networks but {known} come from timm: pip install timm") from None
+    if not timm.is_model(arch):
+        near = ", ".join(get_close_matches(arch, (*ARCHITECTURES, *timm.list_models()), 3))
+        hint = f"did you mean {near}?" if near else "timm.list_models() names them"
+        raise UserError(f"--arch {arch}: neither torchvision's nor timm's; {hint}")
     return timm
 
 
 def _timm_network(arch: str, classes: int, image_size: int | None, **options: object) -> nn.Module:
-    timm = _import_timm(check_architecture(arch))
+    timm = _timm_with(arch)
     if timm.get_pretrained_cfg(arch).fixed_input_size:
         options["img_size"] = image_size
     network = timm.create_model(arch, num_classes=classes, **options)
@@ -89,7 +82,7 @@ def rgb_statistics(arch: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of RGB values in [0, 1] that the ImageNet weights of `arch` were trained with."""
     if arch in ARCHITECTURES:
         return IMAGENET_MEAN, IMAGENET_STD
-    config = _import_timm(arch).get_pretrained_cfg(arch)
+    config = _timm_with(arch).get_pretrained_cfg(arch)
     return tuple(config.mean), tuple(config.std)
 
 
@@ -116,14 +109,11 @@ def add_dropout(network: nn.Module, probability: float) -> None:
     classifier(network).register_forward_pre_hook(drop)
 
 
-# ---- starting weights ----
+# ---- weights ----
 
 
 def cross_modality_filters(rgb: torch.Tensor, in_channels: int) -> torch.Tensor:
-    """First-convolution filters for another modality (TSN, arXiv 1608.00859): (64, 3, 7, 7) → (64, C, 7, 7).
-
-    The mean over the three RGB channels is copied to every one of `in_channels` channels.
-    """
+    """The mean over RGB for each of `in_channels` (TSN, arXiv 1608.00859): filters (64, 3, 7, 7) → (64, C, 7, 7)."""
     return rgb.float().mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
 
 
@@ -141,7 +131,6 @@ def load_starting_weights(
     source = f"ImageNet weights of {arch}" if weights == "imagenet" else weights
     state = imagenet_state_dict(arch, image_size) if weights == "imagenet" else read_weights(weights)[1]
     last, first = _layer(network, "classifier") + ".", _layer(network, "first_conv") + ".weight"
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(last)}
     own = network.state_dict()
     if first in state and state[first].ndim == 4 and state[first].shape[1] == 3 != own[first].shape[1]:
         if freeze_bn == "all":
@@ -150,8 +139,8 @@ def load_starting_weights(
                 "others; take --freeze-bn partial"
             )
         state[first] = cross_modality_filters(state[first], own[first].shape[1])
-    fresh = {name: tensor for name, tensor in own.items() if name.startswith(last)}
-    load_strictly(network, state | fresh, source)
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(last)}
+    load_strictly(network, state | {name: own[name] for name in own if name.startswith(last)}, source)
 
 
 def imagenet_state_dict(arch: str, image_size: int | None = 224) -> dict[str, torch.Tensor]:
@@ -182,30 +171,21 @@ def read_weights(path: str | os.PathLike) -> tuple[dict, dict[str, torch.Tensor]
 
 
 def torchvision_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors under torchvision's names.
-
-    Drops the `module.` of data-parallel wrappers and the `_orig_mod.` of compiled networks, and maps the original
-    code's `conv1_custom` and `fc_custom`.
-    """
-    renamed = {}
-    for name, tensor in state.items():
-        plain = re.sub(r"^(module\.|_orig_mod\.)+", "", name)
-        for custom, standard in CUSTOM_NAMES.items():
-            if plain.startswith(custom):
-                plain = standard + plain.removeprefix(custom)
-        renamed[plain] = tensor
-    return renamed
+    """The same tensors without the prefixes of data-parallel and compiled networks, and the original's `_custom`."""
+    plain = {re.sub(r"^(module\.|_orig_mod\.)+", "", name): tensor for name, tensor in state.items()}
+    return {re.sub(r"^(conv1|fc)_custom\.", r"\1.", name): tensor for name, tensor in plain.items()}
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source: str | os.PathLike) -> None:
     """Load `state` into `network`; a missing, unknown or misshapen entry is a `UserError` naming it."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    problems = [f"{name} is missing" for name in expected if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in expected]
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    problems = [f"{name} is missing" for name in expected if name not in given]
+    problems += [f"{name} is unknown" for name in given if name not in expected]
     problems += [
-        f"{name} has shape {tuple(state[name].shape)} instead of {shape}"
+        f"{name} has shape {given[name]} instead of {shape}"
         for name, shape in expected.items()
-        if name in state and tuple(state[name].shape) != shape
+        if given.get(name, shape) != shape
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -213,25 +193,22 @@ def load_strictly(network: nn.Module, state: Mapping[str, torch.Tensor], source:
     network.load_state_dict(dict(state))
 
 
+# ---- networks with what describes them ----
+
+
 class Family(NamedTuple):
-    """Networks that a stream can have: names, the default first, and `build(arch, in_channels, classes, image_size)`.
+    """Networks that a stream can have, and `build(arch, in_channels, classes, image_size)`."""
 
-    `images`: they take images, which have a size, and any of timm's networks will do.
-    """
-
-    architectures: tuple[str, ...]
+    architectures: tuple[str, ...]  # the default first
     build: Callable[[str, int, int, int | None], nn.Module]
-    images: bool = False
+    images: bool = False  # they take images, which have a size, and any of timm's networks will do
 
 
 IMAGE_NETWORKS = Family(ARCHITECTURES, build_network, images=True)
 
 
 def for_testing(network: nn.Module, device: torch.device = CPU) -> nn.Module:
-    """A copy on `device` in evaluation mode, with batch norm folded into a ResNet's convolutions.
-
-    Folding changes float rounding only: logits agree within 1e-4 or so.
-    """
+    """A copy on `device` in evaluation mode, with batch norm folded into a ResNet's convolutions (but for rounding)."""
     network = copy.deepcopy(network).eval()
     for module in list(network.modules()) if isinstance(network, models.ResNet) else ():
         names = dict(module.named_children())
@@ -250,17 +227,13 @@ def _fold(parent: nn.Module, conv: str, norm: str) -> None:
 
 @dataclass
 class Model:
-    """A network with what describes it: its architecture, the side of its input in pixels, and its classes.
-
-    `image_size` is None where the input is no image, `classes` where a checkpoint does not name them. `checkpoint` is
-    what `read_model` read, empty for a network that starts anew; `path` is the file.
-    """
+    """A network with what describes it."""
 
     network: nn.Module
     arch: str
-    image_size: int | None
-    classes: list[str] | None
-    checkpoint: dict = field(default_factory=dict)
+    image_size: int | None  # side of the input in pixels; None where it is no image
+    classes: list[str] | None  # None where a checkpoint does not name them
+    checkpoint: dict = field(default_factory=dict)  # that it was read from
     path: str | os.PathLike | None = None
 
     @property

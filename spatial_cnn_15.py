@@ -16,7 +16,7 @@ from training.streams import SPATIAL
 
 def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the modern recipe."""
-    parser = training_parser("spatial", __doc__, data="data/jpegs_256")
+    parser = training_parser(SPATIAL.name, __doc__, data="data/jpegs_256")
     add = parser.group("training").add_argument
     text = "resized: parts of random size and shape, resized as the test's whole frames are (arXiv 1409.4842, "
     text += "1906.06423); corner: of 4 scales, from corners and the centre (TSN, arXiv 1608.00859); random: of one size"

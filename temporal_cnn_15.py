@@ -21,18 +21,16 @@ def get_args_parser() -> ArgumentParser:
     parser = training_parser("temporal", __doc__, data=None, family=TEMPORAL_HEADS)
     text = "features of one split, which --evaluate --features of the streams wrote; they stand side by side"
     parser.group("data").add_argument("--features", nargs="+", type=Path, metavar="FILE.npz", required=True, help=text)
-    parser.set_defaults(workers=0)
+    parser.set_defaults(workers=0, data=None, write_features=None, skip_broken=False)
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
     args = parse_options(get_args_parser(), "temporal", argv)
-    source = " ".join(map(str, args.features))
-    args.class_index = args.ucf_list = source  # what the messages name
     features = join_features(args.features)
-    args.val_list = source if features.val.any() and not args.val_groups else None
-    return run_stream(args, temporal_stream(features, source))
+    split = features.split(held_out=not args.val_groups)
+    return run_stream(args, temporal_stream(features, " ".join(map(str, args.features))), split)
 
 
 if __name__ == "__main__":

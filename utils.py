@@ -5,7 +5,6 @@ import ctypes
 import json
 import os
 import platform
-import random
 import signal
 import subprocess
 import tarfile
@@ -26,12 +25,13 @@ from common.cli import UserError
 
 def check_file(path: str | os.PathLike) -> None:
     """Raise `UserError` unless `path` is a file, as checkpoints and weights are."""
-    if Path(path).name == "data.pkl" or any(Path(path).glob("data.pkl")) or any(Path(path).glob("*/data.pkl")):
+    path = Path(path)
+    if path.name == "data.pkl" or any(path.glob("data.pkl")) or any(path.glob("*/data.pkl")):
         raise UserError(f"{path}: is an unpacked checkpoint; give the file as it was before, or download it again")
-    if Path(path).is_dir():
-        inside = max(Path(path).glob("*.pth*"), default=Path(path, "model_best.pth.tar"))
+    if path.is_dir():
+        inside = max(path.glob("*.pth*"), default=path / "model_best.pth.tar")
         raise UserError(f"{path}: is a folder; give a checkpoint or weights file, such as {inside}")
-    if not Path(path).is_file():
+    if not path.is_file():
         raise UserError(f"{path}: no such file; give an existing checkpoint or weights file")
 
 
@@ -52,16 +52,14 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
 def _why_not_loaded(path: str | os.PathLike, error: Exception) -> str:
     """What a file is that torch cannot load."""
     with open(path, "rb") as file:
-        start, text = file.read(99).lstrip(), str(error)
+        start = file.read(99).lstrip()
     if start.startswith((b"<", b"version https://git-lfs")):
-        return f"is {'a web page' if start[:1] == b'<' else 'a pointer of Git LFS'}, no checkpoint; download it again"
-    if start.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path) or "not in a subdirectory" in text:
+        return "is a web page or a pointer of Git LFS, no checkpoint; download it again"
+    if start.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path) or "not in a subdirectory" in str(error):
         return "is a packed archive; unpack it, and give the checkpoint in it"
-    if not start or isinstance(error, EOFError) or "EOF" in text or "zip archive" in text:
-        return "is cut short, or damaged; copy or download it again"
-    if "Unsupported" in text or "weights_only" in text or "WeightsUnpickler" in text:
+    if "Unsupported" in str(error) or "eights" in str(error):
         return "is no checkpoint, or one with objects other than tensors and plain values, which are never loaded"
-    return f"cannot be loaded as a checkpoint: {' '.join(text.split())[:120]}"
+    return "is cut short, damaged, or no checkpoint; copy or download it again"
 
 
 def load_safetensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -93,7 +91,6 @@ def write_record(path: str | os.PathLike, row: dict) -> None:
     """Write `row` (column → value) as the record of its `Epoch`, in a CSV with one line per epoch.
 
     Lines of that epoch and later ones are dropped: they come from a run that was resumed before them.
-    Earlier ones stay as they are, to the last digit.
     """
     table = pd.DataFrame([row]).astype(str)
     if Path(path).exists():
@@ -112,32 +109,20 @@ def write_json(path: str | os.PathLike, content: dict) -> None:
 
 def environment(device: torch.device) -> dict:
     """Versions, git commit and device of a run, for its summary."""
-    commit = None
+    commit, here = None, str(Path(__file__).resolve().parent)
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        here = Path(__file__).resolve().parent
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         commit = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    versions = {module.__name__: module.__version__ for module in (torch, torchvision, np)}
     return {
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": {"python": platform.python_version(), **versions},
         "git_commit": commit,
         "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
     }
 
 
-# ---- seeds, devices, signals ----
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch; what the data sets draw has seeds of its own (`random_state`)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+# ---- devices, signals ----
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -145,10 +130,10 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
     For the CPU it calls `keep_freed_memory`.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(candidate for candidate, available in there.items() if available)
-    if not there[name]:
+        name = next(device for device, found in available.items() if found)
+    if not available[name]:
         raise UserError(f"--device {name}: there is no such device here; use --device auto or cpu")
     if name == "cpu":
         keep_freed_memory()
@@ -157,7 +142,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory of tensors that are gone, for the next ones; glibc only.
+    """Let the C library (glibc) keep the memory of tensors that are gone, for the next ones.
 
     It would give every large one back to Linux, which fills the next one's pages with zeros: a fifth of a training
     step and a third of the motion stream's test go there (benchmarks/README.md).
@@ -185,8 +170,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
 class StopRequest:
     """Whether SIGINT or SIGTERM asked the run to stop; `signum` is 0 until then."""
 
-    def __init__(self) -> None:
-        self.signum = 0
+    signum = 0
 
 
 @contextlib.contextmanager
@@ -196,17 +180,19 @@ def catch_stop_signals() -> Iterator[StopRequest]:
     A second signal acts as it did before, so that an impatient user can break off at once.
     """
     request = StopRequest()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def note(signum: int, frame: object) -> None:
-        request.signum = signum
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    def note(signum: int, frame: object) -> None:
+        request.signum = signum
+        restore()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, note)
     try:
         yield request
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

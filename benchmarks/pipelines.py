@@ -68,7 +68,7 @@ def prepare(root: Path, stream: str, setup: Setup) -> tuple[Stream, list[Indexed
     what = SPATIAL if stream == "spatial" else MOTION_POSE
     data = root / ("frames" if stream == "spatial" else "pose_flow")
     method = RECIPES[what.name]["original"] | {"from_keypoints": stream == "keypoints"}
-    good, bad, sample = what.prepare(Namespace(data=data, image_size=setup.size, **method), setup.listed)
+    good, bad, sample = what.find(Namespace(data=data, image_size=setup.size, **method), setup.listed)
     assert not bad, bad
     return (
         trained_stream(what, method),
@@ -88,7 +88,7 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     network.to(memory_format=memory_format(device))  # type: ignore[call-overload]  # as torch documents it
     model = Model(network, "resnet18", setup.size, classes=None)
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, fused=cuda)
-    scaler = torch.amp.GradScaler(device.type, enabled=cuda)
+    context.optimizer, context.scaler = optimizer, torch.amp.GradScaler(device.type, enabled=cuda)
     train_set, test_set = VideoDataset(training, sample), VideoDataset(tested, sample)
     loader = training_loader(train_set, EpochBatches(len(training), len(training), 0), setup.workers, cuda)
     test_loader = testing_loader(test_set, setup.workers, cuda)
@@ -99,7 +99,7 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
         return sample.images
 
     return Pipeline(
-        train=lambda: train_one_epoch(network, loader, optimizer, scaler, context, next(epochs)),
+        train=lambda: train_one_epoch(network, loader, context, next(epochs)),
         test=lambda: evaluate(model, test_loader, context)["scores"],
         sample=read_sample,
         network=network,

@@ -16,23 +16,20 @@ from dataloader.split_train_test_video import Split
 
 @dataclass(frozen=True)
 class Features:
-    """Features (N, K, D) of N videos at K evenly spaced positions.
+    """Features of N videos at K evenly spaced positions."""
 
-    `test` is true for the videos of the test list, `val` for those of the validation set, `classes` are the names of
-    the classes in the order of `labels`.
-    """
-
-    features: np.ndarray
+    features: np.ndarray  # (N, K, D)
     names: list[str]
-    labels: np.ndarray
-    test: np.ndarray
-    val: np.ndarray
+    labels: np.ndarray  # (N,), into `classes`
+    test: np.ndarray  # (N,), whether a video is in the test list
+    val: np.ndarray  # (N,), or in the validation set
     classes: list[str]
 
-    def split(self) -> Split:
-        """The lists that the features were made of."""
+    def split(self, held_out: bool = True) -> Split:
+        """The lists that the features were made of; unless `held_out`, validation videos are in the training list."""
         videos = [Video(name, int(i), self.classes[i], name) for name, i in zip(self.names, self.labels, strict=True)]
-        parts = (~self.test & ~self.val, self.test, self.val)
+        val = self.val & held_out
+        parts = (~self.test & ~val, self.test, val)
         return Split(self.classes, *([videos[i] for i in np.flatnonzero(part)] for part in parts))
 
 
@@ -71,16 +68,15 @@ def load_features(path: str | os.PathLike) -> Features:
 
 def join_features(paths: Sequence[Path]) -> Features:
     """The features of several streams, of the videos that all have, side by side: (N, K, D1 + D2 + …) float32."""
-    parts = [load_features(path) for path in paths]
-    rows = [{name: row for row, name in enumerate(part.names)} for part in parts]
+    files = [load_features(path) for path in paths]
+    rows = [{name: row for row, name in enumerate(file.names)} for file in files]
     names = [name for name in rows[0] if all(name in row for row in rows)]
     order = [np.array([row[name] for name in names], int) for row in rows]
-    first = parts[0]
-    labels, test, val = (array[order[0]] for array in (first.labels, first.test, first.val))
-    for path, part, index in zip(paths, parts, order, strict=True):
-        lists = zip((part.labels, part.test, part.val), (labels, test, val), strict=True)
-        alike = part.classes == first.classes and part.features.shape[1] == first.features.shape[1]
-        if not names or not alike or any((array[index] != other).any() for array, other in lists):
+    lists = [np.stack([file.labels, file.test, file.val])[:, rows] for file, rows in zip(files, order, strict=True)]
+    for path, file, listed in zip(paths, files, lists, strict=True):
+        alike = file.classes == files[0].classes and file.features.shape[1] == files[0].features.shape[1]
+        if not names or not alike or (listed != lists[0]).any():
             raise UserError(f"{paths[0]}, {path}: other classes, lists, videos or positions; write them of one split")
-    vectors = [part.features[index].astype(np.float32) for part, index in zip(parts, order, strict=True)]
-    return Features(np.concatenate(vectors, axis=2), names, labels, test, val, first.classes)
+    vectors = [file.features[rows].astype(np.float32) for file, rows in zip(files, order, strict=True)]
+    labels, test, val = lists[0]
+    return Features(np.concatenate(vectors, axis=2), names, labels, test > 0, val > 0, files[0].classes)

@@ -78,11 +78,6 @@ class VideoDataset(Dataset):
         except BrokenImage as error:
             return position, Broken(video.video.name, str(error))
 
-    @property
-    def labels(self) -> list[int]:
-        """The class of every video."""
-        return [video.video.label for video in self.videos]
-
 
 class Batch(NamedTuple):
     """Samples of several videos, joined; without images if all of them are broken."""
@@ -143,7 +138,7 @@ class VideoLoader(DataLoader):
 
 def training_loader(dataset: VideoDataset, batches: EpochBatches, workers: int, pin: bool) -> VideoLoader:
     """Loader of training batches; set `loader.batch_sampler.epoch` before each epoch."""
-    return VideoLoader(dataset, batch_sampler=batches, **_loader_options(workers, pin))
+    return _make_loader(dataset, workers, pin, batch_sampler=batches)
 
 
 def testing_loader(
@@ -151,7 +146,29 @@ def testing_loader(
 ) -> VideoLoader:
     """Loader of every world-th test video from `rank`, each exactly once, `videos_per_batch` at a time."""
     share = range(rank, len(dataset), world)
-    return VideoLoader(dataset, batch_size=videos_per_batch, sampler=share, **_loader_options(workers, pin))
+    return _make_loader(dataset, workers, pin, batch_size=videos_per_batch, sampler=share)
+
+
+def _make_loader(dataset: VideoDataset, workers: int, pin: bool, **batches: Any) -> VideoLoader:
+    return VideoLoader(
+        dataset,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin,
+        collate_fn=collate,
+        worker_init_fn=_leave_signals_to_main,
+        # The workers' seeds, which nobody uses, come from a generator of their own: from torch's they would be drawn
+        # once with workers and every epoch without, and shift the dropout that follows.
+        generator=torch.Generator(),
+        **batches,
+    )
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    # Ctrl-C and clusters' SIGTERM reach every process; the main one decides when the workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
 
 
 def end_workers() -> None:
@@ -163,18 +180,3 @@ def end_workers() -> None:
         child.join()
     if handler is not None:
         signal.signal(signal.SIGCHLD, handler)
-
-
-def _loader_options(workers: int, pin: bool) -> dict:
-    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pin}
-    # The workers' seeds, which nobody uses, come from a generator of their own: from torch's they would be drawn once
-    # with workers and every epoch without, and shift the dropout that follows.
-    options["generator"] = torch.Generator()
-    return options | {"collate_fn": collate, "worker_init_fn": _leave_signals_to_main}
-
-
-def _leave_signals_to_main(worker: int) -> None:
-    # Ctrl-C and clusters' SIGTERM reach every process; the main one decides when the workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)

@@ -99,7 +99,7 @@ class GraphNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of N clips, see the class."""
         there = x[:, :, 2].ne(0).flatten(2).any(2)
-        there = there | ~there.any(1, keepdim=True)  # of nobody something must be said: all the same
+        there = there | ~there.any(1, keepdim=True)  # clips that show nobody have scores too
         clips, people, channels, frames, parts = x.shape
         x = x.flatten(0, 1).permute(0, 3, 1, 2).flatten(1, 2)  # (N * people, 18 * C, T)
         x = self.norm(x[there.flatten()]).view(-1, parts, channels, frames).permute(0, 2, 3, 1)

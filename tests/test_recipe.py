@@ -13,21 +13,21 @@ from dataloader.video_dataset import EpochBatches, training_loader
 from fusion.scores import load_scores
 from network import IMAGENET_MEAN, IMAGENET_STD, add_dropout, build_network
 from tests.helpers import train_script
-from tests.test_engine import CPU, dataset, no_scaler, small_network
-from training import loop
-from training.engine import Context, train_one_epoch
-from training.loop import average_weights, rate_factor
+from tests.test_engine import CPU, dataset, small_network
+from training import run
+from training.engine import Context, average_weights, rate_factor, train_one_epoch
 from training.streams import MOTION_POSE, SPATIAL, trained_stream
 from utils import load_checkpoint, save_checkpoint
 
 EVERYTHING = (
     *("--schedule", "cosine", "--warmup", 0.5, "--weight-decay", 1e-3, "--dropout", 0.5, "--label-smoothing", 0.1),
     *("--ema", 0.9, "--freeze-bn", "--test-every", 2, "--test-clips", 3, "--crop", "corner", "--color-jitter", 0.4),
+    "--amp",
 )
 
 
 def train(data, record, *arguments, stream="spatial"):
-    finished = train_script(stream, data, record, *arguments, inline=True)
+    finished = train_script(stream, data, record, *arguments)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished
 
@@ -44,9 +44,9 @@ def test_the_rate_is_set_for_every_step():
     rates = []
     optimizer = torch.optim.SGD(small_network().parameters(), lr=99)
     optimizer.register_step_pre_hook(lambda *args: rates.append(optimizer.param_groups[0]["lr"]))
-    context = Context(SPATIAL, CPU, rate=lambda epoch: 10 * epoch)
+    context = Context(SPATIAL, CPU, optimizer=optimizer, rate=lambda epoch: 10 * epoch)
     loader = training_loader(dataset(8), EpochBatches(8, 2, 0), workers=0, pin=False)
-    train_one_epoch(small_network(), loader, optimizer, no_scaler(), context, 2)
+    train_one_epoch(small_network(), loader, context, 2)
     assert rates == pytest.approx([21.25, 23.75, 26.25, 28.75])
 
 
@@ -55,15 +55,15 @@ def test_label_smoothing_is_that_of_the_formula():
     images = torch.stack([data[i][1].images.permute(0, 3, 1, 2) for i in range(6)]).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     logits = network(((images - mean) / std).flatten(0, 1)).view(6, 3, 3).mean(1).log_softmax(1)
-    smooth = 0.8 * F.one_hot(torch.tensor(data.labels), 3) + 0.2 / 3
+    smooth = 0.8 * F.one_hot(torch.tensor([video.label for video, _ in data.videos]), 3) + 0.2 / 3
     (gradient,) = torch.autograd.grad(-(smooth * logits).sum(1).mean(), [network[2].weight], retain_graph=True)
     expected = network[2].weight.detach() - 0.1 * gradient
-    plain = F.nll_loss(logits, torch.tensor(data.labels)).item()
+    plain = F.nll_loss(logits, torch.tensor([video.label for video, _ in data.videos])).item()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     loader = training_loader(data, EpochBatches(6, 6, 0), workers=0, pin=False)
-    context = Context(SPATIAL, CPU, label_smoothing=0.2)
+    context = Context(SPATIAL, CPU, optimizer=optimizer, label_smoothing=0.2)
     # What is told is the loss without smoothing, which compares with the test's.
-    assert train_one_epoch(network, loader, optimizer, no_scaler(), context, 0)["loss"] == pytest.approx(plain)
+    assert train_one_epoch(network, loader, context, 0)["loss"] == pytest.approx(plain)
     assert torch.allclose(network[2].weight, expected, atol=1e-6)
 
 
@@ -73,7 +73,7 @@ def test_average_of_the_weights():
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     loader = training_loader(dataset(8), EpochBatches(8, 8, 0), workers=0, pin=False)
     for epoch in range(4):
-        train_one_epoch(network, loader, optimizer, no_scaler(), Context(SPATIAL, CPU, averaged=averaged), epoch)
+        train_one_epoch(network, loader, Context(SPATIAL, CPU, averaged=averaged, optimizer=optimizer), epoch)
         weight = network[2].weight.detach().clone()
         keep = min(0.5, (1 + epoch) / (10 + epoch))
         expected = weight if expected is None else keep * expected + (1 - keep) * weight
@@ -99,8 +99,8 @@ def test_resuming_is_exact_under_every_flag(tiny, tmp_path, monkeypatch):
         save_checkpoint(path, checkpoint)
         save_checkpoint(path.with_name(f"epoch{checkpoint['epoch']}.tar"), checkpoint)
 
-    monkeypatch.setattr(loop, "save_checkpoint", save_each)
-    monkeypatch.setattr(loop, "UNSAVED_SECONDS", 0)
+    monkeypatch.setattr(run, "save_checkpoint", save_each)
+    monkeypatch.setattr(run, "UNSAVED_SECONDS", 0)
     options = (*EVERYTHING, "--epochs", 5)
     train(tiny, tmp_path / "whole", *options)
     train(tiny, tmp_path / "resumed", *options, "--resume", tmp_path / "whole" / "epoch3.tar")
@@ -130,11 +130,10 @@ def test_tests_between_epochs_may_be_fewer_and_smaller(tiny, tmp_path):
         assert all(np.allclose(before[video], after[video], atol=1e-5) for video in before)
 
 
-def test_batch_norm_frozen_in_part(tiny, tmp_path):
-    train(tiny, tmp_path / "start", "--epochs", 1)
-    start = tmp_path / "start" / "checkpoint.pth.tar"
-    train(tiny, tmp_path / "on", "--epochs", 2, "--resume", start, "--freeze-bn")
-    before, after = (load_checkpoint(path)["state_dict"] for path in (start, tmp_path / "on" / "checkpoint.pth.tar"))
+def test_batch_norm_frozen_in_part(trained, tiny, tmp_path):
+    start = trained("spatial") / "checkpoint.pth.tar"
+    train(tiny, tmp_path, "--epochs", 3, "--resume", start, "--freeze-bn")
+    before, after = (load_checkpoint(path)["state_dict"] for path in (start, tmp_path / "checkpoint.pth.tar"))
     moved = {name for name in before if "running_" in name and not torch.equal(before[name], after[name])}
     assert moved == {"conv1.1.running_mean", "conv1.1.running_var"}
 
@@ -151,7 +150,7 @@ def test_stacks_of_several_segments(tiny, tmp_path):
 @pytest.mark.parametrize(("schedule", "best"), [("cosine", 3), ("plateau", 1)])
 def test_of_equal_epochs_the_later_one_is_kept_if_the_rate_is_annealed(schedule, best, tiny, tmp_path):
     options = ("--schedule", schedule, "--lr", 1e-20, "--momentum", 0, "--epochs", 3, "--freeze-bn", "all")
-    finished = train_script("spatial", tiny, tmp_path, *options, inline=True)
+    finished = train_script("spatial", tiny, tmp_path, *options)
     assert finished.returncode == 0, finished.stderr
     assert len(set(pd.read_csv(tmp_path / "rgb_test.csv")["Prec@1"])) == 1
     assert load_checkpoint(tmp_path / "model_best.pth.tar")["epoch"] == best

@@ -3,10 +3,7 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
@@ -14,15 +11,14 @@ import pytest
 import torch
 
 from fusion.scores import load_scores
-from network import Model, build_network
+from network import CPU, Model
 from tests.helpers import CLASSES, STREAMS, assert_error, call_main, start_training, train_script
 from tests.prediction_data import write_checkpoint
-from training import run
-from training.distributed import Processes
+from training.engine import Context
 from training.options import parse_options
 from training.resume import resume_training
 from training.streams import SPATIAL
-from utils import StopRequest, load_checkpoint, memory_format, pick_device, save_checkpoint
+from utils import load_checkpoint, memory_format, pick_device, save_checkpoint
 
 # The learning rate is cut after the second epoch in turn whose loss is not the lowest.
 CUT = ("--arch", "resnet18", "--lr", "0.1", "--seed", 1)
@@ -30,7 +26,7 @@ CUT = ("--arch", "resnet18", "--lr", "0.1", "--seed", 1)
 
 def train(data: Path, record: Path, *arguments):
     """A spatial run in this process that must go well."""
-    finished = train_script("spatial", data, record, *arguments, inline=True)
+    finished = train_script("spatial", data, record, *arguments)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return finished
 
@@ -49,13 +45,6 @@ def assert_same_run(one: Path, other: Path) -> None:
             for record in (one, other)
         ]
         assert tables[0].equals(tables[1]), name
-
-
-def test_resuming_in_mixed_precision_is_exact(tiny, tmp_path):
-    for record, epochs in (("whole", 2), ("parts", 1)):
-        train(tiny, tmp_path / record, "--seed", 3, "--epochs", epochs, "--amp")
-    train(tiny, tmp_path / "parts", "--resume", tmp_path / "parts/checkpoint.pth.tar", "--epochs", 2, "--amp")
-    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +136,15 @@ def test_momentum_takes_the_layout_of_its_weights():
     steps = []
     for fused in (False, True):
         torch.manual_seed(0)
-        network = build_network("resnet18", 3, 2).to(memory_format=torch.channels_last)
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(5, 4, 3))
+        network.to(memory_format=torch.channels_last)
         generator = torch.Generator().manual_seed(1)
         momentum = [torch.randn(weight.shape, generator=generator) for weight in network.parameters()]
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, fused=fused)
         state = optimizer.state_dict() | {"state": {i: {"momentum_buffer": m} for i, m in enumerate(momentum)}}
         model = Model(network, "resnet18", 224, None, {"epoch": 3, "best_prec1": 50.0, "optimizer": state}, "c.tar")
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
-        assert resume_training(model, {}, optimizer, scheduler, torch.amp.GradScaler(enabled=False)) == (4, 50.0)
+        assert resume_training(model, {}, Context(SPATIAL, CPU, optimizer=optimizer), scheduler) == (4, 50.0)
         for weight in network.parameters():
             weight.grad = torch.zeros_like(weight)
         optimizer.step()
@@ -182,11 +172,11 @@ def test_a_folder_that_holds_a_run_is_not_overwritten_in_silence(tiny, whole, tm
     (record / "notes.txt").write_text("mine")
     before = {path.name: path.read_bytes() for path in record.iterdir()}
     other = whole / "checkpoint.pth.tar"
-    assert_error(train_script("spatial", tiny, record, "--epochs", 1, inline=True), str(record), "--overwrite")
-    assert_error(train_script("spatial", tiny, record, "--resume", other, inline=True), str(record), "--overwrite")
+    assert_error(train_script("spatial", tiny, record, "--epochs", 1), str(record), "--overwrite")
+    assert_error(train_script("spatial", tiny, record, "--resume", other), str(record), "--overwrite")
     own = ("--resume", record / "checkpoint.pth.tar", "--overwrite")
-    assert_error(train_script("spatial", tiny, record, *own, inline=True), "--overwrite would remove")
-    assert_error(train_script("spatial", tiny, record, "--overwrite", "--split", "09", inline=True), "trainlist09")
+    assert_error(train_script("spatial", tiny, record, *own), "--overwrite would remove")
+    assert_error(train_script("spatial", tiny, record, "--overwrite", "--split", "09"), "trainlist09")
     assert {path.name: path.read_bytes() for path in record.iterdir()} == before
     train(tiny, record, "--epochs", 1, "--overwrite")
     assert (record / "notes.txt").read_text() == "mine"
@@ -199,29 +189,15 @@ def test_a_folder_that_holds_a_run_is_not_overwritten_in_silence(tiny, whole, tm
 
 
 def test_two_runs_in_one_folder_exclude_each_other(tiny, tmp_path):
-    holder = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True)"
-    process = subprocess.Popen(
-        [sys.executable, "-c", holder + "; time.sleep(99)", str(tmp_path / ".lock")], stdout=subprocess.PIPE
-    )
-    process.stdout.readline()
-    try:
-        finished = train_script("spatial", tiny, tmp_path, "--epochs", 1, inline=True)
-        assert_error(finished, str(tmp_path), "another run is training there")
-    finally:
-        process.kill()
-        process.wait()
-    train(tiny, tmp_path, "--epochs", 1)  # the killed process keeps no lock
-
-
-def test_a_run_holds_its_lock(tiny, tmp_path):
     first = start_training("spatial", tiny, tmp_path, "--epochs", 1000)
     try:
         assert "epoch 0" in first.stdout.readline()
-        finished = train_script("spatial", tiny, tmp_path, "--overwrite", inline=True)
-        assert_error(finished, "another run is training there")
+        finished = train_script("spatial", tiny, tmp_path, "--overwrite")
+        assert_error(finished, str(tmp_path), "another run is training there")
     finally:
         first.kill()
         first.communicate()
+    train(tiny, tmp_path, "--epochs", 1, "--overwrite")  # the killed process keeps no lock
 
 
 # ---- other videos ----
@@ -236,9 +212,9 @@ def test_a_checkpoint_is_not_tested_on_what_it_was_trained_on(own_tiny, tmp_path
     checkpoint = record / "checkpoint.pth.tar"
     test = ("--resume", checkpoint, "--evaluate")
     for other in (("--split", "05", "--val-groups", "1"), ("--val-groups", "5")):
-        finished = train_script("spatial", own_tiny, record, *test, *other, inline=True)
+        finished = train_script("spatial", own_tiny, record, *test, *other)
         assert_error(finished, str(checkpoint), "--allow-other-split", "validation set 6")
-        finished = train_script("spatial", own_tiny, record, "--resume", checkpoint, *other, inline=True)
+        finished = train_script("spatial", own_tiny, record, "--resume", checkpoint, *other)
         assert_error(finished, "--allow-other-split")
     train(own_tiny, record, *test, "--val-groups", "5", "--allow-other-split")
     # Its own validation set comes with the checkpoint; another test list of the same training list is no danger.
@@ -255,7 +231,7 @@ def test_validation_scores_need_to_know_the_training_videos(tiny, tmp_path):
     known = ("epoch", "state_dict", "best_prec1", "optimizer")
     torch.save({name: checkpoint[name] for name in known}, tmp_path / "original.tar")
     test = ("--resume", tmp_path / "original.tar", "--evaluate")
-    finished = train_script("spatial", tiny, tmp_path / "r", *test, "--val-groups", "6", inline=True)
+    finished = train_script("spatial", tiny, tmp_path / "r", *test, "--val-groups", "6")
     assert_error(finished, "original.tar", "its own: not known", "--allow-other-split")
     train(tiny, tmp_path / "r", *test)
 
@@ -275,17 +251,10 @@ def test_a_new_folder_in_which_no_epoch_is_better(tiny, tmp_path):
 # ---- devices ----
 
 
-def test_processes_share_devices_in_turn(monkeypatch):
+def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [pick_device("cuda", rank).index for rank in range(4)] == [0, 1, 0, 1]
-
-
-def test_apple_devices_do_without_what_torch_gets_wrong_there(monkeypatch):
+    # torch computes wrong results in it.
     assert memory_format(torch.device("mps")) == torch.contiguous_format
     assert memory_format(torch.device("cpu")) == memory_format(torch.device("cuda")) == torch.channels_last
-    monkeypatch.setattr(run, "pick_device", lambda *args: torch.device("mps"))
-    args = Namespace(device="mps", amp=None, batch_size=4, evaluate=False, accumulate=1, freeze_bn="none")
-    args.skip_broken, args.label_smoothing, args.clip_gradients = False, 0.0, 0.0
-    context = run.make_context(args, SPATIAL, Processes(), StopRequest())
-    assert not context.amp

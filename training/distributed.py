@@ -1,7 +1,4 @@
-"""The processes that torchrun starts: who this one is, and the few things they tell each other.
-
-Without torchrun there is one process and nothing here communicates.
-"""
+"""The processes that torchrun starts, and what they tell each other; without it there is one, which tells nothing."""
 
 import contextlib
 import os
@@ -49,7 +46,7 @@ def join_processes() -> Iterator[Processes]:
 
 
 def wait_for_main(processes: Processes) -> None:
-    """Wait until every process, the main one above all, has come here."""
+    """Wait until every process has come here."""
     if processes.world > 1:
         dist.barrier()
 

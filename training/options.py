@@ -8,7 +8,7 @@ from typing import Any
 
 from common.cli import ArgumentGroup, ArgumentParser, UserError, examples, not_negative, positive, whole_number
 from common.parallel import cores
-from network import ARCHITECTURES, IMAGE_NETWORKS, Family, check_architecture
+from network import ARCHITECTURES, IMAGE_NETWORKS, Family
 from utils import load_checkpoint
 
 # Options that make a run what it is: the checkpoint keeps them, and resuming takes them from there.
@@ -23,60 +23,35 @@ KEPT = (
 # ---- recipes: presets of the options ----
 # The authors' method to the letter, and the best that was measured (docs/recipe.md).
 
-_ORIGINAL = {
-    "schedule": "plateau",
-    "warmup": 0.0,
-    "weight_decay": 0.0,
-    "dropout": 0.0,
-    "label_smoothing": 0.0,
-    "ema": 0.0,
-    "freeze_bn": "none",
-    "least_steps": 0,
-    "test_every": 1,
-    "test_clips": 19,
-    "optimizer": "sgd",
-    "clip_gradients": 0.0,
-}
+_OFF = ("warmup", "weight_decay", "dropout", "label_smoothing", "ema", "clip_gradients")
+_ORIGINAL = {"schedule": "plateau", "optimizer": "sgd", "freeze_bn": "none", "test_every": 1, "test_clips": 19}
+_ORIGINAL |= dict.fromkeys(_OFF, 0.0) | {"least_steps": 0}
 # What the modern recipe changes.
-_MODERN = {
-    "schedule": "cosine",
-    "warmup": 1.0,
-    "weight_decay": 5e-4,
-    "label_smoothing": 0.1,
-    "ema": 0.98,
-    "least_steps": 800,
-    "test_every": None,
-    "test_clips": 5,
-}
+_MODERN = {"schedule": "cosine", "warmup": 1.0, "weight_decay": 5e-4, "label_smoothing": 0.1, "ema": 0.98}
+_MODERN |= {"least_steps": 800, "test_every": None, "test_clips": 5}
+_SPATIAL = _ORIGINAL | {"lr": 5e-4, "batch_size": 25, "epochs": 15, "crop": "random", "color_jitter": 0.0}
+_SPATIAL |= {"normalize": True}  # with ImageNet's mean and standard deviation
+_FLOW = _ORIGINAL | {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1}
+_MOTION_POSE = _FLOW | {"normalize": False, "from_keypoints": False}
+# For few videos and slow machines, from random weights.
+_SKELETON = {"lr": 0.05, "batch_size": 16, "epochs": 20, "dropout": 0.3, "least_steps": 600, "test_clips": 1}
 # Temporal heads: a constant rate of Adam.
 _TEMPORAL = _ORIGINAL | {"schedule": "constant", "optimizer": "adam", "test_clips": 1, "test_every": None}
 _TEMPORAL |= {"epochs": 30, "batch_size": 64, "least_steps": 300}
-_SPATIAL = {"lr": 5e-4, "batch_size": 25, "epochs": 15, "crop": "random", "color_jitter": 0.0}
-_SPATIAL |= {"normalize": True}  # with ImageNet's mean and standard deviation
-_MOTION_POSE = {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1, "normalize": False, "from_keypoints": False}
-_FLOW = {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1}
+_INCEPTION = {"lr": 5e-5, "batch_size": 16, "weight_decay": 0.1, "least_steps": 1000}
 RECIPES = {
-    "spatial": {
-        "original": _ORIGINAL | _SPATIAL,
-        "modern": _ORIGINAL | _SPATIAL | _MODERN | {"lr": 2e-3, "crop": "resized"},
-    },
+    "spatial": {"original": _SPATIAL, "modern": _SPATIAL | _MODERN | {"lr": 2e-3, "crop": "resized"}},
     "motion_pose": {
-        "original": _ORIGINAL | _MOTION_POSE,
-        "modern": _ORIGINAL | _MOTION_POSE | _MODERN | {"normalize": True, "from_keypoints": None},
+        "original": _MOTION_POSE,
+        "modern": _MOTION_POSE | _MODERN | {"normalize": True, "from_keypoints": None},
     },
     # Two-Stream Networks' and TSN's flow with the settings of pose flow.
-    "flow": {"original": _ORIGINAL | _FLOW, "modern": _ORIGINAL | _FLOW | _MODERN},
-    # For few videos and slow machines, from random weights.
-    "skeleton": {
-        "modern": _ORIGINAL
-        | _MODERN
-        | {"lr": 0.05, "batch_size": 16, "epochs": 20, "dropout": 0.3, "least_steps": 600, "test_clips": 1}
-    },
+    "flow": {"original": _FLOW, "modern": _FLOW | _MODERN},
+    "skeleton": {"modern": _ORIGINAL | _MODERN | _SKELETON},
     # By head; those of TS-LSTM and Temporal-Inception (arXiv 1703.10667).
     "temporal": {
         "ts-lstm": _TEMPORAL | {"arch": "ts-lstm", "lr": 1e-4, "clip_gradients": 5.0},
-        "inception": _TEMPORAL
-        | {"arch": "inception", "lr": 5e-5, "batch_size": 16, "weight_decay": 0.1, "least_steps": 1000},
+        "inception": _TEMPORAL | _INCEPTION | {"arch": "inception"},
         "mean": _TEMPORAL | {"arch": "mean", "lr": 1e-3},
     },
 }
@@ -89,19 +64,16 @@ def training_parser(stream: str, doc: str, data: str | None, family: Family = IM
     """Parser of one stream's script, whose networks are of `family`; the defaults are those of its modern recipe.
 
     `doc` is the script's docstring: what it does, and example commands. `data` is where the images lie. Without it the
-    stream knows its videos, lists and networks by itself (temporal heads), and `--head` chooses network and recipe.
+    stream brings its videos and lists, and `--head` chooses network and recipe.
     """
     recipes = RECIPES[stream]
     default = "modern" if "modern" in recipes else next(iter(recipes))
-    text = (
-        "Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options. With batch norm in "
-    )
-    text += "training mode each process has statistics of its own; --sync-bn shares them, --freeze-bn all has none."
+    text = "Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options (docs/clusters.md)."
     description = doc.partition("\n")[0] + " Trains, trains on with --resume, or tests with --evaluate."
     parser = ArgumentParser(description=description, epilog=examples(doc, text))
     parser.set_defaults(**recipes[default])
     _add_data(parser.group("data"), data)
-    _add_model(parser.group("model"), family, named=bool(data))
+    _add_model(parser.group("model"), family, named=data is not None)
     training = parser.group("training")
     if data:
         text = "presets of the options: the best that was measured (docs/recipe.md)"
@@ -116,28 +88,21 @@ def training_parser(stream: str, doc: str, data: str | None, family: Family = IM
 
 
 def _add_data(group: ArgumentGroup, data: str | None) -> None:
-    """Folders and lists of videos; where there are none, a validation set can be groups of videos alone."""
-    add = group.add_argument
-    selection = group.add_mutually_exclusive_group()
-    text = (
-        "hold these groups of the training list out as the validation set: scheduler and model selection use it, and "
-    )
-    text += "the test list is scored once, at the end"
-    groups = numbers_of("group numbers such as 23,24,25")
-    selection.add_argument("--val-groups", type=groups, metavar="N,N", default=(), help=text)
+    """Where the videos are, and which of them choose the model."""
+    add, selection = group.add_argument, group.add_mutually_exclusive_group()
+    text = "validation set, for scheduler and model selection: these groups of the training list, such as 23,24,25"
+    selection.add_argument("--val-groups", type=group_numbers, metavar="N,N", default=(), help=text)
     text = "resume or test a checkpoint that was trained on other videos than this training list names"
     add("--allow-other-split", action="store_true", help=text)
-    if not data:
-        names = ("data", "ucf_list", "split", "class_index", "val_list", "write_features", "image_size")
-        group.set_defaults(**dict.fromkeys(names), skip_broken=False)
-        return
-    text = "validation set: a list within --ucf-list, such as vallist01.txt"
-    selection.add_argument("--val-list", metavar="FILE", help=text)
-    add("--data", type=Path, metavar="DIR", default=Path(data), help="folders of images or keypoints, one per video")
-    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
-    add("--split", metavar="NN", default="04", help="number of the train and test list")
-    add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
-    add("--skip-broken", action="store_true", help="skip missing and broken videos, and list them at the end")
+    if data:
+        text = "validation set: a list within --ucf-list, such as vallist01.txt"
+        selection.add_argument("--val-list", metavar="FILE", help=text)
+        text = "folders of images or keypoints, one per video"
+        add("--data", type=Path, metavar="DIR", default=Path(data), help=text)
+        add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
+        add("--split", metavar="NN", default="04", help="number of the train and test list")
+        add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
+        add("--skip-broken", action="store_true", help="skip missing and broken videos, and list them at the end")
 
 
 def _add_model(group: ArgumentGroup, family: Family, named: bool) -> None:
@@ -145,7 +110,7 @@ def _add_model(group: ArgumentGroup, family: Family, named: bool) -> None:
     add = group.add_argument
     if family.images:
         text = f"network: {', '.join(ARCHITECTURES)}, or any of timm's by its name"
-        add("--arch", type=check_architecture, metavar="NAME", default=ARCHITECTURES[0], help=text)
+        add("--arch", metavar="NAME", default=ARCHITECTURES[0], help=text)
         text = "side of the network's input, in pixels"
         add("--image-size", type=whole_number(32), metavar="N", default=224, help=text)
         text = "starting weights: those of ImageNet, which torchvision or timm downloads; random ones; or a file's"
@@ -156,9 +121,7 @@ def _add_model(group: ArgumentGroup, family: Family, named: bool) -> None:
         if named:
             add("--arch", choices=family.architectures, default=family.architectures[0], help="network")
     if named:
-        text = (
-            "also write what the trained network's classifier sees of the videos of all lists, for temporal_cnn_15.py"
-        )
+        text = "also write what the classifier sees of the videos of all lists, for temporal_cnn_15.py"
         add("--features", type=Path, metavar="FILE.npz", dest="write_features", help=text)
         text = "evenly spaced positions of a video in --features"
         add("--positions", type=whole_number(1), metavar="K", default=25, help=text)
@@ -175,8 +138,7 @@ def _add_training(group: ArgumentGroup) -> None:
     add("--least-steps", type=whole_number(0), metavar="N", help=text)
     add("--start-epoch", type=whole_number(0), metavar="N", help="first epoch, if not the one after --resume's last")
     add("--batch-size", type=count, metavar="N", help="videos per optimiser step, over all processes")
-    text = "run each batch in N parts whose gradients are summed, for small memories; the same step with --freeze-bn "
-    text += "all, otherwise batch norm sees the statistics of each part"
+    text = "a batch in N parts, for small memories; the same step if batch norm is frozen (--freeze-bn all)"
     add("--accumulate", type=count, metavar="N", default=1, help=text)
     add("--lr", type=positive, metavar="X", help="learning rate")
     text = "learning rate: half a cosine to 0, a tenth when the validation loss stalls for two tests, or constant"
@@ -189,10 +151,7 @@ def _add_training(group: ArgumentGroup) -> None:
     text = "test an exponential moving average of the weights, such as 0.99 (0: the weights themselves)"
     add("--ema", type=not_negative, metavar="DECAY", help=text)
     add("--seed", type=whole_number(0), metavar="N", default=0, help="seed of weights, order and augmentation")
-    text = (
-        "keep batch norm's running statistics: of all layers but the first, as TSN does (partial, or without a value), "
-    )
-    text += "or of all"
+    text = "keep batch norm's statistics: of all layers but the first, as TSN (partial, or without a value), or of all"
     add("--freeze-bn", nargs="?", choices=("none", "partial", "all"), const="partial", help=text)
     add("--sync-bn", action=flag, default=False, help="batch-norm statistics over all processes (CUDA)")
     text = "test after every N-th epoch, and after the last (modern recipe: 20 tests in a run)"
@@ -207,10 +166,7 @@ def _add_machine(group: ArgumentGroup, stream: str) -> None:
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where to compute")
     text = "processes that read images, per training process; 0 reads in the process itself"
     add("--workers", type=whole_number(0), metavar="N", default=min(cores(), 8), help=text)
-    text = (
-        "mixed precision (default: on CUDA, and processors with bfloat16); without it CUDA's convolutions compute in "
-    )
-    text += "TF32"
+    text = "mixed precision (default: on CUDA, and on processors with bfloat16)"
     add("--amp", action=argparse.BooleanOptionalAction, help=text)
     add("--compile", action="store_true", help="compile the network with torch.compile for training")
     text = f"where checkpoints, records and scores are written (default: record/{stream}, or the folder of --resume)"
@@ -218,29 +174,35 @@ def _add_machine(group: ArgumentGroup, stream: str) -> None:
     add("--overwrite", action="store_true", help="remove the run that --record holds, and start a new one there")
 
 
-def parse_options(parser: ArgumentParser, stream: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+# ---- from the words of a command to a run's options ----
+
+
+def parse_options(
+    parser: ArgumentParser,
+    stream: str,
+    argv: Sequence[str] | None = None,
+    resolve: Callable[[argparse.Namespace], dict] = lambda args: {},
+) -> argparse.Namespace:
     """The options of a run: as given, else as the checkpoint of `--resume` keeps them, else as in the recipe.
 
-    `changed` of the result has those in which the run differs from its checkpoint, name → new value.
+    `resolve` gives those that depend on the others or on the data. `changed` of the result has those in which the run
+    differs from its checkpoint, name → new value. Nothing writes to the result.
     """
-    names = {action.dest for action in parser._actions}  # set_defaults has others, such as a head's arch
-    parsed = vars(parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names))))
-    given = {name: parsed[name] for name in names if parsed.get(name) is not None}
-    saved = saved_options(given["resume"], stream) if "resume" in given else {}
-    for one, other in (("val_groups", "val_list"), ("every", "fps")):
-        for name, excluded in ((one, other), (other, one)):
-            if name in given:
-                saved.pop(excluded, None)
+    names = [action.dest for action in parser._actions]
+    typed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys([*names, *parser._defaults])))
+    given = {name for name, value in vars(typed).items() if value is not None}
+    saved = saved_options(typed.resume, stream) if typed.resume else {}
+    for pair in ({"val_groups", "val_list"}, {"every", "fps"}):  # a run has one of them
+        if pair & given:
+            saved = {name: value for name, value in saved.items() if name not in pair}
     if "amp" not in given and saved.get("amp"):
         del saved["amp"]  # this device may have none
-    arch = saved.get("arch")  # of another stream perhaps, whose name is not this parser's to judge
-    parser.set_defaults(**{name: value for name, value in saved.items() if name != "arch"})
-    parser.set_defaults(**RECIPES[stream].get(given.get("recipe"), {}))
+    parser.set_defaults(**saved)
+    parser.set_defaults(**RECIPES[stream].get(typed.recipe, {}))
     if saved or "epochs" in given:
         parser.set_defaults(least_steps=0)
     args = parser.parse_args(argv)
-    if arch and not {"arch", "recipe"} & given.keys():
-        args.arch = arch
+    args = argparse.Namespace(**vars(args) | resolve(args))
     changed = {name: value for name, value in kept_options(args).items() if value != saved.get(name, value)}
     if "arch" in changed:
         raise UserError(f"{args.resume}: its network is a {saved['arch']}; leave --arch or --head out")
@@ -265,8 +227,8 @@ def saved_options(path: Path, stream: str) -> dict[str, Any]:
         saved = {name: checkpoint[name] for name in names if name in checkpoint}
         groups = (checkpoint.get("optimizer") or {}).get("param_groups") or [{}]
         saved |= {name: groups[0][name] for name in ("lr", "momentum") if name in groups[0]}
-    first = next(iter(RECIPES[stream]))
     if "recipe" not in saved:
+        first = next(iter(RECIPES[stream]))
         saved = RECIPES[stream][first] | {"recipe": first} | saved
     if isinstance(saved["freeze_bn"], bool):  # from before batch norm could be frozen in part
         saved["freeze_bn"] = "all" if saved["freeze_bn"] else "none"
@@ -276,12 +238,8 @@ def saved_options(path: Path, stream: str) -> dict[str, Any]:
     return {name: value for name, value in saved.items() if name in KEPT and name != "least_steps"}
 
 
-def numbers_of(what: str) -> Callable[[str], tuple[int, ...]]:
-    """An argparse type: whole numbers between commas; `what` they are, and an example, is for the message."""
-
-    def parse(text: str) -> tuple[int, ...]:
-        if not re.fullmatch(r"\d+(,\d+)*", text):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of {what}")
-        return tuple(sorted({int(number) for number in text.split(",")}))
-
-    return parse
+def group_numbers(text: str) -> tuple[int, ...]:
+    """An argparse type: numbers of groups between commas."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of group numbers such as 23,24,25")
+    return tuple(sorted({int(number) for number in text.split(",")}))

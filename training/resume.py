@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout  # which torch needs as well
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.optim.swa_utils import AveragedModel
 
 from common.atomic import recover_folders
 from common.cli import UserError
-from common.records import FrameSettings, alike, common_rate, root_record, settings_of
+from common.records import alike, common_rate, root_record, settings_of
 from common.video import own_rate
 from dataloader.names import find_videos
 from dataloader.split_train_test_video import Split, Video
@@ -24,13 +24,9 @@ from dataloader.video_files import holds_videos
 from fusion.metrics import calibrate
 from fusion.scores import load_scores
 from network import Model, classifier, load_strictly
+from training.engine import Context, start_momentum
 from training.streams import Stream, video_settings
 from utils import load_checkpoint, save_checkpoint
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock there
-    fcntl = None
 
 CHECKPOINT, BEST = "checkpoint.pth.tar", "model_best.pth.tar"
 RATED = 64  # videos whose rates of frames are looked at
@@ -48,10 +44,10 @@ def check_same_videos(args: Namespace, model: Model, split: Split) -> None:
 
     Otherwise a test may score videos that the network was trained on. `--allow-other-split` insists.
     """
-    known = classifier(model.network).out_features
-    if known != len(split.classes) or model.classes not in (None, split.classes):
+    count = classifier(model.network).out_features
+    if count != len(split.classes) or model.classes not in (None, split.classes):
         raise UserError(
-            f"{args.resume}: was trained on {known} classes, {args.class_index} lists {len(split.classes)} or others; "
+            f"{args.resume}: was trained on {count} classes, the class index lists {len(split.classes)} or others; "
             "choose the --class-index it was trained with"
         )
     trained_on, saved = model.checkpoint.get("training_videos"), model.checkpoint.get("options", {})
@@ -60,8 +56,8 @@ def check_same_videos(args: Namespace, model: Model, split: Split) -> None:
         held_out = saved.get("val_list") or ",".join(map(str, saved.get("val_groups", ()))) or "none"
         own = f"split {saved.get('split')}, validation set {held_out}" if trained_on else "not known"
         raise UserError(
-            f"{args.resume}: was trained on other videos than split {args.split} of {args.ucf_list} names (its own: "
-            f"{own}), so a test could score training videos; give its own lists, or insist with --allow-other-split"
+            f"{args.resume}: was trained on other videos than the training list names (its own: {own}), so a test "
+            "could score training videos; give its own lists, or insist with --allow-other-split"
         )
 
 
@@ -72,39 +68,36 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> dict[str, dict |
     if the two differ, for then the network sees another tempo, size, or other people.
     """
     checkpoint = model.checkpoint if model else {}
-    trained = settings_of(checkpoint), checkpoint.get("poses")
-    found: tuple = (None, None)
+    trained: dict = {"frames": settings_of(checkpoint), "poses": checkpoint.get("poses")}
+    found: dict = {}
     if args.data and args.data.is_dir():
-        frames = settings_of(root_record(args.data))
+        record = root_record(args.data)
+        found = {"frames": settings_of(record), "poses": record.get("people")}
         if holds_videos(args.data):
-            frames = video_settings(args)
+            settings = video_settings(args)
             rates = map(own_rate, islice(find_videos(args.data).values(), RATED))
-            frames = replace(
-                frames, rate=common_rate(float(frames.per_second(rate)) if rate else None for rate in rates)
-            )
-        found = frames, root_record(args.data).get("people")
-    for what, here, there in zip(("frames were made", "people were found"), found, trained, strict=True):
-        rates = [made.rate for made in (here, there) if isinstance(made, FrameSettings)]
-        if say and here and there and (here != there or not alike(*(rates or (None, None)))):
-            print(f"{args.data}: its {what} with {here}, those of {args.resume} with {there}", file=sys.stderr)
-    frames, poses = found[0] or trained[0], found[1] or trained[1]
-    return {"frames": asdict(frames) if frames else None, "poses": poses}
+            rate = common_rate(float(settings.per_second(rate)) if rate else None for rate in rates)
+            found["frames"] = replace(settings, rate=rate)
+    for what, here in found.items():
+        there = trained[what]
+        other_rate = what == "frames" and here and there and not alike(here.rate, there.rate)
+        if say and here and there and (here != there or other_rate):
+            done = {"frames": "frames were made", "poses": "people were found"}[what]
+            print(f"{args.data}: its {done} with {here}, those of {args.resume} with {there}", file=sys.stderr)
+    made = trained | {what: here for what, here in found.items() if here}
+    return {"frames": asdict(made["frames"]) if made["frames"] else None, "poses": made["poses"]}
 
 
 def resume_training(
-    model: Model,
-    changed: Mapping,
-    optimizer: torch.optim.Optimizer,
-    scheduler: ReduceLROnPlateau,
-    scaler: torch.amp.GradScaler,
+    model: Model, changed: Mapping, context: Context, scheduler: ReduceLROnPlateau
 ) -> tuple[int, float]:
-    """Restore optimiser, scheduler and scaler from the checkpoint that `model` was read from.
+    """Restore optimiser, scaler, moving average and scheduler from the checkpoint that `model` was read from.
 
     `changed` are the options that differ from the checkpoint's: those of the optimiser are applied. Returns the number
     of epochs done and the best Prec@1. The original code stored the index of the last epoch instead; such checkpoints
     are known by their lack of `in_channels`.
     """
-    checkpoint = model.checkpoint
+    checkpoint, optimizer, averaged = model.checkpoint, context.optimizer, context.averaged
     fused = optimizer.param_groups[0]["fused"]  # depends on this run's device, not the saved one's
     optimizer.load_state_dict(checkpoint["optimizer"])
     for group in optimizer.param_groups:
@@ -115,18 +108,16 @@ def resume_training(
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 # In its parameter's memory layout: the fused optimisers take that for granted.
                 state[name] = torch.empty_like(parameter).copy_(value)
+    start_momentum(optimizer)
     if checkpoint.get("scheduler"):
         scheduler.load_state_dict(checkpoint["scheduler"])
     if checkpoint.get("scaler"):
-        scaler.load_state_dict(checkpoint["scaler"])
+        context.scaler.load_state_dict(checkpoint["scaler"])
+    if averaged is not None and "training_state_dict" in checkpoint:
+        # The checkpoint's network, which `averaged` holds, is the average; what is trained is beside it.
+        averaged.n_averaged.fill_(checkpoint["averaged_steps"])
+        load_strictly(model.network, checkpoint["training_state_dict"], model.path)
     return checkpoint["epoch"] + ("in_channels" not in checkpoint), checkpoint["best_prec1"]
-
-
-def resume_averaging(model: Model, averaged: AveragedModel | None) -> None:
-    """Take up the moving average of the weights: a checkpoint's network is the averaged one, which is tested."""
-    if averaged is not None and "training_state_dict" in model.checkpoint:
-        averaged.n_averaged.fill_(model.checkpoint["averaged_steps"])
-        load_strictly(model.network, model.checkpoint["training_state_dict"], model.path)
 
 
 # ---- the folder that a run writes to ----
@@ -152,13 +143,13 @@ def run_files(record: Path, stream: Stream) -> list[Path]:
 
 def check_record(args: Namespace, stream: Stream) -> None:
     """Raise `UserError` if `args.record` holds a run that is not the one of `--resume`, nor to be overwritten."""
-    record, there = args.record, run_files(args.record, stream)
+    record, files = args.record, run_files(args.record, stream)
     own = args.resume is not None and args.resume.resolve().parent == record.resolve()
     if args.overwrite and own:
         raise UserError(f"--overwrite would remove {args.resume}, which --resume needs; leave one of them out")
     # A run that ended before its first checkpoint left nothing that could be resumed, or missed.
-    if not own and not args.overwrite and any(path.suffix in (".tar", ".pickle") for path in there):
-        where = f"resume it with --resume {record / CHECKPOINT}, " if record / CHECKPOINT in there else ""
+    if not own and not args.overwrite and any(path.suffix in (".tar", ".pickle") for path in files):
+        where = f"resume it with --resume {record / CHECKPOINT}, " if record / CHECKPOINT in files else ""
         raise UserError(f"{record}: holds a run; {where}give another --record, or remove it with --overwrite")
 
 
@@ -169,19 +160,16 @@ def open_record(args: Namespace, stream: Stream) -> Iterator[None]:
     A killed process keeps no lock.
     """
     args.record.mkdir(parents=True, exist_ok=True)
-    with (args.record / ".lock").open("a") as lock:
-        try:
-            if fcntl:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"{args.record}: another run is training there; wait for it, or give another --record"
-            ) from None
+    try:
+        lock = FileLock(args.record / ".lock", timeout=0).acquire()
+    except Timeout:
+        where = f"{args.record}: another run is training there"
+        raise UserError(f"{where}; wait for it, or give another --record") from None
+    with lock:
         recover_folders(args.record)  # what killed runs left
         check_record(args, stream)
-        if args.overwrite:
-            for path in run_files(args.record, stream):
-                path.unlink()
+        for path in run_files(args.record, stream) if args.overwrite else ():
+            path.unlink()
         yield
 
 

@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,9 @@ from dataloader.flow_dataloader import prepare_flow
 from dataloader.frame_index import index_frames, looks_like_frames, looks_like_pose_flow
 from dataloader.images import read_frames, to_input
 from dataloader.motion_pose_dataloader import keypoint_sample, load_all_keypoints, motion_sample
+from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, clips_for_testing
 from dataloader.spatial_dataloader import spatial_sample
-from dataloader.split_train_test_video import Split, read_split
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing
 from dataloader.video_files import holds_videos, index_videos, read_video_frames
 from network import (
@@ -39,10 +39,6 @@ from pose.draw import draw_people, encode_pose_image
 from pose.graph_network import GRAPH_NETWORKS
 from pose.keypoints import FILE_NAME, Keypoints, join_frames, too_few_people
 from training.options import RECIPES
-
-
-def _read_lists(args: Namespace) -> Split:
-    return read_split(args.ucf_list, args.split, args.class_index, args.val_list)
 
 
 @dataclass
@@ -82,24 +78,23 @@ def _frames_of_clips(num_frames: int, clips: int, length: int = STACK_LENGTH) ->
 class Stream:
     """What tells a stream from the others.
 
-    `prepare(args, videos)` finds the videos below `args.data`: it returns those that can be used, `(video, reason)` for
-    the others, and the function `sample(video, generator, clips)` that reads what the clips of a video need.
-    `to_input(images, rows)` makes `in_channels` channels of it for a network of the `family`; a test votes over
-    `test_clips`. `lists(args)` are its videos. Records are called `<prefix>_train.csv`, ….
+    `find(args, videos)` finds the videos below `args.data`: it returns those that can be used, `(video, reason)` for
+    the others, and the function `sample(video, generator, clips=…)` that reads what the clips of a video need.
+    `to_input(images, index)` makes `in_channels` channels of a sample for a network of the `family`; a test votes over
+    `test_clips`. Records are called `<prefix>_train.csv`, ….
 
     For prediction, `looks_at(num_frames, clips)` are the frames of a window whose pictures a test looks at, or whose
-    people, if it is `of_people`; `look(window, model, clips)` makes the sample that `prepare`'s would read from disk.
+    people, if it is `of_people`; `look(window, model, clips)` makes the sample that `sample` would read from disk.
     """
 
     name: str
     prefix: str
     in_channels: int
-    prepare: Callable
+    find: Callable[[Namespace, Sequence[Video]], Prepared]
     to_input: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     length: int = 1  # images of a clip
     test_clips: int = TEST_SAMPLES
     family: Family = IMAGE_NETWORKS
-    lists: Callable[[Namespace], Split] = _read_lists
     look: Callable[[Window, Model, int], Sample] | None = None
     looks_at: Callable[[int, int], Collection[int]] = _frames_of_clips
     of_people: bool = False
@@ -113,7 +108,7 @@ def video_settings(args: Namespace) -> FrameSettings:
     return settings_from_arguments(args, FrameSettings(quality=None))
 
 
-def _prepare_spatial(args: Namespace, videos: list) -> Prepared:
+def _find_frames(args: Namespace, videos: Sequence[Video]) -> Prepared:
     if looks_like_pose_flow(args.data):
         raise UserError(f"--data {args.data}: holds {FILE_NAME}, so it is pose flow; give the folder of RGB frames")
     if args.data.is_dir() and holds_videos(args.data):
@@ -131,7 +126,7 @@ def _refuse_frames(data: Path) -> None:
         raise UserError(f"--data {data}: holds RGB frames; give the folder of pose flow, see process_pose.py")
 
 
-def _prepare_motion_pose(args: Namespace, videos: list) -> Prepared:
+def _find_poses(args: Namespace, videos: Sequence[Video]) -> Prepared:
     _refuse_frames(args.data)
     options = {"image_size": args.image_size, "segments": args.segments}
     if not args.from_keypoints:
@@ -140,12 +135,12 @@ def _prepare_motion_pose(args: Namespace, videos: list) -> Prepared:
     return good, bad, partial(keypoint_sample, keypoints=keypoints, **options)
 
 
-def _prepare_flow(args: Namespace, videos: list) -> Prepared:
+def _find_flow(args: Namespace, videos: Sequence[Video]) -> Prepared:
     good, bad, sample = prepare_flow(args.data, videos)
     return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
 
 
-def _prepare_skeleton(args: Namespace, videos: list) -> Prepared:
+def _find_paths(args: Namespace, videos: Sequence[Video]) -> Prepared:
     _refuse_frames(args.data)
     return skeletons.prepare_skeletons(args.data, videos)
 
@@ -201,7 +196,7 @@ SPATIAL = Stream(
     "spatial",
     "rgb",
     3,
-    _prepare_spatial,
+    _find_frames,
     partial(to_input, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     look=_look_at_frames,
     looks_at=partial(_frames_of_clips, length=1),
@@ -212,7 +207,7 @@ MOTION_POSE = Stream(
     "motion_pose",
     "posef",
     3 * STACK_LENGTH,
-    _prepare_motion_pose,
+    _find_poses,
     partial(to_input, mean=(0.016, 0.019, 0.010), std=(0.115, 0.125, 0.089)),
     length=STACK_LENGTH,
     look=_look_at_poses,
@@ -223,7 +218,7 @@ FLOW = Stream(
     "flow",
     "flow",
     2 * STACK_LENGTH,
-    _prepare_flow,
+    _find_flow,
     partial(to_input, mean=(0.5, 0.5), std=(0.5, 0.5)),
     length=STACK_LENGTH,
     look=_look_at_flow,
@@ -234,7 +229,7 @@ SKELETON = Stream(
     "skeleton",
     "skeleton",
     skeletons.CHANNELS,
-    _prepare_skeleton,
+    _find_paths,
     skeletons.skeleton_input,
     test_clips=skeletons.TEST_CLIPS,
     family=GRAPH_NETWORKS,

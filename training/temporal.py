@@ -3,7 +3,6 @@
 import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +15,7 @@ from common.frames import Frames
 from dataloader.features import Features
 from dataloader.frame_index import IndexedVideo
 from dataloader.names import Video
-from dataloader.video_dataset import Sample
+from dataloader.video_dataset import Prepared, Sample
 from network import BatchNorm, Family
 from training.streams import Stream
 
@@ -39,11 +38,7 @@ class MeanHead(nn.Module):
 
 
 class SegmentLSTM(nn.Module):
-    """TS-LSTM (arXiv 1703.10667): (N, K, D) → (N, classes).
-
-    Batch norm over the features, the maximum over each of 3 segments of the positions, an LSTM over the segments, batch
-    norm of its last output, a linear layer.
-    """
+    """TS-LSTM (arXiv 1703.10667): (N, K, D) → (N, classes); the maximum over each of 3 segments goes into an LSTM."""
 
     def __init__(self, features: int, classes: int):
         super().__init__()
@@ -109,27 +104,20 @@ TEMPORAL_HEADS = Family(tuple(HEADS), build_head)
 
 def temporal_stream(features: Features, source: str) -> Stream:
     """The stream on these features, which `source` names: a clip is a whole video, float32 (1, K, D)."""
-    split, positions, least = features.split(), features.features.shape[1], math.prod(POOLS)
     vectors = dict(zip(features.names, features.features, strict=True))
+    _, positions, channels = features.features.shape
 
-    def prepare(args: Namespace, videos: Sequence[Video]):
-        if args.arch == "inception" and positions < least:
-            needs = f"has {positions} positions of a video, the inception head needs {least} or more"
+    def find(args: Namespace, videos: Sequence[Video]) -> Prepared:
+        if args.arch == "inception" and positions < math.prod(POOLS):
+            needs = f"has {positions} positions of a video, the inception head needs {math.prod(POOLS)} or more"
             raise UserError(f"{source}: {needs}; make it with more --positions")
         good = [IndexedVideo(video, Frames(source, positions)) for video in videos]
         return good, [], partial(_sample, vectors=vectors)
 
-    return Stream(
-        "temporal",
-        "temporal",
-        features.features.shape[2],
-        prepare,
-        lambda vectors, index: vectors[index[:, 0]],
-        test_clips=1,
-        family=TEMPORAL_HEADS,
-        # Other validation groups are held out of all videos that are not tested.
-        lists=lambda args: replace(split, train=split.train + split.val, val=[]) if args.val_groups else split,
-    )
+    def to_input(vectors: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return vectors[index[:, 0]]
+
+    return Stream("temporal", "temporal", channels, find, to_input, test_clips=1, family=TEMPORAL_HEADS)
 
 
 def _sample(
