@@ -1,6 +1,5 @@
 """Temperatures and thresholds: the formulas, their table, what training keeps of them."""
 
-import errno
 import json
 
 import numpy as np
@@ -22,7 +21,6 @@ from fusion.metrics import (
 )
 from fusion.scores import load_scores
 from tests.helpers import train_script
-from training.resume import keep_calibration
 from utils import load_checkpoint, save_checkpoint
 
 
@@ -112,7 +110,7 @@ def test_streams_together():
 def test_training_keeps_it_with_the_best_model(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("training.resume.LEAST_VIDEOS", 6)
     record = tmp_path / "record"
-    finished = train_script("spatial", tiny, record, "--epochs", 1, "--val-groups", "5,6", inline=True)
+    finished = train_script("spatial", tiny, record, "--epochs", 1, "--val-groups", "5,6")
     assert finished.returncode == 0, finished.stderr
     best = load_checkpoint(record / "model_best.pth.tar")
     table = load_scores(record / "spatial_video_val_preds.pickle")
@@ -126,41 +124,25 @@ def test_training_keeps_it_with_the_best_model(tiny, tmp_path, monkeypatch):
     # A test says it, and leaves the checkpoint as it is.
     before = (record / "model_best.pth.tar").read_bytes()
     test = ("--resume", record / "model_best.pth.tar", "--evaluate")
-    assert train_script("spatial", tiny, tmp_path / "test", *test, inline=True).returncode == 0
+    assert train_script("spatial", tiny, tmp_path / "test", *test).returncode == 0
     said = json.loads((tmp_path / "test" / "evaluation.json").read_text())["calibration"]
     assert said == pytest.approx(expected, rel=1e-3)
     assert (record / "model_best.pth.tar").read_bytes() == before
     # A run that lost it, or is of an earlier version, gets it when it is asked for no more epochs.
     save_checkpoint(record / "model_best.pth.tar", {n: v for n, v in best.items() if n != "calibration"})
     again = ("--resume", record / "checkpoint.pth.tar")
-    assert train_script("spatial", tiny, record, *again, inline=True).returncode == 0
+    assert train_script("spatial", tiny, record, *again).returncode == 0
     again = load_checkpoint(record / "model_best.pth.tar")
     assert again["calibration"] == expected and again["epoch"] == best["epoch"]
     assert all(torch.equal(again["state_dict"][name], tensor) for name, tensor in best["state_dict"].items())
     # Of fewer videos nothing is learned.
     monkeypatch.undo()
-    finished = train_script("spatial", tiny, tmp_path / "few", *test, inline=True)
+    finished = train_script("spatial", tiny, tmp_path / "few", *test)
     assert "calibration: left out, 6 validation videos are too few" in finished.stdout
     assert json.loads((tmp_path / "few" / "evaluation.json").read_text())["calibration"] is None
 
 
-def test_without_validation_videos_nothing_is_known(tiny, tmp_path):
-    finished = train_script("spatial", tiny, tmp_path, "--epochs", 1, inline=True)
-    assert finished.returncode == 0 and "calibration" not in finished.stdout
-    assert read_calibration(load_checkpoint(tmp_path / "model_best.pth.tar")) == Calibration()
-    assert json.loads((tmp_path / "summary.json").read_text())["calibration"] is None
-
-
-def test_a_full_disk_leaves_the_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "best.tar"
-    save_checkpoint(path, {"state_dict": {"weight": torch.ones(3)}})
-    before = path.read_bytes()
-
-    def full(content, file):
-        file.write(b"half of it")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        keep_calibration(path, {"temperature": 2.0, "threshold": 0.5})
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+def test_without_validation_videos_nothing_is_known(trained):
+    record = trained("spatial")
+    assert read_calibration(load_checkpoint(record / "model_best.pth.tar")) == Calibration()
+    assert json.loads((record / "summary.json").read_text())["calibration"] is None

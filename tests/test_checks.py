@@ -128,18 +128,6 @@ def test_many_problems_are_in_a_file_that_is_of_this_run(tmp_path, capsys):
     assert not path.exists() and len(capsys.readouterr().err.splitlines()) == 5
 
 
-def test_extract_frames_names_five_broken_videos_and_a_file(tmp_path):
-    for number in range(8):
-        (tmp_path / "videos").mkdir(exist_ok=True)
-        (tmp_path / "videos" / f"{number}.avi").write_bytes(b"no video")
-    finished = call_main("extract_frames", tmp_path / "videos", tmp_path / "frames", "--workers", 0)
-    lines = [line for line in finished.stderr.splitlines() if line.startswith(("skipped", "…"))]
-    assert finished.returncode == 1 and len(lines) == 6
-    assert lines[-1] == f"… and 3 more; all in {tmp_path / 'frames' / 'skipped.txt'}"
-    assert len((tmp_path / "frames" / "skipped.txt").read_text().splitlines()) == 8
-    assert finished.stdout.startswith("8 videos: 0 done") and finished.stdout.count("\n") == 1
-
-
 def test_a_list_of_missing_videos_is_told_in_five_lines_before_the_table(tmp_path):
     write_images(tmp_path / "frames" / "v_there", 2, 0, (16, 16), 0)
     (tmp_path / "list.txt").write_text("".join(f"Class/v_{number}.avi\n" for number in range(40)))

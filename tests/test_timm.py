@@ -19,17 +19,12 @@ from training.streams import SPATIAL, trained_stream
 from utils import load_checkpoint
 
 timm = pytest.importorskip("timm")
-NETWORKS = (
-    "tf_efficientnet_lite0",
-    "mobilenetv4_conv_small",
-    "resnet18.tv_in1k",
-    "convnext_atto",
-    "vit_tiny_patch16_224",
-)
+# Convolutional with layers behind the pooling, without batch norm, of a fixed input size.
+NETWORKS = ("mobilenetv4_conv_small", "convnext_atto", "vit_tiny_patch16_224")
 
 
 def train(data, record, *arguments):
-    finished = train_script("spatial", data, record, *arguments, inline=True)
+    finished = train_script("spatial", data, record, *arguments)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return load_checkpoint(record / "checkpoint.pth.tar")
 
@@ -76,7 +71,7 @@ def test_rgb_is_normalised_as_the_weights_want_it():
 
 
 def test_unknown_networks_are_named(tiny, tmp_path):
-    finished = train_script("spatial", tiny, tmp_path, "--arch", "resnet19", inline=True)
+    finished = train_script("spatial", tiny, tmp_path, "--arch", "resnet19")
     assert_error(finished, "resnet19", "did you mean resnet1")
     with pytest.raises(UserError, match="one first convolution"):
         build_network("deit_tiny_distilled_patch16_224", 3, 2, 224)
