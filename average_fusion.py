@@ -17,8 +17,8 @@ import numpy as np
 from common.cli import ArgumentParser, UserError, examples, run
 from dataloader.split_train_test_video import read_split
 from fusion import report
-from fusion.metrics import fuse
-from fusion.scores import load_table, stack_scores, stream_names, weights_from_validation
+from fusion.metrics import fuse, precision
+from fusion.scores import choose_weights, load_table, load_validation, stack_scores
 
 STREAMS = ("spatial", "motion_pose")
 
@@ -40,12 +40,12 @@ def get_args_parser() -> ArgumentParser:
     text += "several splits record/split{split}/NAME/NAME_video_preds.pickle)"
     add("pickles", nargs="*", metavar="PICKLE", help=text)
     add("--weights", nargs="+", metavar="W", help="one number >= 0 per PICKLE, or auto (default: equal)")
-    text = "validation scores for --weights auto (default: the PICKLEs with _video_val_preds in place of _video_preds)"
+    text = "validation scores (default: the PICKLEs with _video_val_preds in place of _video_preds)"
     add("--val-scores", nargs="+", metavar="PICKLE", help=text)
     add = parser.group("lists").add_argument
     add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="split lists")
     add("--split", nargs="+", metavar="NN", default=["04"], help="test list, or several (default: 04)")
-    add("--val-list", metavar="FILE", help="list within --ucf-list of the videos of --val-scores, as in training")
+    add("--val-list", metavar="FILE", help="list within --ucf-list of the validation videos, as in training")
     add("--class-index", metavar="FILE", default="classInd15.txt", help="class index within --ucf-list")
     add = parser.group("results").add_argument
     add("--skip-missing", action="store_true", help="skip the videos that not every PICKLE has, and say which")
@@ -61,7 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     several = len(args.split) > 1
     folder = "record/split{split}" if several else "record"
     args.pickles = args.pickles or [f"{folder}/{name}/{name}_video_preds.pickle" for name in STREAMS]
-    weights = given_weights(args)
+    args.val_scores = args.val_scores or [path.replace("_video_preds", "_video_val_preds") for path in args.pickles]
+    if len(args.val_scores) != len(args.pickles):
+        raise UserError(f"--val-scores: {len(args.val_scores)} given for {len(args.pickles)} PICKLEs; give one each")
+    weights = None if args.weights == ["auto"] else given_weights(args)
     results = [fuse_split(args, split, weights) for split in args.split]
     written = []
     for result in results:
@@ -78,10 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\nwritten: " + "\n         ".join(map(str, [*written, args.out / "summary.json"])))
 
 
-def given_weights(args: argparse.Namespace) -> list[float] | None:
-    """--weights in numbers, one per PICKLE; None if they are chosen on validation scores."""
-    if args.weights == ["auto"] or (args.val_scores and not args.weights):
-        return None
+def given_weights(args: argparse.Namespace) -> list[float]:
+    """--weights in numbers, one per PICKLE; equal ones by default."""
     try:
         weights = list(map(float, args.weights or [1.0] * len(args.pickles)))
         fuse([np.zeros(1)] * len(args.pickles), weights)
@@ -93,29 +94,41 @@ def given_weights(args: argparse.Namespace) -> list[float] | None:
     return weights
 
 
+def stream_names(paths: Sequence[str]) -> list[str]:
+    """A short name for each pickle, numbered where file names repeat."""
+    names = [Path(path).stem.removesuffix("_video_preds") for path in paths]
+    unique = len(set(names) - {"fused"}) == len(names)
+    return names if unique else [f"{name} #{i}" for i, name in enumerate(names, 1)]
+
+
 def fuse_split(args: argparse.Namespace, number: str, weights: Sequence[float] | None) -> report.SplitResult:
     """Match the streams' scores to the test list of split `number`, choose weights if None are given, and fuse."""
     val_list = args.val_list and args.val_list.replace("{split}", number)
     split = read_split(args.ucf_list, number, args.class_index, val_list)
     test_list = str(args.ucf_list / f"testlist{number}.txt")
-    names = stream_names(args.pickles)
-    paths = [path.replace("{split}", number) for path in args.pickles]
+    paths, val_paths = (
+        [path.replace("{split}", number) for path in these] for these in (args.pickles, args.val_scores)
+    )
     tables = [load_table(path, split.test, test_list, len(split.classes)) for path in paths]
     videos, scores = stack_scores(tables, split.test, paths, test_list, args.skip_missing)
-    validation = None
-    if weights is None:
-        val_scores = args.val_scores or [path.replace("_video_preds", "_video_val_preds") for path in args.pickles]
-        if len(val_scores) != len(paths):
-            raise UserError(f"--val-scores: {len(val_scores)} given for {len(paths)} PICKLEs; give one each")
-        val_paths = [path.replace("{split}", number) for path in val_scores]
-        weights, validation = weights_from_validation(val_paths, split, args.skip_missing)
-    fused, everywhere = fuse(scores, weights), set(videos)
+    names, validation = stream_names(args.pickles), None
+    try:
+        val_videos, val_scores = load_validation(val_paths, split, args.skip_missing)
+    except UserError:  # fusing needs none
+        if weights is None:
+            raise
+    else:
+        labels = np.array([video.label for video in val_videos])
+        validation = {"weights_chosen": weights is None, "videos": len(labels), "scores": val_paths}
+        weights = weights or choose_weights(val_scores, labels)
+        fused = zip((*names, "fused"), (*val_scores, fuse(val_scores, weights)), strict=True)
+        validation["prec1"] = {name: precision(values, labels)[0] for name, values in fused}
     return report.SplitResult(
         split=number,
         classes=split.classes,
         videos=videos,
-        skipped=[video.name for video in split.test if video not in everywhere],
-        scores=dict(zip((*names, "fused"), (*scores, fused), strict=True)),
+        skipped=[video.name for video in split.test if video not in set(videos)],
+        scores=dict(zip((*names, "fused"), (*scores, fuse(scores, weights)), strict=True)),
         paths=dict(zip(names, paths, strict=True)),
         weights={name: float(weight) / sum(weights) for name, weight in zip(names, weights, strict=True)},
         validation=validation,

@@ -57,7 +57,7 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 class Calibration(NamedTuple):
     """A `temperature` that logits are divided by, and the probability below which the answer is "none of these".
 
-    Without validation scores nothing is known: temperature 1, threshold None.
+    Without validation scores: temperature 1, threshold None.
     """
 
     temperature: float = 1.0
@@ -72,10 +72,9 @@ class Calibration(NamedTuple):
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature T that minimises the mean cross-entropy of softmax(logits / T) (arXiv 1706.04599).
 
-    `logits` (N, C), `labels` (N,). One more video whose class is unknown, every one equally likely, is counted in, as
-    Platt did (Probabilistic outputs for support vector machines, 1999): where all of few videos are classified
-    correctly, T would be 0 and every later answer certain. The cross-entropy is convex in 1/T, so its slope is
-    bisected, on a logarithmic scale, within `TEMPERATURES`.
+    `logits` (N, C), `labels` (N,). As Platt did (1999), one more video is counted whose class is unknown: where all of
+    few videos are right, T would be 0 and every later answer certain. The cross-entropy is convex in 1/T, so its slope
+    is bisected, on a logarithmic scale.
     """
     logits = np.asarray(logits, np.float64)
     count, classes = logits.shape
@@ -100,10 +99,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bi
 
 
 def choose_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The largest confidence that 95 % or more of the correctly classified videos reach; 0 if there are none.
-
-    `probabilities` (N, C), `labels` (N,).
-    """
+    """The largest confidence that 95 % or more of the correctly classified videos reach; 0 if there are none."""
     right = probabilities.argmax(1) == labels
     return float(np.quantile(probabilities.max(1)[right], 1 - ANSWERED, method="lower")) if right.any() else 0.0
 
@@ -116,8 +112,7 @@ def calibrated(logits: np.ndarray, temperature: float) -> np.ndarray:
 def calibrate(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """What a checkpoint keeps of a stream's validation scores, logits (N, C) and labels (N,), in plain numbers.
 
-    `temperature` and `threshold`, and what they come from: `videos` (N), `ece` with and `ece_before` without the
-    temperature, on the same videos.
+    `temperature` and `threshold`, and the expected calibration error with and without the temperature.
     """
     temperature = fit_temperature(logits, labels)
     probabilities = calibrated(logits, temperature)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from common.atomic import atomic_write
 from common.contact_sheet import FONTS, clean
@@ -27,29 +26,24 @@ def plot_confusion(
     """
     count, videos = len(classes), matrix.sum(1)
     percent = 100.0 * matrix / np.maximum(videos, 1)[:, None]
-    cell = min(max(0.34, 7.5 / count), max(0.62, 1.8 / count), 60 / count)  # inches; 100 pixels per inch
+    cell = min(max(0.34, 7.5 / count), 0.62, 60 / count)  # inches; 100 pixels per inch
     size = min(cell * 72 * 0.33, 11)  # points
     names = [printable(name) for name in classes]
-    margin = size * 0.62 / 72 * max(len(name) for name in names) + 1
-    side, total = cell * count, cell * count + margin
-    figure = Figure(figsize=(total, total))
-    axes = figure.add_axes((margin / total, margin / total, side / total, side / total))
+    figure = Figure(figsize=(cell * count, cell * count))  # the cells; names stand outside, where saving keeps them
+    axes = figure.add_axes((0, 0, 1, 1))
     edges = np.arange(count + 1) - 0.5
     axes.pcolormesh(edges, edges, percent, cmap="Blues", vmin=0, vmax=100, edgecolors="#e4e4e4", linewidth=0.5)
-    axes.set(xlim=edges[[0, -1]], ylim=edges[[-1, 0]])
+    axes.invert_yaxis()
     axes.set_xticks(range(count), names, rotation=90, fontsize=size)
     axes.set_yticks(range(count), [f"{name} ({n})" for name, n in zip(names, videos, strict=True)], fontsize=size)
-    if count > 30:  # names on all four sides, for the far ones are out of sight
-        axes.tick_params(top=True, labeltop=True, right=True, labelright=True)
     for row, column in zip(*np.nonzero(matrix), strict=True) if count <= 400 else ():
         color = "white" if percent[row, column] > 55 else "black"
         text = f"{percent[row, column]:.0f}" if percent[row, column] >= 0.5 else "<1"
         axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
     accuracy = 100 * np.trace(matrix) / max(videos.sum(), 1)
     note = f"Prec@1 {accuracy:.2f} %, cells: percent of the true class's videos"
-    axes.set(xlabel="predicted", ylabel="true (videos)", title=f"{printable(title, 200)}\n{note}")
-    for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
-        text.set_fontsize(max(size, 9, side * 0.6))
+    axes.set_title(f"{printable(title, 200)}\n{note}", fontsize=max(size, 9, cell * count * 0.6))
+    axes.set(xlabel="predicted", ylabel="true (videos)")
     write_png(figure, path)
 
 
@@ -64,57 +58,33 @@ def plot_curves(
     train, test = (record.where(record.abs() < 1e100) for record in (train, tested))
     figure = Figure(figsize=(8, 8.5))
     loss, accuracy, rate = panels = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.8))
-    heading, *more = title.splitlines()
-    heading = "\n".join([printable(heading, 80), *(printable(line, 100) for line in more)])
-    figure.suptitle(heading, fontsize=11, y=0.94, va="bottom")
+    figure.suptitle("\n".join(printable(line, 100) for line in title.splitlines()), fontsize=11, y=0.94, va="bottom")
+    style = {"marker": ".", "markersize": 7 if len(train) <= 30 else 0}
     for axes, column in ((loss, "Loss"), (accuracy, "Prec@1")):
-        axes.plot(train["Epoch"], train[column], label="train", color=TRAIN_COLOR, **_markers(train))
-        axes.plot(test["Epoch"], test[column], label=test_name, color=TEST_COLOR, **_markers(test))
-    _plot_rates(rate, train)
+        axes.plot(train["Epoch"], train[column], label="train", color=TRAIN_COLOR, **style)
+        axes.plot(test["Epoch"], test[column], label=test_name, color=TEST_COLOR, **style)
+    rates = train["lr"]
+    rate.plot(train["Epoch"], rates, color="#555555", **style)
+    if (rates.diff().iloc[1:] != 0).mean() <= 0.5 and 0 < rates.min() < 0.2 * rates.max():  # it falls in steps
+        rate.set_yscale("log")
     best = test[test["Prec@1"] == test["Prec@1"].max()]
     if len(best):
         epoch, prec1 = best.iloc[-1 if latest else 0][["Epoch", "Prec@1"]]
         for axes in panels:
             axes.axvline(epoch, color=TEST_COLOR, linewidth=0.8, linestyle=":")
-        style = {"color": TEST_COLOR, "markersize": 14, "markeredgecolor": "white", "zorder": 3}
-        accuracy.plot(epoch, prec1, marker="*", **style)
+        accuracy.plot(epoch, prec1, marker="*", color=TEST_COLOR, markersize=14, markeredgecolor="white", zorder=3)
         text = f"best {test_name} Prec@1: {prec1:.2f} % in epoch {epoch:g}"
         accuracy.set_title(text, loc="right", fontsize=10, color=TEST_COLOR)
-    highest = np.nanmax([train["Loss"].max(), test["Loss"].max(), 0])
-    loss.set(ylabel="loss (cross-entropy)", ylim=(0, 1.05 * highest or 1))
+    loss.set(ylabel="loss (cross-entropy)", ylim=(0, None))
     loss.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1.01), borderaxespad=0)  # above the lines
     accuracy.set(ylabel="Prec@1 (%)", ylim=(0, 102))
     rate.set(ylabel="learning rate", xlabel="epoch (the first is 0)")
-    rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=(1, 2, 5, 10)))
-    first, last = train["Epoch"].min(), train["Epoch"].max()
-    if first == last:
-        rate.set_xlim(first - 0.5, last + 0.5)
+    rate.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
     write_png(figure, path)
-
-
-def _plot_rates(axes: Axes, train: pd.DataFrame) -> None:
-    """Draw the learning rates: on a logarithmic axis if they fall in steps, to a tenth or less, else from 0."""
-    rates = train["lr"]
-    stepped = (rates.diff().iloc[1:] != 0).mean() <= 0.5
-    low, high = rates.min(), rates.max()
-    if stepped and 0 < low < 0.11 * high:
-        axes.plot(train["Epoch"], rates, color="#555555", drawstyle="steps-mid", **_markers(train))
-        axes.set(yscale="log", ylim=(low / 2, high * 2))
-        axes.yaxis.set_major_locator(LogLocator(numticks=6))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.plot(train["Epoch"], rates, color="#555555", **_markers(train))
-        axes.set_ylim(0, 1.1 * high if high > 0 else 1)
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 2.5, 5, 10)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _markers(record: pd.DataFrame) -> dict:
-    return {"marker": "o", "markersize": 4 if len(record) <= 30 else 0}
 
 
 def write_png(figure: Figure, path: str | os.PathLike) -> None:

@@ -1,7 +1,7 @@
 """Results of a fusion: what `average_fusion.py` prints and writes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,10 @@ from common.atomic import atomic_write
 from common.cli import UserError
 from common.contact_sheet import write_sheet
 from common.frames import list_frames, read_image
-from common.records import FrameSettings
-from common.video import count_frames_of
+from common.video import duration, frames_of, own_rate
 from dataloader.names import first_names
 from dataloader.split_train_test_video import Video
-from dataloader.video_files import find_places, read_video
+from dataloader.video_files import find_places
 from fusion.metrics import confusion_matrix, fuse, precision, softmax
 from fusion.plots import plot_confusion
 from fusion.scores import save_scores
@@ -39,7 +38,7 @@ class SplitResult:
     scores: dict[str, np.ndarray]  # of each stream, then "fused": float32 (videos, classes)
     paths: dict[str, str]  # score pickle of each stream
     weights: dict[str, float]  # of each stream, sum 1
-    validation: dict | None  # how --weights auto chose them, see `weights_from_validation`
+    validation: dict | None  # `videos`, `prec1` of each stream and fused, and whether `weights_chosen` by it
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -85,6 +84,9 @@ def mean_and_std(results: Sequence[SplitResult]) -> tuple[pd.DataFrame, pd.DataF
     return figures.mean(), figures.std()
 
 
+# ---- printing ----
+
+
 def print_table(table: pd.DataFrame, digits: int = 2) -> None:
     """Print numbers with so many digits; wide letters count as two."""
     with pd.option_context("display.unicode.east_asian_width", True):
@@ -96,27 +98,35 @@ def print_split(result: SplitResult) -> None:
     print(f"\nsplit {result.split}: {len(result.videos)} videos, {len(result.classes)} classes")
     if result.skipped:
         print(f"skipped: {len(result.skipped)} videos that not every stream has ({first_names(result.skipped)})")
-    weights = {name: f"{weight:.2f}" for name, weight in result.weights.items()}
-    counts = {"test": len(result.videos)}
-    if result.validation:
-        chosen = ", ".join(f"{name} {weight}" for name, weight in weights.items())
-        prec1, best, counts["validation"] = (result.validation[key] for key in ("prec1", "best_prec1", "videos"))
-        where = f"Prec@1 {prec1:.2f} on the {counts['validation']} validation videos, {best:.2f} with the best weights"
-        print(f"weights chosen: {chosen} ({where})")
     table = result.figures.copy()
     table.insert(0, "weight", pd.Series(result.weights))
     print_table(table)
+    for note in notes(result):
+        print(f"note: {note}")
+
+
+def notes(result: SplitResult) -> Iterator[str]:
+    """What to know before the figures of a fusion are believed."""
+    prec1, counts = {"test": result.figures["Prec@1"].to_dict()}, {"test": len(result.videos)}
+    chosen = False
+    if result.validation:
+        prec1["validation"], counts["validation"] = result.validation["prec1"], result.validation["videos"]
+        chosen = result.validation["weights_chosen"]
+    if chosen:
+        yield f"weights chosen on {counts['validation']} validation videos (Prec@1 {prec1['validation']['fused']:.2f})"
     for which, count in counts.items():
         if count < FEW_VIDEOS:
-            print(f"note: {count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1")
-    rows = {name: result.scores[name] for name in weights}
+            yield f"{count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1"
+    rows = {name: result.scores[name] for name in result.weights}
     sums = [name for name, scores in rows.items() if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-3)]
     if 0 < len(sums) < len(rows):
-        print(f"note: {', '.join(sums)}: probabilities (each row sums to 1) beside logits; save logits of all streams")
-    alone, fused = result.figures["Prec@1"][list(weights)], result.figures["Prec@1"]["fused"]
-    if fused < alone.max():
-        remedy = "" if result.validation else "; --weights auto chooses weights on validation scores"
-        print(f"note: the fusion ({fused:.2f}) is below {alone.idxmax()} alone ({alone.max():.2f}){remedy}")
+        yield f"{', '.join(sums)}: probabilities (each row sums to 1) beside logits; save logits of all streams"
+    which = "validation" if result.validation else "test"
+    best = max(result.weights, key=lambda name: prec1[which][name])
+    fused, alone = prec1[which]["fused"], prec1[which][best]
+    if fused < alone:
+        advice = "" if chosen else "; --weights auto chooses weights on validation scores"
+        yield f"on the {which} videos {best} alone (Prec@1 {alone:.2f}) is better than the fusion ({fused:.2f}){advice}"
 
 
 def print_mean_and_std(results: Sequence[SplitResult]) -> None:
@@ -135,6 +145,9 @@ def print_classes(results: Sequence[SplitResult]) -> None:
     print_table(table, 1)
 
 
+# ---- files ----
+
+
 def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]) -> list[Path]:
     """Write fused scores, confusion matrix, and, given folders of images, the mistakes; returns the paths."""
     scores, mistakes = folder / "fusion_video_preds.pickle", folder / "misclassified.png"
@@ -143,7 +156,7 @@ def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]
     written = [scores, *write_confusion(folder, result.matrix, result.classes, title)]
     if not image_folders:
         return written
-    wrong, count = int((result.scores["fused"].argmax(1) != result.labels).sum()), len(result.videos)
+    wrong, count = len(result.videos) - int(result.matrix.trace()), len(result.videos)
     title = f"split {result.split}: {wrong} of {count} videos misclassified"
     title += f"; the {MAX_MISTAKES} most confident mistakes" * (wrong > MAX_MISTAKES)
     write_sheet(mistakes, find_mistakes(result, image_folders), title)
@@ -164,9 +177,9 @@ def find_mistakes(result: SplitResult, image_folders: Sequence[Path]) -> list[tu
 
     Most confident is the greatest lead of the fused score over the true class's.
     """
-    fused, everyone = result.scores["fused"], np.arange(len(result.labels))
-    lead = np.where(fused.argmax(1) == result.labels, -1, fused.max(1) - fused[everyone, result.labels])
-    order = [i for i in np.argsort(-lead, kind="stable")[:MAX_MISTAKES] if lead[i] >= 0]
+    fused = result.scores["fused"]
+    lead = fused.max(1) - fused[np.arange(len(fused)), result.labels]
+    order = [i for i in np.argsort(-lead, kind="stable") if fused[i].argmax() != result.labels[i]][:MAX_MISTAKES]
     videos = [result.videos[i] for i in order]
     places = [find_places(root, videos) for root in image_folders]
     cells = []
@@ -187,8 +200,8 @@ def _middle_frame(place: Path | None) -> np.ndarray | None:
         if place is None:
             return None
         if place.is_file():
-            settings = FrameSettings(quality=None)
-            return read_video(place, [(count_frames_of(place, settings) + 1) // 2], settings)[0]
+            middle = 1 + int(duration(place) * (own_rate(place) or 25) / 2)
+            return next(frames_of(place, wanted=(middle,)), None)
         if frames := list_frames(place):
             return read_image(frames[(len(frames) - 1) // 2])
         keypoints = load_keypoints(place / FILE_NAME)
@@ -213,7 +226,7 @@ def write_summary(path: Path, results: Sequence[SplitResult]) -> None:
                 "skipped": result.skipped,
                 "scores": result.paths,
                 "weights": result.weights,
-                "weights_chosen_on_validation": result.validation,
+                "validation": result.validation,
                 "figures": named(result.figures),
             }
             for result in results

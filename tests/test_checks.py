@@ -60,7 +60,7 @@ def test_videos_that_are_missing_come_before_weights(tiny_lists, nothing_is_read
     [
         ("predict", ("{root}/videos/a.avi", "--spatial", "{root}/run"), "such as {root}/run/model_best.pth.tar"),
         ("export_onnx", ("{root}/run", "{root}/out.onnx"), "is a folder; give a checkpoint"),
-        ("average_fusion", ("{root}/run",), "run: no such file; "),
+        ("average_fusion", ("{root}/run",), "run: Is a directory"),
         ("temporal_cnn_15", ("--features", "{root}/run"), "run: Is a directory"),
         ("process_pose", ("--frames", "{root}/videos", "--out", "{root}/out"), "--videos-in"),
         ("process_pose", ("--frames", "{root}", "--out", "{root}/out"), "--videos-in"),

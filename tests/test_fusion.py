@@ -3,7 +3,6 @@ import json
 import pickle
 import re
 import statistics
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +14,17 @@ from dataloader.split_train_test_video import read_split
 from fusion import report
 from fusion import scores as matching
 from fusion.scores import load_scores, load_table, save_scores
-from tests.helpers import call_main
+from tests.helpers import ROOT, assert_error, call_main, write_video
 from tests.reference_data import write_reference_pickles
 
-ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ["Rad schlagen", "跳-Übung.1", "HandstandPushups", "d$c"]
 FILES = ["v_Rad schlagen", "v_跳-Übung.1", "v_HandStandPushups", "d$c v1.2"]
+
+
+@pytest.fixture(autouse=True)
+def no_matrices(monkeypatch):
+    """Confusion matrices are not drawn, which takes most of a fusion's time, but where a test undoes it."""
+    monkeypatch.setattr(report, "plot_confusion", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -94,7 +98,8 @@ def by_hand(paths, names, labels, weights):
 # ---- figures ----
 
 
-def test_reference_scores(tmp_path):
+def test_reference_scores(tmp_path, monkeypatch):
+    monkeypatch.undo()
     paths = write_reference_pickles(tmp_path)
     done = call_main("average_fusion", *paths, "--out", tmp_path)
     assert done.returncode == 0 and done.stderr == ""
@@ -116,7 +121,7 @@ def test_reference_scores(tmp_path):
     assert min(Image.open(tmp_path / "conf_matrix.png").size) > 900
 
 
-@pytest.mark.parametrize("weights", [None, (1, 3), (0, 1), (0.2, 0)])
+@pytest.mark.parametrize("weights", [None, (1, 3), (0.2, 0)])
 def test_two_streams_with_hostile_names(tmp_path, lists, weights, capsys):
     paths = make_streams(tmp_path, lists)
     names, labels = listed(lists)
@@ -160,15 +165,13 @@ def test_one_stream_and_three_streams(tmp_path, lists, capsys):
 def test_defaults_and_order_of_arguments(tmp_path, lists, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     common = ["--ucf-list", str(lists), "--class-index", "classes.txt"]
-    with pytest.raises(UserError, match="record/spatial/spatial_video_preds.pickle: no such"):
-        average_fusion.main(["--split", "01", *common])
     names, labels = listed(lists)
     for seed, stream in enumerate(("spatial", "motion_pose")):
         path = tmp_path / "record" / stream / f"{stream}_video_preds.pickle"
         save_scores(path, make_scores(names, labels, seed))
     average_fusion.main(["--split", "01", *common])
     output = capsys.readouterr().out
-    assert (tmp_path / "record/fusion/conf_matrix.png").exists()
+    assert (tmp_path / "record/fusion/conf_matrix.csv").exists()
     pickles = ["record/spatial/spatial_video_preds.pickle", "record/motion_pose/motion_pose_video_preds.pickle"]
     average_fusion.main(["--split", "01", "--out", "record/fusion", pickles[0], *common, pickles[1]])
     assert capsys.readouterr().out == output
@@ -189,9 +192,6 @@ def test_other_spellings_of_names_are_found(tmp_path, lists):
         renamed = {change(name, label): scores[name] for name, label in zip(names, labels, strict=True)}
         assert renamed.keys() != scores.keys()
         assert table_of(write(tmp_path / f"{case}.pickle", renamed), lists) == expected
-    both = scores | {name.replace("HandStand", "Handstand"): vector for name, vector in scores.items()}
-    with pytest.raises(UserError, match="two spellings"):
-        table_of(write(tmp_path / "both.pickle", both), lists)
 
 
 def test_scores_as_other_code_saves_them(tmp_path, lists):
@@ -211,9 +211,9 @@ def test_scores_as_other_code_saves_them(tmp_path, lists):
         assert table_of(path, lists) == {name: row.tolist() for name, row in scores.items()}
     for content, words in (
         (dicts[1:], f"has 23 results, the list {len(names)} videos"),
-        (dicts[::-1], f"result for {re.escape(repr(names[0]))}, by the list's order, is of class"),
-        ([{"pred_label": 1}] * 24, "holds a NoneType"),
-        ([[1.0, [2.0]]] * 24, "holds a list"),
+        (dicts[::-1], f"result for {re.escape(repr(names[0]))}, by the list's order, is of another class"),
+        ([{"pred_label": 1}] * 24, "holds NoneType"),
+        ([[1.0, [2.0]]] * 24, "holds list"),
     ):
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(UserError, match=words):
@@ -288,7 +288,7 @@ def test_skip_missing_fuses_the_common_videos(tmp_path, lists, capsys):
     assert list(result["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names[2:], labels[2:], (1, 1)))
     assert f"skipped: 2 videos that not every stream has ({names[0]}, {names[1]})" in capsys.readouterr().out
     save_scores(paths[0], {name: v for name, v in load_scores(paths[0]).items() if name in names[:2]})
-    with pytest.raises(UserError, match="no video of"):
+    with pytest.raises(UserError, match="no scores for 22 of the 24 videos"):
         fuse_them(tmp_path, lists, *paths, "--skip-missing")
 
 
@@ -300,32 +300,15 @@ def test_skip_missing_fuses_the_common_videos(tmp_path, lists, capsys):
         (["a.pickle", "b.pickle", "--weights", "0", "0"], "not all 0"),
         (["a.pickle", "b.pickle", "--weights", "nan", "1"], "--weights nan"),
         (["a.pickle", "--weights", "auto", "1"], "--weights auto 1"),
-        (["missing.pickle", "--split", "04"], "missing.pickle: no such file"),
         (["missing.pickle", "--split", "99"], "list99.txt"),
-        (["missing.pickle", "--split"], "--split: expected at least one argument"),
-        (["missing.pickle", "--nonsense"], "unrecognized arguments: --nonsense; see"),
         (["missing.pickle", "--wieghts", "1"], "--wieghts 1 (did you mean --weights?)"),
         (["missing.pickle", "--ucf-list", "nowhere"], "nowhere/classInd15.txt: No such file"),
+        (["missing.pickle"], "missing.pickle: No such file"),
     ],
 )
-def test_mistakes_in_arguments(arguments, words, capsys):
-    with pytest.raises((UserError, SystemExit)) as caught:
-        average_fusion.main(arguments + ([] if "--ucf-list" in arguments else ["--ucf-list", str(ROOT / "UCF_list")]))
-    if caught.type is SystemExit:
-        assert caught.value.code == 2
-        message = capsys.readouterr().err
-    else:
-        message = str(caught.value)
-    assert words in message
-
-
-def test_a_mistake_is_one_line_with_status_2(tmp_path, lists):
-    (tmp_path / "bad.pickle").write_bytes(b"cos\nsystem\n(Vtouch canary\ntR.")
-    options = ("--ucf-list", lists, "--class-index", "classes.txt", "--split", "01", "--out", tmp_path)
-    done = call_main("average_fusion", tmp_path / "bad.pickle", *options)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and "os.system" in done.stderr
-    assert not (tmp_path / "canary").exists()
+def test_mistakes_in_arguments(arguments, words):
+    lists = () if "--ucf-list" in arguments else ("--ucf-list", ROOT / "UCF_list")
+    assert_error(call_main("average_fusion", *arguments, *lists), words)
 
 
 # ---- weights chosen on validation scores ----
@@ -350,17 +333,22 @@ def test_weights_auto(tmp_path, lists, capsys):
     save_scores(val_paths[1], {name: 30 * v for name, v in make_scores(held_out, val_labels, 4, strength=0.5).items()})
     result = fuse_them(tmp_path, lists, *paths, "--weights", "auto")["splits"][0]
     assert result["weights"]["spatial"] > 0.8
-    chosen = result["weights_chosen_on_validation"]
-    weights = list(result["weights"].values())
-    assert chosen["prec1"] == pytest.approx(by_hand(val_paths, held_out, val_labels, weights)[0])
-    every = [by_hand(val_paths, held_out, val_labels, (20 - part, part))[0] for part in range(21)]
-    assert chosen["best_prec1"] == pytest.approx(max(every)) and chosen["videos"] == 24
+    weights, validation = list(result["weights"].values()), result["validation"]
+    assert validation["weights_chosen"] and validation["videos"] == 24
+    for stream, parts in (("spatial", (1, 0)), ("motion_pose", (0, 1)), ("fused", weights)):
+        assert validation["prec1"][stream] == pytest.approx(by_hand(val_paths, held_out, val_labels, parts)[0])
     assert list(result["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names, labels, weights))
     output = capsys.readouterr().out
     assert "note: 24 validation videos are few: each counts for 4.2 points" in output
-    assert f"(Prec@1 {chosen['prec1']:.2f} on the 24 validation videos, {max(every):.2f} with the best" in output
+    assert f"weights chosen on 24 validation videos (Prec@1 {validation['prec1']['fused']:.2f})" in output
     named = fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *val_paths)["splits"][0]
     assert named["weights"] == result["weights"]
+    capsys.readouterr()
+    plain = fuse_them(tmp_path, lists, *paths)["splits"][0]
+    prec1 = plain["validation"]["prec1"]
+    assert plain["weights"]["spatial"] == 0.5 and prec1["fused"] < prec1["spatial"]
+    alone = f"spatial alone (Prec@1 {prec1['spatial']:.2f}) is better than the fusion ({prec1['fused']:.2f}); --weights"
+    assert f"note: on the validation videos {alone} auto" in capsys.readouterr().out
 
 
 def test_weights_auto_never_takes_test_scores(tmp_path, lists):
@@ -373,14 +361,9 @@ def test_weights_auto_never_takes_test_scores(tmp_path, lists):
         fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *paths)
     val = make_scores(held_out, val_labels, 0)
     good = write(tmp_path / "val.pickle", val)
-    spelled = names[-10].replace("HandStand", "Handstand")
-    assert spelled not in names
     for changed, words in [
         (val | {names[0]: val[held_out[0]]}, f"1 of its 25 videos are not in the training list \\({names[0]}"),
-        (val | {"v_" + spelled: val[held_out[0]]}, "not in the training list"),
-        (val | {"Unknown": val[held_out[0]]}, "not in the training list \\(Unknown"),
         (dict(list(val.items())[1:]), "no scores for 1 of the 24 videos of the validation set"),
-        ({name: np.ones(3) for name in val}, "3 scores of"),
     ]:
         with pytest.raises(UserError, match=words):
             other = write(tmp_path / "other.pickle", changed)
@@ -399,7 +382,7 @@ def test_weights_auto_with_a_validation_list(tmp_path, lists):
     expected = fuse_them(tmp_path, lists, *auto)["splits"][0]
     (lists / "trainlist01.txt").write_text("\n".join(line for line in lines if line not in held_out))
     result = fuse_them(tmp_path, lists, *auto, "--val-list", "vallist01.txt")["splits"][0]
-    assert result["weights_chosen_on_validation"] == expected["weights_chosen_on_validation"]
+    assert result["validation"] == expected["validation"]
     with pytest.raises(UserError, match="not in the training list"):
         fuse_them(tmp_path, lists, *auto)
     with pytest.raises(UserError, match="1 given for 2"):
@@ -418,7 +401,7 @@ def test_few_videos_leave_the_weights_even():
     perfect = 5.0 * np.eye(4)[labels]
     other = perfect.copy()
     other[0] = 9 * np.eye(4)[3]  # one of eight is wrong, so surely that the mean is wrong as well
-    assert matching.choose_weights([perfect, other], labels) == ((0.5, 0.5), 87.5, 100.0)
+    assert matching.choose_weights([perfect, other], labels) == (0.5, 0.5)
 
 
 def test_chosen_weights_are_the_most_even_ones_within_a_standard_error():
@@ -432,53 +415,36 @@ def test_chosen_weights_are_the_most_even_ones_within_a_standard_error():
         best = max(found.values())
         enough = [part for part in found if found[part] >= best - max(1 / 60, (best * (1 - best) / 60) ** 0.5) - 1e-9]
         nearest = min(abs(part - 10) for part in enough)
-        weights, prec1, reported = matching.choose_weights(streams, labels)
-        assert abs(round(20 * weights[0]) - 10) == nearest
-        assert prec1 == pytest.approx(100 * max(found.get(10 + sign * nearest, 0) for sign in (1, -1)))
-        assert reported == pytest.approx(100 * best)
+        part = round(20 * matching.choose_weights(streams, labels)[0])
+        assert abs(part - 10) == nearest
+        assert found[part] == max(found.get(10 + sign * nearest, 0) for sign in (1, -1))
 
 
-def test_weight_grid():
-    for streams, steps in ((2, 20), (3, 20), (5, 10), (8, 5)):
-        grid = list(matching.weight_grid(streams, steps))
-        assert len(set(grid)) == len(grid)
-        assert all(sum(w) == pytest.approx(1) and min(w) >= 0 and len(w) == streams for w in grid)
-        assert (1.0, *[0.0] * (streams - 1)) in grid
+def test_weights_of_many_streams():
+    """Of five streams, two of which tell something; of seven alike ones, whose sevenths are on no grid."""
+    streams, labels = noisy_streams(400, (0, 2, 0, 2, 0))
+    weights = matching.choose_weights(streams, labels)
+    assert sum(weights) == pytest.approx(1) and weights[1] + weights[3] > 0.6
+    assert matching.choose_weights(streams[1:2] * 7, labels) == (1 / 7,) * 7
 
 
 # ---- scores that mean little ----
 
 
-def write_lists(folder, count):
-    """Split 09 of two classes with `count` test videos; returns their names and labels."""
-    folder.mkdir()
-    (folder / "classes.txt").write_text("1 a\n2 b\n")
-    names = [f"{'ab'[i % 2]}_g01_c{i:02d}" for i in range(count)]
-    (folder / "testlist09.txt").write_text("".join(f"{name[0]}/v_{name}.avi\n" for name in names))
-    (folder / "trainlist09.txt").write_text("a/v_a_g02_c01.avi 1\nb/v_b_g02_c01.avi 2\n")
-    return names, np.arange(count) % 2
-
-
-@pytest.mark.parametrize(("count", "few"), [(49, True), (50, False)])
-def test_few_videos_are_said_to_be_few(tmp_path, capsys, count, few):
-    names, labels = write_lists(tmp_path / "small", count)
-    path = write(tmp_path / "a.pickle", dict(zip(names, np.eye(2)[labels], strict=True)))
-    fuse_them(tmp_path, tmp_path / "small", path, split=("09",))
+def test_few_videos_and_a_fusion_below_its_better_stream_are_noted(tmp_path, lists, capsys):
+    names, labels = listed(lists)
+    good, bad = make_scores(names, labels, 1, strength=4), make_scores(names, labels, 2, strength=0)
+    paths = [
+        write(tmp_path / "x.pickle", {name: 9 * row for name, row in bad.items()}),
+        write(tmp_path / "y.pickle", good),
+    ]
+    alone, fused = by_hand(paths, names, labels, (0, 1))[0], by_hand(paths, names, labels, (1, 1))[0]
+    fuse_them(tmp_path, lists, *paths)
     output = capsys.readouterr().out
-    assert ("note: 49 test videos are few: each counts for 2.0 points of Prec@1" in output) == few
-    assert ("note:" in output) == few
-    assert "Prec@3" not in output  # of two classes always 100
-
-
-def test_a_fusion_below_its_better_stream_is_noted(tmp_path, capsys):
-    names, labels = write_lists(tmp_path / "small", 100)
-    good, bad = 2 * np.eye(2)[labels], 6 * np.eye(2)[labels]
-    good[:20], bad[:40] = 2 - good[:20], 6 - bad[:40]
-    paths = [write(tmp_path / f"{n}.pickle", dict(zip(names, s, strict=True))) for n, s in (("x", bad), ("y", good))]
-    fuse_them(tmp_path, tmp_path / "small", *paths, split=("09",))
-    assert "note: the fusion (60.00) is below y alone (80.00)" in capsys.readouterr().out
-    fuse_them(tmp_path, tmp_path / "small", *paths, "--weights", 1, 9, split=("09",))
-    assert "note:" not in capsys.readouterr().out
+    assert f"on the test videos y alone (Prec@1 {alone:.2f}) is better than the fusion ({fused:.2f})" in output
+    assert "note: 24 test videos are few: each counts for 4.2 points of Prec@1" in output
+    fuse_them(tmp_path, lists, *paths, "--weights", 0, 1)
+    assert "alone" not in capsys.readouterr().out
 
 
 # ---- several splits ----
@@ -506,7 +472,7 @@ def test_several_splits(tmp_path, lists, capsys):
         assert list(load_scores(folder / "fusion_video_preds.pickle")) == listed(lists, split=split)[0]
         total += read_matrix(folder / "conf_matrix.csv")
     np.testing.assert_array_equal(read_matrix(tmp_path / "out" / "conf_matrix.csv"), total)
-    assert total.sum() == 72 and (tmp_path / "out" / "conf_matrix.png").exists()
+    assert total.sum() == 72
 
 
 def read_matrix(path):
@@ -549,6 +515,17 @@ def test_most_confident_mistakes_with_their_pictures(tmp_path, lists, monkeypatc
                 assert picture is None
             else:
                 assert np.abs(picture.astype(int) - (10 * number, color, 0)).max() < 9
-    monkeypatch.undo()
-    fuse_them(tmp_path, lists, path, "--frames", frames, "--pose-flow", pose_flow)
-    assert Image.open(tmp_path / "out" / "misclassified.png").size[0] > 300
+
+
+def test_mistakes_are_shown_from_videos(tmp_path, lists):
+    """The middle frame is found without decoding the whole file; a file without any is a grey tile."""
+    names, labels = listed(lists)
+    scores = {name: np.eye(4)[(label + (i < 2)) % 4] for i, (name, label) in enumerate(zip(names, labels, strict=True))}
+    pictures = [np.full((48, 64, 3), 5 * i, np.uint8) for i in range(40)]
+    write_video(tmp_path / "videos" / f"v_{names[0]}.avi", pictures, rate=25)
+    (tmp_path / "videos" / f"v_{names[1]}.avi").write_bytes(b"broken")
+    path = write(tmp_path / "spatial_video_preds.pickle", scores)
+    fuse_them(tmp_path, lists, path, "--frames", tmp_path / "videos")
+    sheet = np.asarray(Image.open(tmp_path / "out" / "misclassified.png").convert("RGB")).astype(int)
+    assert (np.abs(sheet - 100).max(2) < 8).sum() > 0.9 * 180 * 240  # frame 20 of 40
+    assert ((sheet == 225).all(2)).sum() > 0.9 * 180 * 240

@@ -40,7 +40,7 @@ def random_matrix(count, seed=0):
 # ---- confusion matrix ----
 
 
-@pytest.mark.parametrize("count", [1, 2, 15, 101])
+@pytest.mark.parametrize("count", [1, 35])
 def test_confusion_shows_names_and_values(tmp_path, drawn, count):
     classes, matrix = [f"Class{i}" for i in range(count)], random_matrix(count)
     plot_confusion(matrix, classes, tmp_path / "conf_matrix.png", "A title")
@@ -50,15 +50,11 @@ def test_confusion_shows_names_and_values(tmp_path, drawn, count):
         f"{name} ({row.sum()})" for name, row in zip(classes, matrix, strict=True)
     ]
     values = {text.get_position(): text.get_text() for text in axes.texts}
-    for row in range(count):
-        for column in range(count):
-            percent = 100 * matrix[row, column] / matrix[row].sum()
-            if matrix[row, column]:
-                assert abs(float(values.pop((column, row)).replace("<1", "0")) - percent) <= 1
+    for row, column in np.argwhere(matrix):
+        percent = 100 * matrix[row, column] / matrix[row].sum()
+        assert abs(float(values.pop((column, row)).replace("<1", "0")) - percent) <= 1
     assert not values, "zeros are not drawn"
     assert "A title" in axes.get_title() and f"{100 * np.trace(matrix) / matrix.sum():.2f}" in axes.get_title()
-    height, width = pixels(tmp_path / "conf_matrix.png").shape[:2]
-    assert min(height, width) > {1: 200, 2: 200, 15: 900, 101: 3400}[count] and max(height, width) < 7000
     drawn[0].canvas.draw()
     cell = axes.get_window_extent().width / count
     for text in axes.texts:  # at least 7 pixels high, and inside its cell
@@ -69,14 +65,9 @@ def test_confusion_shows_names_and_values(tmp_path, drawn, count):
 def test_confusion_colors_tell_rows_from_columns(tmp_path):
     """Class 0 is always taken for class 1: the dark cell is above the diagonal, in row 0 and column 1."""
     plot_confusion(np.array([[0, 9], [0, 0]]), ["a", "b"], tmp_path / "c.png")
-    dark = np.argwhere(pixels(tmp_path / "c.png")[:, :, 0] < 20)
+    dark = np.argwhere(np.abs(pixels(tmp_path / "c.png") - (8, 48, 107)).max(2) < 3)
     light = np.argwhere(np.abs(pixels(tmp_path / "c.png") - (247, 251, 255)).max(2) < 3)
     assert dark[:, 1].mean() > light[:, 1].mean() and dark[:, 0].mean() < light[:, 0].mean()
-
-
-def test_classes_without_videos(tmp_path):
-    plot_confusion(np.zeros((3, 3), int), ["a", "b", "c"], tmp_path / "empty.png")
-    assert (tmp_path / "empty.png").exists()
 
 
 def test_hostile_names_are_drawn_in_silence(tmp_path, drawn):
@@ -99,76 +90,47 @@ def records(epochs):
     return pd.DataFrame(train), pd.DataFrame(test)
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 8, 60])
-def test_curves_show_the_records(tmp_path, drawn, epochs):
-    title = "spatial stream, resnet18\nselected on the test list"
-    plot_curves(*records(epochs), "test", tmp_path / "curves.png", title)
+@pytest.mark.parametrize(("epochs", "best", "prec1"), [(1, 0, "40.00"), (8, 5, "70.00")])
+def test_curves_show_the_records(tmp_path, drawn, epochs, best, prec1):
+    train, test = records(epochs)
+    plot_curves(train, test, "test", tmp_path / "curves.png", "spatial stream, resnet18\nselected on the test list")
     loss, accuracy, rate = drawn[0].axes
-    for axes, values in (
-        (loss, (lambda e: 2 / (e + 1), lambda e: 3 / (e + 1))),
-        (accuracy, (lambda e: 50 + e, lambda e: 40 + (e if e != 5 else 30))),
-    ):
-        for line, name, value in zip(axes.lines, ("train", "test"), values, strict=False):
+    for axes, column in ((loss, "Loss"), (accuracy, "Prec@1")):
+        for line, name, record in zip(axes.lines, ("train", "test"), (train, test), strict=False):
             assert line.get_label() == name
-            np.testing.assert_allclose(line.get_ydata(), [value(e) for e in range(epochs)])
-            np.testing.assert_array_equal(line.get_xdata(), range(epochs))
-    np.testing.assert_allclose(rate.lines[0].get_ydata(), [0.01 * 0.1 ** (e // 4) for e in range(epochs)])
+            np.testing.assert_array_equal(line.get_xydata(), record[["Epoch", column]])
+    np.testing.assert_allclose(rate.lines[0].get_ydata(), train["lr"])
     assert rate.get_yscale() == ("log" if epochs > 4 else "linear")
-    best, prec1 = {1: (0, "40.00"), 2: (1, "41.00"), 8: (5, "70.00"), 60: (59, "99.00")}[epochs]
     assert accuracy.get_title(loc="right") == f"best test Prec@1: {prec1} % in epoch {best}"
     assert [list(axes.lines[-1].get_xdata()) for axes in (loss, rate)] == [[best, best]] * 2
-    assert (best, float(prec1)) in [tuple(np.ravel(line.get_data())) for line in accuracy.lines]
     assert drawn[0].get_suptitle() == "spatial stream, resnet18\nselected on the test list"
-    for axes in drawn[0].axes:  # the one legend lies above its lines
-        assert axes.get_ylabel()
-        box = axes.get_legend() and axes.get_legend().get_window_extent()
-        assert not box or box.y0 >= axes.get_window_extent().y1
     assert pixels(tmp_path / "curves.png").shape > (600, 600)
 
 
 @pytest.mark.parametrize(
     ("rates", "scale"),
-    [
-        ([0.05 * (1 + np.cos(np.pi * e / 300)) for e in range(300)], "linear"),  # 1e-6 at the end
-        ([5e-4 * 0.1 ** (e // 150) for e in range(500)], "log"),
-        ([0.005, 0.005, 0.0005], "log"),
-        ([1e-5], "linear"),
-        ([0.0] * 3, "linear"),
-    ],
+    [([0.05 * (1 + np.cos(np.pi * e / 300)) for e in range(300)], "linear"), ([0.005, 0.005, 0.0005], "log")],
 )
-def test_learning_rates_can_be_read(tmp_path, drawn, rates, scale):
+def test_rates_that_fall_in_steps_have_a_logarithmic_axis(tmp_path, drawn, rates, scale):
     train, test = records(len(rates))
     plot_curves(train.assign(lr=rates), test, "test", tmp_path / "curves.png", "Training")
-    axes = drawn[0].axes[2]
-    drawn[0].canvas.draw()
-    low, high = axes.get_ylim()
-    ticks = [(at, text.get_text()) for at, text in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)]
-    ticks = [(at, text) for at, text in ticks if low <= at <= high]
-    assert axes.get_yscale() == scale and low <= min(rates) and max(rates) <= high and 2 <= len(ticks) <= 7
-    assert all(float(text) == pytest.approx(at) and len(text) <= 7 for at, text in ticks)  # each label is its value
-    assert not axes.yaxis.get_offset_text().get_text()
-    assert axes.lines[0].get_markersize() == (0 if len(rates) > 30 else 4)
+    assert drawn[0].axes[2].get_yscale() == scale
 
 
-def test_of_equally_good_epochs_the_first_or_the_latest_is_marked(tmp_path, drawn):
+def test_odd_records_and_equally_good_epochs(tmp_path, drawn):
     train, test = records(4)
     test["Prec@1"] = [50, 70, 60, 70]
     for latest, epoch in ((False, 1), (True, 3)):
         plot_curves(train, test, "test", tmp_path / "curves.png", "Training", latest)
         assert drawn[-1].axes[1].get_title(loc="right").endswith(f"70.00 % in epoch {epoch}")
-
-
-@pytest.mark.parametrize("loss", [np.nan, np.inf])
-def test_curves_of_odd_records(tmp_path, loss):
-    train, test = records(2)
-    plot_curves(train.assign(Loss=loss, lr=0), test[:0], "test", tmp_path / "curves.png", "Training")
-    assert (tmp_path / "curves.png").exists()
+    plot_curves(train.assign(Loss=[1, np.nan, np.inf, 2], lr=0), test[:0], "test", tmp_path / "odd.png", "Training")
+    assert pixels(tmp_path / "odd.png").shape > (600, 600)
 
 
 # ---- sheets ----
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, 12])
+@pytest.mark.parametrize("count", [0, 1, 5])
 def test_sheets_show_texts_and_pictures_in_the_shape_of_the_first(tmp_path, monkeypatch, count):
     """Beside a frame of 96x54 stand a square picture and a missing one."""
     written, fit = [], contact_sheet.fit
@@ -191,8 +153,6 @@ def test_pictures_leave_no_trace_in_pyplot_and_are_whole(tmp_path, monkeypatch):
     path = tmp_path / "new" / "c.png"
     plot_confusion(random_matrix(3), ["a", "b", "c"], path)
     before = path.read_bytes()
-    plot_confusion(random_matrix(3), ["a", "b", "c"], path)
-    assert path.read_bytes() == before and [child.name for child in path.parent.iterdir()] == ["c.png"]
     assert not _pylab_helpers.Gcf.figs
 
     def full(*arguments):

