@@ -21,10 +21,11 @@ from pose.draw import draw_people, save_pose_image
 from pose.estimators import MODELS, add_estimator_arguments, estimator_from_arguments
 from pose.openpose import OpenPose, preprocess
 from pose.paf import group_people
-from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
+from pose.skeleton import NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
+from tests.reference_data import REAL_IMAGES, real_pose
 from utils import pick_device
 
-EXPECTED = Path(__file__).resolve().parents[2] / "shared" / "pose" / "expected"
+PICTURES = Path(__file__).resolve().parents[2] / "shared" / "pose" / "expected"
 MAP_SIZE = (46, 54)
 FRAME_SIZE = (256, 341)
 # A person standing upright, x and y in parts of its height from the middle of the hips.
@@ -63,7 +64,6 @@ def get_args_parser() -> ArgumentParser:
     parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help=text)
     add_estimator_arguments(parser)
     parser.set_defaults(device="cpu")
-    parser.add_argument("--expected", type=Path, default=EXPECTED, help="folder of real maps, NAME.npz")
     return parser
 
 
@@ -75,38 +75,6 @@ def standing_people(count: int, seed: int = 0) -> np.ndarray:
         center = (i + 0.5) / count, 0.5 + 0.05 * rng.uniform(-1, 1)
         person[:, :2] = center + STANDING * rng.uniform(0.6, 0.8) * (0.75, 1)
     return people
-
-
-def synthetic_maps(people: np.ndarray, height: int = 46, width: int = 54) -> tuple[np.ndarray, np.ndarray]:
-    """Ideal network output for people (P, 18, 3): heatmaps (H, W, 19) and PAFs (H, W, 38)."""
-    heatmaps = np.zeros((height, width, NUM_HEATMAPS), np.float32)
-    pafs = np.zeros((height, width, NUM_PAFS), np.float32)
-    y, x = np.mgrid[:height, :width]
-    for person in people:
-        points = person[:, :2] * (width, height) - 0.5
-        for part, (part_x, part_y) in enumerate(points):
-            if person[part, 2] > 0:
-                blob = person[part, 2] * np.exp(-((x - part_x) ** 2 + (y - part_y) ** 2) / 2)
-                heatmaps[..., part] = np.maximum(heatmaps[..., part], blob)
-        for (a, b), channels in zip(LIMBS, LIMB_PAFS, strict=True):
-            if person[a, 2] > 0 and person[b, 2] > 0:
-                d = points[b] - points[a]
-                length = max(np.hypot(*d), 1e-6)
-                along = ((x - points[a][0]) * d[0] + (y - points[a][1]) * d[1]) / length
-                across = ((x - points[a][0]) * d[1] - (y - points[a][1]) * d[0]) / length
-                on_limb = (along > -1) & (along < length + 1) & (np.abs(across) < 1)
-                pafs[on_limb, channels[0]], pafs[on_limb, channels[1]] = d / length
-    heatmaps[..., -1] = 1 - heatmaps[..., :-1].max(axis=2)
-    return heatmaps, pafs
-
-
-def read_maps(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Real network outputs by name; synthetic ones if there is no such folder."""
-    maps = {}
-    for path in sorted(folder.glob("*.npz")):
-        with np.load(path, allow_pickle=False) as arrays:
-            maps[path.stem] = tuple(arrays[name].astype(np.float32) for name in ("heatmaps", "pafs"))
-    return maps or {f"synthetic maps {count}": synthetic_maps(standing_people(count), *MAP_SIZE) for count in (1, 2, 5)}
 
 
 def measure(function: Callable, repeat: int, device: str = "cpu") -> tuple[float, float]:
@@ -144,11 +112,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.models:
         time_estimators(args, row)
         return
-    maps = read_maps(args.expected)
     empty = [np.zeros((*MAP_SIZE, channels), np.float32) for channels in (NUM_HEATMAPS, NUM_PAFS)]
     row("group_people, empty maps", lambda: group_people(*empty))
-    for name, pair in maps.items():
-        row(f"group_people, {name}, {len(group_people(*pair))} found", lambda pair=pair: group_people(*pair))
+    for name in REAL_IMAGES:
+        maps = real_pose(name)[:2]
+        row(f"group_people, {name}, {len(group_people(*maps))} found", lambda maps=maps: group_people(*maps))
     for count in (1, 2, 5):
         people = standing_people(count)
         row(f"draw_people, {count} in a frame", lambda people=people: draw_people(people, FRAME_SIZE))
@@ -172,8 +140,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def time_estimators(args: argparse.Namespace, row: Callable) -> None:
-    """A row for each of `args.models`: a frame of short side 256 with people, if the folder of real maps has any."""
-    pictures = sorted(args.expected.glob("*.jpg"))
+    """A row for each of `args.models`: a frame of short side 256 with people, if ../shared has a picture of some."""
+    pictures = sorted(PICTURES.glob("*.jpg"))
     noise = np.random.default_rng(0).integers(0, 256, (*FRAME_SIZE, 3), dtype=np.uint8)
     frame = resize_short_side(read_image(pictures[0])) if pictures else noise
     for model in args.models:

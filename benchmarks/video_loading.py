@@ -15,15 +15,14 @@ import torch
 from torch.nn import functional as F
 
 from common.cli import ArgumentParser, print_table, run, whole_number
-from common.optical_flow import flow_images, flow_method
 from common.records import FrameSettings
-from common.video import count_frames_of, encode_jpeg, frames_of
+from common.video import encode_jpeg, frames_of
 from dataloader.frame_index import index_frames
 from dataloader.images import read_frames
 from dataloader.names import Video, find_videos
 from dataloader.sampling import random_state
 from dataloader.spatial_dataloader import spatial_sample
-from dataloader.video_files import index_videos, read_video, read_video_frames
+from dataloader.video_files import index_videos, read_video_frames
 from network import build_network
 
 SETTINGS = FrameSettings(quality=None)
@@ -68,12 +67,6 @@ def training_step(image_size: int, videos: int = 4) -> float:
     return seconds_a_sample(step, 3) / videos
 
 
-def computed_flow(path: Path) -> None:
-    """The flow of 10 pairs of frames in the middle of a video, a stack, decoded and computed."""
-    middle = count_frames_of(path, SETTINGS) // 2
-    list(flow_images(read_video(path, range(middle - 5, middle + 6), SETTINGS), flow_method("dis")))
-
-
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     args = get_args_parser().parse_args(argv)
@@ -96,14 +89,12 @@ def main(argv: list[str] | None = None) -> None:
             times[what] = seconds_a_sample(draw, 2 * len(good)), seconds_a_sample(test, len(good))
         frames = [video.frames.num_frames for video in good]
         files = {"frames": (sum(frames), size), "videos": (len(good), sum(p.stat().st_size for p in chosen.values()))}
-        flow = seconds_a_sample(lambda n: computed_flow(Path(good[n % len(good)].frames.folder)), 10)
     for what, (train, test) in times.items():
         count, total = files[what]
         cells = [f"{1 / train:.0f}", f"{1 / test:.1f}", f"{(step + train) / (step + times['frames'][0]):.2f}"]
         rows.append([what, str(count), f"{total / 1e6:.1f}", *cells])
     print(f"{len(good)} videos of {np.mean(frames):.0f} frames on average; a step takes {1e3 * step:.0f} ms a video")
     print_table(["", "files", "MB", "training samples/s", "tests/s", "training time"], rows)
-    print(f"a stack of flow computed from its video: {1e3 * flow:.0f} ms")
 
 
 if __name__ == "__main__":

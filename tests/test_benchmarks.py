@@ -55,19 +55,13 @@ def test_throughput():
     assert len(differences) == 2 and all(float(difference) < limit for difference in differences)
 
 
-def test_scaling(tmp_path):
-    found = tables(call_main("benchmarks.scaling", "--quick", "--device", "cpu", "--out", tmp_path / "scaling.png"))
-    assert len(found) == 6 and all(len(rows) == 4 for rows in found.values())
-    assert (tmp_path / "scaling.png").stat().st_size > 1000
-
-
 def test_pose(tmp_path):
-    small = ("--repeat", 1, "--network-repeat", 1, "--side", 64, "--expected", tmp_path / "none")
+    small = ("--repeat", 1, "--network-repeat", 1, "--side", 64)
     finished = call_main("benchmarks.pose", *small)
     assert finished.returncode == 0, finished.stderr
     for what in (
         "group_people, empty maps",
-        "synthetic maps 2, 2 found",
+        "group_people, ski, . found",
         "draw_people, 1",
         "save_pose_image",
         "OpenPose",
@@ -76,7 +70,7 @@ def test_pose(tmp_path):
     pytest.importorskip("onnx")
     weights = ("--pose-weights", save_network(tmp_path / "net.onnx", dynamic=False))
     finished = call_main("benchmarks.pose", *small, "--models", "onnx", *weights)
-    assert re.search(r"^\| onnx, 341x256, \d found \| [0-9.]+ \| [0-9.]+ \|$", finished.stdout, re.M), finished.stdout
+    assert re.search(r"^\| onnx, \d+x256, \d found \| [0-9.]+ \| [0-9.]+ \|$", finished.stdout, re.M), finished.stdout
 
 
 def test_systems_do_what_is_not_done(tmp_path, monkeypatch):

@@ -1,10 +1,7 @@
 """The demo data: figures, movements, keypoints, and the files that make_demo_data.py writes."""
 
 import hashlib
-import os
-import subprocess
-import sys
-import time
+from itertools import islice
 
 import av
 import numpy as np
@@ -36,7 +33,7 @@ def digests(folder):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "demo data"
-    result = make(out, "--groups", 3, "--clips", 1, "--seed", 4)
+    result = make(out, "--groups", 2, "--clips", 1, "--seed", 4)
     assert result.returncode == 0, result.stderr
     return out
 
@@ -75,18 +72,16 @@ def test_camera_shows_the_left_hand_of_one_who_faces_us_on_the_right():
 
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.name)
 def test_bones_keep_their_lengths_and_joints_move_without_jumps(action):
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        body, clock = random_body(rng), np.arange(80) / 25
-        pose = action.move(body, clock, rng, 4.0) if action.drop else action.move(body, clock, rng)
-        points = joints(body, pose)
-        assert points.shape == (80, 22, 3)
-        assert np.isfinite(points).all()
-        for a, b, length in ((2, 3, body.upper_arm), (6, 7, body.forearm), (8, 9, body.thigh), (12, 13, body.shin)):
-            np.testing.assert_allclose(np.linalg.norm(points[:, a] - points[:, b], axis=1), length, rtol=1e-6)
-        assert np.ptp(points[:, :14], axis=0).max() > 0.05  # something moves
-        speed = np.linalg.norm(np.diff(points, axis=0), axis=2) * 25
-        assert speed.max() < 30, f"{speed.max():.0f} m/s at {np.unravel_index(speed.argmax(), speed.shape)}"
+    rng = np.random.default_rng(0)
+    body, clock = random_body(rng), np.arange(80) / 25
+    pose = action.move(body, clock, rng, 4.0) if action.drop else action.move(body, clock, rng)
+    points = joints(body, pose)
+    assert points.shape == (80, 22, 3)
+    for a, b, length in ((2, 3, body.upper_arm), (6, 7, body.forearm), (8, 9, body.thigh), (12, 13, body.shin)):
+        np.testing.assert_allclose(np.linalg.norm(points[:, a] - points[:, b], axis=1), length, rtol=1e-6)
+    assert np.ptp(points[:, :14], axis=0).max() > 0.05  # something moves
+    speed = np.linalg.norm(np.diff(points, axis=0), axis=2) * 25
+    assert speed.max() < 30, f"{speed.max():.0f} m/s at {np.unravel_index(speed.argmax(), speed.shape)}"
 
 
 # ---- clips ----
@@ -95,12 +90,9 @@ def test_bones_keep_their_lengths_and_joints_move_without_jumps(action):
 @pytest.mark.parametrize("action", ACTIONS, ids=lambda action: action.name)
 def test_the_person_is_drawn_where_its_parts_are(action):
     clip = stage(action, 7, 3, 1)
-    frames = [np.asarray(frame).astype(int) for frame in render(clip)]
-    assert 40 <= len(frames) <= 80
-    assert frames[0].shape == (HEIGHT, WIDTH, 3)
+    frames = [np.asarray(frame).astype(int) for frame in islice(render(clip), 11)]
     parts = clip.parts(clip.person)
-    first = parts[0]
-    assert ((first > 0) & (first < (WIDTH, HEIGHT))).all(1).sum() >= 12
+    assert ((parts[0] > 0) & (parts[0] < (WIDTH, HEIGHT))).all(1).sum() >= 12
     for moment in (0, 10):
         left, top = clip.path[moment].astype(int)
         empty = np.asarray(clip.background.crop((left, top, left + WIDTH, top + HEIGHT))).astype(float)
@@ -131,10 +123,6 @@ def test_keypoints_are_near_the_truth_yet_noisy_and_incomplete():
         clip = stage(action, 1, 2, 1)
         clip.bystanders.clear()
         people, frame = detect(clip, np.random.default_rng(0))
-        assert people.dtype == np.float32
-        assert frame.dtype == np.int32
-        assert ((people[..., 2] > 0).sum(1) >= 4).all()
-        assert ((people[..., :2] >= 0) & (people[..., :2] < 1)).all()
         truth = clip.parts(clip.person)
         total += truth.shape[0] * 18
         missed_frames += len(set(range(1, len(truth) + 1)) - set(frame.tolist()))
@@ -154,10 +142,9 @@ def test_keypoints_are_near_the_truth_yet_noisy_and_incomplete():
 
 def test_videos_keypoints_and_lists_fit_together(demo):
     split = read_split(demo / "UCF_list", "04", "classInd15.txt")
-    assert len(split.train) == 30
-    assert len(split.test) == 15
+    assert len(split.train) == len(split.test) == 15
     assert not {group_of(video) for video in split.train} & {group_of(video) for video in split.test}
-    for video in split.train[::7] + split.test[::5]:
+    for video in split.train[::5] + split.test[::5]:
         with av.open(str(demo / "videos" / video.path)) as container:
             stream = container.streams.video[0]
             frames = sum(1 for _ in container.decode(stream))
@@ -169,20 +156,23 @@ def test_videos_keypoints_and_lists_fit_together(demo):
         assert len(keypoints.keypoints) > frames / 3
     lines = (demo / "UCF_list" / "trainlist04.txt").read_text().splitlines()
     assert lines[0] == "Archery/v_Archery_g02_c01.avi 3"
-    assert lines[-1] == "WallPushups/v_WallPushups_g03_c01.avi 99"
+    assert lines[-1] == "WallPushups/v_WallPushups_g02_c01.avi 99"
 
 
 def test_a_second_run_repairs_what_is_missing_and_touches_nothing_else(demo):
     before = digests(demo)
     stamps = {path: path.stat().st_mtime_ns for path in demo.rglob("*") if path.is_file()}
-    result = make(demo, "--groups", 3, "--clips", 1, "--seed", 4)
-    assert result.returncode == 0
-    assert "0 of them new" in result.stdout
-    assert stamps == {path: path.stat().st_mtime_ns for path in demo.rglob("*") if path.is_file()}
-    lost = demo / "videos" / "Diving" / "v_Diving_g02_c01.avi"
-    lost.unlink()
-    assert "1 of them new" in make(demo, "--groups", 3, "--clips", 1, "--seed", 4, "--workers", 0).stdout
+    lost = demo / "videos/Diving/v_Diving_g02_c01.avi", demo / "pose_flow/Lunges_g01_c01/keypoints.npz"
+    for path in lost:
+        path.unlink()
+    assert "2 of them new" in make(demo, "--groups", 2, "--clips", 1, "--seed", 4, "--workers", 0).stdout
     assert digests(demo) == before
+    changed = {path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
+    assert {path.stem.removeprefix("v_") for path in changed if path.suffix == ".avi"} == {
+        "Diving_g02_c01",
+        "Lunges_g01_c01",
+    }
+    assert len(changed) == 6  # the video, keypoints and record of both
 
 
 def test_the_seed_decides_and_the_number_of_workers_does_not(tmp_path, demo):
@@ -197,36 +187,9 @@ def test_the_seed_decides_and_the_number_of_workers_does_not(tmp_path, demo):
 
 
 def test_other_settings_and_foreign_folders_are_refused(tmp_path, demo):
-    result = make(demo, "--groups", 3, "--clips", 1, "--seed", 5)
-    assert_error(result, str(demo), "seed = 4, now it is 5")
+    assert_error(make(demo, "--groups", 2, "--clips", 1, "--seed", 5), str(demo), "seed = 4, now it is 5")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     assert_error(make(tmp_path / "mine"), str(tmp_path / "mine"))
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-    file = tmp_path / "mine" / "thesis.txt"
-    assert_error(make(file), str(file))
-    assert_error(make(tmp_path / "new", "--groups", 1), "--groups", "from 2 to 99")
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_killed_first_run_is_taken_up(tmp_path):
-    out = tmp_path / "demo"
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "make_demo_data.py", out, "--groups", "2", "--clips", "1"],
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    while not list(out.glob("videos/*/*.avi")):
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    done = {path: path.stat().st_mtime_ns for path in out.glob("videos/*/*.avi")}
-    assert len(done) < 30
-    result = make(out, "--groups", 2, "--clips", 1)
-    assert result.returncode == 0, result.stderr
-    assert len(list(out.glob("videos/*/*.avi"))) == len(list(out.glob("pose_flow/*/keypoints.npz"))) == 30
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
-    for path in out.rglob(".*"):
-        os.utime(path, (0, 0))
-    assert make(out, "--groups", 2, "--clips", 1).returncode == 0
-    assert not list(out.rglob(".*"))
+    assert_error(make(tmp_path / "mine" / "thesis.txt"), "thesis.txt")
