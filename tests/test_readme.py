@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import ROOT
 
 VARIABLES = {
-    "OWN": "--ucf-list my_lists --split 01 --class-index classInd.txt",
+    "OWN": "--ucf-list my_lists --split 01 --class-index classInd.txt --val-list vallist01.txt",
     "SPLIT": "--split 01 --class-index classInd.txt",
     "STREAMS": "--spatial record/spatial/model_best.pth.tar --motion record/motion_pose/model_best.pth.tar",
     "SLURM_ARRAY_TASK_ID": "3",
