@@ -107,25 +107,22 @@ def print_split(result: SplitResult) -> None:
 
 def notes(result: SplitResult) -> Iterator[str]:
     """What to know before the figures of a fusion are believed."""
-    prec1, counts = {"test": result.figures["Prec@1"].to_dict()}, {"test": len(result.videos)}
-    chosen = False
+    which, prec1, counts = "test", result.figures["Prec@1"].to_dict(), {"test": len(result.videos)}
+    advice = "; --weights auto chooses weights on validation scores"
     if result.validation:
-        prec1["validation"], counts["validation"] = result.validation["prec1"], result.validation["videos"]
-        chosen = result.validation["weights_chosen"]
-    if chosen:
-        yield f"weights chosen on {counts['validation']} validation videos (Prec@1 {prec1['validation']['fused']:.2f})"
-    for which, count in counts.items():
+        which, prec1, counts["validation"] = "validation", result.validation["prec1"], result.validation["videos"]
+        if result.validation["weights_chosen"]:
+            yield f"weights chosen on the {counts[which]} validation videos (Prec@1 {prec1['fused']:.2f})"
+            advice = ""
+    for what, count in counts.items():
         if count < FEW_VIDEOS:
-            yield f"{count} {which} videos are few: each counts for {100 / count:.1f} points of Prec@1"
+            yield f"{count} {what} videos are few: each counts for {100 / count:.1f} points of Prec@1"
     rows = {name: result.scores[name] for name in result.weights}
     sums = [name for name, scores in rows.items() if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-3)]
     if 0 < len(sums) < len(rows):
         yield f"{', '.join(sums)}: probabilities (each row sums to 1) beside logits; save logits of all streams"
-    which = "validation" if result.validation else "test"
-    best = max(result.weights, key=lambda name: prec1[which][name])
-    fused, alone = prec1[which]["fused"], prec1[which][best]
-    if fused < alone:
-        advice = "" if chosen else "; --weights auto chooses weights on validation scores"
+    best = max(result.weights, key=lambda name: prec1[name])
+    if (fused := prec1["fused"]) < (alone := prec1[best]):
         yield f"on the {which} videos {best} alone (Prec@1 {alone:.2f}) is better than the fusion ({fused:.2f}){advice}"
 
 

@@ -340,7 +340,7 @@ def test_weights_auto(tmp_path, lists, capsys):
     assert list(result["figures"]["fused"].values()) == pytest.approx(by_hand(paths, names, labels, weights))
     output = capsys.readouterr().out
     assert "note: 24 validation videos are few: each counts for 4.2 points" in output
-    assert f"weights chosen on 24 validation videos (Prec@1 {validation['prec1']['fused']:.2f})" in output
+    assert f"weights chosen on the 24 validation videos (Prec@1 {validation['prec1']['fused']:.2f})" in output
     named = fuse_them(tmp_path, lists, *paths, "--weights", "auto", "--val-scores", *val_paths)["splits"][0]
     assert named["weights"] == result["weights"]
     capsys.readouterr()
