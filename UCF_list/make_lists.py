@@ -1,8 +1,7 @@
-"""Class indices and split lists: UCF101's own, of a subset of its classes, or of a folder of videos.
+"""Class index and split lists of a folder of videos; those of UCF101 lie beside this file.
 
-python -m UCF_list.make_lists
-python -m UCF_list.make_lists --classes Archery,Diving --split 05
 python -m UCF_list.make_lists --videos my_videos --out my_lists
+python -m UCF_list.make_lists --videos my_videos --out my_lists --groups-csv people.csv --seed 1
 """
 
 import argparse
@@ -20,41 +19,27 @@ from common.frames import VIDEO_EXTENSIONS
 from dataloader.names import Video, group_of, is_video, listed_names, normal, refuse_same, stem, unique_names
 
 HERE = Path(__file__).resolve().parent
-TEST_GROUPS = {"01": range(1, 8), "02": range(8, 15), "03": range(15, 22)}
-SUBSET_SPLIT = "04"
-SUBSET = (
-    "Archery,BaseballPitch,BodyWeightSquats,CliffDiving,Diving,FloorGymnastics,GolfSwing,JumpingJack,JumpRope,"
-    "Lunges,MoppingFloor,PullUps,Skiing,TaiChi,WallPushups"
-)
 
 
 def get_args_parser() -> ArgumentParser:
     """Command line of this script."""
     parser = ArgumentParser(
         prog="python -m UCF_list.make_lists",
-        description="Write class indices and split lists. Without arguments: the ten files of UCF101, whose split "
-        "04 is split 01 limited to 15 classes.",
+        description="Write class index and lists of a folder of videos. Each class is tested on about --test-fraction "
+        "of its videos and trained on the others; of these, about --val-fraction become validation videos where a "
+        "class has three groups left. Videos of one group stay together: _gNN_ in a name groups videos within their "
+        "class; groups of --groups-from and --groups-csv hold across classes (a person, a camera). The same videos "
+        "and seed give the same lists.",
         epilog=examples(__doc__),
     )
     add = parser.add_argument
-    add("--out", type=Path, help="folder for the lists; --videos needs it, the others default to this script's")
-    add("--split", help="number of the split to write: of --classes any but 01 to 04, of --videos 01 unless given")
-    add = parser.add_argument_group("another subset of UCF101's classes").add_argument
-    add("--classes", help="names with commas between them, or a file with one a line")
-    add("--like", choices=sorted(TEST_GROUPS), default="01", help="split whose test groups to use")
-    own = parser.add_argument_group(
-        "own videos",
-        "Each class is tested on about --test-fraction of its videos and trained on the others; of these, about "
-        "--val-fraction become validation videos where a class has three groups left. Videos of one group stay "
-        "together: _gNN_ in a name groups videos within their class; groups of --groups-from and --groups-csv hold "
-        "across classes (a person, a camera). The same videos and seed give the same lists.",
-    )
-    add = own.add_argument
-    add("--videos", type=Path, help="folder with one subfolder of videos per class")
+    add("--videos", type=Path, required=True, help="folder with one subfolder of videos per class")
+    add("--out", type=Path, required=True, help="folder for the lists")
+    add("--split", metavar="NN", default="01", help="number of the split to write")
     add("--test-fraction", type=probability, default=0.3, help="share of each class to test on")
     add("--val-fraction", type=probability, default=0.15, help="share of the others to validate on; 0: no such list")
     add("--seed", type=int, default=0, help="another seed, another choice of groups")
-    add = own.add_mutually_exclusive_group().add_argument
+    add = parser.add_mutually_exclusive_group().add_argument
     text = "regex searched in each file's stem; its first group, or the one named 'group', is the video's group"
     add("--groups-from", type=_pattern, metavar="REGEX", help=text)
     text = "CSV file of lines VIDEO,GROUP, such as wave/clip7.mp4,anna"
@@ -69,77 +54,15 @@ def _pattern(text: str) -> re.Pattern:
         raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
 
 
-# ---- UCF101 ----
-
-
-def clip_counts() -> dict[str, list[int]]:
-    """Number of clips of each UCF101 class, in the official order, in its groups 1 to 25."""
-    # One digit a group; a class's clips are numbered from 1 without gaps.
-    lines = (HERE / "clips_per_group.txt").read_text(encoding="ascii").splitlines()
-    return {name: [int(digit) for digit in digits] for name, digits in map(str.split, lines)}
-
-
-def ucf101_lists(test_groups: range, chosen: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Lines of the training and test list of the `chosen` classes, by class, group and clip.
-
-    Training lines end with the class's number in the 101.
-    """
-    train, test = [], []
-    for number, (name, counts) in enumerate(clip_counts().items(), 1):
-        if name not in chosen:
-            continue
-        file_stem = "HandStandPushups" if name == "HandstandPushups" else name  # as the data set spells it
-        for group, clips in enumerate(counts, 1):
-            paths = [f"{name}/v_{file_stem}_g{group:02d}_c{clip:02d}.avi" for clip in range(1, clips + 1)]
-            if group in test_groups:
-                test += paths
-            else:
-                train += [f"{path} {number}" for path in paths]
-    return train, test
-
-
-def make_ucf101_lists(out: Path) -> list[Path]:
-    """Write the ten files of UCF101 to the folder `out`; return their paths."""
-    written = [_write(out / "classInd.txt", _numbered(clip_counts()))]
-    for split, groups in TEST_GROUPS.items():
-        written += _write_lists(out, split, *ucf101_lists(groups, clip_counts()))
-    return written + make_subset_lists(out, SUBSET.split(","), SUBSET_SPLIT, "01", "classInd15.txt")
-
-
-def make_subset_lists(out: Path, chosen: list[str], split: str, like: str, index: str) -> list[Path]:
-    """Write class index `index` and the lists of the classes `chosen`, with the test groups of the split `like`."""
-    known = clip_counts()
-    if unknown := set(chosen) - set(known):
-        raise UserError(f"--classes: UCF101 has no class {min(unknown)!r}; see UCF_list/classInd.txt")
-    lists = ucf101_lists(TEST_GROUPS[like], chosen)
-    return [_write(out / index, _numbered(name for name in known if name in chosen)), *_write_lists(out, split, *lists)]
-
-
-def read_classes(text: str) -> list[str]:
-    """Class names from `A,B,C`, or from a file with one a line, numbered or not."""
-    if Path(text).is_file():
-        names = [re.sub(r"^\s*\d+\s+", "", line) for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
-    else:
-        names = text.split(",")
-    return [name.strip() for name in names if name.strip()]
-
-
-# ---- own videos ----
-
-
-def find_own_videos(folder: Path) -> list[Video]:
+def find_videos(folder: Path) -> list[Video]:
     """Videos of the class folders in `folder`, ordered by class and file name; labels count the classes."""
-
-    def order(path: Path) -> tuple[str, str]:
-        return normal(path.name), path.name
-
-    classes = sorted((path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."), key=order)
+    classes = _sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     if not classes:
         raise UserError(f"{folder}: no class folders in it; --videos takes a folder with one subfolder per class")
     refuse_same({path.name: normal(path.name) for path in classes})
     videos = []
     for label, path in enumerate(classes):
-        files = sorted(filter(is_video, path.iterdir()), key=order)
+        files = _sorted(filter(is_video, path.iterdir()))
         if not files:
             raise UserError(f"{path}: no videos in it; add some, or remove the folder")
         for entry in (path, *files):
@@ -148,6 +71,13 @@ def find_own_videos(folder: Path) -> list[Video]:
         videos += [Video(stem(file.name), label, path.name, f"{path.name}/{file.name}") for file in files]
     refuse_same({video.path: f"{video.class_name}/{video.name}" for video in videos})
     return videos
+
+
+def _sorted(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: (normal(path.name), path.name))
+
+
+# ---- groups ----
 
 
 def find_groups(videos: list[Video], pattern: re.Pattern | None, table: Path | None) -> dict[Video, tuple]:
@@ -190,7 +120,12 @@ def _groups_from_csv(videos: list[Video], path: Path) -> dict[Video, tuple]:
     return {video: found[same.name] for video, same in zip(videos, unique, strict=True) if same.name in found}
 
 
-def split_videos(groups: dict[Video, tuple], test_fraction: float, val_fraction: float, seed: int) -> dict:
+# ---- which groups are held out ----
+
+
+def split_videos(
+    groups: dict[Video, tuple], test_fraction: float, val_fraction: float, seed: int
+) -> dict[str, list[Video]]:
     """The videos as `{"train": [...], "val": [...], "test": [...]}`, whole groups in each.
 
     Every class is tested and trained on, and validated on if three of its groups are left to train on or if that
@@ -254,60 +189,41 @@ def _groups_by_class(groups: dict[Video, tuple]) -> dict[str, set[tuple]]:
     return by_class
 
 
-def make_own_lists(args: argparse.Namespace) -> list[Path]:
-    """Write the class index and the lists of a folder of class folders, print the number of groups; return the paths.
+# ---- lists ----
+
+
+def make_lists(args: argparse.Namespace) -> list[Path]:
+    """Write the class index and the lists, print the number of groups; return the paths.
 
     Without validation videos there is no validation list, and one of an earlier call goes.
     """
-    out, split = args.out, args.split or "01"
-    videos = find_own_videos(args.videos)
+    if args.out.resolve() == HERE:
+        raise UserError(f"--out {args.out}: holds UCF101's lists; give another folder")
+    videos = find_videos(args.videos)
     groups = find_groups(videos, args.groups_from, args.groups_csv)
     parts = split_videos(groups, args.test_fraction, args.val_fraction, args.seed)
     lone = sum(group == own_group(video) for video, group in groups.items())
     print(f"{len(videos)} videos in {len(set(groups.values()))} groups; {lone} videos are groups of their own")
-    train, val = ([f"{video.path} {video.label + 1}" for video in parts[part]] for part in ("train", "val"))
     classes = dict.fromkeys(video.class_name for video in videos)
-    written = [_write(out / "classInd.txt", _numbered(classes))]
-    written += _write_lists(out, split, train, [video.path for video in parts["test"]])
-    val_list = out / f"vallist{split}.txt"
-    if val:
-        written.append(_write(val_list, val))
-        print(f"training with --val-list {val_list.name} chooses the best epoch on the validation videos")
+    lists = {"classInd.txt": [f"{number} {name}" for number, name in enumerate(classes, 1)]}
+    for part, listed in parts.items():
+        lists[f"{part}list{args.split}.txt"] = [v.path + f" {v.label + 1}" * (part != "test") for v in listed]
+    val_list = f"vallist{args.split}.txt"
+    if parts["val"]:
+        print(f"training with --val-list {val_list} chooses the best epoch on the validation videos")
     else:
-        val_list.unlink(missing_ok=True)
-    return written
-
-
-def _numbered(names: Iterable[str]) -> list[str]:
-    return [f"{number} {name}" for number, name in enumerate(names, 1)]
-
-
-def _write_lists(out: Path, split: str, train: list[str], test: list[str]) -> list[Path]:
-    return [_write(out / f"trainlist{split}.txt", train), _write(out / f"testlist{split}.txt", test)]
-
-
-def _write(path: Path, lines: list[str]) -> Path:
-    with atomic_write(path, "w") as file:
-        file.write("\n".join(lines) + "\n")
-    return path
+        del lists[val_list]
+        (args.out / val_list).unlink(missing_ok=True)
+    for name, lines in lists.items():
+        with atomic_write(args.out / name, "w") as file:
+            file.write("\n".join(lines) + "\n")
+    return [args.out / name for name in lists]
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the lists that the command line asks for and print their paths and lengths."""
-    parser = get_args_parser()
-    args = parser.parse_args(argv)
-    if args.videos:
-        if args.out is None or args.out.resolve() == HERE:
-            parser.error("--videos needs --out FOLDER, another one than UCF101's lists")
-        written = make_own_lists(args)
-    elif args.classes:
-        if args.split in (None, *TEST_GROUPS, SUBSET_SPLIT):
-            parser.error("--classes needs a --split of its own, such as 05; 01 to 04 are taken")
-        index = f"classInd_split{args.split}.txt"
-        written = make_subset_lists(args.out or HERE, read_classes(args.classes), args.split, args.like, index)
-    else:
-        written = make_ucf101_lists(args.out or HERE)
-    for path in written:
+    """Write the lists and print their paths and lengths."""
+    args = get_args_parser().parse_args(argv)
+    for path in make_lists(args):
         print(f"{path}: {path.read_bytes().count(10)} lines")
 
 
