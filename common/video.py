@@ -31,6 +31,7 @@ from common.records import FrameSettings, alike
 WHOLE = FrameSettings(short_side=None)
 REORDERED = 16  # frames that a decoder may hold back to put them in order
 LOOKED_AT = 300  # packets, to measure a file's rate of frames
+USUAL_RATE = Fraction(25)  # frames a second where nothing tells them
 MAX_PAUSE = 10  # seconds between two frames; a longer one is a jump of the clock, as where recordings were joined
 
 
@@ -44,14 +45,11 @@ def frames_of(
     """Yield the frames of a video's best stream, uint8 RGB (H, W, 3), as extract_frames.py makes them before the JPEG.
 
     All, or those whose numbers, from 1, are `wanted`, in order. Each decoded frame comes once, whatever its time stamp;
-    with `settings.fps` they are resampled in time instead: for 0, 1/fps, 2/fps, … seconds after the first frame the one
-    that is nearest. The file's rotation or mirroring is applied, pixels that are not square are made so by enlarging
-    one side, HDR becomes standard colours, and frames of another size than the first are scaled into that, with black
-    bars. Without a short side they keep their size. `threads`: of the decoder.
+    with `settings.fps` the one nearest to 0, 1/fps, 2/fps, … seconds after the first frame. They are upright, of square
+    pixels, standard colours and the first one's size, with black bars if need be. `threads`: of the decoder.
 
     Packets that do not decode are skipped. If there are any, if the file breaks off or if its frames change size, a
-    line about it is appended to `damage`. Raises `UserError` with the reason (not the path) if nothing can be decoded,
-    or less than half of a damaged video.
+    line about it is appended to `damage`. Refuses, without the path, a video of which less than half can be decoded.
     """
     with contextlib.closing(_decode(path, settings, threads, damage, wanted)) as frames:
         yield from (resize_short_side(rgb, settings.short_side) for rgb in frames if rgb is not None)
@@ -149,7 +147,7 @@ def read_frames(
     what FFmpeg gives their frames goes back and forth: there, frames and the slots left empty are counted.
     """
     is_avi, counted = container.format.name == "avi", _is_counted(container)
-    step = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25)
+    step = 1 / (declared_rate(stream) or USUAL_RATE)
     slot, before = 0, None
     for packet in container.demux():  # of all streams, for the time at which the file ends
         if packet.pts is not None:
@@ -186,7 +184,7 @@ def in_order(
     frame gets the least stamp of `REORDERED` frames. A frame without a stamp, or one that is more than `MAX_PAUSE`
     later, as where recordings were joined, follows the one before as that followed its own.
     """
-    step, time = 1 / Fraction(stream.average_rate or stream.guessed_rate or 25), Fraction(0)
+    step, time = 1 / (declared_rate(stream) or USUAL_RATE), Fraction(0)
     waiting: deque[av.VideoFrame] = deque()
     stamps: list[Any] = []
     last = newest = None
@@ -205,7 +203,7 @@ def in_order(
 
 def _resampled(frames: Iterable[tuple[av.VideoFrame, Fraction]], fps: float) -> Iterator[av.VideoFrame]:
     """Yield the frames that are nearest to 0, 1/fps, 2/fps, … seconds, some never, some several times."""
-    rate, count, step, before = Fraction(str(fps)), 0, Fraction(1) / 25, None
+    rate, count, step, before = Fraction(str(fps)), 0, 1 / USUAL_RATE, None
     for frame, time in chain(frames, [(None, None)]):
         if before:
             step = time - before[1] if frame else step
@@ -226,7 +224,7 @@ def own_rate(path: str | os.PathLike) -> Fraction | None:
     try:
         with open_video(path) as container:
             stream = video_stream(container, 1)
-            rate = stream.average_rate or stream.guessed_rate
+            rate = declared_rate(stream)
             if not _is_counted(container):  # what the header says may be wrong
                 packets = islice(container.demux(stream), LOOKED_AT)
                 stamps = [packet.pts * packet.time_base for packet in packets if packet.pts is not None]
@@ -235,14 +233,16 @@ def own_rate(path: str | os.PathLike) -> Fraction | None:
                 rate = rate if rate and alike(float(rate), float(measured)) else measured
     except (av.FFmpegError, UserError):
         return None
-    return Fraction(rate).limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else None
+    return rate.limit_denominator(1001) if rate and Fraction(1, 10) <= rate <= 240 else None
+
+
+def declared_rate(stream: VideoStream) -> Fraction | None:
+    """Frames per second as a file's header, or else FFmpeg's guess, has them."""
+    return stream.average_rate or stream.guessed_rate or None
 
 
 def duration(path: str | os.PathLike) -> float:
-    """Seconds that a video file lasts: as it says, else, as with what browsers record, by its last packet's time.
-
-    Raises `UserError` with the reason (not the path) if it cannot be read.
-    """
+    """Seconds that a video file lasts: as it says, else, as with what browsers record, by its last packet's time."""
     try:
         with open_video(path) as container:
             stamps = [0.0]
@@ -321,9 +321,7 @@ def resize_short_side(rgb: np.ndarray, short_side: int | None = 256) -> np.ndarr
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int | None = 95) -> bytes:
-    """JPEG file (4:2:0) of a uint8 RGB picture (H, W, 3); raises `UserError` if a side is above 65,500."""
-    if max(rgb.shape[:2]) > 65500:
-        raise UserError(f"frames of {rgb.shape[1]}x{rgb.shape[0]} are too long for JPEG")
+    """JPEG file (4:2:0) of a uint8 RGB picture (H, W, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "JPEG", quality=quality or 95, subsampling="4:2:0")
     return buffer.getvalue()

@@ -144,10 +144,8 @@ def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: {error.strerror}; that folder has {there}; see {options}") from None
     try:
         text = data.decode("utf-8-sig")
-        bad = data.find(b"\0")  # as UTF-16 has them
-    except UnicodeDecodeError as error:
-        text, bad = "", error.start
-    if bad >= 0:
-        number = data[:bad].count(b"\n") + 1
-        raise UserError(f"{path}, line {number}: is no UTF-8 text (UTF-16, or no text at all?); save it as UTF-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # as UTF-16 has them
+        raise UserError(f"{path}: is no UTF-8 text (UTF-16, or no text at all?); save it as UTF-8")
     yield from ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())

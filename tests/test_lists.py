@@ -48,9 +48,9 @@ def test_names_with_spaces_dots_dashes_and_accents(tmp_path):
         ("testlist04.txt", "Archery/a.avi\n\nArchery/a.mp4\n", "testlist04.txt, line 3: .* comes twice, .*, line 1;"),
         ("testlist04.txt", "Archery/b.avi\n", "testlist04.txt, line 1: .* twice, .*trainlist04.txt, line 1;"),
         ("testlist04.txt", "Archery/a.avi\nGolf/a.avi\n", "testlist04.txt, line 2: class 'Golf' has no video"),
-        ("testlist04.txt", "Archery/a.avi\nArchery/ü.avi\n".encode("utf-16"), "testlist04.txt, line 1: .* UTF-8"),
-        ("testlist04.txt", "Archery/a.avi\n".encode("utf-16-le"), "testlist04.txt, line 1: .* UTF-8"),
-        ("testlist04.txt", "Archery/a.avi\nArchery/ü.avi\n".encode("latin-1"), "testlist04.txt, line 2: .* UTF-8"),
+        ("testlist04.txt", "Archery/a.avi\nArchery/ü.avi\n".encode("utf-16"), "testlist04.txt: .* UTF-8"),
+        ("testlist04.txt", "Archery/a.avi\n".encode("utf-16-le"), "testlist04.txt: .* UTF-8"),
+        ("testlist04.txt", "Archery/a.avi\nArchery/ü.avi\n".encode("latin-1"), "testlist04.txt: .* UTF-8"),
     ],
 )
 def test_mistakes_in_lists_are_named(tmp_path, file, text, words):
