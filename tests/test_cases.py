@@ -1,10 +1,10 @@
-"""Inputs as users have them, all of ../shared/cases: what becomes of each. With `-s` it prints a table."""
+"""Inputs as users have them, all of ../shared/cases: what becomes of each."""
 
 import numpy as np
 import pytest
 
 from common.cli import UserError
-from common.frames import find_frames, list_frames
+from common.frames import list_frames
 from common.records import FrameSettings
 from common.video import count_frames_of, frames_of
 from dataloader.images import read_image
@@ -54,7 +54,6 @@ def test_frames(shared, name):
     ok = [read_image(path) for path in list_frames(shared / "cases" / "frames" / "ok" / "v_Walk_g01_c01")]
     assert (len(pictures), pictures[0].shape[:2]) == FRAMES[name]
     difference = max(np.abs(a.astype(int) - b).mean() for a, b in zip(pictures, ok, strict=True))
-    print(f"\nframes/{name}: {find_frames(folder).name}, {len(pictures)} images, {difference:.1f} grey levels from ok")
     assert difference < (40 if "16bit" in name else 6)
 
 
@@ -63,7 +62,6 @@ def test_videos(shared, name):
     path, damage = shared / "cases" / "videos" / name, []
     counts = [count_frames_of(path, FrameSettings(fps=fps), damage=damage) for fps in (None, 25, 12.5)]
     sizes = {rgb.shape[:2] for rgb in frames_of(path, FrameSettings(fps=25))}
-    print(f"\nvideos/{name}: {counts[0]} frames, {counts[1]} at 25, {counts[2]} at 12.5 a second; {damage or 'whole'}")
     expected = VIDEOS[name]
     assert tuple(counts) == (expected if isinstance(expected, tuple) else (expected, expected, (expected + 1) // 2))
     assert len(sizes) == 1
@@ -73,13 +71,11 @@ def test_videos(shared, name):
 @pytest.mark.parametrize("name", LISTS)
 def test_lists(shared, name):
     words = said(read_split, shared / "cases" / "lists" / name, "01", "classInd.txt")
-    print(f"\nlists/{name}: {words}")
     assert LISTS[name] in words
 
 
 @pytest.mark.parametrize("name", ["rgb", "pose", "pose_keys_with_v_and_extension", "pose_lists", "pose_probabilities"])
 def test_scores(shared, name):
-    print(f"\nscores/{name}: {said(load_scores, shared / 'cases' / 'scores' / f'{name}.pickle')}")
     assert len(load_scores(shared / "cases" / "scores" / f"{name}.pickle"))
 
 
@@ -98,5 +94,4 @@ def test_short_videos_and_two_sizes(shared, tmp_path):
         (tmp_path / "lists" / file).write_text(f"{line}\n" if line else "Walk/v_Walk_g02_c01\n")
     only = ("--ucf-list", tmp_path / "lists", "--split", "01", "--class-index", "classInd.txt", "--only", "frames")
     checked = call_main("check_data", *only, "--frames", cases / "frames" / "mixed_sizes", "--workers", 0)
-    print(f"\nshort: {trained.stdout.splitlines()[-1]}\nframes/mixed_sizes: {checked.stdout}")
     assert checked.returncode == 1 and "pixels" in checked.stdout

@@ -45,26 +45,6 @@ def test_help_describes_every_option_and_tells_its_default(script, monkeypatch):
             assert str(value) in entries[name].partition("(default: ")[2], f"{name} does not tell its default {value}"
 
 
-def test_help_tells_defaults_of_0_and_1_but_not_that_a_flag_is_absent(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-    parser = cli.ArgumentParser()
-    defaults = {"--zero": 0, "--one": 1, "--half": 0.5, "--none": None, "--empty": "", "--no": ()}
-    for name, default in defaults.items():
-        parser.add_argument(name, default=default, help="a number", metavar="N")
-    parser.add_argument("--flag", action="store_true", help="a flag")
-    parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=True, help="mixed precision")
-    parser.add_argument("--own", default=3, help="the default is good (default: three)")
-    told = {name: entry.partition("(default: ")[2].rstrip(")") for name, entry in help_entries(parser).items()}
-    assert {name: default for name, default in told.items() if default} == {
-        "--zero": "0",
-        "--one": "1",
-        "--half": "0.5",
-        "--amp": "True",
-        "--own": "three",
-    }
-    assert told.keys() == {"-h", "--flag", "--amp", "--own", *defaults}
-
-
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [

@@ -14,7 +14,7 @@ from PIL import Image
 from dataloader.names import pose_name
 from pose.keypoints import FILE_NAME, save_keypoints
 from tests import helpers
-from tests.helpers import FAST, assert_error, call_main
+from tests.helpers import FAST, call_main
 
 FORMATS = {".mp4": "libx264", ".avi": "mpeg4", ".mkv": "mjpeg", ".webm": "libvpx"}
 SIZE = (64, 48)  # of the videos, (width, height)
@@ -134,14 +134,6 @@ def key_of(line: str) -> str:
     return f"{joined(name)}/{plain(file)}" if shared else plain(file)
 
 
-def test_lists_hold_every_video_once(data):
-    assert sorted(listed(data, "train") + listed(data, "val") + listed(data, "test")) == sorted(
-        f"{name}/{file}" for name, files in VIDEOS.items() for file in files
-    )
-    index = (data / "lists" / "classInd.txt").read_text(encoding="utf-8").splitlines()
-    assert sorted(line.split(" ", 1)[1] for line in index) == sorted(VIDEOS)
-
-
 def test_every_video_has_its_frames_and_poses(data):
     for name, files in VIDEOS.items():
         for place, file in enumerate(files):
@@ -200,11 +192,3 @@ def test_predict_agrees_with_the_steps(data, tmp_path):
     np.testing.assert_allclose(fused, scores[key_of(line)], rtol=0, atol=1e-3)
     with av.open(video["overlay"]) as container:
         assert sum(1 for _ in container.decode(video=0)) == video["frames"]
-
-
-def test_weights_are_chosen_on_the_validation_list(data, tmp_path):
-    pickles = [data / f"record/{stream}/{stream}_video_preds.pickle" for stream in STREAMS]
-    lists = ("--ucf-list", data / "lists", "--split", "07", "--class-index", "classInd.txt")
-    fusion = ("average_fusion", *pickles, *lists, "--weights", "auto", "--out", tmp_path / "fusion")
-    assert f"on the {len(listed(data, 'val'))} validation videos" in step(*fusion, "--val-list", "vallist{split}.txt")
-    assert_error(call_main(*fusion), "videos are not in the training list")
