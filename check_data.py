@@ -12,23 +12,22 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, UserError, examples, print_first, print_table, run, whole_number
+from common.cli import ArgumentParser, UserError, examples, positive, print_first, print_table, run, whole_number
 from common.frames import Frames, check_size, find_frames
 from common.parallel import cores, run_parallel
-from common.records import FrameSettings, folders_in
+from common.records import FrameSettings
 from dataloader.flow_dataloader import PARTS
-from dataloader.frame_index import find_folders, looks_like_frames, looks_like_pose_flow
+from dataloader.frame_index import find_places, holds_videos, index_videos, looks_like_frames, looks_like_pose_flow
 from dataloader.images import read_image
-from dataloader.names import Video, find_videos, first_names
+from dataloader.names import Video, first_names
 from dataloader.sampling import STACK_LENGTH
 from dataloader.split_train_test_video import read_split
-from dataloader.video_files import find_places, holds_videos, index_videos
 from pose.keypoints import FILE_NAME, load_keypoints, nobody_in
 
 FRAMES, POSE_FLOW = "frames", "pose flow"
@@ -46,11 +45,12 @@ MADE_BY = {FRAMES: "extract_frames.py", POSE_FLOW: "process_pose.py"} | dict.fro
 NAMED = 5  # videos named per problem, without --all
 
 
-class Finding(NamedTuple):
-    """What one folder holds: its number of frames (0: none to train on), problem → details, whether it shows nobody."""
+@dataclass
+class Finding:
+    """What a video's folder or file holds: frames (0: none to train on), problems with details, whether nobody."""
 
-    num_frames: int
-    problems: dict[str, str]
+    num_frames: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
     nobody: bool = False
 
 
@@ -63,6 +63,7 @@ def get_args_parser() -> ArgumentParser:
     )
     add = parser.group("data").add_argument
     add("--frames", type=Path, metavar="DIR", default=Path("data/jpegs_256"), help="RGB frames, or videos")
+    add("--fps", type=positive, metavar="N", help="frames a second of videos, if training has that option")
     text = f"pose folders: {FILE_NAME}, pose-flow images, or both"
     add("--pose-flow", type=Path, metavar="DIR", default=Path("data/pose_flow"), help=text)
     add("--flow", type=Path, metavar="DIR", help="optical flow, u and v (default: not looked at)")
@@ -79,36 +80,52 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
+def examine(root: Path, videos: list[Video], full: bool, workers: int, settings: FrameSettings) -> dict[str, Finding]:
+    """Findings below `root` by the video's name; of video files their number of frames by `settings`."""
+    findings = {}
+    if holds_videos(root):
+        good, bad = index_videos(root, videos, settings)
+        findings = {item.video.name: Finding(item.frames.num_frames) for item in good}
+        findings |= {v.name: Finding(0, {"missing" if "no file" in reason else "broken": reason}) for v, reason in bad}
+    else:
+        jobs = list(find_places(root, videos).items())
+        with contextlib.closing(run_parallel(partial(inspect, full=full), jobs, workers)) as results:
+            for (video, _), finding, error in tqdm(results, str(root), len(jobs), disable=None, leave=False):
+                if error is not None:
+                    raise error
+                findings[video.name] = finding
+    for finding in findings.values():
+        if 0 < finding.num_frames < STACK_LENGTH:
+            finding.problems["short"] = f"{finding.num_frames} frames"
+    return findings
+
+
 def inspect(job: tuple[Video, Path | None], full: bool) -> Finding:
     """Look into a video's folder: at its images and, if there are any, its keypoints, which may stand alone."""
     video, folder = job
     if folder is None:
         return Finding(0, {"missing": f"video {video.name!r} has no folder"})
-    images, problems, nobody = 0, {}, False
+    finding = Finding()
     try:
         frames = find_frames(folder)
-        images = frames.num_frames
+        finding.num_frames = frames.num_frames
+        if broken := list(broken_images(frames, full)):
+            finding.problems["broken"] = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
     except UserError as error:
-        problems["gaps"] = str(error)
-    broken = [] if problems else list(broken_images(frames, full))
-    if broken:
-        problems["broken"] = broken[0] + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
-    num_frames, path = images, folder / FILE_NAME
+        finding.problems["gaps"] = str(error)
+    path = folder / FILE_NAME
     if path.exists():
         try:
             keypoints = load_keypoints(path)
-            num_frames, nobody = images or keypoints.num_frames, nobody_in(keypoints)
-            if keypoints.num_frames != num_frames:
-                problems["keypoints"] = f"{path}: is of {keypoints.num_frames} frames, beside {images} images"
+            images, finding.nobody = finding.num_frames, nobody_in(keypoints)
+            finding.num_frames = images or keypoints.num_frames
+            if keypoints.num_frames != finding.num_frames:
+                finding.problems["keypoints"] = f"{path}: is of {keypoints.num_frames} frames, beside {images} images"
         except UserError as error:
-            problems["keypoints"] = str(error)
-    if not num_frames and not problems:
-        problems["empty"] = f"no images in {folder}"
-    return Finding(num_frames, problems | _short(num_frames, folder), nobody)
-
-
-def _short(num_frames: int, place: str | Path) -> dict[str, str]:
-    return {"short": f"{num_frames} frames in {place}"} if 0 < num_frames < STACK_LENGTH else {}
+            finding.problems["keypoints"] = str(error)
+    if not finding.num_frames and not finding.problems:
+        finding.problems["empty"] = f"no images in {folder}"
+    return finding
 
 
 def broken_images(frames: Frames, full: bool) -> Iterator[str]:
@@ -139,45 +156,6 @@ def check_roots(roots: dict[str, Path]) -> None:
             raise UserError(f"{option} {root}: holds {FILE_NAME}, so it is pose flow; give it with --pose-flow")
         if what == POSE_FLOW and looks_like_frames(root):
             raise UserError(f"{option} {root}: holds frames of extract_frames.py; give them with --frames")
-
-
-def examine(root: Path, videos: list[Video], full: bool, workers: int) -> dict[str, Finding]:
-    """Findings below `root` by the video's name."""
-    findings = {}
-    if holds_videos(root):
-        good, bad = index_videos(root, videos, FrameSettings(quality=None))
-        findings = {
-            item.video.name: Finding(item.frames.num_frames, _short(item.frames.num_frames, item.frames.folder))
-            for item in good
-        }
-        return findings | {v.name: Finding(0, {"missing" if "no file" in why else "broken": why}) for v, why in bad}
-    jobs = [(video, root / folder if folder else None) for video, folder in find_folders(root, videos)]
-    with contextlib.closing(run_parallel(partial(inspect, full=full), jobs, workers)) as results:
-        for (video, _), finding, error in tqdm(results, str(root), len(jobs), disable=None, leave=False):
-            if error is not None:
-                raise error
-            findings[video.name] = finding
-    return findings
-
-
-def note_unmatched(frames: dict[str, Finding], others: dict[str, Finding], what: str) -> None:
-    """Note in `others`, images of `what`, where they and the frames differ in their number."""
-    for name, other in others.items():
-        here, there = frames[name].num_frames, other.num_frames
-        if here and there and here != there:
-            other.problems["unmatched"] = f"{here} frames, {there} of {what}"
-
-
-def count_unlisted(root: Path, videos: list[Video]) -> int:
-    """Number of folders of other videos than these, `VIDEO` or `CLASS/VIDEO`, below `root`."""
-    if holds_videos(root):
-        return len(find_videos(root)) - sum(path is not None for path in find_places(root, videos).values())
-    count, listed = 0, {folder for _, folder in find_folders(root, videos) if folder}
-    for folder in folders_in(root):
-        if folder.name not in listed:
-            inside = {f"{folder.name}/{video.name}" for video in folders_in(folder)}
-            count += len(inside - listed) if inside else 1
-    return count
 
 
 def print_counts(found: dict[str, dict[str, Finding]], lists: dict[str, list[Video]]) -> None:
@@ -217,19 +195,20 @@ def main(argv: list[str] | None = None) -> int:
     if not roots:
         raise UserError("--only flow: where it lies is not given; add --flow DIR")
     check_roots(roots)
-    found = {what: examine(root, videos, args.full, args.workers) for what, root in roots.items()}
-    for what in found if FRAMES in found else ():
-        note_unmatched(found[FRAMES], found[what], what)
+    settings = FrameSettings(fps=args.fps)
+    found = {what: examine(root, videos, args.full, args.workers, settings) for what, root in roots.items()}
+    for what, findings in found.items() if FRAMES in found else ():
+        for name, finding in findings.items():
+            frames, images = found[FRAMES][name].num_frames, finding.num_frames
+            if frames and images and frames != images:
+                finding.problems["unmatched"] = f"{frames} frames, {images} of {what}"
     print_counts(found, lists)
     for what, findings in found.items():
         print_videos(what, findings, videos, None if args.all else NAMED)
     print()
-    for root in roots.values():
-        if unlisted := count_unlisted(root, videos):
-            print(f"{root}: {unlisted} more folders, which these lists do not name")
-    empty = [name for name, finding in found.get(POSE_FLOW, {}).items() if finding.nobody]
-    if empty:
-        count = f"{len(empty)} of {len(videos)} videos ({first_names(empty)})"
+    nobody = [name for name, finding in found.get(POSE_FLOW, {}).items() if finding.nobody]
+    if nobody:
+        count = f"{len(nobody)} of {len(videos)} videos ({first_names(nobody)})"
         print(f"{args.pose_flow}: nobody in {count}, of which poses tell nothing")
     bad = {name for findings in found.values() for name, finding in findings.items() if finding.problems}
     frames = sum(finding.num_frames for findings in found.values() for finding in findings.values())

@@ -17,12 +17,11 @@ from torch.nn import functional as F
 from common.cli import ArgumentParser, print_table, run, whole_number
 from common.records import FrameSettings
 from common.video import encode_jpeg, frames_of
-from dataloader.frame_index import index_frames
+from dataloader.frame_index import index_frames, index_videos, read_video_frames
 from dataloader.images import read_frames
 from dataloader.names import Video, find_videos
 from dataloader.sampling import random_state
 from dataloader.spatial_dataloader import spatial_sample
-from dataloader.video_files import index_videos, read_video_frames
 from network import build_network
 
 SETTINGS = FrameSettings(quality=None)

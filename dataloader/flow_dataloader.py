@@ -35,19 +35,15 @@ def prepare_flow(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
             raise UserError(
                 f"{Path(root, part)}: no such folder; give --data the folder of u and v that extract_flow.py wrote"
             )
-    (good, bad), (others, bad_others) = (index_frames(Path(root, part), videos) for part in PARTS)
-    bad += [item for item in bad_others if item[0] not in {video for video, _ in bad}]
-    v_of = {item.video: item for item in others}
-    paired = []
-    for item in good:
-        if item.video in v_of:
-            other = v_of[item.video]
-            if other.frames.num_frames == item.frames.num_frames:
-                paired.append(item)
-            else:
-                counts = f"{item.frames.num_frames} images of u, {other.frames.num_frames} of v"
-                bad.append((item.video, f"video {item.video.name!r} has {counts}; run extract_flow.py again"))
-    return paired, bad, partial(flow_sample, read=partial(read_flow, v_of))
+    (good, bad_u), (others, bad_v) = (index_frames(Path(root, part), videos) for part in PARTS)
+    bad, v_of = dict(bad_v) | dict(bad_u), {item.video: item for item in others}
+    for video, frames in good:
+        count = v_of[video].frames.num_frames if video in v_of else frames.num_frames
+        if count != frames.num_frames:
+            counts = f"{frames.num_frames} images of u, {count} of v"
+            bad[video] = f"video {video.name!r} has {counts}; run extract_flow.py again"
+    paired = [item for item in good if item.video not in bad]
+    return paired, list(bad.items()), partial(flow_sample, read=partial(read_flow, v_of))
 
 
 def read_flow(v_of: Mapping[Video, IndexedVideo], video: IndexedVideo, number: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What a video is called, and where its folder lies: for lists, frames, poses, own videos and scores alike."""
 
-import os
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -94,44 +94,18 @@ def refuse_same(names: Mapping[str | Path, str]) -> None:
 def folder_names(video: Video) -> Iterator[str]:
     """Names, best first, under which the folder of a video may lie.
 
-    With and without `v_`, below the class folder, in the class's spelling (`HandstandPushups/v_HandStandPushups_…`).
+    With and without `v_`, below the class folder, in the class's spelling (`HandstandPushups/v_HandStandPushups_…`),
+    accents as one letter or as two (NFD, as some systems store them).
     """
     base = video.name.rsplit("/", 1)[-1]
     bases = [base]
     if base.lower().startswith(video.class_name.lower()):
         bases.append(video.class_name + base[len(video.class_name) :])
-    for below in (f"{video.class_name}/",) if "/" in video.name else ("", f"{video.class_name}/"):
+    for below in ((video.class_name,),) if "/" in video.name else ((), (video.class_name,)):
         for name in dict.fromkeys(bases):
-            yield f"{below}v_{name}"
-            yield below + name
-
-
-class VideoFolders:
-    """The folders below `root`, `VIDEO` or `CLASS/VIDEO`, found in whatever Unicode form they are stored."""
-
-    def __init__(self, root: str | os.PathLike):
-        self.root = Path(root)
-        self.top = _names_in(self.root)
-        self._inside: dict[str, dict[str, str]] = {}
-
-    def on_disk(self, name: str) -> str | None:
-        """`VIDEO` or `CLASS/VIDEO` as it is spelled on disk, None if it is not there."""
-        top, _, rest = normal(name).partition("/")
-        folder = self.top.get(top)
-        if folder is None or not rest:
-            return folder
-        if top not in self._inside:
-            self._inside[top] = _names_in(self.root / folder) if (self.root / folder).is_dir() else {}
-        inside = self._inside[top].get(rest)
-        return inside and f"{folder}/{inside}"
-
-    def of(self, video: Video) -> Iterator[str]:
-        """Names on disk of the folders that may be the video's, best first."""
-        return filter(None, map(self.on_disk, folder_names(video)))
-
-
-def _names_in(folder: Path) -> dict[str, str]:
-    return {normal(name): name for name in os.listdir(folder) if not name.startswith(".")}
+            for parts in ((*below, f"v_{name}"), (*below, name)):
+                forms = ([unicodedata.normalize(form, part) for form in ("NFC", "NFD")] for part in parts)
+                yield from dict.fromkeys(map("/".join, itertools.product(*forms)))
 
 
 def is_video(path: Path) -> bool:
@@ -139,11 +113,19 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
-def frame_folders(paths: Sequence[Path], root: Path) -> dict[str, Path]:
-    """Videos in `root` and its class folders by the name of their folder of frames: the stem, or `CLASS/STEM`.
+def find_videos(root: Path) -> dict[str, Path]:
+    """Videos in `root`, in its subfolders, or `root` itself, by the name of their folder of frames.
 
-    The class is there if several have a video of that stem. Raises `UserError` if two would have one folder.
+    That is the stem, or `CLASS/STEM` if several classes have a video of that stem. Refuses two videos of one folder.
     """
+    if root.is_file():
+        return {root.stem: root}
+    if not root.is_dir():
+        raise UserError(f"{root}: no such file or folder")
+    paths = [path for path in sorted([*root.glob("*"), *root.glob("[!.]*/*")]) if is_video(path)]
+    if not paths:
+        known = " ".join(sorted(VIDEO_EXTENSIONS))
+        raise UserError(f"{root}: no videos in it or in its subfolders; known extensions are {known}")
     refuse_same({path: f"{path.parent}/{stem(path.name)}" for path in paths})
     folders_with = Counter(stem(path.name) for path in paths)
     videos = {}
@@ -155,19 +137,6 @@ def frame_folders(paths: Sequence[Path], root: Path) -> dict[str, Path]:
         if slash and parent in videos:
             raise UserError(f"{videos[parent]}: called like the class of {videos[name]}; rename one")
     return videos
-
-
-def find_videos(root: Path) -> dict[str, Path]:
-    """Videos in `root`, in its subfolders, or `root` itself, by the name of their folder of frames."""
-    if root.is_file():
-        return {root.stem: root}
-    if not root.is_dir():
-        raise UserError(f"{root}: no such file or folder")
-    paths = [path for path in sorted([*root.glob("*"), *root.glob("[!.]*/*")]) if is_video(path)]
-    if not paths:
-        known = " ".join(sorted(VIDEO_EXTENSIONS))
-        raise UserError(f"{root}: no videos in it or in its subfolders; known extensions are {known}")
-    return frame_folders(paths, root)
 
 
 def first_names(names: Sequence[str]) -> str:

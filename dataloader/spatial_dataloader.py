@@ -46,6 +46,4 @@ def spatial_sample(
             images = jitter_colors(images, color_jitter, generator.random(3))
         return images.flip(2) if flip < 0.5 else images
 
-    return sample_for_training(
-        partial(read, video.frames), video.frames.num_frames, generator.random(SEGMENTS), 1, augment
-    )
+    return sample_for_training(images_of, video.frames.num_frames, generator.random(SEGMENTS), 1, augment)

@@ -14,9 +14,9 @@ from common.cli import UserError
 from common.contact_sheet import write_sheet
 from common.frames import list_frames, read_image
 from common.video import duration, frames_of, own_rate
+from dataloader.frame_index import find_places
 from dataloader.names import first_names
 from dataloader.split_train_test_video import Video
-from dataloader.video_files import find_places
 from fusion.metrics import confusion_matrix, fuse, precision, softmax
 from fusion.plots import plot_confusion
 from fusion.scores import save_scores

@@ -12,7 +12,7 @@ import torch
 
 from common.cli import ArgumentGroup, ArgumentParser, UserError, examples, positive, probability, whole_number
 from common.records import FrameSettings, add_frame_arguments, alike, settings_from_arguments, settings_of
-from dataloader.names import Video, VideoFolders, normal, stem
+from dataloader.names import Video, folder_names, normal, stem
 from dataloader.split_train_test_video import read_class_index
 from fusion.metrics import fuse, read_calibration
 from network import Model, classifier, for_testing, read_model
@@ -154,7 +154,7 @@ def find_keypoints(source: Path, video: Path) -> Path:
     if not source.is_dir():
         return source
     listed = Video(stem(video.name), 0, normal(video.resolve().parent.name), str(video))
-    for folder in ("", *VideoFolders(source).of(listed)):
+    for folder in ("", *folder_names(listed)):
         if (source / folder / FILE_NAME).is_file():
             return source / folder / FILE_NAME
     raise UserError(f"no keypoints for it; expected {source / stem(video.name) / FILE_NAME}")

@@ -1,6 +1,5 @@
 """check_data.py on tiny data with one fault of each kind."""
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -11,18 +10,7 @@ from PIL import Image
 
 from dataloader.frame_index import looks_like_frames, looks_like_pose_flow
 from pose.keypoints import FILE_NAME, load_keypoints, save_keypoints
-from tests.helpers import (
-    CLASSES,
-    assert_error,
-    call_main,
-    make_tiny,
-    moving,
-    run_script,
-    train_script,
-    write_images,
-    write_lists,
-    write_video,
-)
+from tests.helpers import assert_error, call_main, make_tiny, moving, train_script, write_video
 
 COLUMNS = ["videos", "ok", "missing", "empty", "gaps", "broken", "short", "keypoints", "unmatched"]
 
@@ -82,7 +70,7 @@ def test_clean_data(data):
             assert row["videos"] == row["ok"] == (12 if name == "train" else 6)
         images = sum(1 for folder in ("frames", "pose_flow") for path in (data / folder).rglob("*.jpg"))
         assert finished.stdout.splitlines()[-1].startswith(f"18 videos, {images} frames")
-        assert "no problems" in finished.stdout and "more folders" not in finished.stdout
+        assert "no problems" in finished.stdout
 
 
 def test_each_fault_is_counted_in_its_column_and_named(data):
@@ -104,7 +92,6 @@ def test_each_fault_is_counted_in_its_column_and_named(data):
     keypoints_file(poses / "Diving_g02_c01", 9)
     shutil.rmtree(poses / "Diving_g05_c01")
     (poses / "Diving_g05_c01").write_text("a file where a folder should be")  # no list of its images
-    (frames / "v_Archery_g99_c01").mkdir()  # not listed
     finished, counts = check(data, "--all")
     assert finished.returncode == 1 and finished.stderr == ""
     assert problems(counts) == {
@@ -128,10 +115,9 @@ def test_each_fault_is_counted_in_its_column_and_named(data):
         "v_Diving_g03_c01/frame000001.jpg: the JPEG is truncated",
         "Diving_g04_c01: 17 frames, 16 of pose flow",
         "images that are empty or cannot be decoded; remove their folders, then run extract_frames.py again",
-        "TaiChi_g01_c01: 7 frames in",
+        "TaiChi_g01_c01: 7 frames",
         "is of 9 frames, beside 11 images",
         "Diving_g05_c01: Not a directory",
-        "frames: 1 more folders, which these lists do not name",
         "11 videos have problems",
     ):
         assert words in out, f"{words!r} is not in\n{out}"
@@ -226,22 +212,6 @@ def test_names_are_limited_unless_all_are_asked_for(data):
     assert full.count("has no folder") == 12 and "--all" not in full
 
 
-def test_folders_of_classes_and_odd_names(tmp_path):
-    """Videos of one name in two classes, names with spaces and accents, folders that no list names."""
-    train = ["Łuk/v_one two.avi", "Łuk/twin.v1.avi", "Zen-5/twin.v1.avi"]
-    write_lists(tmp_path / "lists", train, ["Zen-5/twin-é.avi"], classes=("Łuk", "Zen-5"))
-    for root in ("frames", "pose_flow"):
-        for seed, name in enumerate(("v_one two", "Łuk/twin.v1", "Zen-5/twin.v1", "twin-é", "Zen-5/extra", "Old/a")):
-            write_images(tmp_path / root / name, 10, seed, (8, 8), 0)
-    finished, counts = check(tmp_path)
-    assert finished.returncode == 0, finished.stdout
-    assert finished.stdout.count(": 2 more folders") == 2
-    (tmp_path / "frames" / "Zen-5" / "twin.v1" / "frame000010.jpg").unlink()
-    finished, counts = check(tmp_path)
-    assert problems(counts)["pose flow", "train", "unmatched"] == 1
-    assert "Zen-5/twin.v1: 9 frames in" in finished.stdout
-
-
 def test_broken_links_and_colours(data):
     folder = data / "frames" / "v_Archery_g01_c01"
     Image.open(folder / "frame000001.jpg").convert("L").save(folder / "frame000001.jpg")
@@ -260,22 +230,6 @@ def test_mistakes_end_in_one_line(data, tmp_path):
     assert_error(check(data, "--split", "07")[0], "trainlist07.txt")
     assert_error(check(data, "--workers", "-1")[0], "--workers")
     assert_error(check(data, "--only", "poses")[0], "--only")
-
-
-def test_as_a_process_whose_output_is_ascii(data):
-    (data / "lists" / "trainlist04.txt").open("a", encoding="utf-8").write(f"{CLASSES[0]}/v_Übung {os.getpid()}.avi\n")
-    finished = run_script(
-        "check_data.py",
-        "--frames",
-        data / "frames",
-        "--ucf-list",
-        data / "lists",
-        "--only",
-        "frames",
-        PYTHONIOENCODING="ascii",
-    )
-    assert finished.returncode == 1 and finished.stderr == ""
-    assert rf"\xdcbung {os.getpid()}: video" in finished.stdout
 
 
 def test_flow(data):

@@ -11,8 +11,8 @@ from PIL import Image
 from common.frames import BrokenImage
 from common.records import FrameSettings
 from common.video import frames_of
+from dataloader.frame_index import COUNTS, holds_videos, index_videos, read_video
 from dataloader.names import Video
-from dataloader.video_files import COUNTS, holds_videos, index_videos, read_video
 from fusion.scores import load_scores
 from tests.helpers import CLASSES, FAST, assert_error, call_main, original, write_lists, write_people, write_video
 from utils import load_checkpoint
@@ -71,8 +71,9 @@ def test_counts_are_kept_until_a_file_changes(data, tmp_path, monkeypatch):
     root, settings = tmp_path / "videos", FrameSettings(quality=None)
     shutil.copytree(data / "videos", root)
     first = index_videos(root, listed(data), settings)[0]
-    assert len(json.loads((root / COUNTS).read_text())) == 9
-    monkeypatch.setattr("dataloader.video_files.count_frames_of", pytest.fail)
+    index_videos(root, listed(data), FrameSettings(fps=5))  # whose counts are kept beside them
+    assert [len(counts) for counts in json.loads((root / COUNTS).read_text()).values()] == [9, 9]
+    monkeypatch.setattr("dataloader.frame_index.count_frames_of", pytest.fail)
     assert index_videos(root, listed(data), settings)[0] == first
     monkeypatch.undo()
     changed = root / "Diving" / "v_Diving_g01_c01.avi"

@@ -18,9 +18,9 @@ from common.atomic import recover_folders
 from common.cli import UserError
 from common.records import alike, common_rate, root_record, settings_of
 from common.video import own_rate
+from dataloader.frame_index import holds_videos
 from dataloader.names import find_videos
 from dataloader.split_train_test_video import Split, Video
-from dataloader.video_files import holds_videos
 from fusion.metrics import calibrate
 from fusion.scores import load_scores
 from network import Model, classifier, load_strictly

@@ -17,14 +17,20 @@ from common.records import FrameSettings, settings_from_arguments
 from common.video import encode_jpeg
 from dataloader import skeleton_dataloader as skeletons
 from dataloader.flow_dataloader import prepare_flow
-from dataloader.frame_index import index_frames, looks_like_frames, looks_like_pose_flow
+from dataloader.frame_index import (
+    holds_videos,
+    index_frames,
+    index_videos,
+    looks_like_frames,
+    looks_like_pose_flow,
+    read_video_frames,
+)
 from dataloader.images import read_frames, to_input
 from dataloader.motion_pose_dataloader import keypoint_sample, load_all_keypoints, motion_sample
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, clips_for_testing
 from dataloader.spatial_dataloader import spatial_sample
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing
-from dataloader.video_files import holds_videos, index_videos, read_video_frames
 from network import (
     IMAGE_NETWORKS,
     IMAGENET_MEAN,
