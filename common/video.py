@@ -333,17 +333,12 @@ def through_jpeg(rgb: np.ndarray, quality: int | None) -> np.ndarray:
 
 
 def write_mp4(path: str | os.PathLike, pictures: Iterable[Image.Image], rate: Fraction) -> None:
-    """Encode RGB pictures, all of the first one's size with even sides, at `rate` a second as a silent MP4.
-
-    In H.264, or MPEG-4 where FFmpeg lacks x264.
-    """
-    codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
-    if codec not in av.codecs_available:
-        codec, options = "mpeg4", {"qmin": "3", "qmax": "3"}
+    """Encode RGB pictures, all of the first one's size with even sides, at `rate` a second as a silent MP4 in H.264."""
+    options = {"crf": "20", "preset": "veryfast"}
     try:
         # FFmpeg gets the file's name, not the file: so it can tell if the disk is full.
         with atomic_write(path) as file, av.open(str(Path(file.name).absolute()), "w", format="mp4") as container:
-            stream = container.add_stream(codec, rate=rate, options=options)
+            stream = container.add_stream("libx264", rate=rate, options=options)
             for number, picture in enumerate(pictures):
                 if number == 0:
                     stream.width, stream.height, stream.pix_fmt = *picture.size, "yuv420p"

@@ -85,34 +85,27 @@ def index_frames(root: str | os.PathLike, videos: Sequence[Video]) -> Index:
 
     A folder's record tells its count, as long as nothing has changed in it since; others are listed.
     """
-    found = find_folders(root, videos)
     with ThreadPool(8) as pool:
-        results = pool.map(lambda item: _find_frames(root, item[1]), found, chunksize=256)
-    good, bad = [], []
-    for (video, _), frames in zip(found, results, strict=True):
-        if isinstance(frames, str):
-            bad.append((video, f"video {video.name!r} {frames}"))
-        else:
-            good.append(IndexedVideo(video, frames))
-    return good, bad
+        found = pool.starmap(partial(_index_folder, root), find_folders(root, videos), chunksize=256)
+    good = [item for item in found if isinstance(item, IndexedVideo)]
+    return good, [item for item in found if not isinstance(item, IndexedVideo)]
 
 
-def _find_frames(root: str | os.PathLike, folder: str | None) -> Frames | str:
-    """The images of a video's folder, or what is wrong with it."""
+def _index_folder(root: str | os.PathLike, video: Video, folder: str | None) -> IndexedVideo | tuple[Video, str]:
     if folder is None:
-        return f"has no folder below {root}"
+        return video, f"video {video.name!r} has no folder below {root}"
     path = f"{root}/{folder}"
     try:
         count = read_record(path).get("count")
         if count and os.stat(path).st_mtime - os.stat(f"{path}/{RECORD}").st_mtime < SETTLED:
-            return Frames(path, count)
+            return IndexedVideo(video, Frames(path, count))
         frames = find_frames(path)
     except (UserError, OSError) as error:
-        return f"has a bad folder: {error}"
-    if not frames.num_frames:
-        names = ", ".join(sorted(os.listdir(path))[:3])
-        return f"has no frames (frame000001.jpg, …) in {path}" + f", but {names}" * bool(names)
-    return frames
+        return video, f"video {video.name!r} has a bad folder: {error}"
+    if frames.num_frames:
+        return IndexedVideo(video, frames)
+    names = ", ".join(sorted(os.listdir(path))[:3])
+    return video, f"video {video.name!r} has no frames (frame000001.jpg, …) in {path}" + f", but {names}" * bool(names)
 
 
 # ---- video files ----

@@ -206,7 +206,6 @@ def test_hidden_and_other_files_are_passed_over(tmp_path):
         (["a/x.mp4", "a/y.mp4"], ["--groups-from", r"(\d)"], "gives no video a group, such as a/x.mp4"),
         (["a/1.mp4", "a/2.mp4"], ["--groups-from", "(1)", "--groups-csv", "x"], "not allowed with"),
         (["a/1.mp4", "a/2.mp4"], ["--test-fraction", "2"], "is not between 0 and 1"),
-        (["a/1.mp4", "a/2.mp4"], ["--val-fraction", "-0.1"], "is not between 0 and 1"),
         (["a/1.mp4", "a/2.mp4"], ["--out", ROOT / "UCF_list"], "UCF_list: holds UCF101's lists"),
     ],
 )
