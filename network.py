@@ -37,6 +37,17 @@ class BatchNorm(nn.BatchNorm2d):
         return F.batch_norm(values, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
+class _TrainsInFloat32(nn.Module):
+    """A convolution that trains in float32 on processors: depthwise ones take far longer there in bfloat16."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """The convolution's output, in the type of `values`."""
+        if not self.training or values.device.type != "cpu":
+            return super().forward(values)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(values.float()).to(values.dtype)
+
+
 # ---- architectures ----
 
 
@@ -75,6 +86,9 @@ def _timm_network(arch: str, classes: int, image_size: int | None, **options: ob
     network = timm.create_model(arch, num_classes=classes, **options)
     if not all(isinstance(network.pretrained_cfg.get(layer), str) for layer in ("first_conv", "classifier")):
         raise UserError(f"--arch {arch}: has not one first convolution and one classifier; choose another network")
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            module.__class__ = type("Depthwise", (_TrainsInFloat32, type(module)), {})
     return network
 
 

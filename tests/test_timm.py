@@ -77,6 +77,31 @@ def test_unknown_networks_are_named(tiny, tmp_path):
         build_network("deit_tiny_distilled_patch16_224", 3, 2, 224)
 
 
+def test_depthwise_convolutions_train_in_float32_on_a_processor():
+    torch.manual_seed(0)
+    network = build_network("tf_efficientnet_lite0", 3, 3)
+    values = torch.randn(2, 3, 32, 32)
+    inside = {}
+
+    def note(module, inputs, output):
+        inside.update(values=inputs[0].detach(), output=output.detach(), dtype=output.dtype)
+        output.register_hook(lambda gradient: inside.update(gradient=gradient))
+
+    layer = network.get_submodule("blocks.1.0.conv_dw")
+    handle = layer.register_forward_hook(note)
+    with torch.autocast("cpu"):
+        network(values).float().square().sum().backward()
+    handle.remove()
+    assert inside["dtype"] == torch.bfloat16
+    found, layer.weight.grad = layer.weight.grad, None
+    layer(inside["values"].float()).backward(inside["gradient"].float())
+    assert torch.equal(found, layer.weight.grad)
+
+    network.eval()
+    with torch.autocast("cpu"), torch.inference_mode():
+        assert layer(inside["values"]).dtype == torch.bfloat16
+
+
 class Hub(BaseHTTPRequestHandler):
     """As much of a model hub as a download of one file needs."""
 
