@@ -10,7 +10,7 @@ from common.video import count_frames_of, frames_of
 from dataloader.images import read_image
 from dataloader.split_train_test_video import read_split
 from fusion.scores import load_scores
-from tests.helpers import FAST, call_main, original
+from tests.helpers import FAST, call_main
 
 FRAMES = ("tsn_img_from_one", "png", "from_zero", "exif_turned", "png_called_jpg_16bit")
 VIDEOS = {
@@ -64,8 +64,9 @@ def test_scores(shared, name):
 def test_short_videos_and_two_sizes(shared, tmp_path):
     cases = shared / "cases"
     lists = ("--ucf-list", cases / "short" / "lists", "--split", "01", "--class-index", "classInd.txt")
-    run = ("--data", cases / "short" / "videos", "--record", tmp_path, *FAST, *original(()), "--epochs", 1)
-    trained = call_main("spatial_cnn_15", *lists, *run)
+    places = ("--data", cases / "short" / "videos", "--record", tmp_path)
+    new = ("--recipe", "original", "--arch", "test_resnet", "--epochs", 1)
+    trained = call_main("spatial_cnn_15", *lists, *places, *FAST, *new)
     assert trained.returncode == 0, trained.stderr
     (tmp_path / "lists").mkdir()
     for file, line in {

@@ -27,8 +27,9 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def data(source, tmp_path):
-    """A copy of it to damage."""
-    shutil.copytree(source, tmp_path / "data")
+    """A copy of its frames and pose images to damage."""
+    for folder in ("frames", "pose_flow", "lists"):
+        shutil.copytree(source / folder, tmp_path / "data" / folder)
     return tmp_path / "data"
 
 
@@ -189,7 +190,8 @@ def test_keypoints_in_the_place_of_images(data):
     }
 
 
-def test_videos_without_people_are_counted_as_training_does(data, tmp_path):
+def test_videos_without_people_are_counted_as_training_does(source, data, tmp_path):
+    shutil.copytree(source / "skeletons", data / "skeletons")
     for name, count in (("Diving_g01_c01", 0), ("TaiChi_g02_c01", 1), ("Archery_g02_c01", 3), ("TaiChi_g03_c01", 0)):
         folder = data / "skeletons" / name
         before = load_keypoints(folder / FILE_NAME)  # of g02: of 11 frames, so one is fewer than a tenth of them
@@ -232,8 +234,8 @@ def test_mistakes_end_in_one_line(data, tmp_path):
     assert_error(check(data, "--only", "poses")[0], "--only")
 
 
-def test_flow(data):
-    flow = data / "flow"
+def test_flow(source, data):
+    flow = shutil.copytree(source / "flow", data / "flow")
     for folder in flow.glob("[uv]/*_g01_*"):
         for number in (9, 10, 11):
             shutil.copy(folder / "frame000001.jpg", folder / f"frame{number:06d}.jpg")

@@ -470,10 +470,10 @@ def test_shards_together_equal_one_run(tmp_path):
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.text(max_size=20), st.integers(1, 9))
-def test_a_name_is_in_one_shard(name, parts):
-    assert sum(in_shard(name, f"{part}/{parts}") for part in range(parts)) == 1
+@pytest.mark.parametrize("name", ["v_Archery_g01_c01", "Übung/é ö", "", "\udcff", "太極"])
+def test_a_name_is_in_one_shard(name):
+    for parts in (1, 2, 7):
+        assert sum(in_shard(name, f"{part}/{parts}") for part in range(parts)) == 1
     assert in_shard(name, None)
     decomposed = unicodedata.normalize("NFD", name)
     assert [in_shard(name, f"{i}/3") for i in range(3)] == [in_shard(decomposed, f"{i}/3") for i in range(3)]

@@ -25,7 +25,7 @@ STEMS = (
 FORMS = st.sampled_from(["NFC", "NFD"])  # of accents on disk: some systems store them as separate letters
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(files=st.sets(st.tuples(st.sampled_from(CLASSES), STEMS), min_size=1, max_size=8), form=FORMS)
 def test_every_step_finds_the_folder_that_the_step_before_wrote(tmp_path_factory, files, form):
     if len({(name, stem(base + ".avi")) for name, base in files}) < len(files):

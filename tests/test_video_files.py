@@ -14,10 +14,11 @@ from common.video import frames_of
 from dataloader.frame_index import COUNTS, holds_videos, index_videos, read_video
 from dataloader.names import Video
 from fusion.scores import load_scores
-from tests.helpers import CLASSES, FAST, assert_error, call_main, original, write_lists, write_people, write_video
+from tests.helpers import CLASSES, FAST, assert_error, call_main, write_lists, write_people, write_video
 from utils import load_checkpoint
 
 RECORD = "checkpoint.pth.tar"
+NEW = ("--recipe", "original", "--arch", "test_resnet")  # a run that starts anew
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def data(tmp_path_factory):
 
 def spatial(data, record, *arguments, folder="videos"):
     places = ("--data", data / folder, "--ucf-list", data / "lists", "--record", record)
-    return call_main("spatial_cnn_15", *places, *FAST, *original(arguments), *arguments)
+    new = () if "--resume" in arguments else NEW
+    return call_main("spatial_cnn_15", *places, *FAST, *new, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,7 @@ def test_from_videos_and_keypoints_to_a_fused_score(data, trained, tmp_path):
     lists, places = ("--ucf-list", data / "lists"), ("--frames", data / "videos", "--pose-flow", tmp_path / "poses")
     checked = call_main("check_data", *places, *lists)
     assert checked.returncode == 0 and "9 videos, 252 frames" in checked.stdout, checked.stdout
-    motion = ("--data", tmp_path / "poses", "--record", tmp_path / "motion", *FAST, "--epochs", 1)
+    motion = ("--data", tmp_path / "poses", "--record", tmp_path / "motion", *FAST, *NEW, "--epochs", 1)
     assert call_main("motion_pose_cnn_15", *lists, *motion).returncode == 0
     assert spatial(data, tmp_path, "--resume", trained / RECORD, "--evaluate").returncode == 0
     pickles = tmp_path / "spatial_video_preds.pickle", tmp_path / "motion" / "motion_pose_video_preds.pickle"
