@@ -160,21 +160,17 @@ def _count(name: str, root: Path, settings: FrameSettings) -> int:
 
 
 def read_video_frames(video: Frames, numbers: Sequence[int], settings: FrameSettings) -> list[np.ndarray]:
-    """`read_video` of a listed video, whose place is a file."""
-    return read_video(video.folder, numbers, settings)
-
-
-def read_video(path: str | os.PathLike, numbers: Sequence[int], settings: FrameSettings) -> list[np.ndarray]:
-    """The frames of those 1-based numbers, uint8 RGB (H, W, 3), in one pass over the file.
+    """The 1-based frames `numbers` of a video file as uint8 RGB (H, W, 3), in one pass over it.
 
     Decoding from the start is as fast as seeking in clips of some seconds, which have few key frames, and exact in
     every container (benchmarks/README.md).
     """
     wanted = sorted(set(numbers))
     try:
-        pictures = dict(zip(wanted, frames_of(path, settings, wanted=set(wanted)), strict=False))
+        pictures = dict(zip(wanted, frames_of(video.folder, settings, wanted=set(wanted)), strict=False))
     except UserError as error:
-        raise BrokenImage(f"{path}: {error}") from None
+        raise BrokenImage(f"{video.folder}: {error}") from None
     if len(pictures) < len(wanted):
-        raise BrokenImage(f"{path}: ends before its frame {wanted[-1]}; it was changed since its frames were counted")
+        changed = f"ends before its frame {wanted[-1]}; it was changed since its frames were counted"
+        raise BrokenImage(f"{video.folder}: {changed}")
     return [pictures[number] for number in numbers]

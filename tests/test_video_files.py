@@ -11,7 +11,7 @@ from PIL import Image
 from common.frames import BrokenImage
 from common.records import FrameSettings
 from common.video import frames_of
-from dataloader.frame_index import COUNTS, holds_videos, index_videos, read_video
+from dataloader.frame_index import COUNTS, holds_videos, index_videos, read_video_frames
 from dataloader.names import Video
 from fusion.scores import load_scores
 from tests.helpers import CLASSES, FAST, assert_error, call_main, write_lists, write_people, write_video
@@ -64,9 +64,8 @@ def test_frames_are_those_that_extraction_makes(data, tmp_path, settings):
         frames = list(frames_of(video.frames.folder, settings))
         assert len(frames) == video.frames.num_frames
         numbers = [3, 1, 1, video.frames.num_frames]
-        assert all(
-            map(np.array_equal, read_video(video.frames.folder, numbers, settings), [frames[n - 1] for n in numbers])
-        )
+        read = read_video_frames(video.frames, numbers, settings)
+        assert all(map(np.array_equal, read, [frames[n - 1] for n in numbers]))
 
 
 def test_counts_are_kept_until_a_file_changes(data, tmp_path, monkeypatch):
@@ -80,10 +79,10 @@ def test_counts_are_kept_until_a_file_changes(data, tmp_path, monkeypatch):
     monkeypatch.undo()
     changed = root / "Diving" / "v_Diving_g01_c01.avi"
     write_video(changed, np.zeros((5, 36, 48, 3), np.uint8), rate=25)
-    counts = {video.video.name: video.frames.num_frames for video in index_videos(root, listed(data), settings)[0]}
-    assert counts["Diving_g01_c01"] == 5 and counts["Diving_g02_c01"] == 14
+    videos = {video.video.name: video.frames for video in index_videos(root, listed(data), settings)[0]}
+    assert videos["Diving_g01_c01"].num_frames == 5 and videos["Diving_g02_c01"].num_frames == 14
     with pytest.raises(BrokenImage, match=r"v_Diving_g01_c01.avi: ends before its frame 9"):
-        read_video(changed, [1, 9], settings)
+        read_video_frames(videos["Diving_g01_c01"], [1, 9], settings)
 
 
 def test_scores_equal_those_of_frames_extracted_without_loss(data, trained, tmp_path):
