@@ -214,7 +214,7 @@ def _resampled(frames: Iterable[tuple[av.VideoFrame, Fraction]], fps: float) -> 
 
 
 def open_video(path: str | os.PathLike) -> InputContainer:
-    """A video file as PyAV's container; raises `av.FFmpegError`."""
+    """A video file as PyAV's container."""
     # Absolute: FFmpeg would take "12:30.avi" for an address. Whitelist: a playlist shall not reach the net.
     return av.open(str(Path(path).absolute()), options={"protocol_whitelist": "file"})
 
@@ -261,7 +261,7 @@ def _length(container: InputContainer) -> float:
 
 
 def video_stream(container: InputContainer, threads: int) -> VideoStream:
-    """A container's best video stream, to be decoded by so many threads; raises `UserError` if there is none."""
+    """A container's best video stream, to be decoded by so many threads."""
     stream = cast(VideoStream, container.streams.best("video"))
     if stream is None or stream.disposition & Disposition.attached_pic:
         raise UserError("no video stream in it")

@@ -58,7 +58,7 @@ def holds_videos(root: str | os.PathLike) -> bool:
 
 
 def check_usable(bad: list[tuple[Video, str]], listed: int) -> None:
-    """Raise a `UserError` that names the first of the `bad` videos and tells how many there are."""
+    """Refuse `bad` videos: the first one is named, and how many there are."""
     if bad:
         raise UserError(
             f"{bad[0][1]}; {len(bad)} of the {listed} listed videos are not usable: "

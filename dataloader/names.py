@@ -82,7 +82,7 @@ def listed_names(names: Iterable[str], videos: Sequence[Video]) -> dict[str, str
 
 
 def refuse_same(names: Mapping[str | Path, str]) -> None:
-    """Raise `UserError` if two paths have the same name, given as `name`, or `folder/name` of what is in a folder."""
+    """Refuse two paths of the same name, given as `name`, or `folder/name` of what is in a folder."""
     seen: dict[str, str | Path] = {}
     for path, name in names.items():
         if name in seen:

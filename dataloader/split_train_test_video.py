@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -38,28 +37,21 @@ class Entry(NamedTuple):
 def read_class_index(path: str | os.PathLike) -> list[str]:
     """Class names of a class index (lines `NUMBER NAME`), ordered by number."""
     numbered: dict[int, str] = {}
-    for number, line in _read_lines(path):
+    for where, line in _read_lines(path, "NUMBER CLASS"):
         match = re.fullmatch(r"(\d{1,9})\s+(\S.*)", line)
         if not match:
-            raise UserError(f"{path}, line {number}: expected 'NUMBER CLASS', got {line[:80]!r}")
+            raise UserError(f"{where}: expected NUMBER CLASS, got {line[:80]!r}")
         if int(match[1]) in numbered or normal(match[2]) in map(normal, numbered.values()):
-            raise UserError(f"{path}, line {number}: {line[:80]!r} comes twice; give each class one line and number")
+            raise UserError(f"{where}: {line[:80]!r} comes twice; give each class one line and number")
         numbered[int(match[1])] = match[2]
-    if not numbered:
-        raise UserError(f"{path}: no classes in it; expected lines 'NUMBER CLASS'")
     return [numbered[key] for key in sorted(numbered)]
 
 
 def read_entries(path: str | os.PathLike) -> list[Entry]:
     """The lines of a list, `CLASS/VIDEO`, with or without an extension, a label, or a number of frames and a label."""
-    lines = list(_read_lines(path))
-    if not lines:
-        raise UserError(f"{path}: no videos in it; expected lines {FORM}")
+    lines = _read_lines(path, FORM)
     paths = _without_numbers([line for _, line in lines])
-    return [
-        Entry(f"{path}, line {number}", normal(basename(dirname(video))), video)
-        for (number, _), video in zip(lines, paths, strict=True)
-    ]
+    return [Entry(where, normal(basename(dirname(v))), v) for (where, _), v in zip(lines, paths, strict=True)]
 
 
 def _without_numbers(lines: list[str]) -> list[str]:
@@ -119,33 +111,34 @@ def read_split(ucf_list: str | os.PathLike, split: str, class_index: str, val_li
 
 def _read_hmdb51(folder: Path, split: str) -> list[list[Entry]]:
     """Training and test videos of HMDB51's lists, 1 and 2 behind their names, if there are any; 0 is not used."""
-    end = f"_test_split{split.lstrip('0')}.txt"
+    end, form = f"_test_split{split.lstrip('0')}.txt", "VIDEO 1 (training), VIDEO 2 (test) or VIDEO 0 (neither)"
     parts: dict[str, list[Entry]] = {"1": [], "2": []}
     for path in sorted(folder.glob(f"*{end}")):
         class_name = path.name.removesuffix(end)
-        for number, line in _read_lines(path):
+        for where, line in _read_lines(path, form):
             match = re.fullmatch(r"(\S.*)\s+([012])", line)
             if not match:
-                form = "VIDEO 1 (training), VIDEO 2 (test) or VIDEO 0 (neither)"
-                raise UserError(f"{path}, line {number}: expected {form}, got {line[:80]!r}")
+                raise UserError(f"{where}: expected {form}, got {line[:80]!r}")
             if match[2] in parts:
-                entry = Entry(f"{path}, line {number}", class_name, f"{class_name}/{match[1]}")
-                parts[match[2]].append(entry)
+                parts[match[2]].append(Entry(where, class_name, f"{class_name}/{match[1]}"))
     return list(parts.values()) if any(parts.values()) else []
 
 
-def _read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
-    """Stripped, non-empty lines of a UTF-8 text file with their 1-based numbers."""
+def _read_lines(path: str | os.PathLike, form: str) -> list[tuple[str, str]]:
+    """Stripped, non-empty lines, of which there must be some, of a UTF-8 text file, each after `FILE, line NUMBER`."""
     try:
-        data = Path(path).read_bytes()
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         there = ", ".join(sorted(file.name for file in Path(path).parent.glob("*.txt"))[:15]) or "no lists"
         options = "--ucf-list, --split, --class-index and --val-list"
         raise UserError(f"{path}: {error.strerror}; that folder has {there}; see {options}") from None
-    try:
-        text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # as UTF-16 has them
         raise UserError(f"{path}: is no UTF-8 text (UTF-16, or no text at all?); save it as UTF-8")
-    yield from ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    lines = [
+        (f"{path}, line {number}", line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()
+    ]
+    if not lines:
+        raise UserError(f"{path}: is empty; expected lines {form}")
+    return lines

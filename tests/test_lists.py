@@ -38,11 +38,11 @@ def test_names_with_spaces_dots_dashes_and_accents(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("classInd15.txt", "", "no classes"),
+        ("classInd15.txt", "", "is empty; expected lines NUMBER CLASS"),
         ("classInd15.txt", "Archery\n", "line 1"),
         ("classInd15.txt", "1 A\n1 B\n", "line 2: '1 B' comes twice"),
         ("classInd15.txt", "1 A\n2 A\n", "line 2: '2 A' comes twice"),
-        ("trainlist04.txt", "", "no videos"),
+        ("trainlist04.txt", "\n", "is empty; expected lines CLASS/VIDEO"),
         ("trainlist04.txt", "Yoga/v_Yoga_g01_c01.avi 1\n", "line 1: 'Yoga/.* CLASS/VIDEO FRAMES LABEL"),
         ("testlist04.txt", "v_Archery_g01_c01.avi\n", "testlist04.txt, line 1: 'v_A.* CLASS/VIDEO"),
         ("testlist04.txt", "Archery/a.avi\n\nArchery/a.mp4\n", "testlist04.txt, line 3: .* comes twice, .*, line 1;"),
