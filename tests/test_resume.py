@@ -21,7 +21,7 @@ from training.streams import SPATIAL
 from utils import load_checkpoint, memory_format, pick_device, save_checkpoint
 
 # The learning rate is cut after the second epoch in turn whose loss is not the lowest.
-CUT = ("--arch", "resnet18", "--lr", "0.1", "--seed", 1)
+CUT = ("--lr", 1)
 
 
 def train(data: Path, record: Path, *arguments):
@@ -53,7 +53,7 @@ def whole(tiny, tmp_path_factory) -> Path:
     record = tmp_path_factory.mktemp("whole")
     train(tiny, record, *CUT, "--epochs", 5)
     rates = pd.read_csv(record / "rgb_train.csv")["lr"]
-    assert rates[0] == 0.1 and rates[4] < 0.05, rates
+    assert rates[0] == 1 and rates[4] < 0.5, rates
     assert load_checkpoint(record / "checkpoint.pth.tar")["optimizer"]["param_groups"][0]["momentum"] == 0.9
     return record
 
@@ -63,7 +63,7 @@ def test_the_same_command_resumes_bit_for_bit_wherever_it_was_stopped(tiny, whol
     process = start_training("spatial", tiny, tmp_path, *options)
     while process.poll() is None and not (tmp_path / "rgb_train.csv").exists():
         time.sleep(0.01)
-    while process.poll() is None and len(pd.read_csv(tmp_path / "rgb_train.csv")) < 3:
+    while process.poll() is None and len(pd.read_csv(tmp_path / "rgb_train.csv")) < 2:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
@@ -108,7 +108,7 @@ def test_other_options_are_applied_and_said(tiny, tmp_path):
     state = load_checkpoint(checkpoint)
     group = state["optimizer"]["param_groups"][0]
     assert group["lr"] == 0.01 and group["momentum"] == 0.5
-    assert pd.read_csv(tmp_path / "rgb_train.csv")["lr"].tolist() == [0.1, 0.01]
+    assert pd.read_csv(tmp_path / "rgb_train.csv")["lr"].tolist() == [1, 0.01]
     assert "in place of" not in train(tiny, tmp_path, *given).stdout  # they are the checkpoint's now
 
 
@@ -211,11 +211,9 @@ def test_a_checkpoint_is_not_tested_on_what_it_was_trained_on(own_tiny, tmp_path
     (lists / "testlist05.txt").write_text(train_lines)
     checkpoint = record / "checkpoint.pth.tar"
     test = ("--resume", checkpoint, "--evaluate")
-    for other in (("--split", "05", "--val-groups", "1"), ("--val-groups", "5")):
-        finished = train_script("spatial", own_tiny, record, *test, *other)
+    for options in ((*test, "--split", "05", "--val-groups", "1"), ("--resume", checkpoint, "--val-groups", "5")):
+        finished = train_script("spatial", own_tiny, record, *options)
         assert_error(finished, str(checkpoint), "--allow-other-split", "validation set 6")
-        finished = train_script("spatial", own_tiny, record, "--resume", checkpoint, *other)
-        assert_error(finished, "--allow-other-split")
     train(own_tiny, record, *test, "--val-groups", "5", "--allow-other-split")
     # Its own validation set comes with the checkpoint; another test list of the same training list is no danger.
     (lists / "trainlist06.txt").write_text(train_lines)
