@@ -19,7 +19,7 @@ from benchmarks import plain
 from dataloader.frame_index import IndexedVideo
 from dataloader.names import Video
 from dataloader.sampling import TEST_SAMPLES
-from dataloader.video_dataset import EpochBatches, VideoDataset, testing_loader, training_loader
+from dataloader.video_dataset import EpochBatches, VideoDataset, VideoLoader
 from network import Model, build_network
 from training.engine import Context, evaluate, train_one_epoch
 from training.options import RECIPES
@@ -90,8 +90,8 @@ def ours(root: Path, stream: str, setup: Setup) -> Pipeline:
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.9, fused=cuda)
     context.optimizer, context.scaler = optimizer, torch.amp.GradScaler(device.type, enabled=cuda)
     train_set, test_set = VideoDataset(training, sample), VideoDataset(tested, sample)
-    loader = training_loader(train_set, EpochBatches(len(training), len(training), 0), setup.workers, cuda)
-    test_loader = testing_loader(test_set, setup.workers, cuda)
+    loader = VideoLoader(train_set, setup.workers, cuda, batch_sampler=EpochBatches(len(training), len(training), 0))
+    test_loader = VideoLoader(test_set, setup.workers, cuda, batch_size=2)
     epochs = itertools.count()
 
     def read_sample(training: bool) -> torch.Tensor:

@@ -131,37 +131,26 @@ class EpochBatches(Sampler):
 
 
 class VideoLoader(DataLoader):
-    """A loader of a `VideoDataset`."""
+    """A loader of a `VideoDataset`; `batches` are `DataLoader`'s options of what is in them.
+
+    Training takes `EpochBatches` as the `batch_sampler`, whose `epoch` is set before each epoch.
+    """
 
     dataset: VideoDataset
 
-
-def training_loader(dataset: VideoDataset, batches: EpochBatches, workers: int, pin: bool) -> VideoLoader:
-    """Loader of training batches; set `loader.batch_sampler.epoch` before each epoch."""
-    return _make_loader(dataset, workers, pin, batch_sampler=batches)
-
-
-def testing_loader(
-    dataset: VideoDataset, workers: int, pin: bool, videos_per_batch: int = 2, rank: int = 0, world: int = 1
-) -> VideoLoader:
-    """Loader of every world-th test video from `rank`, each exactly once, `videos_per_batch` at a time."""
-    share = range(rank, len(dataset), world)
-    return _make_loader(dataset, workers, pin, batch_size=videos_per_batch, sampler=share)
-
-
-def _make_loader(dataset: VideoDataset, workers: int, pin: bool, **batches: Any) -> VideoLoader:
-    return VideoLoader(
-        dataset,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin,
-        collate_fn=collate,
-        worker_init_fn=_leave_signals_to_main,
-        # The workers' seeds, which nobody uses, come from a generator of their own: from torch's they would be drawn
-        # once with workers and every epoch without, and shift the dropout that follows.
-        generator=torch.Generator(),
-        **batches,
-    )
+    def __init__(self, dataset: VideoDataset, workers: int, pin: bool, **batches: Any):
+        super().__init__(
+            dataset,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin,
+            collate_fn=collate,
+            worker_init_fn=_leave_signals_to_main,
+            # The workers' seeds, which nobody uses, come from a generator of their own: from torch's they would be
+            # drawn once with workers and every epoch without, and shift the dropout that follows.
+            generator=torch.Generator(),
+            **batches,
+        )
 
 
 def _leave_signals_to_main(worker: int) -> None:

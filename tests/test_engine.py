@@ -16,8 +16,7 @@ from torch.nn import functional as F
 from common.frames import BrokenImage, Frames
 from dataloader.frame_index import IndexedVideo
 from dataloader.split_train_test_video import Video
-from dataloader.video_dataset import EpochBatches, Sample, VideoDataset, training_loader
-from dataloader.video_dataset import testing_loader as loader_for_testing
+from dataloader.video_dataset import EpochBatches, Sample, VideoDataset, VideoLoader
 from network import IMAGENET_MEAN, IMAGENET_STD, Model
 from tests.helpers import ROOT
 from training import engine
@@ -48,7 +47,7 @@ def test_steps_are_those_of_a_plain_loop():
     data, rates = dataset(8), (0.1, 0.05, 0.2)
     network, expected = small_network(), small_network()
     optimizer = torch.optim.SGD(network.parameters(), lr=rates[0], momentum=0.9, weight_decay=0.01)
-    loader = training_loader(data, EpochBatches(8, 8, seed=0), workers=0, pin=False)
+    loader = VideoLoader(data, 0, False, batch_sampler=EpochBatches(8, 8, seed=0))
     velocity = [torch.zeros_like(weight) for weight in expected.parameters()]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     for epoch, rate in enumerate(rates):
@@ -73,7 +72,7 @@ def test_parts_of_a_batch_make_the_same_step(accumulate):
     for parts in (1, accumulate):
         networks.append(small_network())
         optimizer = torch.optim.SGD(networks[-1].parameters(), lr=0.1)
-        loader = training_loader(data, EpochBatches(5, 5, seed=0), workers=0, pin=False)
+        loader = VideoLoader(data, 0, False, batch_sampler=EpochBatches(5, 5, seed=0))
         train_one_epoch(networks[-1], loader, Context(SPATIAL, CPU, optimizer=optimizer, accumulate=parts), 0)
     for a, b in zip(*(network.parameters() for network in networks), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
@@ -88,7 +87,7 @@ def test_every_process_takes_as_many_forward_passes(monkeypatch, videos, world, 
         calls = []
         network.register_forward_hook(lambda *args, calls=calls: calls.append(1))
         batches = EpochBatches(videos, 25, 0, rank, world)
-        loader = training_loader(dataset(videos), batches, workers=0, pin=False)
+        loader = VideoLoader(dataset(videos), 0, False, batch_sampler=batches)
         context = Context(SPATIAL, CPU, accumulate=accumulate, processes=Processes(rank, world, rank))
         context.optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         train_one_epoch(network, loader, context, 0)
@@ -107,7 +106,7 @@ def test_a_process_without_a_whole_video_steps_with_the_others(monkeypatch):
         raise BrokenImage("x.jpg: broken")
 
     data.sample = broken
-    loader = training_loader(data, EpochBatches(4, 4, 0), workers=0, pin=False)
+    loader = VideoLoader(data, 0, False, batch_sampler=EpochBatches(4, 4, 0))
     context = Context(SPATIAL, CPU, skip_broken=True, accumulate=2, processes=Processes(0, 2, 0))
     context.optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     train_one_epoch(network, loader, context, 0)
@@ -123,7 +122,7 @@ def test_a_signal_stops_after_the_batch_it_came_in():
         stop.signum = 15 * (len(seen) == 2)
 
     network.register_forward_hook(signal_in_second)
-    loader = training_loader(dataset(8), EpochBatches(8, 2, 0), workers=0, pin=False)
+    loader = VideoLoader(dataset(8), 0, False, batch_sampler=EpochBatches(8, 2, 0))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     with pytest.raises(engine.Stopped):
         train_one_epoch(network, loader, Context(SPATIAL, CPU, optimizer=optimizer, stop=stop), 0)
@@ -137,11 +136,11 @@ def test_scores_do_not_depend_on_how_many_clips_go_through_at_once(monkeypatch, 
     model = Model(network, "small", 32, ["a", "b", "c"])
     network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     monkeypatch.setattr(engine, "for_testing", lambda network, device: network)
-    expected = evaluate(model, loader_for_testing(data, 0, False, videos_per_batch=1), Context(SPATIAL, CPU))
+    expected = evaluate(model, VideoLoader(data, 0, False, batch_size=1), Context(SPATIAL, CPU))
     assert seen == [3] * 7
     seen.clear()
     monkeypatch.setattr(engine, "TEST_CLIPS", {"cpu": (enough, most)})
-    result = evaluate(model, loader_for_testing(data, 0, False), Context(SPATIAL, CPU))
+    result = evaluate(model, VideoLoader(data, 0, False, batch_size=2), Context(SPATIAL, CPU))
     sizes = {(1, 38): [6, 6, 6, 3], (12, 38): [12, 9], (1000, 1000): [21], (12, 5): [5, 5, 2, 5, 4]}
     assert seen == sizes[enough, most]
     assert list(result["scores"]) == list(expected["scores"])
@@ -153,7 +152,7 @@ def test_the_test_takes_as_many_clips_as_fit_into_memory(monkeypatch):
     """A forward pass that is out of memory is tried with half as many clips, and later ones stay so."""
     data, network, seen = dataset(8), small_network(), []
     model = Model(network, "small", 32, ["a", "b", "c"])
-    expected = evaluate(model, loader_for_testing(data, 0, False), Context(SPATIAL, CPU))["scores"]
+    expected = evaluate(model, VideoLoader(data, 0, False, batch_size=2), Context(SPATIAL, CPU))["scores"]
 
     def small_memory(_, inputs):
         seen.append(len(inputs[0]))
@@ -163,7 +162,7 @@ def test_the_test_takes_as_many_clips_as_fit_into_memory(monkeypatch):
     monkeypatch.setattr(engine, "for_testing", lambda network, device: network)
     monkeypatch.setattr(engine, "TEST_CLIPS", {"cpu": (12, 12)})
     network.register_forward_pre_hook(small_memory)
-    scores = evaluate(model, loader_for_testing(data, 0, False), Context(SPATIAL, CPU))["scores"]
+    scores = evaluate(model, VideoLoader(data, 0, False, batch_size=2), Context(SPATIAL, CPU))["scores"]
     assert seen == [12, 6, 3, 3, 3, 3] + [3] * 4
     for name in expected:
         np.testing.assert_allclose(scores[name], expected[name], rtol=1e-5)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from dataloader.images import CROP_SIZES, corner_crop, jitter_colors, resize, resized_crop
-from dataloader.video_dataset import EpochBatches, training_loader
+from dataloader.video_dataset import EpochBatches, VideoLoader
 from fusion.scores import load_scores
 from network import IMAGENET_MEAN, IMAGENET_STD, add_dropout, build_network
 from tests.helpers import train_script
@@ -45,7 +45,7 @@ def test_the_rate_is_set_for_every_step():
     optimizer = torch.optim.SGD(small_network().parameters(), lr=99)
     optimizer.register_step_pre_hook(lambda *args: rates.append(optimizer.param_groups[0]["lr"]))
     context = Context(SPATIAL, CPU, optimizer=optimizer, rate=lambda epoch: 10 * epoch)
-    loader = training_loader(dataset(8), EpochBatches(8, 2, 0), workers=0, pin=False)
+    loader = VideoLoader(dataset(8), 0, False, batch_sampler=EpochBatches(8, 2, 0))
     train_one_epoch(small_network(), loader, context, 2)
     assert rates == pytest.approx([21.25, 23.75, 26.25, 28.75])
 
@@ -60,7 +60,7 @@ def test_label_smoothing_is_that_of_the_formula():
     expected = network[2].weight.detach() - 0.1 * gradient
     plain = F.nll_loss(logits, torch.tensor([video.label for video, _ in data.videos])).item()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    loader = training_loader(data, EpochBatches(6, 6, 0), workers=0, pin=False)
+    loader = VideoLoader(data, 0, False, batch_sampler=EpochBatches(6, 6, 0))
     context = Context(SPATIAL, CPU, optimizer=optimizer, label_smoothing=0.2)
     # What is told is the loss without smoothing, which compares with the test's.
     assert train_one_epoch(network, loader, context, 0)["loss"] == pytest.approx(plain)
@@ -71,7 +71,7 @@ def test_average_of_the_weights():
     network = small_network()
     averaged, expected = average_weights(network, 0.5), None
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    loader = training_loader(dataset(8), EpochBatches(8, 8, 0), workers=0, pin=False)
+    loader = VideoLoader(dataset(8), 0, False, batch_sampler=EpochBatches(8, 8, 0))
     for epoch in range(4):
         train_one_epoch(network, loader, Context(SPATIAL, CPU, averaged=averaged, optimizer=optimizer), epoch)
         weight = network[2].weight.detach().clone()

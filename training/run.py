@@ -18,14 +18,7 @@ from dataloader.features import save_features
 from dataloader.frame_index import check_usable
 from dataloader.names import Video, group_of
 from dataloader.split_train_test_video import Split, read_split
-from dataloader.video_dataset import (
-    EpochBatches,
-    VideoDataset,
-    VideoLoader,
-    end_workers,
-    testing_loader,
-    training_loader,
-)
+from dataloader.video_dataset import EpochBatches, VideoDataset, VideoLoader, end_workers
 from fusion.plots import plot_curves
 from fusion.scores import save_scores
 from network import Model, add_dropout, load_starting_weights, read_model
@@ -62,6 +55,7 @@ from utils import (
 
 TESTS = 20  # in a run, unless --test-every tells
 SELECTION = {"val": "validation set", "test": "test list"}
+VIDEOS_PER_TEST = 2  # in a batch of a test
 UNSAVED_SECONDS = 5  # of epochs without a test that a kill may cost: writing can take longer than training a head
 
 
@@ -296,9 +290,10 @@ def make_loader(
     context.skipped.update((video.name, reason) for video, reason in bad)
     dataset = VideoDataset(good, partial(sample, clips=clips), args.seed)
     rank, world, pin = context.processes.rank, context.processes.world, context.device.type == "cuda"
-    if not training:
-        return testing_loader(dataset, args.workers, pin, rank=rank, world=world)
-    return training_loader(dataset, EpochBatches(len(good), args.batch_size, args.seed, rank, world), args.workers, pin)
+    batches = {"batch_size": VIDEOS_PER_TEST, "sampler": range(rank, len(good), world)}
+    if training:
+        batches = {"batch_sampler": EpochBatches(len(good), args.batch_size, args.seed, rank, world)}
+    return VideoLoader(dataset, args.workers, pin, **batches)
 
 
 def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Processes) -> Model:
