@@ -59,21 +59,16 @@ def test_files_that_are_no_checkpoints_are_called_what_they_are(tmp_path):
     pages |= {"cut": path.read_bytes()[:-9], "old_cut": (tmp_path / "old.pth").read_bytes()[:-9], "empty": b""}
     for name, content in pages.items():
         (tmp_path / name).write_bytes(content)
-    for name, words in {
-        "page": "a web page",
-        "lfs": "Git LFS",
-        "cut": "cut short",
-        "old_cut": "cut short",
-        "empty": "cut short",
-        "unpacked": "unpacked checkpoint",
-        "unpacked/net": "unpacked checkpoint",
-        "unpacked/net/data.pkl": "unpacked checkpoint",
-        "zip.zip": "packed archive",
-        "tar.tar": "packed archive",
-        "gztar.tar.gz": "packed archive",
+    for words, names in {
+        "a web page": ["page"],
+        "Git LFS": ["lfs"],
+        "cut short": ["cut", "old_cut", "empty"],
+        "unpacked checkpoint": ["unpacked", "unpacked/net", "unpacked/net/data.pkl"],
+        "packed archive": ["zip.zip", "tar.tar", "gztar.tar.gz"],
     }.items():
-        with pytest.raises(UserError, match=f"{name}: is .*{words}"):
-            load_checkpoint(tmp_path / name)
+        for name in names:
+            with pytest.raises(UserError, match=f"{name}: is .*{words}"):
+                load_checkpoint(tmp_path / name)
 
 
 @faults
