@@ -78,14 +78,12 @@ def made_of(args: Namespace, model: Model | None, say: bool) -> dict[str, dict |
             rates = map(own_rate, islice(find_videos(args.data).values(), RATED))
             rate = common_rate(float(settings.per_second(rate)) if rate else None for rate in rates)
             found["frames"] = replace(settings, rate=rate)
-    for what, here in found.items():
-        there = trained[what]
-        other_rate = what == "frames" and here and there and not alike(here.rate, there.rate)
-        if say and here and there and (here != there or other_rate):
-            done = {"frames": "frames were made", "poses": "people were found"}[what]
+    for what, done in (("frames", "frames were made"), ("poses", "people were found")):
+        here, there = found.get(what), trained[what]
+        if say and here and there and (here != there or what == "frames" and not alike(here.rate, there.rate)):
             print(f"{args.data}: its {done} with {here}, those of {args.resume} with {there}", file=sys.stderr)
-    made = trained | {what: here for what, here in found.items() if here}
-    return {"frames": asdict(made["frames"]) if made["frames"] else None, "poses": made["poses"]}
+    frames, poses = (found.get(what) or trained[what] for what in ("frames", "poses"))
+    return {"frames": asdict(frames) if frames else None, "poses": poses}
 
 
 def resume_training(
