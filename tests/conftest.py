@@ -1,6 +1,7 @@
 """Fixtures that several test files use."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -77,9 +78,9 @@ def trained(tiny, tmp_path_factory) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def own_tiny(tmp_path) -> Path:
-    """A tiny data set for tests that change it."""
-    return make_tiny(tmp_path / "data")
+def own_tiny(tiny, tmp_path) -> Path:
+    """A copy of it for tests that change it."""
+    return Path(shutil.copytree(tiny, tmp_path / "data"))
 
 
 @pytest.fixture(scope="session")
