@@ -199,6 +199,13 @@ def train_script(*arguments, inline: bool = True, **options):
     return call_main(script.removesuffix(".py"), *arguments) if inline else run_script(script, *arguments, **options)
 
 
+def train_well(*arguments, **options) -> subprocess.CompletedProcess:
+    """Run it, which must succeed."""
+    finished = train_script(*arguments, **options)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished
+
+
 def start_training(*arguments, launcher=()) -> subprocess.Popen:
     """Start it in a process, and a session, of its own."""
     script, *arguments = training(*arguments)

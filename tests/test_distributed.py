@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fusion.scores import load_scores
-from tests.helpers import run_script, start_training, train_script, training
+from tests.helpers import run_script, start_training, train_well, training
 from utils import load_checkpoint
 
 
@@ -25,8 +25,7 @@ def test_processes_train_and_test_as_one(own_tiny, tmp_path):
         for image in (own_tiny / "frames" / f"v_{name}").iterdir():
             image.write_bytes(b"broken")
     arguments = ("--epochs", 2, "--freeze-bn", "all", "--lr", "1e-3", "--batch-size", 3, "--skip-broken")
-    whole = train_script("spatial", own_tiny, tmp_path / "one", *arguments)
-    assert whole.returncode == 0, whole.stderr
+    train_well("spatial", own_tiny, tmp_path / "one", *arguments)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     process = start_training("spatial", own_tiny, tmp_path / "many", *arguments, launcher=launcher)
     out, err = process.communicate(timeout=240)
@@ -59,7 +58,6 @@ def test_machines_without_a_common_disk_score_one_model(tiny, tmp_path):
     record = tmp_path / "0" / "run"
     best = record / "model_best.pth.tar"
     assert load_checkpoint(best)["epoch"] < 3 and not (tmp_path / "1" / "run" / "model_best.pth.tar").exists()
-    alone = train_script("spatial", tiny, tmp_path / "alone", "--resume", best, "--evaluate")
-    assert alone.returncode == 0, alone.stderr
+    train_well("spatial", tiny, tmp_path / "alone", "--resume", best, "--evaluate")
     two, one = (load_scores(folder / "spatial_video_preds.pickle") for folder in (record, tmp_path / "alone"))
     assert max(np.abs(two[name] - one[name]).max() for name in one) < 1e-4

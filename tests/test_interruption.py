@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common import atomic
-from tests.helpers import assert_error, start_training, train_script
+from tests.helpers import assert_error, start_training, train_script, train_well
 from utils import load_checkpoint, save_checkpoint, write_record
 
 
@@ -39,8 +39,7 @@ def test_a_killed_run_resumes_bit_for_bit(tiny, tmp_path):
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     for record, resume in (("killed", ("--resume", checkpoint)), ("whole", ())):
-        finished = train_script("flow", tiny, tmp_path / record, "--epochs", 4, *resume)
-        assert finished.returncode == 0, finished.stderr
+        train_well("flow", tiny, tmp_path / record, "--epochs", 4, *resume)
     killed, whole = ((tmp_path / record / "flow_video_preds.pickle").read_bytes() for record in ("killed", "whole"))
     assert killed == whole
     killed, whole = (load_checkpoint(tmp_path / record / "checkpoint.pth.tar") for record in ("killed", "whole"))
@@ -147,5 +146,5 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(tmp_path):
 
 def test_a_run_removes_what_killed_runs_left(tiny, tmp_path):
     old, young = (leave_behind(tmp_path / "checkpoint.pth.tar", days) for days in (2, 0))
-    assert train_script("spatial", tiny, tmp_path, "--epochs", 1).returncode == 0
+    train_well("spatial", tiny, tmp_path, "--epochs", 1)
     assert not old.exists() and young.exists()

@@ -8,7 +8,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torchvision.models import resnet18
 
-from tests.helpers import CLASSES, STREAMS, train_script, write_images, write_lists
+from tests.helpers import CLASSES, STREAMS, train_well, write_images, write_lists
 from utils import computes_in_half, load_checkpoint
 
 
@@ -29,8 +29,7 @@ def six(tmp_path_factory):
 
 def train(stream, data, record, *arguments) -> dict:
     """Run a stream's script with the six videos as one batch; returns the checkpoint."""
-    finished = train_script(stream, data, record, "--batch-size", 6, *arguments)
-    assert finished.returncode == 0, finished.stderr
+    train_well(stream, data, record, "--batch-size", 6, *arguments)
     return load_checkpoint(record / "checkpoint.pth.tar")
 
 

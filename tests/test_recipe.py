@@ -1,6 +1,7 @@
 """What a run may do beyond the original method: schedules, regularisation, averaging, cheaper tests."""
 
 from argparse import Namespace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from dataloader.images import CROP_SIZES, corner_crop, jitter_colors, resize, re
 from dataloader.video_dataset import EpochBatches, VideoLoader
 from fusion.scores import load_scores
 from network import IMAGENET_MEAN, IMAGENET_STD, add_dropout, build_network
-from tests.helpers import train_script
+from tests.helpers import train_well
 from tests.test_engine import CPU, dataset, small_network
 from training import run
 from training.engine import Context, average_weights, rate_factor, train_one_epoch
@@ -26,10 +27,7 @@ EVERYTHING = (
 )
 
 
-def train(data, record, *arguments, stream="spatial"):
-    finished = train_script(stream, data, record, *arguments)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished
+train = partial(train_well, "spatial")
 
 
 def test_schedules():
@@ -139,7 +137,7 @@ def test_batch_norm_frozen_in_part(trained, tiny, tmp_path):
 
 
 def test_stacks_of_several_segments(tiny, tmp_path):
-    train(tiny, tmp_path, "--segments", 3, "--normalize", "--epochs", 1, stream="motion_pose")
+    train_well("motion_pose", tiny, tmp_path, "--segments", 3, "--normalize", "--epochs", 1)
     options = load_checkpoint(tmp_path / "checkpoint.pth.tar")["options"]
     assert options["segments"] == 3 and options["normalize"]
     assert trained_stream(MOTION_POSE, options).to_input.keywords["std"]
@@ -150,8 +148,7 @@ def test_stacks_of_several_segments(tiny, tmp_path):
 @pytest.mark.parametrize(("schedule", "best"), [("cosine", 3), ("plateau", 1)])
 def test_of_equal_epochs_the_later_one_is_kept_if_the_rate_is_annealed(schedule, best, tiny, tmp_path):
     options = ("--schedule", schedule, "--lr", 1e-20, "--momentum", 0, "--epochs", 3, "--freeze-bn", "all")
-    finished = train_script("spatial", tiny, tmp_path, *options)
-    assert finished.returncode == 0, finished.stderr
+    train_well("spatial", tiny, tmp_path, *options)
     assert len(set(pd.read_csv(tmp_path / "rgb_test.csv")["Prec@1"])) == 1
     assert load_checkpoint(tmp_path / "model_best.pth.tar")["epoch"] == best
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ import torch
 
 from fusion.scores import load_scores
 from network import CPU, Model
-from tests.helpers import CLASSES, STREAMS, assert_error, call_main, start_training, train_script
+from tests.helpers import CLASSES, STREAMS, assert_error, call_main, start_training, train_script, train_well
 from tests.prediction_data import write_checkpoint
 from training.engine import Context
 from training.options import parse_options
@@ -22,13 +23,7 @@ from utils import load_checkpoint, memory_format, pick_device, save_checkpoint
 
 # The learning rate is cut after the second epoch in turn whose loss is not the lowest.
 CUT = ("--lr", 1)
-
-
-def train(data: Path, record: Path, *arguments):
-    """A spatial run in this process that must go well."""
-    finished = train_script("spatial", data, record, *arguments)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished
+train = partial(train_well, "spatial")
 
 
 def assert_same_run(one: Path, other: Path) -> None:

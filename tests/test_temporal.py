@@ -14,7 +14,7 @@ from dataloader.split_train_test_video import Split, read_split
 from fusion.scores import load_scores
 from network import IMAGE_NETWORKS, BatchNorm, classifier, read_model
 from pose.graph_network import GRAPH_NETWORKS
-from tests.helpers import CLASSES, STREAMS, assert_error, call_main, train_script
+from tests.helpers import CLASSES, STREAMS, assert_error, call_main, train_well
 from training.temporal import HEADS, build_head
 
 POSITIONS, CHANNELS = 25, 16
@@ -144,8 +144,7 @@ def test_features_are_what_the_classifier_sees(stream, trained, tiny, tmp_path):
     best, path, clips = trained(stream) / "model_best.pth.tar", tmp_path / "f.npz", 5 if stream == "skeleton" else 19
     arguments = ("--resume", best, "--evaluate", "--features", path, "--positions", clips)
     lists = ("--val-groups", 6, "--allow-other-split")
-    finished = train_script(stream, tiny, tmp_path, *arguments, *lists)
-    assert finished.returncode == 0, finished.stderr
+    train_well(stream, tiny, tmp_path, *arguments, *lists)
     with np.load(path, allow_pickle=False) as file:
         assert file["features"].dtype == np.float16 and file["labels"].dtype == np.int64 and file["test"].dtype == bool
     data = load_features(path)

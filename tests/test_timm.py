@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from common.cli import UserError
 from network import build_network, cross_modality_filters, imagenet_state_dict, load_starting_weights, rgb_statistics
-from tests.helpers import assert_error, call_main, train_script
+from tests.helpers import assert_error, call_main, train_script, train_well
 from training.streams import SPATIAL, trained_stream
 from utils import load_checkpoint
 
@@ -17,8 +17,7 @@ NETWORKS = ("mobilenetv4_conv_small", "convnext_atto", "vit_tiny_patch16_224")
 
 
 def train(data, record, *arguments):
-    finished = train_script("spatial", data, record, *arguments)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    train_well("spatial", data, record, *arguments)
     return load_checkpoint(record / "checkpoint.pth.tar")
 
 

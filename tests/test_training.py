@@ -16,7 +16,7 @@ from dataloader.sampling import test_starts as starts_of
 from fusion.scores import load_scores
 from network import build_network, torchvision_names
 from pose.keypoints import FILE_NAME, save_keypoints
-from tests.helpers import CLASSES, STREAMS, assert_error, call_main, train_script
+from tests.helpers import CLASSES, STREAMS, assert_error, call_main, train_script, train_well
 from tests.reference_data import state_dict_shapes
 from utils import load_checkpoint
 
@@ -52,11 +52,10 @@ def test_training_writes_records_checkpoints_and_scores(stream, trained):
 @pytest.mark.parametrize("stream", ["motion_pose", "skeleton"])
 def test_resume_goes_on_with_the_next_epoch_bit_for_bit(stream, trained, tiny, tmp_path):
     record = trained(stream)
-    assert train_script(stream, tiny, tmp_path, "--epochs", 1).returncode == 0
+    train_well(stream, tiny, tmp_path, "--epochs", 1)
     half = tmp_path / "checkpoint.pth.tar"
     # Other workers, same numbers: what is drawn depends on seed, epoch and video only.
-    finished = train_script(stream, tiny, tmp_path, "--epochs", 2, "--resume", half, "--workers", 2)
-    assert finished.returncode == 0, finished.stderr
+    train_well(stream, tiny, tmp_path, "--epochs", 2, "--resume", half, "--workers", 2)
     for resumed, whole in zip(records(stream, tmp_path), records(stream, record), strict=True):
         assert list(resumed["Epoch"]) == [0, 1]
         columns = [column for column in whole if column not in TIMES]
@@ -75,8 +74,7 @@ def test_evaluate_writes_scores_and_nothing_else(stream, trained, tiny, tmp_path
     shutil.copytree(trained(stream), record)
     before = {path.name: path.read_bytes() for path in record.iterdir()}
     (record / f"{stream}_video_preds.pickle").unlink()
-    finished = train_script(stream, tiny, record, "--resume", record / "model_best.pth.tar", "--evaluate")
-    assert finished.returncode == 0, finished.stderr
+    train_well(stream, tiny, record, "--resume", record / "model_best.pth.tar", "--evaluate")
     after = {path.name: path.read_bytes() for path in record.iterdir()}
     figures = json.loads(after.pop("evaluation.json"))["figures"]["test"]
     assert figures["prec1"] == json.loads(before["summary.json"])["figures"]["best_prec1"]
@@ -120,8 +118,7 @@ def test_checkpoint_of_the_original_format_evaluates(stream, tiny, tmp_path):
     torch.save(values, tmp_path / "original.pth.tar", _use_new_zipfile_serialization=False)
 
     arguments = ("--resume", tmp_path / "original.pth.tar", "--evaluate")
-    finished = train_script(stream, tiny, tmp_path / "record", *arguments)
-    assert finished.returncode == 0, finished.stderr
+    train_well(stream, tiny, tmp_path / "record", *arguments)
     with open(tmp_path / "record" / f"{stream}_video_preds.pickle", "rb") as file:
         scores = pickle.load(file)
     network = build_network("resnet18", 3 if stream == "spatial" else 30, len(CLASSES)).eval()
@@ -172,8 +169,7 @@ def test_skip_broken_leaves_videos_out_and_lists_them(own_tiny, tmp_path):
         image.write_bytes(b"")
     shutil.rmtree(own_tiny / "frames" / "v_Diving_g01_c01")
     assert_error(train_script("spatial", own_tiny, tmp_path), "Diving_g01_c01", "1 of the 6")
-    finished = train_script("spatial", own_tiny, tmp_path, "--epochs", 2, "--skip-broken")
-    assert finished.returncode == 0, finished.stderr
+    finished = train_well("spatial", own_tiny, tmp_path, "--epochs", 2, "--skip-broken")
     assert "skipped TaiChi_g01_c01" in finished.stderr and "skipped Diving_g01_c01" in finished.stderr
     assert len(load_scores(tmp_path / "spatial_video_preds.pickle")) == 4
 
@@ -191,8 +187,7 @@ def test_held_out_groups_choose_and_the_test_list_is_read_last(own_tiny, tmp_pat
     assert "epoch 0" in finished.stdout and (tmp_path / "record" / "model_best.pth.tar").exists()
     for path in (own_tiny / "flow" / "all").iterdir():
         path.rename(own_tiny / "flow" / "u" / path.name)
-    finished = train_script("flow", own_tiny, tmp_path / "record", *arguments, "--overwrite")
-    assert finished.returncode == 0, finished.stderr
+    finished = train_well("flow", own_tiny, tmp_path / "record", *arguments, "--overwrite")
     figures = json.loads((tmp_path / "record" / "summary.json").read_text())["figures"]
     assert {"train", "val", "test", "best_prec1"} <= set(figures)
     for name, groups in (("val_preds", {"g05", "g06"}), ("preds", {"g01", "g02"})):
@@ -216,12 +211,11 @@ def test_a_validation_list_chooses_the_model(own_tiny, tmp_path):
     (lists / "vallist04.txt").write_text("".join(line for line in lines if "_g06_" in line))
     (lists / "trainlist04.txt").write_text("".join(line for line in lines if "_g06_" not in line))
     arguments = ("--epochs", 1, "--val-list", "vallist04.txt")
-    finished = train_script("spatial", own_tiny, tmp_path / "list", *arguments)
-    assert finished.returncode == 0, finished.stderr
+    train_well("spatial", own_tiny, tmp_path / "list", *arguments)
     assert len(load_scores(tmp_path / "list" / "spatial_video_val_preds.pickle")) == 3
     (lists / "trainlist04.txt").write_text("".join(lines))
     groups = ("--epochs", 1, "--val-groups", "6")
-    assert train_script("spatial", own_tiny, tmp_path / "groups", *groups).returncode == 0
+    train_well("spatial", own_tiny, tmp_path / "groups", *groups)
     ours, theirs = (load_checkpoint(tmp_path / name / "checkpoint.pth.tar") for name in ("list", "groups"))
     assert all(torch.equal(tensor, ours["state_dict"][name]) for name, tensor in theirs["state_dict"].items())
     assert_error(train_script("spatial", own_tiny, tmp_path, *groups, "--val-list", "x.txt"), "--val-list")
