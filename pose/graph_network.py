@@ -98,15 +98,15 @@ class GraphNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of N clips, see the class."""
-        there = x[:, :, 2].ne(0).flatten(2).any(2)
-        there = there | ~there.any(1, keepdim=True)  # clips that show nobody have scores too
+        present = x[:, :, 2].ne(0).flatten(2).any(2)
+        present = present | ~present.any(1, keepdim=True)  # clips that show nobody have scores too
         clips, people, channels, frames, parts = x.shape
         x = x.flatten(0, 1).permute(0, 3, 1, 2).flatten(1, 2)  # (N * people, 18 * C, T)
-        x = self.norm(x[there.flatten()]).view(-1, parts, channels, frames).permute(0, 2, 3, 1)
+        x = self.norm(x[present.flatten()]).view(-1, parts, channels, frames).permute(0, 2, 3, 1)
         features = self.blocks(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
         everyone = features.new_zeros(clips * people, features.shape[1])
-        everyone[there.flatten()] = features
-        return self.fc(everyone.view(clips, people, -1).sum(1) / there.sum(1, keepdim=True))
+        everyone[present.flatten()] = features
+        return self.fc(everyone.view(clips, people, -1).sum(1) / present.sum(1, keepdim=True))
 
 
 def build_graph_network(arch: str, in_channels: int, classes: int, image_size: int | None = None) -> GraphNetwork:

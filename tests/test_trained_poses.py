@@ -16,7 +16,7 @@ from pose.keypoints import load_keypoints
 from pose.pipeline import RAW_NAME
 from tests.helpers import assert_error, call_main, make_tiny, moving, train_script, write_video
 from tests.prediction_data import CLASSES, FRAMES, fake_estimator, write_checkpoint
-from training.resume import made_of
+from training.resume import how_data_were_made
 
 CLEAN = ("--smooth", "--max-people", 1, "--every", 2)
 NAMES = {"v_one.avi": 40, "v_two.avi": 13}
@@ -44,7 +44,7 @@ def trained(tmp_path_factory):
             finished = call_main(*step)
             assert finished.returncode == 0, finished.stderr
     checkpoint = torch.load(root / "motion.pth.tar", weights_only=True)
-    made = made_of(Namespace(data=root / "flow"), None, True)
+    made = how_data_were_made(Namespace(data=root / "flow"), None, True)
     torch.save(checkpoint | made, root / "motion.pth.tar")
     options = ("--data", root / "flow", "--ucf-list", lists, "--class-index", "index.txt", "--workers", 0)
     resume = (
@@ -138,7 +138,7 @@ def test_a_line_is_said_only_where_asked(tmp_path, capsys):
     write_record(tmp_path / "a", {"frames": {"every": 2}})
     model = Namespace(checkpoint={"frames": {"every": 3}}, path="a.pth.tar")
     for say in (False, True):
-        made = made_of(Namespace(data=tmp_path, resume="a.pth.tar"), model, say)
+        made = how_data_were_made(Namespace(data=tmp_path, resume="a.pth.tar"), model, say)
         assert made["frames"]["every"] == 2 and made["poses"] is None
         assert capsys.readouterr().err.count("every 3") == say
 

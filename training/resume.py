@@ -61,7 +61,7 @@ def check_same_videos(args: Namespace, model: Model, split: Split) -> None:
         )
 
 
-def made_of(args: Namespace, model: Model | None, say: bool) -> dict[str, dict | None]:
+def how_data_were_made(args: Namespace, model: Model | None, say: bool) -> dict[str, dict | None]:
     """How the `frames` of `args.data` were made, and how their people were found and cleaned (`poses`).
 
     What the data do not tell is as in the checkpoint, None if that does not tell either. With `say`, a line on stderr

@@ -32,8 +32,8 @@ from training.resume import (
     check_record,
     check_same_videos,
     fingerprint,
+    how_data_were_made,
     keep_calibration,
-    made_of,
     open_record,
     record_path,
     resume_training,
@@ -78,7 +78,7 @@ def run_stream(args: Namespace, stream: Stream, split: Split | None = None) -> i
         if model:
             check_same_videos(args, model, split)
         context = make_context(args, trained_stream(stream, vars(args)), processes, stop)
-        about = {"training_videos": fingerprint(split.train), **made_of(args, model, processes.main)}
+        about = {"training_videos": fingerprint(split.train), **how_data_were_made(args, model, processes.main)}
 
         # With a validation set the test list is not even looked for on disk before the end.
         lists = {"train": split.train, "val": split.val, "test": split.test}

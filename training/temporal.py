@@ -22,7 +22,7 @@ from training.streams import Stream
 SEGMENTS = 3
 HIDDEN = 512  # of the LSTM
 KERNELS, POOLS = (5, 7), (2, 2, 2, 3)
-WIDE, DROPOUT = 1024, 0.2  # of Temporal-Inception's end
+LAST_HIDDEN, DROPOUT = 1024, 0.2  # of Temporal-Inception's end
 
 
 class MeanHead(nn.Module):
@@ -72,9 +72,9 @@ class TemporalInception(nn.Module):
             self.stages.append(nn.ModuleList(branches))
             channels = len(KERNELS) * 2**stage
         self.squeeze = nn.Sequential(*(_convolution(a, b, 1) for a, b in ((channels, 4), (4, 2), (2, 1))))
-        self.wide = nn.Linear(features, WIDE)
-        self.norm = BatchNorm(WIDE)
-        self.fc = nn.Linear(WIDE, classes)
+        self.wide = nn.Linear(features, LAST_HIDDEN)
+        self.norm = BatchNorm(LAST_HIDDEN)
+        self.fc = nn.Linear(LAST_HIDDEN, classes)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Logits."""
