@@ -1,8 +1,5 @@
 """ST-GCN++ against an independent computation of its layers, and its checkpoints."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +8,6 @@ from common.cli import UserError
 from network import for_testing, load_starting_weights, read_model
 from pose.graph_network import DILATIONS, GRAPH_NETWORKS, STAGES, GraphNetwork, part_graph
 from pose.skeleton import DRAWN_LIMBS
-from tests.helpers import ROOT
 from tests.test_network import random_statistics
 from utils import save_checkpoint
 
@@ -143,14 +139,9 @@ def test_architectures_are_told_from_their_weights(arch, tmp_path):
         load_starting_weights(other, arch, "imagenet")
 
 
-def test_a_block_trains_with_several_threads():
+def test_no_convolution_of_one_value_has_a_stride():
     """In torch 2.14 the backward pass of a strided 1×1 convolution of 11 channels writes beyond its memory."""
-    code = (
-        "import torch; from pose.graph_network import GraphBlock\n"
-        "torch.set_num_threads(2); block = GraphBlock(11, 48, 2)\n"
-        "for _ in range(60):\n"
-        "    x = torch.randn(27, 11, 48, 18).contiguous(memory_format=torch.channels_last).requires_grad_()\n"
-        "    block(x).sum().backward()"
-    )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
+    for arch in STAGES:
+        layers = [layer for layer in GRAPH_NETWORKS.build(arch, 11, 3).modules() if isinstance(layer, torch.nn.Conv2d)]
+        assert any(layer.stride != (1, 1) for layer in layers)
+        assert all(layer.stride == (1, 1) for layer in layers if layer.kernel_size == (1, 1))
