@@ -16,7 +16,7 @@ from common.cli import ArgumentParser, UserError, examples, run
 from dataloader.skeleton_dataloader import MOMENTS, PEOPLE
 from network import CPU, Model
 from pose.skeleton import NUM_PARTS
-from prediction.arguments import add_class_arguments, load_for_testing
+from prediction.classify import add_class_arguments, load_for_testing
 from training.streams import Stream, stream_of, trained_stream
 
 OPSET = 17
@@ -52,29 +52,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.file}: give a name that ends in .onnx")
     stream = stream_of(args.checkpoint)
     model = load_for_testing(args.checkpoint, stream, args.ucf_list / args.class_index, CPU)
-    difference = write_onnx(args.file, model, stream)
+    of_people = PEOPLE, stream.in_channels, MOMENTS, NUM_PARTS
+    shape = (stream.in_channels, model.image_size, model.image_size) if model.image_size else of_people
+    content = convert(model, stream, shape)
+    difference, limit = compare(model, content, shape)
+    if not difference <= limit:
+        raise UserError(
+            f"{args.file}: ONNX Runtime's logits differ by {difference:.1e} from the network's, more than {limit:.1e}; "
+            "nothing was written; try other versions of torch and onnxruntime"
+        )
+    with atomic_write(args.file) as file:
+        file.write(content)
     print(
         f"{args.file}: {stream.name} stream, {model.arch}, {len(model.classes)} classes, "
-        f"{args.file.stat().st_size / 1e6:.1f} MB; logits differ by at most {difference:.1e} from the checkpoint's"
+        f"{len(content) / 1e6:.1f} MB; logits differ by at most {difference:.1e} from the checkpoint's"
     )
 
 
-def write_onnx(path: Path, model: Model, stream: Stream) -> float:
-    """Write the network of `load_for_testing` as an ONNX file; returns the largest difference of `compare`."""
-    content = convert(model, stream)
-    difference, limit = compare(model, content, input_shape(model, stream))
-    if not difference <= limit:
-        raise UserError(
-            f"{path}: ONNX Runtime's logits differ by {difference:.1e} from the network's, more than {limit:.1e}; "
-            "nothing was written; try other versions of torch and onnxruntime"
-        )
-    with atomic_write(path) as file:
-        file.write(content)
-    return difference
+def convert(model: Model, stream: Stream, shape: tuple[int, ...]) -> bytes:
+    """The network as an ONNX file for any number of clips of that shape.
 
-
-def convert(model: Model, stream: Stream) -> bytes:
-    """The network as an ONNX file with any batch size and `describe` as its metadata, in JSON."""
+    Its metadata tell, in JSON, of the checkpoint and of what goes in. `mean` and `std` are per channel of an image,
+    null where images are not normalised, absent for skeletons.
+    """
     try:
         import onnx
     except ImportError:
@@ -85,7 +85,7 @@ def convert(model: Model, stream: Stream) -> bytes:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.network,
-            (torch.randn(2, *input_shape(model, stream)),),
+            (torch.randn(2, *shape),),
             file,  # type: ignore[arg-type]  # this exporter takes open files
             dynamo=False,
             opset_version=OPSET,
@@ -93,20 +93,7 @@ def convert(model: Model, stream: Stream) -> bytes:
             output_names=["logits"],
             dynamic_axes={"input": {0: "N"}, "logits": {0: "N"}},
         )
-    content = onnx.load_model_from_string(file.getvalue())
-    metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in describe(model, stream).items()}
-    onnx.helper.set_model_props(content, metadata)
-    content.doc_string = f"{SKELETON_INPUT if model.image_size is None else IMAGE_INPUT} {OUTPUT}"
-    return content.SerializeToString()
-
-
-def describe(model: Model, stream: Stream) -> dict:
-    """What a file tells of a checkpoint's network, in plain values: what goes in, classes, the run's options and data.
-
-    `mean` and `std` are per channel of an image, None where images are not normalised, absent for skeletons.
-    """
-    to_input = trained_stream(stream, model.checkpoint.get("options", {})).to_input
-    return {name: model.checkpoint[name] for name in KEPT if name in model.checkpoint} | {
+    metadata = {name: model.checkpoint[name] for name in KEPT if name in model.checkpoint} | {
         "stream": stream.name,
         "arch": model.arch,
         "classes": model.classes,
@@ -114,15 +101,14 @@ def describe(model: Model, stream: Stream) -> dict:
         "image_size": model.image_size,
         "stack_length": stream.length,
         "test_positions": stream.test_clips,
-        **getattr(to_input, "keywords", {}),  # mean and std
     }
-
-
-def input_shape(model: Model, stream: Stream) -> tuple[int, ...]:
-    """The shape of one clip as the network takes it."""
-    if model.image_size is None:
-        return PEOPLE, stream.in_channels, MOMENTS, NUM_PARTS
-    return stream.in_channels, model.image_size, model.image_size
+    to_input = trained_stream(stream, model.checkpoint.get("options", {})).to_input
+    metadata |= getattr(to_input, "keywords", {})  # mean and std
+    content = onnx.load_model_from_string(file.getvalue())
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in metadata.items()}
+    onnx.helper.set_model_props(content, texts)
+    content.doc_string = f"{IMAGE_INPUT if model.image_size else SKELETON_INPUT} {OUTPUT}"
+    return content.SerializeToString()
 
 
 @torch.inference_mode()

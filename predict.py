@@ -1,24 +1,34 @@
 """Say what people do in videos: frames, poses, the streams and their fusion in one go.
 
-Examples: python predict.py --help
+python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \\
+    --motion record/motion_pose/model_best.pth.tar --overlay clip_seen.mp4
+python predict.py match.mp4 --timeline match.png \\
+    --skeleton record/skeleton/model_best.pth.tar
+python predict.py --live 0 --csv seen.csv \\
+    --spatial record/spatial/model_best.pth.tar
 """
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from itertools import repeat
 from pathlib import Path
 
-from common.cli import UserError, print_first, run
-from common.video import frames_of
-from dataloader.names import stem
-from pose.keypoints import load_keypoints
-from prediction.arguments import check_arguments, find_keypoints, get_args_parser, output_paths, prepare
-from prediction.classify import Classifier, Prediction, bars_of, classify, describe, print_result, write_results
+from common.cli import ArgumentParser, UserError, examples, positive, print_first, run, whole_number
+from dataloader.names import Video, folder_names, normal, stem
+from pose.keypoints import FILE_NAME, load_keypoints
+from prediction.classify import (
+    Classifier,
+    add_prediction_arguments,
+    classify,
+    describe,
+    prepare,
+    print_result,
+    write_results,
+)
 from prediction.live import run_live
-from prediction.overlay import write_overlay
-from prediction.parts import part_relevance, shown_frames, write_parts
+from prediction.overlay import bars_of, write_overlay, write_parts
 from prediction.timeline import (
+    SUFFIXES,
     Plan,
     bars_of_frames,
     classify_windows,
@@ -28,7 +38,45 @@ from prediction.timeline import (
 )
 from training.streams import SKELETON
 
+MORE = (
+    "A video is decoded twice, with --timeline once, with --overlay once more, so that only a few of its frames are in "
+    "memory at once. The answer is always one of the classes that the streams were trained on, unless it is less "
+    "probable than --threshold: then it is none of these. --live handles the newest frame, skips what comes meanwhile "
+    "and resamples each window to the streams' rate of training (--fps, or 25 / --every); Ctrl-C ends it, status 0. "
+    "Exit status 1: some videos could not be classified."
+)
 BARS = 3  # classes in an overlay
+
+
+def get_args_parser() -> ArgumentParser:
+    """Command line of this script."""
+    description = "Classify videos with trained streams: decode, find people, test the streams, fuse."
+    parser = ArgumentParser(description=description, epilog=examples(__doc__, MORE))
+    add = parser.add_argument
+    add("videos", nargs="*", type=Path, metavar="VIDEO", help="video files")
+    add("--topk", type=whole_number(1), metavar="K", default=3, help="number of classes to print")
+    add("--json", type=Path, metavar="FILE", help="write logits and probabilities of all classes")
+    text = "write a silent video with skeletons, on every frame, and the 3 best classes; of several: FILE-NAME.mp4"
+    add("--overlay", type=Path, metavar="FILE.mp4", help=text)
+    text = (
+        "write a picture of which parts spoke for the best class of the skeleton stream, and when; of several videos:"
+    )
+    add("--parts", type=Path, metavar="FILE.png", help=text + " FILE-NAME.png")
+    text = "take people from this file, or from DIR/VIDEO/keypoints.npz, instead of estimating them"
+    add("--keypoints", type=Path, metavar="FILE.npz|DIR", help=text)
+    add = parser.add_argument_group("what happens when, in a long video or before a camera").add_argument
+    text = "write a picture of the classes over time, and windows and segments as .csv, .json and subtitles (.srt); of "
+    add("--timeline", type=Path, metavar="FILE.png", help=text + "several videos: FILE-NAME.png")
+    text = "in place of videos: a camera (0, /dev/video0), an address (rtsp://…, http://…), or a file at its own speed"
+    add("--live", metavar="SOURCE", help=text)
+    text = "length of a window, tested as a video is"
+    add("--window", type=positive, metavar="SECONDS", default=Plan().length, help=text)
+    text = "from the start of a window to the next one's"
+    add("--stride", type=positive, metavar="SECONDS", default=Plan().stride, help=text)
+    text = "with --live: append a line with the probabilities of all classes for each window"
+    add("--csv", type=Path, metavar="FILE.csv", help=text)
+    add_prediction_arguments(parser)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,52 +95,80 @@ def main(argv: Sequence[str] | None = None) -> int:
             result["error"] = " ".join(str(error).split())
     if args.json:
         write_results(args.json, results, classifier)
-    failed = [result for result in results if "error" in result]
-    lines = [f"failed: {result['video']}: {result['error']}" for result in failed]
-    print_first(lines, f"all in {args.json}" if args.json else "--json FILE would name all")
+    failed = [f"failed: {result['video']}: {result['error']}" for result in results if "error" in result]
+    print_first(failed, f"all in {args.json}" if args.json else "--json FILE would name all")
     return 1 if failed else 0
 
 
 def classify_video(number: int, classifier: Classifier, args: argparse.Namespace, result: dict) -> None:
     """Classify a video of `args`, whole or by windows, print what is found into `result`, and write what is asked."""
-    path, fusion = args.videos[number], classifier.fusion
-    outputs = (args.overlay, args.parts, args.timeline)
-    overlay, parts, timeline = (file and output_paths(file, args.videos)[number] for file in outputs)
+    path, fusion, frames = args.videos[number], classifier.fusion, classifier.options.frames
+    outputs = {name: output_paths(vars(args)[name], args.videos) for name in ("timeline", "overlay", "parts")}
+    outputs = {name: paths[number] for name, paths in outputs.items() if paths}
     if args.keypoints:
         classifier = classifier._replace(people=load_keypoints(find_keypoints(args.keypoints, path)))
-    if timeline:
+    if args.timeline:
         windows = classify_windows(path, classifier, Plan(args.window, args.stride))
+        prediction, bars = windows.whole, bars_of_frames(windows, BARS)
         result.update(describe_timeline(windows, fusion))
-        people, bars = windows.poses, bars_of_frames(windows, BARS)
+        print_result(result, args.topk)
+        write_timeline(outputs["timeline"], windows, path.name)
+        print_segments(result["segments"])
     else:
         prediction = classify(path, classifier)
         result.update(describe(prediction, fusion))
-        people, shown = prediction.window.people, bars_of(result, BARS)
-        bars = partial(lambda shown, number: shown, shown)
-    print_result(result, args.topk)
-    if timeline:
-        write_timeline(timeline, windows, path.name)
-        print_segments(result["segments"])
-    if overlay:
-        write_overlay(overlay, path, people, bars, classifier.options.frames)
-    if parts and SKELETON.name in prediction.logits:
-        write_parts_picture(parts, path, prediction, classifier)
-    else:
-        parts = None
-    for name, file in (("timeline", timeline), ("overlay", overlay), ("parts", parts)):
-        if file:
-            result[name] = str(file)
-            print(f"  {name}: {file}", flush=True)
+        bars = repeat(bars_of(result, BARS))
+        print_result(result, args.topk)
+    if args.overlay:
+        write_overlay(outputs["overlay"], path, prediction.window.people, bars, frames)
+    if args.parts and (logits := prediction.logits.get(SKELETON.name)) is not None:
+        model = classifier.models[SKELETON.name]
+        write_parts(outputs["parts"], path, prediction.window.keypoints, model, int(logits.argmax()), frames)
+    elif args.parts:
+        del outputs["parts"]
+    for name, file in outputs.items():
+        result[name] = str(file)
+        print(f"  {name}: {file}", flush=True)
 
 
-def write_parts_picture(file: Path, video: Path, prediction: Prediction, classifier: Classifier) -> None:
-    """Write which parts spoke for the skeleton stream's best class, see `prediction.parts`."""
-    model, settings = classifier.models[SKELETON.name], classifier.options.frames
-    label, window = int(prediction.logits[SKELETON.name].argmax()), prediction.window
-    shown, settings = sorted(shown_frames(window.num_frames)), replace(settings, short_side=None)
-    pictures = dict(zip(shown, frames_of(video, settings, wanted=shown), strict=True))
-    relevance = part_relevance(model, window.keypoints, label)
-    write_parts(file, pictures, window.keypoints, relevance, f"what spoke for {model.classes[label]}, {video.name}")
+# ---- arguments ----
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, or that would write over a video."""
+    if bool(args.live) == bool(args.videos):
+        raise UserError("give either videos to classify or --live SOURCE")
+    others = ("json", "overlay", "parts", "timeline", "keypoints") if args.live else ("csv",)
+    for name in filter(vars(args).get, others):
+        raise UserError(f"--{name} {'does not go with' if args.live else 'needs'} --live SOURCE")
+    if args.parts and (args.timeline or not args.skeleton):
+        raise UserError(f"--parts {args.parts}: is of whole videos and --skeleton CHECKPOINT")
+    pictures = [path.with_suffix(suffix) for path in output_paths(args.timeline, args.videos) for suffix in SUFFIXES]
+    files = [path for file in (args.overlay, args.parts) for path in output_paths(file, args.videos)]
+    for path in filter(None, [*files, *pictures, args.json]):
+        if path.is_dir() or path.resolve() in map(Path.resolve, args.videos):
+            raise UserError(f"{path}: is a folder or one of the videos to classify; give another file to write")
+
+
+def output_paths(file: Path | None, videos: Sequence[Path]) -> list[Path]:
+    """Where each video's output goes: `file`, or `FILE-NAME.mp4` of several videos, numbered if names repeat."""
+    if file is None or len(videos) == 1:
+        return [file] if file else []
+    names = [stem(video.name) for video in videos]
+    repeated = [names[:place].count(name) for place, name in enumerate(names)]
+    ends = (f"-{name}" + f"-{count + 1}" * (count > 0) for name, count in zip(names, repeated, strict=True))
+    return [file.with_name(file.stem + end + file.suffix) for end in ends]
+
+
+def find_keypoints(source: Path, video: Path) -> Path:
+    """The keypoints file of a video: `source`, or one in `source` or in its folder `VIDEO` or `CLASS/VIDEO`."""
+    if not source.is_dir():
+        return source
+    listed = Video(stem(video.name), 0, normal(video.resolve().parent.name), str(video))
+    for folder in ("", *folder_names(listed)):
+        if (source / folder / FILE_NAME).is_file():
+            return source / folder / FILE_NAME
+    raise UserError(f"no keypoints for it; expected {source / stem(video.name) / FILE_NAME}")
 
 
 if __name__ == "__main__":

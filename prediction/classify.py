@@ -1,39 +1,44 @@
-"""Videos through trained streams, by the same samples as testing, and what is told of them."""
+"""Trained streams, videos through them by the same samples as testing, and what is told of them."""
 
+import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from common.atomic import atomic_write
-from common.cli import UserError, print_table
-from common.records import FrameSettings
+from common.cli import ArgumentGroup, ArgumentParser, UserError, print_table, probability
+from common.records import FrameSettings, add_frame_arguments, alike, settings_from_arguments, settings_of
 from common.video import count_frames_of, frames_of, through_jpeg
 from dataloader.names import stem
 from dataloader.sampling import TEST_SAMPLES
-from dataloader.video_dataset import Sample
-from fusion.metrics import Calibration, calibrated, combine, fuse, rank_classes
-from network import Model
-from pose.estimators import Estimator
+from dataloader.split_train_test_video import read_class_index
+from fusion.metrics import Calibration, calibrated, combine, fuse, rank_classes, read_calibration
+from network import Model, classifier, for_testing, read_model
+from pose.estimators import Estimator, add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import Keypoints, join_frames, people_of_frame
-from pose.people import clean_people
+from pose.people import add_cleaning_arguments, clean_people, cleaning_from_arguments
 from pose.pipeline import estimate, fill_in, key_frames
-from prediction.overlay import Bars
-from training.streams import STREAMS, Stream, Window, trained_stream
+from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, Window, trained_stream
+from utils import computes_in_half, pick_device
 
 BATCH = 8  # frames that go through a pose network together
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
 BAR = {"unit": " frames", "leave": False, "disable": None}
+MINIMUM = 0.3  # least probability of a window's answer where validation videos chose no threshold: well above chance
 NOBODY_IN_VIEW = "nobody in view"
+# A motion stack, ten images, then holds two drawn ones or fewer, and the others are black. Among 1080 videos of the
+# demo none is below, among 120 of UT-Interaction one.
+FEW_PEOPLE = 0.25
 
 
 @dataclass(frozen=True)
@@ -65,20 +70,21 @@ class Fusion(NamedTuple):
         fused = combine(list(self.calibrations.values()), self.weights)
         return fused if self.threshold is None else fused._replace(threshold=self.threshold)
 
-    def of(self, streams: Collection[str]) -> "Fusion":
-        """That of some streams, without those of weight 0."""
-        weights = self.weights or [1] * len(self.calibrations)
-        kept = {name: w for name, w in zip(self.calibrations, weights, strict=True) if w and name in streams}
-        calibrations = {name: self.calibrations[name] for name in kept}
-        return self._replace(calibrations=calibrations, weights=list(kept.values()))
+    def fuse(self, logits: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
+        """Fused logits, as average_fusion.py's, probabilities (classes,), and the least one of an answer.
 
-    def fuse(self, logits: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Fused logits, as average_fusion.py's, and probabilities (classes,); NaN if no stream with logits counts."""
-        kept = self.of(logits)
-        if not kept.calibrations:
-            return (np.full(len(self.classes), np.nan),) * 2
-        fused = fuse([logits[name] for name in kept.calibrations], kept.weights)
-        return fused, calibrated(fused, kept.calibration.temperature)
+        They are NaN if no stream with logits counts.
+        """
+        weights = self.weights or [1] * len(self.calibrations)
+        kept = {name: w for name, w in zip(self.calibrations, weights, strict=True) if w and name in logits}
+        if not kept:
+            return *(np.full(len(self.classes), np.nan),) * 2, 0.0
+        shares = list(kept.values())
+        calibration = self._replace(
+            calibrations={name: self.calibrations[name] for name in kept}, weights=shares
+        ).calibration
+        fused = fuse([logits[name] for name in kept], shares)
+        return fused, calibrated(fused, calibration.temperature), calibration.threshold or 0.0
 
 
 class Classifier(NamedTuple):
@@ -97,15 +103,129 @@ class Prediction(NamedTuple):
     window: Window
     damage: str = ""
 
-    @property
-    def num_frames(self) -> int:
-        """That of the window."""
-        return self.window.num_frames
 
-    @property
-    def shown(self) -> dict[int, bool]:
-        """That of the window."""
-        return self.window.shown
+# ---- streams ----
+
+
+def add_prediction_arguments(parser: ArgumentParser) -> None:
+    """Add the options that say with which streams to classify, and how frames are made and people found for them."""
+    group = parser.add_argument_group("streams, one or several")
+    add = group.add_argument
+    add("--spatial", type=Path, metavar="CHECKPOINT", help="written by spatial_cnn_15.py")
+    text = "written by motion_pose_cnn_15.py; finds people by --model, or takes --keypoints"
+    add("--motion", type=Path, metavar="CHECKPOINT", help=text)
+    add("--flow", type=Path, metavar="CHECKPOINT", help="written by motion_cnn_15.py; needs OpenCV where flow is by it")
+    text = "written by skeleton_gcn_15.py; needs the people of all frames"
+    add("--skeleton", type=Path, metavar="CHECKPOINT", help=text)
+    text = "of the spatial, motion, flow and skeleton stream in the fusion, one for each that is given (default: equal)"
+    add("--weights", nargs="+", type=float, metavar="W", help=text)
+    text = (
+        "least probability, 0..1, of an answer; below it, it is none of these (default: as chosen on the streams' "
+        "validation videos, 95 %% of whose right answers reach it; none without these, but "
+        f"{MINIMUM} for windows of --timeline; 0: always answer)"
+    )
+    add("--threshold", type=probability, metavar="P", help=text)
+    add_class_arguments(group)
+    text = "frames; what is not given is as the checkpoints were trained, else every 1, short side 256, quality 95"
+    add_frame_arguments(parser.add_argument_group(text))
+    text = "cleaning of people (where not given, as for the motion checkpoint; --keypoints are taken as they are)"
+    add_cleaning_arguments(parser.add_argument_group(text))
+    add_estimator_arguments(parser)
+
+
+def checkpoints(args: argparse.Namespace) -> dict[Stream, Path]:
+    """The streams that are given, in the order of --weights, and their checkpoints."""
+    streams = {SPATIAL: args.spatial, MOTION_POSE: args.motion, FLOW: args.flow, SKELETON: args.skeleton}
+    given = {stream: path for stream, path in streams.items() if path}
+    if not given:
+        raise UserError("no stream to classify with; give --spatial, --motion, --flow or --skeleton CHECKPOINT")
+    try:
+        fuse([np.zeros(1)] * len(given), args.weights)
+    except ValueError:
+        weights = " ".join(f"{weight:g}" for weight in args.weights)
+        raise UserError(f"--weights {weights}: give {len(given)} numbers >= 0, one a stream, not all 0") from None
+    return given
+
+
+def add_class_arguments(parser: ArgumentGroup) -> None:
+    """Add --ucf-list and --class-index, the `class_index` of `load_for_testing`, to a parser or one of its groups."""
+    add = parser.add_argument
+    add("--ucf-list", type=Path, metavar="DIR", default=Path("UCF_list"), help="class indices")
+    text = "class index within --ucf-list, read only if a checkpoint does not name its classes"
+    add("--class-index", metavar="FILE", default="classInd15.txt", help=text)
+
+
+def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torch.device) -> Model:
+    """A stream's checkpoint with its network made for testing, on `device`.
+
+    The file `class_index` names the classes of a checkpoint that does not.
+    """
+    model = read_model(path, stream.in_channels, stream.family)
+    if model.classes is None:
+        model.classes = read_class_index(class_index)
+        count = classifier(model.network).out_features
+        if len(model.classes) != count:
+            found = f"does not name its {count} classes, and {class_index} has {len(model.classes)}"
+            raise UserError(f"{path}: {found}; give the --class-index that it was trained with")
+    model.network = for_testing(model.network, device)
+    return model
+
+
+def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classifier:
+    """Load what `args` ask for; nobody is estimated where there are `keypoints`."""
+    given, device = checkpoints(args), pick_device(args.device)
+    models = {
+        stream.name: load_for_testing(path, stream, args.ucf_list / args.class_index, device)
+        for stream, path in given.items()
+    }
+    first = next(iter(models.values()))
+    for model in models.values():
+        for one, other in zip_longest(first.classes, model.classes, fillvalue="none"):
+            if one != other:
+                unlike = f"{first.path} and {model.path} were trained on different classes ({one!r}, {other!r})"
+                raise UserError(f"{unlike}; give checkpoints of the same class index")
+    settings = settings_from_arguments(args, common_settings(models, args))
+    looking = [] if keypoints else [model for name, model in models.items() if STREAMS[name].of_people]
+    poses = next(filter(None, (model.checkpoint.get("poses") for model in looking)), {})
+    estimator = None
+    if looking or (overlay and not keypoints and (args.model or args.pose_weights)):
+        estimator = estimator_from_arguments(args, poses)
+        unlike = [name for name, value in estimator.settings.items() if poses.get(name) != value]
+        if unlike and "model" in poses:
+            made = f"{unlike[0]} = {poses.get(unlike[0])}, now it is {estimator.settings[unlike[0]]}"
+            print(f"warning: {looking[0].path} was trained on people found with {made}", file=sys.stderr)
+    if not (settings.fps or settings.rate or args.every or getattr(args, "live", None)):
+        unknown = "the checkpoints do not tell at what rate their frames came"
+        print(f"{unknown}: each one of a video is taken, 25 a second of a camera; --fps chooses", file=sys.stderr)
+    cleaning = cleaning_from_arguments(args, float(settings.per_second()), poses)
+    options = Options(settings, cleaning, poses.get("every") or 1, overlay, args.amp and computes_in_half(device))
+    calibrations = {name: read_calibration(model.checkpoint) for name, model in models.items()}
+    return Classifier(models, Fusion(first.classes, calibrations, args.weights, args.threshold), estimator, options)
+
+
+def common_settings(models: Mapping[str, Model], args: argparse.Namespace) -> FrameSettings | None:
+    """How the frames that the streams were trained on were made; None if no checkpoint tells.
+
+    They must agree in what `args`, of `add_frame_arguments`, leaves open. What one does not tell is as the other's, and
+    the JPEG that people were found in does not matter.
+    """
+    made = {name: settings for name, model in models.items() if (settings := settings_of(model.checkpoint))}
+    first = next((name for name in made if not STREAMS[name].of_people), next(iter(made), None))
+    if first is None:
+        return None
+    common = made[first]
+    for name, settings in made.items():
+        common = replace(common, short_side=common.short_side or settings.short_side, rate=common.rate or settings.rate)
+        quality = common.quality if STREAMS[name].of_people else settings.quality
+        settings = replace(settings, short_side=settings.short_side or common.short_side, quality=quality)
+        one, other = (settings_from_arguments(args, each) for each in (common, settings))
+        if one != other or not alike(one.rate, other.rate):
+            told = f"{models[first].path} was trained on frames made with {one}, {models[name].path} with {other}"
+            raise UserError(f"{told}; choose with --every, --fps, --short-side, --quality")
+    return common
+
+
+# ---- videos and windows ----
 
 
 def classify(path: Path, classifier: Classifier) -> Prediction:
@@ -123,39 +243,31 @@ def classify(path: Path, classifier: Classifier) -> Prediction:
             for rgb in tqdm(frames, stem(path.name), len(numbers), **BAR):
                 yield through_jpeg(rgb, settings.quality)
 
-    if isinstance(people, Keypoints):
-        check_num_frames(people, window.num_frames)
-        window = window_of_keypoints(people, 0, window.num_frames)
+    check_num_frames(people, window.num_frames)
     look(window, read, classifier)
     return Prediction(score(window, classifier), window, "".join(damage))
 
 
-def check_num_frames(keypoints: Keypoints, num_frames: int) -> None:
+def check_num_frames(people: Estimator | Keypoints | None, num_frames: int) -> None:
     """Refuse keypoints that are not those of `num_frames` frames."""
-    if keypoints.num_frames != num_frames:
-        counts = f"its keypoints are those of {keypoints.num_frames} frames, but it has {num_frames}"
+    if isinstance(people, Keypoints) and people.num_frames != num_frames:
+        counts = f"its keypoints are those of {people.num_frames} frames, but it has {num_frames}"
         raise UserError(f"{counts}; give its own keypoints, and --every or --fps as they were made with")
 
 
-# ---- windows ----
-
-
-def window_of_keypoints(keypoints: Keypoints, start: int, num_frames: int) -> Window:
-    """The window of the frames start + 1 … start + num_frames with the people that `keypoints` hold."""
-    people = {number: people_of_frame(keypoints, start + number) for number in range(1, num_frames + 1)}
-    return Window(num_frames, {}, people, keypoints.frame_size)
-
-
 def look(
-    window: Window, read: Callable[[Sequence[int]], Iterable[np.ndarray]], classifier: Classifier
+    window: Window, read: Callable[[Sequence[int]], Iterable[np.ndarray]], classifier: Classifier, start: int = 0
 ) -> dict[int, np.ndarray]:
-    """Fill a window with what the streams' test looks at; returns the people as they were found, by frame.
+    """Fill a window, after `start` frames, with what the streams' test looks at; returns the people as they were found.
 
     `read(numbers)` gives the pictures of frames in increasing order. The people that the window holds already are not
     searched again. Every n-th frame is searched (see `Options`), the people between are interpolated, and all cleaned.
     """
     models, _, people, options = classifier
     estimator = people if isinstance(people, Estimator) else None
+    if isinstance(people, Keypoints):
+        window.people = {i: people_of_frame(people, start + i) for i in range(1, window.num_frames + 1)}
+        window.frame_size = people.frame_size
     looked_at = {True: set(), False: set()}
     for stream in map(STREAMS.__getitem__, models):
         looked_at[stream.of_people].update(stream.looks_at(window.num_frames, options.clips))
@@ -206,53 +318,50 @@ def complete_people(
     return people
 
 
+@torch.inference_mode()
 def score(window: Window, classifier: Classifier) -> dict[str, np.ndarray]:
     """Mean logits by stream, float32 (classes,), of a window; where nobody is in view, streams of poses have none."""
     models, _, _, options = classifier
     logits = {}
     for name, model in models.items():
         stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
-        if not (stream.of_people and window.nobody):
-            logits[name] = mean_logits(model, stream, stream.look(window, model, options.clips), options.amp)
+        if stream.of_people and window.nobody:
+            continue
+        sample, device = stream.look(window, model, options.clips), model.device
+        inputs = stream.to_input(sample.images.to(device), sample.index.to(device))
+        with torch.autocast(device.type, enabled=options.amp):
+            of_clips = model.network(inputs)
+        logits[name] = of_clips.float().mean(0).cpu().numpy()
+        if not np.isfinite(logits[name]).all():
+            raise UserError(f"the scores of {model.path} are not finite; try --no-amp, or another checkpoint")
     return logits
-
-
-@torch.inference_mode()
-def mean_logits(model: Model, stream: Stream, sample: Sample, amp: bool = False) -> np.ndarray:
-    """Mean logits, float32 (classes,), over the clips of a sample."""
-    device = model.device
-    inputs = stream.to_input(sample.images.to(device), sample.index.to(device))
-    with torch.autocast(device.type, enabled=amp):
-        logits = model.network(inputs)
-    mean = logits.float().mean(0).cpu().numpy()
-    if not np.isfinite(mean).all():
-        raise UserError(f"the scores of {model.path} are not finite; try --no-amp, or another checkpoint")
-    return mean
 
 
 # ---- what is told ----
 
 
-# A motion stack, ten images, then holds two drawn ones or fewer, and the others are black. Among 1080 videos of the
-# demo none is below, among 120 of UT-Interaction one.
-FEW_PEOPLE = 0.25
-
-
-def describe(scored: Any, fusion: Fusion) -> dict:
-    """A `Prediction` or `Timeline` in plain values: answer, notes, logits and probabilities by class.
+def describe(prediction: Prediction, fusion: Fusion) -> dict:
+    """A prediction in plain values: answer, notes, logits and probabilities by class, best first.
 
     Those are of each stream that has any, and fused; empty if no stream counts.
     """
-    classes, logits = fusion.classes, scored.logits
+    logits = prediction.logits
+    *all_fused, threshold = fusion.fuse(logits)
+
+    def by_class(logits: np.ndarray, probabilities: np.ndarray) -> dict[str, dict[str, float]]:
+        order = [] if np.isnan(logits).any() else rank_classes(logits[None])[0]
+        named = {"logits": logits, "probabilities": probabilities}
+        return {name: {fusion.classes[i]: float(values[i]) for i in order} for name, values in named.items()}
+
     streams = {
-        name: _by_class(classes, values, calibrated(values, fusion.calibrations[name].temperature))
+        name: by_class(values, calibrated(values, fusion.calibrations[name].temperature))
         for name, values in logits.items()
     }
-    fused, kept = _by_class(classes, *fusion.fuse(logits)), fusion.of(logits)
-    threshold = (kept.calibration.threshold or 0) if kept.calibrations else 0
+    fused = by_class(*all_fused)
     best = {name: top_classes(scores, 1)[0] for name, scores in streams.items()}
     answer = next((name for name, probability in top_classes(fused, 1) if probability >= threshold), None)
-    looked_at, found, notes = len(scored.shown), sum(scored.shown.values()), []
+    shown = prediction.window.shown
+    looked_at, found, notes = len(shown), sum(shown.values()), []
     if left_out := fusion.calibrations.keys() - logits.keys():
         without = f"; without {' and '.join(sorted(left_out))}" if fused["logits"] else ""
         notes.append(f"{NOBODY_IN_VIEW}: people in {found} of the {looked_at} frames looked at{without}")
@@ -265,28 +374,14 @@ def describe(scored: Any, fusion: Fusion) -> dict:
         notes.append(f"the streams disagree: {each}")
     if found < FEW_PEOPLE * looked_at and any(STREAMS[name].of_people for name in best):
         notes.append(f"people in only {100 * found / looked_at:.0f} % of the frames ({found} of {looked_at} looked at)")
-    counts = {"frames": scored.num_frames, "frames_looked_at": looked_at, "frames_with_people": found}
+    counts = {"frames": prediction.window.num_frames, "frames_looked_at": looked_at, "frames_with_people": found}
     scores = {"fused": fused, "streams": streams, "answer": answer, "notes": notes}
-    return counts | {"damage": scored.damage or None} | scores
-
-
-def _by_class(classes: Sequence[str], logits: np.ndarray, probabilities: np.ndarray) -> dict[str, dict[str, float]]:
-    """Logits and probabilities by class, best first; empty if they are NaN."""
-    order = [] if np.isnan(logits).any() else rank_classes(logits[None])[0]
-    named = {"logits": logits, "probabilities": probabilities}
-    return {name: {classes[label]: float(values[label]) for label in order} for name, values in named.items()}
+    return counts | {"damage": prediction.damage or None} | scores
 
 
 def top_classes(scores: dict[str, dict[str, float]], count: int) -> list[tuple[str, float]]:
-    """The most probable classes of `class_scores` with their probabilities."""
+    """The most probable classes, fused or of a stream, with their probabilities."""
     return list(scores["probabilities"].items())[:count]
-
-
-def bars_of(result: dict, count: int) -> Bars:
-    """What an overlay shows of a `describe`d result: the most probable classes, fused and of each stream, and notes."""
-    top, streams = top_classes(result["fused"], count), result["streams"] if len(result["streams"]) > 1 else {}
-    each = {stream: [scores["probabilities"][name] for name, _ in top] for stream, scores in streams.items()}
-    return Bars(top, each, result["notes"], result["answer"] is not None)
 
 
 def count_frames(result: dict) -> str:
@@ -296,19 +391,24 @@ def count_frames(result: dict) -> str:
     return f"{frames} frame{'s' * (frames != 1)}{people}"
 
 
+def table_of(result: dict, topk: int) -> tuple[list[str], list[list[str]]]:
+    """What columns hold, and rows of the most probable classes: name and percentages, fused and of each stream."""
+    streams = result["streams"]
+    columns = {"fused": result["fused"], **streams} if len(streams) > 1 else streams
+    names = [name for name, _ in top_classes(result["fused"], topk)]
+    return list(columns), [
+        [name, *(f"{100 * column['probabilities'][name]:.1f}" for column in columns.values())] for name in names
+    ]
+
+
 def print_result(result: dict, topk: int) -> None:
     """Print the fused top k with every stream's probabilities, and each stream's own top k."""
     print(f"\n{result['video']}: {count_frames(result)}")
     if result["damage"]:
         print(f"  {result['damage']}")
-    streams = result["streams"]
-    columns = {"fused": result["fused"], **streams} if len(streams) > 1 else streams
-    rows = [
-        (f"  {name}", *(f"{100 * column['probabilities'][name]:.1f}" for column in columns.values()))
-        for name, _ in top_classes(result["fused"], topk)
-    ]
+    streams, (columns, rows) = result["streams"], table_of(result, topk)
     if rows:
-        print_table(("probability, %", *columns), rows)
+        print_table(("probability, %", *columns), [(f"  {name}", *values) for name, *values in rows])
     for stream, scores in streams.items() if len(streams) > 1 else ():
         top = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(scores, topk))
         print(f"  {stream} alone: {top}")

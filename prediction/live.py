@@ -6,20 +6,21 @@ finds people, and a third one scores windows, so that frames are handled while t
 
 import contextlib
 import csv
+import itertools
 import queue
 import re
 import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -31,12 +32,12 @@ from pose.estimators import Estimator
 from pose.pipeline import fill_in
 from prediction.classify import NOBODY_IN_VIEW, Classifier, Prediction, complete_people, describe, score, top_classes
 from prediction.timeline import Plan
-from training.streams import STREAMS, Window
+from training.streams import Window
 from utils import StopRequest, catch_stop_signals
 
 SILENCE = 8.0  # seconds without a frame, or without an answer, after which a source counts as lost
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before the first, second, … attempt to get it back, then always the last
-BROWSER_SILENCE = 5.0  # seconds without a frame after which a browser's camera counts as switched off
+TURN = 0.1  # seconds that a caller waits for a frame at most
 # Positions that a window is tested at: windows of 4 seconds, one every second, still vote over 20 of each 4 seconds.
 CLIPS = 5
 COLUMNS = ("time", "seconds", "frames", "fps", "people", "latency", "class", "probability")  # of the table
@@ -81,109 +82,92 @@ def read_source(source: str) -> Generator[Picture, None, None]:
 
 
 class Captured(NamedTuple):
-    """A frame: when it came, in seconds of the clock; its picture; and which connection to the source it is of."""
+    """A frame: when it came, by time.monotonic; its picture; which connection to the source it is of; its number."""
 
     time: float
     picture: Picture
-    connection: int
+    connection: int = 1
+    number: int = 1
 
 
-def print_notice(line: str) -> None:
-    """Print a line on stderr at once."""
-    print(line, file=sys.stderr, flush=True)
+def newest_frames(
+    source: str, opener: Opener = read_source, silence: float = SILENCE, pauses: Sequence[float] = PAUSES
+) -> Generator[Captured | None, None, None]:
+    """Yield the newest frame of a source again and again, None if none comes for a moment; others are skipped.
 
-
-class Capture:
-    """The newest frame of a source that is tried again, with growing pauses, when it is lost.
-
-    It is lost if its stream ends, breaks, or gives no frame for `silence` seconds; a file ends for good. `count` is the
-    number of frames that came, handled or not. `opener(source)` yields its pictures, see `read_source`; `report` gets a
-    line about each loss and return.
+    A source is lost if its stream ends, breaks, or gives no frame for `silence` seconds; it is tried again, with
+    growing pauses; a line on stderr tells of each loss and return. A file ends for good. `opener(source)` yields
+    pictures, see `read_source`. Wrap it in `contextlib.closing`.
     """
-
-    def __init__(
-        self,
-        source: str,
-        opener: Opener = read_source,
-        report: Callable[[str], object] = print_notice,
-        silence: float = SILENCE,
-        pauses: tuple[float, ...] = PAUSES,
-    ):
-        self.source, self.opener, self.report, self.silence, self.pauses = source, opener, report, silence, pauses
-        self.name = re.sub("//[^/]*@", "//", source)  # without the password of a camera
-        self.connections = self.attempts = self.count = 0
-        self.ended, self.changed = False, threading.Condition()
-        self.again: float | None = None  # when a lost source is to be tried again
-        self._connect()
-
-    def __enter__(self) -> "Capture":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.connections += 1
-        self.thread.join(1)
-
-    def _connect(self) -> None:
-        self.connections += 1
-        self.frame: Captured | None = None
-        self.error: Exception | None = None
-        self.since, self.again, self.done = time.monotonic(), None, False
-        # A driver may block the thread for ever; it ends with the first frame that comes after the next connection.
-        self.thread = threading.Thread(target=self._read, args=(self.connections,), daemon=True)
-        self.thread.start()
-
-    def newest(self, wait: float = 0.1) -> Captured | None:
-        """The newest frame that was not given yet, waited for up to `wait` seconds; None: there is none."""
-        if self.again is not None:
-            time.sleep(min(wait, max(self.again - time.monotonic(), 0)))
-            if time.monotonic() < self.again:
-                return None
-            self._connect()
-        with self.changed:
-            self.changed.wait_for(lambda: self.frame or self.done, wait)
-            frame, self.frame = self.frame, None
-        if frame:
-            if self.attempts:
-                self.report(f"{self.name}: frames come again")
-                self.attempts = 0
-        elif self.done and not self.error:
-            self.ended = True
-            if not self.count:
-                raise UserError(f"--live {self.name}: no frame of it can be decoded")
-        elif self.done:
-            self._lose(self.error)
-        elif time.monotonic() - self.since > self.silence:
-            self._lose(UserError(f"no frame for {self.silence:g} s"))
-        return frame
-
-    def _read(self, connection: int) -> None:
-        error = None
+    name = re.sub("//[^/]*@", "//", source)  # without the password of a camera
+    count = attempts = 0
+    for connection in itertools.count(1):
         try:
-            with closing(self.opener(self.source)) as pictures:
-                for picture in pictures:
-                    with self.changed:
-                        if connection != self.connections:
-                            return
-                        self.since, self.count = time.monotonic(), self.count + 1
-                        self.frame = Captured(self.since, picture, connection)
-                        self.changed.notify()
-        except Exception as problem:
-            error = problem
-        with self.changed:
-            if connection == self.connections:
-                self.error, self.done = error, True
-                self.changed.notify()
+            with closing(_read_in_thread(opener(source), silence, connection, count)) as frames:
+                for frame in frames:
+                    if frame and attempts:
+                        print(f"{name}: frames come again", file=sys.stderr, flush=True)
+                        attempts = 0
+                    count = frame.number if frame else count
+                    yield frame
+            if not count:
+                raise UserError("no frame of it can be decoded")
+            return
+        except (UserError, OSError) as error:
+            if not count:
+                kinds = "give a camera that is free (0, /dev/video0), an address that answers, or a video file"
+                raise UserError(f"--live {name}: {error}; {kinds}") from None
+            pause = pauses[min(attempts, len(pauses) - 1)]
+            attempts += 1
+            print(f"{name}: lost ({error}); tried again in {pause:g} s", file=sys.stderr, flush=True)
+        again = time.monotonic() + pause
+        while (left := again - time.monotonic()) > 0:
+            time.sleep(min(left, TURN))
+            yield None
 
-    def _lose(self, error: Exception) -> None:
-        if not isinstance(error, UserError | OSError):
-            raise error
-        if not self.count:
-            kinds = "give a camera that is free (0, /dev/video0), an address that answers, or a video file"
-            raise UserError(f"--live {self.name}: {error}; {kinds}") from None
-        pause = self.pauses[min(self.attempts, len(self.pauses) - 1)]
-        self.attempts += 1
-        self.report(f"{self.name}: lost ({error}); tried again in {pause:g} s")
-        self.again = time.monotonic() + pause
+
+def _read_in_thread(
+    pictures: Generator[Picture, None, None], silence: float, connection: int, count: int
+) -> Generator[Captured | None, None, None]:
+    """The newest of the pictures, numbered after `count`, or None if none comes for a moment; raises what ends them."""
+    newest, closed = queue.SimpleQueue(), threading.Event()
+
+    def read() -> None:
+        end = None
+        try:
+            with closing(pictures):
+                for number, picture in enumerate(pictures, count + 1):
+                    if closed.is_set():
+                        return
+                    with contextlib.suppress(queue.Empty):
+                        newest.get_nowait()
+                    newest.put(Captured(time.monotonic(), picture, connection, number))
+        except Exception as error:
+            end = error
+        newest.put(end)
+
+    # A driver may block the thread for ever; then it ends with the first frame that comes after all.
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    since = time.monotonic()
+    try:
+        while True:
+            try:
+                item = newest.get(timeout=TURN)
+            except queue.Empty:
+                if time.monotonic() - since > silence:
+                    raise UserError(f"no frame for {silence:g} s") from None
+                yield None
+                continue
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            since = item.time
+            yield item
+    finally:
+        closed.set()
+        thread.join(2 * TURN)
 
 
 # ---- frames and windows ----
@@ -207,21 +191,19 @@ def handle(frame: Captured, classifier: Classifier) -> Handled:
 def resample(handled: Sequence[Handled], rate: float) -> Window:
     """The window from the first to the last handled frame at `rate` frames a second.
 
-    Each handled frame counts for the nearest moment, of several the nearest one; a moment without one gets the picture
-    of the handled frame that is nearest, and people between those of the one before and after, as if these had been
-    estimated and the others not (`fill_in`).
+    Each moment gets the picture of the handled frame that is nearest. Its people are those of that frame if it is the
+    moment nearest to one, else between those of the moments before and after, as if these had been estimated and the
+    others not (`fill_in`).
     """
-    nearest: dict[int, Handled] = {}
-    moments = [1 + (frame.time - handled[0].time) * rate for frame in handled]
-    for moment, frame in sorted(zip(moments, handled, strict=True), key=lambda pair: -abs(pair[0] - round(pair[0]))):
-        nearest[round(moment)] = frame  # the one that comes last is the nearest
-    window = Window(max(nearest), frame_size=handled[0].picture.shape[:2])
-    for number in range(1, window.num_frames + 1):
-        owner = min(nearest, key=lambda known: (abs(known - number), known))
-        window.pictures[number] = nearest[owner].picture
+    moments = np.array([1 + (frame.time - handled[0].time) * rate for frame in handled])
+    of_frames = np.rint(moments).astype(int).tolist()
+    numbers = range(1, of_frames[-1] + 1)
+    nearest = {number: handled[np.abs(moments - number).argmin()] for number in numbers}
+    pictures = {number: frame.picture for number, frame in nearest.items()}
+    window = Window(len(numbers), pictures, frame_size=pictures[1].shape[:2])
     if handled[0].people is not None:
-        people = {number: frame.people for number, frame in nearest.items()}
-        window.people = dict(enumerate(fill_in(people, window.frame_size), 1))
+        found = {number: nearest[number].people for number in of_frames}
+        window.people = dict(enumerate(fill_in(found, window.frame_size), 1))
     return window
 
 
@@ -233,10 +215,7 @@ def classify_window(handled: Sequence[Handled], classifier: Classifier) -> Predi
     return Prediction(score(window, classifier), window)
 
 
-# ---- the loop ----
-
-
-class Classified(NamedTuple):
+class Seen(NamedTuple):
     """What a window shows: a result of `describe`, and how the machine keeps up."""
 
     result: dict
@@ -254,181 +233,144 @@ class Classified(NamedTuple):
         looked_at = self.result["frames_looked_at"]
         return self.result["frames_with_people"] / looked_at if looked_at else None
 
+    @property
+    def pace(self) -> str:
+        """How the machine keeps up, and in how much of the window people were found, if they were looked for."""
+        people = "" if self.people is None else f"  people {100 * self.people:.0f} %"
+        return f"{self.fps:4.1f} fps  latency {self.latency:.1f} s{people}"
 
-def watch(capture: Capture, classifier: Classifier, plan: Plan, stop: StopRequest) -> Generator[Classified, None, None]:
-    """Score the last seconds as the `plan` says, or as often as the machine can, until the source ends.
 
-    The window is shorter at the start, and starts anew when the source was lost or its frames change size. What is
-    being scored when the source ends or `stop` is requested comes last. Wrap it in `contextlib.closing`.
+class Watcher:
+    """The last seconds of frames, scored as the `plan` says, or as often as the machine can, in a thread of its own.
+
+    The window is shorter at the start, and starts anew when the source was lost or its frames change size.
     """
-    recent: deque[Handled] = deque()
-    pending: Future | None = None
-    handled = connection = 0
-    first = due = last = None
-    step = 1 / float(classifier.options.frames.per_second())
 
-    def classify() -> Future:
-        span = recent[-1].time - recent[0].time
-        rate = (len(recent) - 1) / span if span else 0.0
-        facts = (recent[-1].time, recent[-1].time - first, len(recent), rate, handled, capture.count)
-        frames = tuple(recent)
-        return pool.submit(lambda: Classified(describe(classify_window(frames, classifier), classifier.fusion), *facts))
+    def __init__(self, classifier: Classifier, plan: Plan):
+        self.classifier, self.plan = classifier, plan
+        self.longest = max(plan.length - 1 / float(classifier.options.frames.per_second()), 0)
+        self.recent: deque[Handled] = deque()
+        self.pool = ThreadPoolExecutor(1)
+        self.pending: Future | None = None
+        self.kind: tuple = ()  # what the frames of a window share
+        self.begin: float | None = None  # time of the first frame of all
+        self.scored: float | None = None  # time of the newest frame of the last window
+        self.due, self.handled, self.captured = 0.0, 0, 0
 
-    def answer(future: Future) -> Classified:
-        seen = future.result()
+    def see(self, captured: Captured) -> None:
+        """Look at a frame, and score the window if that is due and none is being scored."""
+        frame, recent = handle(captured, self.classifier), self.recent
+        kind = captured.connection, frame.picture.shape
+        if kind != self.kind:
+            recent.clear()
+            self.kind, self.due = kind, frame.time + self.plan.stride
+        recent.append(frame)
+        while recent[0].time < frame.time - self.longest:
+            recent.popleft()
+        self.begin = frame.time if self.begin is None else self.begin
+        self.handled, self.captured = self.handled + 1, captured.number
+        if frame.time >= self.due and not self.pending:
+            self.score()
+
+    def score(self) -> None:
+        """Start scoring the window."""
+        frames, classifier = tuple(self.recent), self.classifier
+        first, last = frames[0].time, frames[-1].time
+        rate = (len(frames) - 1) / (last - first) if last > first else 0.0
+        facts = (last, last - self.begin, len(frames), rate, self.handled, self.captured)
+        self.scored, self.due = last, max(self.due + self.plan.stride, last)
+        self.pending = self.pool.submit(
+            lambda: Seen(describe(classify_window(frames, classifier), classifier.fusion), *facts)
+        )
+
+    def news(self, wait: bool = False) -> Seen | None:
+        """What was scored since this was asked last."""
+        if not self.pending or not (wait or self.pending.done()):
+            return None
+        pending, self.pending = self.pending, None
+        seen = pending.result()
         return seen._replace(latency=time.monotonic() - seen.time)
 
-    with capture, ThreadPoolExecutor(1) as pool:
-        while not (capture.ended or stop.signum):
-            captured = capture.newest()
-            if captured:
-                frame = handle(captured, classifier)
-                seen = (captured.connection, frame.picture.shape)
-                if recent and seen != (connection, recent[-1].picture.shape):
-                    recent.clear()
-                if not recent:
-                    connection, due = captured.connection, frame.time + plan.stride
-                    first = frame.time if first is None else first
-                handled += 1
-                recent.append(frame)
-                while recent[0].time < frame.time - max(plan.length - step, 0):
-                    recent.popleft()
-            if pending and pending.done():
-                yield answer(pending)
-                pending = None
-            if recent and not pending and recent[-1].time >= due:
-                pending, last = classify(), recent[-1].time
-                due = max(due + plan.stride, last)
-        if pending:
-            yield answer(pending)
-        if capture.ended and recent and recent[-1].time != last:
-            yield answer(classify())
+
+def watch(
+    frames: Iterable[Captured | None], classifier: Classifier, plan: Plan, stop: StopRequest
+) -> Generator[Seen, None, None]:
+    """Score the last seconds of frames until they end or `stop` is requested.
+
+    What is being scored then comes last, and at the end of the frames a window of the last ones.
+    """
+    watcher = Watcher(classifier, plan)
+    with watcher.pool:
+        for frame in frames:
+            if seen := watcher.news():
+                yield seen
+            if stop.signum:
+                break
+            if frame:
+                watcher.see(frame)
+        if seen := watcher.news(wait=True):
+            yield seen
+        if not stop.signum and watcher.recent and watcher.recent[-1].time != watcher.scored:
+            watcher.score()
+            yield watcher.news(wait=True)
+
+
+# ---- what is told ----
 
 
 def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, table: Path | None) -> None:
     """Print what is seen until the source ends, or SIGINT or SIGTERM comes; `table` gets a row per classification."""
     classes, latencies = classifier.fusion.classes, []
     classifier = classifier._replace(options=replace(classifier.options, clips=CLIPS))
-    with catch_stop_signals() as stop, open_table(table, classes) if table else contextlib.nullcontext() as write:
-        capture = Capture(source)
-        with closing(watch(capture, classifier, plan, stop)) as watched:
-            for seen in watched:
-                latencies.append(seen.latency)
-                print(describe_in_a_line(seen, topk), flush=True)
-                if write:
-                    write(table_row(seen, classes))
+    with contextlib.ExitStack() as opened:
+        stop = opened.enter_context(catch_stop_signals())
+        write = opened.enter_context(open_table(table, classes)) if table else None
+        frames = opened.enter_context(closing(newest_frames(source)))
+        for seen in watch(frames, classifier, plan, stop):
+            latencies.append(seen.latency)
+            print(line_of(seen, topk), flush=True)
+            if write:
+                write(row_of(seen))
     if not latencies:
-        print(f"{capture.name}: ended before anything could be classified")
+        print("ended before anything could be classified")
         return
     skipped = 100 * (1 - seen.handled / seen.captured)
     print(
-        f"{capture.name}: {seen.seconds:.1f} s, {seen.captured} frames, {seen.handled} handled "
+        f"{seen.seconds:.1f} s, {seen.captured} frames, {seen.handled} handled "
         f"({skipped:.0f} % skipped), {len(latencies)} times classified, "
         f"latency {np.mean(latencies):.2f} s on average, {max(latencies):.2f} s at most"
     )
 
 
-# ---- what is told ----
-
-
-def describe_in_a_line(seen: Classified, topk: int) -> str:
-    """The best classes in percent, the streams' own best, and how the machine keeps up."""
-    result = seen.result
-    best = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(result["fused"], topk))
-    words = [NOBODY_IN_VIEW] * any(note.startswith(NOBODY_IN_VIEW) for note in result["notes"])
-    words += ["none of these"] * bool(best and result["answer"] is None) + [best] * bool(best)
-    streams = result["streams"] if len(result["streams"]) > 1 else {}
-    own = [(stream, *top_classes(scores, 1)[0]) for stream, scores in streams.items()]
-    told = ": ".join(words) + "".join(f" | {stream}: {name} {100 * value:.1f}" for stream, name, value in own)
-    return f"{seen.seconds:6.1f} s  {describe_pace(seen)}  {told}"
-
-
-def describe_pace(seen: Classified) -> str:
-    """How the machine keeps up, and in how much of the window people were found, if they were looked for."""
-    people = "" if seen.people is None else f"  people {100 * seen.people:.0f} %"
-    return f"{seen.fps:4.1f} fps  latency {seen.latency:.1f} s{people}"
+def line_of(seen: Seen, topk: int) -> str:
+    """How the machine keeps up, the best classes in percent, and reasons to doubt them."""
+    best = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(seen.result["fused"], topk))
+    return f"{seen.seconds:6.1f} s  {seen.pace}  {' | '.join(filter(None, [best, *seen.result['notes']]))}"
 
 
 @contextlib.contextmanager
-def open_table(path: Path, classes: Sequence[str]) -> Iterator[Callable[[Sequence], object]]:
+def open_table(path: Path, classes: Sequence[str]) -> Iterator[Callable[[dict], object]]:
     """Yield what appends a row, at once and whole, to the CSV `path`, which may hold some already."""
     columns = [*COLUMNS, *classes]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", buffering=1, encoding="utf-8", errors="replace", newline="") as file:
         file.seek(0)
-        header = next(csv.reader(file), columns)
-        if header != columns:
+        header = next(csv.reader(file), None)
+        if header not in (None, columns):
             raise UserError(f"--csv {path}: is there and has other columns; remove it or give another name")
-        file.seek(0, 2)
-        writer = csv.writer(file, lineterminator="\n")
-        if not file.tell():
-            writer.writerow(columns)
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if header is None:
+            writer.writeheader()
         yield writer.writerow
 
 
-def table_row(seen: Classified, classes: Sequence[str]) -> list:
-    """A window's values for the table: clock time of its newest frame, …, the fused probability of every class."""
+def row_of(seen: Seen) -> dict:
+    """A window's row in the table: clock time of its newest frame, …, the fused probability of every class."""
     captured = datetime.fromtimestamp(time.time() - seen.latency).astimezone()
-    share, probabilities = seen.people, seen.result["fused"]["probabilities"]
-    row = [captured.isoformat(timespec="milliseconds"), f"{seen.seconds:.3f}", seen.frames, f"{seen.fps:.3f}"]
-    row += ["" if share is None else f"{share:.3f}", f"{seen.latency:.3f}"]
+    row: dict[str, Any] = {"time": captured.isoformat(timespec="milliseconds"), "seconds": f"{seen.seconds:.3f}"}
+    row |= {"frames": seen.frames, "fps": f"{seen.fps:.3f}", "latency": f"{seen.latency:.3f}"}
+    row["people"] = "" if seen.people is None else f"{seen.people:.3f}"
+    probabilities = {name: f"{value:.6f}" for name, value in seen.result["fused"]["probabilities"].items()}
     if not probabilities:
-        return [*row, NOBODY_IN_VIEW, *[""] * (1 + len(classes))]
-    values = [max(probabilities.values()), *(probabilities[name] for name in classes)]
-    return [*row, seen.result["answer"] or "none", *(f"{value:.6f}" for value in values)]
-
-
-# ---- the camera of a browser ----
-
-
-class BrowserCamera:
-    """One viewer's camera: `show` its frames as they come, `news` tells what was seen in the last seconds.
-
-    Frames that come while one is handled are skipped. Its thread ends `BROWSER_SILENCE` seconds after the last frame,
-    at `end`, or when `stop` is requested, which several viewers may share.
-    """
-
-    def __init__(self, classifier: Classifier, plan: Plan, stop: StopRequest):
-        if not any(STREAMS[name].of_people for name in classifier.models):
-            classifier = classifier._replace(people=None)  # who would be found for nothing
-        self.frames: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
-        self.seen: queue.SimpleQueue[Classified | UserError] = queue.SimpleQueue()
-        self.thread = threading.Thread(target=self._watch, args=(classifier, plan, stop), daemon=True)
-        self.thread.start()
-
-    @property
-    def ended(self) -> bool:
-        """Whether its thread ended, so that frames need a new one."""
-        return not self.thread.is_alive()
-
-    def show(self, rgb: np.ndarray) -> None:
-        """Take the newest frame, uint8 (H, W, 3)."""
-        self.frames.put(rgb)
-
-    def news(self) -> Classified | None:
-        """What was seen last; None if it was told already. Raises the `UserError` that ended the thread."""
-        last = None
-        with contextlib.suppress(queue.Empty):
-            while True:
-                last = self.seen.get_nowait()
-        if isinstance(last, UserError):
-            raise last
-        return last
-
-    def end(self) -> None:
-        """End its thread soon."""
-        self.frames.put(None)
-
-    def _pictures(self, source: str) -> Generator[Picture, None, None]:
-        """The frames when they come; `Capture` keeps the newest one only."""
-        with contextlib.suppress(queue.Empty):
-            while (rgb := self.frames.get(timeout=BROWSER_SILENCE)) is not None:
-                yield partial(np.asarray, rgb)
-
-    def _watch(self, classifier: Classifier, plan: Plan, stop: StopRequest) -> None:
-        try:
-            with closing(watch(Capture("the browser's camera", self._pictures), classifier, plan, stop)) as watched:
-                for seen in watched:
-                    self.seen.put(seen)
-        except UserError as error:
-            self.seen.put(error)
+        return row | {"class": NOBODY_IN_VIEW}
+    return row | {"class": seen.result["answer"] or "none", "probability": max(probabilities.values())} | probabilities

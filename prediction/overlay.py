@@ -1,25 +1,34 @@
-"""The video that `predict.py` shows its result on: skeletons over every frame, the best classes below."""
+"""Pictures of a result: the video with skeletons and the best classes on it, and which parts spoke for a class."""
 
 import contextlib
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from common.contact_sheet import fit, font_of
 from common.records import FrameSettings
 from common.video import frames_of, rate_of, write_mp4
-from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS
+from dataloader.skeleton_dataloader import MOMENTS, PEOPLE, normalized_paths, skeleton_clips, skeleton_input
+from fusion.plots import printable, write_png
+from network import Model
+from pose.keypoints import Keypoints
+from pose.people import main_paths
+from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS, PART_NAMES
+from prediction.classify import top_classes
 
 SHORT_SIDE = (480, 1080)  # of the picture: smaller videos are enlarged, larger ones reduced
 LONG_SIDE = 1920
 MIN_WIDTH = 320
 BACKGROUND, TRACK, TEXT = (22, 24, 28), (58, 62, 70), (240, 240, 240)
 BEST, OTHERS, STREAM, NOTE = (76, 175, 110), (104, 126, 166), (150, 150, 150), (255, 200, 90)
+SHOWN, MARGIN = 8, 0.1  # frames in the picture of parts; space around people, of the frame
 
 
 class Bars(NamedTuple):
@@ -35,21 +44,27 @@ class Bars(NamedTuple):
     answered: bool = True
 
 
+def bars_of(result: dict, count: int) -> Bars:
+    """What an overlay shows of a `describe`d result: the most probable classes, fused and of each stream, and notes."""
+    top, streams = top_classes(result["fused"], count), result["streams"] if len(result["streams"]) > 1 else {}
+    each = {stream: [scores["probabilities"][name] for name, _ in top] for stream, scores in streams.items()}
+    return Bars(top, each, result["notes"], result["answer"] is not None)
+
+
 def write_overlay(
-    path: Path, video: Path, people: Mapping[int, np.ndarray], bars: Callable[[int], Bars], settings: FrameSettings
+    path: Path, video: Path, people: Mapping[int, np.ndarray], bars: Iterable[Bars], settings: FrameSettings
 ) -> None:
     """Encode a video's frames, made with these settings, with skeletons and a panel of classes as MP4.
 
-    `people` maps the number of a frame, from 1, to its people (P, 18, 3); `bars` gives what its panel shows, which must
-    be of one height for all.
+    `people` maps the number of a frame, from 1, to its people (P, 18, 3); `bars` are what each panel shows,
+    which must be of one height for all.
     """
 
     def pictures(frames: Iterable[np.ndarray]) -> Iterator[Image.Image]:
         drawn = None
-        for number, frame in enumerate(frames, 1):
+        for number, (frame, shown) in enumerate(zip(frames, bars, strict=False), 1):
             if number == 1:
                 size = picture_size(*frame.shape[:2])
-            shown = bars(number)
             if shown is not drawn:  # following frames mostly share their panel
                 drawn, panel = shown, draw_panel(shown, max(size[0], MIN_WIDTH))
             yield compose(frame, people.get(number, ()), panel, size)
@@ -107,25 +122,81 @@ def draw_panel(bars: Bars, width: int) -> Image.Image:
     for i, (name, probability) in enumerate(bars.top):
         rows.append((row, large, name, probability, TEXT, BEST if bars.answered and not i else OTHERS))
         rows += [(low, small, name, values[i], STREAM, STREAM) for name, values in bars.streams.items()]
-    names = [fit(name, size, width // 2) for _, size, name, *_ in rows]
     columns = int((width - 2 * margin) / font_of("", small).getlength("0"))
     notes = [line for note in bars.notes for line in textwrap.wrap(note.replace(" %", "\xa0%"), columns) or [""]]
-    below = margin + (row + low * len(bars.streams)) * len(bars.top) + (low // 2 if notes else 0)
-    panel = Image.new("RGB", (width, below + low * len(notes) + margin), BACKGROUND)
-    draw = ImageDraw.Draw(panel)
+    height = 2 * margin + sum(height for height, *_ in rows) + low * len(notes)
+    panel = Image.new("RGB", (width, height), BACKGROUND)
+    draw, top = ImageDraw.Draw(panel), margin
+    names = [fit(name, size, width // 2) for _, size, name, *_ in rows]
     left = 2 * margin + max((round(font.getlength(text)) for text, font in names), default=0)
-    right = width - margin - round(font_of("", large).getlength("100.0 %"))
-    top = margin
-    for (height, size, _, probability, grey, color), (name, font) in zip(rows, names, strict=True):
+    right = width - 2 * margin - round(font_of("", large).getlength("100.0 %"))
+    for (height, size, _, probability, color, bar), (name, font) in zip(rows, names, strict=True):
         middle, half = top + height // 2, height * 3 // 10
-        draw.text((margin, middle), name, grey, font, anchor="lm")
-        draw.rectangle((left, middle - half, right - margin, middle + half), TRACK)
-        filled = round((right - margin - left + 1) * probability)
-        if filled:
-            draw.rectangle((left, middle - half, left + filled - 1, middle + half), color)
-        draw.text((width - margin, middle), f"{100 * probability:.1f} %", grey, font_of("", size), anchor="rm")
+        draw.text((margin, middle), name, color, font, anchor="lm")
+        draw.rectangle((left, middle - half, right, middle + half), TRACK)
+        if filled := round((right - left + 1) * probability):
+            draw.rectangle((left, middle - half, left + filled - 1, middle + half), bar)
+        draw.text((width - margin, middle), f"{100 * probability:.1f} %", color, font_of("", size), anchor="rm")
         top += height
-    for i, note in enumerate(notes):
+    for note in notes:
         line, font = fit(note.replace("\xa0", " "), small, width - 2 * margin)
-        draw.text((margin, below + low * i + low // 2), line, NOTE, font, anchor="lm")
+        draw.text((margin, top + low // 2), line, NOTE, font, anchor="lm")
+        top += low
     return panel
+
+
+# ---- the picture of parts ----
+
+
+def part_relevance(model: Model, keypoints: Keypoints, label: int) -> np.ndarray:
+    """What each part at each moment says for the class `label` rather than others: float32 (people, 48, 18).
+
+    The gradient times the network's input (arXiv 1605.01713) of the class's logit above the mean of all classes' (what
+    all share tells them not apart), summed over the channels of a part and over the clips of the test.
+    """
+    sample = skeleton_clips(normalized_paths(keypoints))
+    inputs = skeleton_input(sample.images, sample.index).to(model.device).requires_grad_()
+    logits = model.network(inputs).mean(0)
+    (gradient,) = torch.autograd.grad(logits[label] - logits.mean(), inputs)
+    return (gradient * inputs).detach().sum((0, 2)).cpu().numpy()
+
+
+def write_parts(path: Path, video: Path, keypoints: Keypoints, model: Model, label: int, frames: FrameSettings) -> None:
+    """Write a PNG of `part_relevance`: 8 frames of the video with the chosen people, a map of parts over time.
+
+    Red parts spoke for the class, blue ones against it; the larger a disc, the more. The frames are cut to where people
+    are. The map sums over people; its dotted lines are the frames.
+    """
+    relevance, people = part_relevance(model, keypoints, label), main_paths(keypoints, PEOPLE)[0]
+    total, num_frames = relevance.sum(0), keypoints.num_frames
+    limit = max(np.abs(total).max(), 1e-9)
+    colors = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    middles = (np.arange(SHOWN) + 0.5) / SHOWN
+    moments = dict(zip((1 + middles * num_frames).astype(int).tolist(), (middles * MOMENTS).astype(int), strict=True))
+    pictures = frames_of(video, replace(frames, short_side=None), wanted=moments)
+    figure = Figure(figsize=(13, 12), layout="constrained")
+    figure.suptitle(printable(f"what spoke for {model.classes[label]}, {video.name}", 100), fontsize=13)
+    above, below = figure.subfigures(2, 1, height_ratios=(6, 5))  # type: ignore[misc]  # two of them
+    places = people[people[..., 2] > 0][:, :2]
+    (left, top), (right, bottom) = (places.min(0) - MARGIN).clip(0), (places.max(0) + MARGIN).clip(max=1)
+    for axes in (grid := above.subplots(2, SHOWN // 2)).flat:
+        axes.axis("off")
+    for axes, picture, (number, moment) in zip(grid.flat, pictures, moments.items(), strict=False):
+        axes.imshow(picture, alpha=0.6, extent=(0, 1, 1, 0), aspect=picture.shape[0] / picture.shape[1])
+        axes.set(title=f"frame {number}", xlim=(left, right), ylim=(bottom, top))
+        for person, values in zip(people[:, number - 1], relevance[:, moment], strict=True):
+            x, y, found = person[:, 0], person[:, 1], person[:, 2] > 0
+            for ends in map(list, DRAWN_LIMBS):
+                if found[ends].all():
+                    axes.plot(x[ends], y[ends], color="0.2", linewidth=1.5)
+            sizes = 12 + 300 * np.abs(values[found]) / limit
+            axes.scatter(x[found], y[found], sizes, values[found], zorder=3, edgecolors="0.2", linewidths=0.7, **colors)
+    over_time = below.subplots()
+    extent = (0.5, num_frames + 0.5, len(PART_NAMES) - 0.5, -0.5)
+    image = over_time.imshow(total.T, aspect="auto", interpolation="nearest", extent=extent, **colors)
+    over_time.set_yticks(range(len(PART_NAMES)), PART_NAMES, fontsize=9)
+    over_time.set(xlabel="frame")
+    for number in moments:
+        over_time.axvline(number, color="0.4", linewidth=0.8, linestyle=":")
+    below.colorbar(image, label="share of the class's logit (gradient × input)\n← against it        for it →")
+    write_png(figure, path)

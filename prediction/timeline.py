@@ -1,22 +1,19 @@
 """What happens in a long video, and when: windows of it are tested as videos are, in one pass over its frames."""
 
 import json
-import os
-import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache, partial
-from itertools import chain, count
+from functools import partial
+from itertools import chain, count, groupby
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 from tqdm import tqdm
 
@@ -27,38 +24,27 @@ from common.video import duration, frames_of, rate_of, through_jpeg
 from dataloader.names import stem
 from fusion.plots import printable, write_png
 from pose.estimators import Estimator
-from pose.keypoints import Keypoints
 from prediction.classify import (
     BAR,
+    MINIMUM,
     NOBODY_IN_VIEW,
     THREADS,
     Classifier,
     Fusion,
+    Prediction,
     check_num_frames,
     describe,
     look,
     score,
-    window_of_keypoints,
 )
 from prediction.overlay import Bars
 from training.streams import Window
 
 Item = TypeVar("Item")
-MINIMUM = 0.3  # probability of a winner where validation videos chose no threshold: well above chance, no more
-NONE, NOBODY = -1, -2  # in place of a class: none is probable enough; nobody is in view, and all streams are of poses
-NAMES = {NONE: "none", NOBODY: NOBODY_IN_VIEW}
+NONE = "none"  # in place of a class: none is probable enough
 SUFFIXES = (".png", ".csv", ".json", ".srt")
-COLORS = ("#1f77b4", "#e6550d", "#2ca02c", "#c2185b", "#7b5fb5", "#8c564b", "#17a2b8", "#b8a500")
-REST = "#9a9a9a"
-OTHER: dict[str, Any] = {"color": REST, "linewidth": 0}
-POINTS = 240  # of a line
+ROWS = 10  # classes in the picture
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds between ticks
-TICKS = 14
-BAND = 10.5  # inches across
-WITHOUT_CLASS: dict[int, dict[str, Any]] = {
-    NONE: {"color": "#ececec", "linewidth": 0},
-    NOBODY: {"facecolor": "white", "edgecolor": "#b0b0b0", "hatch": "////", "linewidth": 0},
-}
 
 
 class Plan(NamedTuple):
@@ -72,27 +58,38 @@ class Plan(NamedTuple):
 class Timeline:
     """The scores of a video's W windows, in order of time.
 
-    spans: int64 (W, 2), the first frame of each window, counted from 0, and the one after its last.
-    probabilities: float32 (W, classes), of the fused logits; NaN where nobody is in view, and all streams are of poses.
-    people: float32 (W,), the share of the frames searched for people that show some; NaN where none was searched.
-    logits: float32 (classes,) by stream, means over the windows that it counts in. shown: by the number of each frame
-    that was searched, from 1, whether it shows somebody. poses: the people of each frame, as the window that it belongs
-    to sees them (only with `Options.every_pose`). damage: what of the file could not be decoded. minimum: the
-    probability below which a window's likeliest class is `NONE`.
+    whole: the mean logits over the windows that a stream counts in, and the people of each frame that was searched, as
+    the window that it belongs to sees them. spans: int64 (W, 2), the first frame of each window, counted from 0, and
+    the one after its last. probabilities: float32 (W, classes), of the fused logits; NaN where nobody is in view, and
+    all streams are of poses. people: float32 (W,), the share of the frames searched for people that show some; NaN
+    where none was searched. minimum: the probability below which no class wins.
     """
 
     classes: Sequence[str]
     minimum: float
-
     rate: Fraction  # frames per second
-    num_frames: int
+    whole: Prediction
     spans: np.ndarray
     probabilities: np.ndarray
     people: np.ndarray
-    logits: dict[str, np.ndarray]
-    shown: dict[int, bool]
-    poses: dict[int, np.ndarray]
-    damage: str
+
+    @property
+    def winners(self) -> list[str]:
+        """The likeliest class of each window; `NONE` where it is not probable enough, or `NOBODY_IN_VIEW`."""
+        known = np.nan_to_num(self.probabilities)
+        likeliest = [self.classes[label] for label in known.argmax(axis=1)]
+        wins = np.where(known.max(axis=1) < self.minimum, NONE, np.array(likeliest, object))
+        return np.where(np.isnan(self.probabilities).any(axis=1), NOBODY_IN_VIEW, wins).tolist()
+
+    @property
+    def borders(self) -> np.ndarray:
+        """Where the time of one window ends and the next one's begins, float64 (W + 1,) in seconds.
+
+        A moment belongs to the window whose centre is nearest.
+        """
+        centres = self.spans.mean(axis=1)
+        between = (centres[1:] + centres[:-1]) / 2
+        return np.concatenate(([0], between, [self.whole.window.num_frames])) / float(self.rate)
 
 
 def window_starts(plan: Plan, rate: Fraction, every: int = 1) -> Iterator[int]:
@@ -129,7 +126,7 @@ def classify_windows(path: Path, classifier: Classifier, plan: Plan) -> Timeline
     """
     _, fusion, source, options = classifier
     damage: list[str] = []
-    shown, poses, rows = {}, {}, []
+    everyone, found, rows = {}, {}, []
     with closing(frames_of(path, options.frames, THREADS, damage)) as pictures:
         first = next(pictures)
         rate, seconds = rate_of(path, options.frames), duration(path)
@@ -138,27 +135,28 @@ def classify_windows(path: Path, classifier: Classifier, plan: Plan) -> Timeline
         total = round(seconds * rate) if seconds else None
         frames = tqdm(chain([first], _until_error(pictures, damage)), stem(path.name), total, **BAR)
         prepared = (through_jpeg(rgb, options.frames.quality) for rgb in frames)
-        for start, window in _look_at_windows(windows_of(prepared, length, starts), classifier):
+        for start, held in windows_of(prepared, length, starts):
+            found = {number: people for number, people in found.items() if number > start}  # by the windows before
+            known = {number - start: people for number, people in found.items()}
+            window = Window(len(held), {}, known, held[0].shape[:2])
+            new = look(window, partial(map, dict(enumerate(held, 1)).__getitem__), classifier, start)
+            found |= {start + number: people for number, people in new.items()}
             span, logits = (start, start + window.num_frames), score(window, classifier)
             border = (sum(rows[-1][0]) + sum(span)) / 4 if rows else 0
             share = sum(window.shown.values()) / len(window.people) if window.people else np.nan
             rows.append((span, fusion.fuse(logits)[1], share, logits))
-            shown |= {start + n: seen or shown.get(start + n, False) for n, seen in window.shown.items()}
-            if options.every_pose:
-                poses |= {start + n: people for n, people in window.people.items() if start + n - 0.5 >= border}
+            for number, people in window.people.items():
+                if start + number - 0.5 >= border or start + number not in everyone:
+                    everyone[start + number] = people
     spans, probabilities, shares, scores = zip(*rows, strict=True)
     num_frames = spans[-1][1]
-    if isinstance(source, Keypoints):
-        check_num_frames(source, num_frames)
-    if num_frames < length:
-        shorter = f"shorter than a window of {plan.length:g} s: one window of all its {float(num_frames / rate):.2f} s"
-        print(f"{path}: {shorter}", file=sys.stderr)
+    check_num_frames(source, num_frames)
     known = {name: [logits[name] for logits in scores if name in logits] for name in fusion.calibrations}
     means = {name: np.stack(values).mean(0, np.float64).astype(np.float32) for name, values in known.items() if values}
-    threshold = fusion.calibration.threshold
-    minimum = MINIMUM if threshold is None else threshold
-    arrays = np.array(spans, np.int64), np.stack(probabilities).astype(np.float32), np.array(shares, np.float32)
-    return Timeline(fusion.classes, minimum, rate, num_frames, *arrays, means, shown, poses, "; ".join(damage))
+    whole = Prediction(means, Window(num_frames, {}, everyone, first.shape[:2]), "; ".join(damage))
+    minimum = MINIMUM if fusion.calibration.threshold is None else fusion.calibration.threshold
+    arrays = np.array(spans), np.stack(probabilities).astype(np.float32), np.array(shares, np.float32)
+    return Timeline(fusion.classes, minimum, rate, whole, *arrays)
 
 
 def _until_error(pictures: Iterator[np.ndarray], damage: list[str]) -> Iterator[np.ndarray]:
@@ -168,124 +166,61 @@ def _until_error(pictures: Iterator[np.ndarray], damage: list[str]) -> Iterator[
         damage.append(str(error))
 
 
-def _look_at_windows(
-    windows: Iterable[tuple[int, list[np.ndarray]]], classifier: Classifier
-) -> Iterator[tuple[int, Window]]:
-    """Yield starts and windows of frames; people that a window before has found are not searched again."""
-    found: dict[int, np.ndarray] = {}
-    for start, frames in windows:
-        if isinstance(classifier.people, Keypoints):
-            window = window_of_keypoints(classifier.people, start, len(frames))
-        else:
-            found = {number: people for number, people in found.items() if number > start}
-            known = {number - start: people for number, people in found.items()}
-            window = Window(len(frames), {}, known, frames[0].shape[:2])
-        raw = look(window, partial(map, dict(enumerate(frames, 1)).__getitem__), classifier)
-        found |= {start + number: people for number, people in raw.items()}
-        yield start, window
-
-
 # ---- segments ----
 
 
-class Segment(NamedTuple):
-    """Following windows with one winner: `label` is a class or in `NAMES`; `start` and `end` are in seconds.
+def segments(timeline: Timeline) -> list[dict]:
+    """Neighbouring windows of one winner, joined, in plain values; together they cover the whole video.
 
-    `probability` is the mean of the class's; of `NONE`, of the likeliest class's, whichever it was; else NaN.
+    `start` and `end` are in seconds, `class` is the winner, `probability` the mean of the class's; of `NONE`, of the
+    likeliest class's, whichever it was; None where nobody is in view.
     """
-
-    start: float
-    end: float
-    label: int
-    probability: float
-
-
-def borders(timeline: Timeline) -> np.ndarray:
-    """Where the time of one window ends and the next one's begins, float64 (W + 1,) in seconds.
-
-    A moment belongs to the window whose centre is nearest.
-    """
-    centres = timeline.spans.mean(axis=1)
-    between = (centres[1:] + centres[:-1]) / 2
-    return np.concatenate(([0], between, [timeline.num_frames])) / float(timeline.rate)
-
-
-def winners(timeline: Timeline) -> np.ndarray:
-    """The likeliest class of each window, int64 (W,); or `NONE` or `NOBODY`."""
-    nobody = np.isnan(timeline.probabilities).any(axis=1)
-    known = np.where(nobody[:, None], 0, timeline.probabilities)
-    return np.where(nobody, NOBODY, np.where(known.max(axis=1) < timeline.minimum, NONE, known.argmax(axis=1)))
-
-
-def segments(timeline: Timeline) -> list[Segment]:
-    """Neighbouring windows of one winner, joined; together they cover the whole video."""
-    labels, edges = winners(timeline), borders(timeline)
-    firsts = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    found = []
-    for first, end in zip(firsts[:-1], firsts[1:], strict=True):
-        label, part = int(labels[first]), timeline.probabilities[first:end]
-        values = part[:, label] if label >= 0 else part.max(axis=1)
-        found.append(Segment(float(edges[first]), float(edges[end]), label, float(values.mean())))
+    classes, winners, edges, found = list(timeline.classes), timeline.winners, timeline.borders, []
+    for name, group in groupby(range(len(winners)), winners.__getitem__):
+        windows = list(group)
+        part = timeline.probabilities[windows]
+        mean = float((part[:, classes.index(name)] if name in classes else part.max(axis=1)).mean())
+        span = {"start": round(float(edges[windows[0]]), 3), "end": round(float(edges[windows[-1] + 1]), 3)}
+        found.append(span | {"class": name, "probability": None if np.isnan(mean) else round(mean, 4)})
     return found
 
 
-def label_name(label: int, classes: Sequence[str]) -> str:
-    """What a segment's label is called."""
-    return NAMES.get(label) or classes[label]
+def bars_of_frames(timeline: Timeline, count: int) -> list[Bars]:
+    """What the overlay shows of each frame: the `count` likeliest classes of the window that it belongs to, best first.
 
-
-def bars_of_frames(timeline: Timeline, count: int) -> Callable[[int], Bars]:
-    """A function from a frame's number, from 1, to what the overlay shows: the `count` likeliest classes, best first.
-
-    They are those of the window that the frame belongs to; where nobody is in view, that as many times.
+    Where nobody is in view, that as many times.
     """
-    inner = borders(timeline)[1:-1] * float(timeline.rate)
-    labels = winners(timeline)
-
-    @lru_cache(maxsize=1)
-    def of_window(number: int) -> Bars:
-        probabilities, label = timeline.probabilities[number], labels[number]
+    panels = []
+    for probabilities, winner in zip(timeline.probabilities, timeline.winners, strict=True):
         order = np.argsort(-probabilities, kind="stable")[:count]
-        if label == NOBODY:
-            return Bars([(NOBODY_IN_VIEW, 0.0)] * len(order), notes=[""], answered=False)
         top = [(timeline.classes[label], float(probabilities[label])) for label in order]
-        return Bars(top, notes=["none of these" * bool(label == NONE)], answered=label != NONE)
+        if winner == NOBODY_IN_VIEW:
+            top = [(NOBODY_IN_VIEW, 0.0)] * len(order)
+        panels.append(Bars(top, notes=["none of these" * bool(winner == NONE)], answered=winner in timeline.classes))
+    middles = (np.arange(timeline.whole.window.num_frames) + 0.5) / float(timeline.rate)
+    return [panels[window] for window in np.searchsorted(timeline.borders[1:-1], middles, side="right")]
 
-    return lambda number: of_window(int(np.searchsorted(inner, number - 0.5, side="right")))
 
-
-# ---- files ----
+# ---- what is told ----
 
 
 def describe_timeline(timeline: Timeline, fusion: Fusion) -> dict:
-    """Plain values as `classify.describe` gives, scores being means over the windows, and segments for the answer."""
-    result = describe(timeline, fusion._replace(threshold=0))
+    """Plain values as `describe` gives, scores being means over the windows, and `segments` for the answer."""
+    result = describe(timeline.whole, fusion._replace(threshold=0))
     del result["answer"]
-    return result | {"segments": _plain_segments(timeline)}
+    return result | {"segments": segments(timeline)}
 
 
-def _plain_segments(timeline: Timeline) -> list[dict]:
-    return [
-        {
-            "start": round(segment.start, 3),
-            "end": round(segment.end, 3),
-            "class": label_name(segment.label, timeline.classes),
-            "probability": _rounded(segment.probability, 4),
-        }
-        for segment in segments(timeline)
-    ]
-
-
-def _rounded(value: float, digits: int) -> float | None:
-    return None if np.isnan(value) else round(float(value), digits)
+def rows_of_segments(found: Sequence[dict]) -> list[list[str]]:
+    """When what happens, for a table of `segments`: class, from, to, percent."""
+    percents = ["" if part["probability"] is None else f"{100 * part['probability']:.1f}" for part in found]
+    times = [(clock(part["start"], 1), clock(part["end"], 1)) for part in found]
+    return [[part["class"], *time, percent] for part, time, percent in zip(found, times, percents, strict=True)]
 
 
 def print_segments(found: Sequence[dict]) -> None:
-    """Print when what happens, segments of `describe_timeline`."""
-    rows = []
-    for part in found:
-        percent = "" if part["probability"] is None else f"{100 * part['probability']:.1f}"
-        rows.append((f"  {part['class']}", clock(part["start"], 1), clock(part["end"], 1), percent))
+    """Print when what happens, by `segments`."""
+    rows = [(f"  {name}", *others) for name, *others in rows_of_segments(found)]
     print_table(("  segment", "from", "to", "probability, %"), rows)
 
 
@@ -293,109 +228,41 @@ def write_timeline(path: Path, timeline: Timeline, title: str) -> None:
     """Write the picture `path`, and beside it .csv and .json with the windows and .srt with the segments."""
     found, rate = segments(timeline), float(timeline.rate)
     plot_timeline(path, timeline, found, title)
-    windows, values = [], []
-    for (first, end), people, label, row in zip(
-        timeline.spans, timeline.people, winners(timeline), timeline.probabilities, strict=True
-    ):
-        window = {"start": round(first / rate, 3), "end": round(end / rate, 3), "people": _rounded(people, 4)}
-        windows.append(window | {"winner": label_name(label, timeline.classes)})
-        values.append({name: _rounded(value, 6) for name, value in zip(timeline.classes, row, strict=True)})
-    table = pd.DataFrame([window | row for window, row in zip(windows, values, strict=True)])
-    content = {"video": title, "frames": timeline.num_frames, "rate": rate}
-    content |= {"minimum": timeline.minimum, "segments": _plain_segments(timeline)}
-    content["windows"] = [window | {"probabilities": row} for window, row in zip(windows, values, strict=True)]
-    texts = {".csv": table.to_csv(index=False, lineterminator="\n"), ".srt": subtitles(found, timeline.classes)}
-    texts[".json"] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    for suffix, text in texts.items():
-        with atomic_write(path.with_suffix(suffix)) as file:
-            file.write(text.encode("utf-8", "replace"))
-
-
-def subtitles(found: Sequence[Segment], classes: Sequence[str]) -> str:
-    """The segments with a class in the SubRip format (.srt)."""
-    shown = [segment for segment in found if segment.label >= 0]
-    return "".join(
-        f"{number}\n{_stamp(segment.start)} --> {_stamp(segment.end)}\n"
-        f"{clean(classes[segment.label])} ({100 * segment.probability:.0f} %)\n\n"
-        for number, segment in enumerate(shown, 1)
+    windows = pd.DataFrame(timeline.spans / rate, columns=["start", "end"]).round(3)
+    windows["people"] = timeline.people.astype(float).round(4)
+    windows["winner"] = timeline.winners
+    values = pd.DataFrame(timeline.probabilities.astype(float), columns=timeline.classes).round(6)
+    rows, values_of_rows = (
+        table.astype(object).where(table.notna(), None).to_dict("records") for table in (windows, values)
     )
+    content: dict = {
+        "video": title,
+        "frames": timeline.whole.window.num_frames,
+        "rate": rate,
+        "minimum": timeline.minimum,
+    }
+    content["segments"] = found
+    content["windows"] = [row | {"probabilities": each} for row, each in zip(rows, values_of_rows, strict=True)]
+    table = pd.concat([windows, values], axis=1).to_csv(index=False, lineterminator="\n")
+    subtitles = subtitles_of([segment for segment in found if segment["class"] in timeline.classes])
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    for suffix, written in ((".csv", table), (".json", text), (".srt", subtitles)):
+        with atomic_write(path.with_suffix(suffix)) as file:
+            file.write(written.encode("utf-8", "replace"))
 
 
-def _stamp(seconds: float) -> str:
-    whole, milliseconds = divmod(round(seconds * 1000), 1000)
-    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{milliseconds:03d}"
+def subtitles_of(found: Sequence[dict]) -> str:
+    """Segments in the SubRip format (.srt)."""
 
+    def stamp(seconds: float) -> str:
+        whole, milliseconds = divmod(round(seconds * 1000), 1000)
+        return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d},{milliseconds:03d}"
 
-# ---- the picture ----
-
-
-def plot_timeline(path: str | os.PathLike, timeline: Timeline, found: Sequence[Segment], title: str) -> None:
-    """Write a PNG: above, the probabilities of up to 8 classes over time, below, a band of the segments `found`.
-
-    The classes are those that win for the longest time, then the most probable ones; of all others only the highest
-    probability is drawn. A dotted line is the `minimum` of a winner. Where nobody is in view it is hatched.
-    """
-    classes, minimum = timeline.classes, timeline.minimum
-    shown = likeliest_classes(timeline, found, len(COLORS))
-    edges, labels = borders(timeline), {segment.label for segment in found}
-    colors = dict(zip(shown, COLORS, strict=False))
-    styles = WITHOUT_CLASS | {label: {"color": color, "linewidth": 0} for label, color in colors.items()}
-    figure = Figure(figsize=(14, 5), layout="constrained")
-    top, band = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
-    grid, values = thin_out(edges, timeline.probabilities)
-    others = np.setdiff1d(np.arange(len(classes)), shown)
-    lines = []
-    if len(others):
-        lines.append(top.stairs(values[:, others].max(axis=1), grid, baseline=None, color=REST, linewidth=1))
-        lines[0].set_label(f"highest of the other {len(others)}")
-    for label in shown[::-1]:  # the first on top
-        name = printable(classes[label])
-        lines.append(top.stairs(values[:, label], grid, baseline=None, color=colors[label], linewidth=1.5, label=name))
-    lines.reverse()
-    for label in labels:
-        spans = [(segment.start, segment.end - segment.start) for segment in found if segment.label == label]
-        for axes in (band, top) if label == NOBODY else (band,):
-            axes.broken_barh(spans, (0, 1.02), **styles.get(label, OTHER))
-    for segment in found:
-        if segment.label >= 0:
-            _write_name(band, segment, edges[-1], printable(classes[segment.label], 24))
-    style = {"color": "#606060", "linewidth": 1, "linestyle": ":", "label": f"minimum of a winner: {minimum:.2g}"}
-    lines.append(top.axhline(minimum, **style))
-    if labels - styles.keys():
-        lines.append(Patch(**OTHER, label="won by another class"))
-    for label, text in ((NONE, "none: below the minimum"), (NOBODY, NAMES[NOBODY])):
-        if label in labels:
-            lines.append(Patch(**styles[label], label=text))
-    figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=9)
-    top.set(ylim=(0, 1.02), ylabel="probability", title=printable(title, 100))
-    top.grid(alpha=0.25)
-    top.spines[["top", "right"]].set_visible(False)
-    unit = "m:ss" if edges[-1] < 3600 else "h:mm:ss"
-    band.set(xlim=edges[[0, -1]], ylim=(0, 1), yticks=[], xlabel=f"time ({unit})")
-    step = next((step for step in STEPS if edges[-1] / step <= TICKS), edges[-1] / TICKS)
-    band.xaxis.set_major_locator(MultipleLocator(step))
-    band.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds, int(step < 1))))
-    write_png(figure, path)
-
-
-def likeliest_classes(timeline: Timeline, found: Sequence[Segment], count: int) -> list[int]:
-    """Up to `count` classes: those that win for the longest time, then those that are the most probable at any time."""
-    won = np.zeros(timeline.probabilities.shape[1])
-    for segment in found:
-        if segment.label >= 0:
-            won[segment.label] += segment.end - segment.start
-    highest = np.nan_to_num(timeline.probabilities).max(axis=0)
-    return np.lexsort((-highest, -won))[:count].tolist()
-
-
-def thin_out(edges: np.ndarray, values: np.ndarray, most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most `most` steps of `values` (W, C) between `edges` (W + 1,): means over equally many following ones.
-
-    A mean is NaN where any of its values is.
-    """
-    starts = np.arange(0, len(values), -(-len(values) // most))
-    counts = np.diff(np.append(starts, len(values)))
-    return np.append(edges[starts], edges[-1]), np.add.reduceat(values, starts, axis=0) / counts[:, None]
+    return "".join(
+        f"{number}\n{stamp(segment['start'])} --> {stamp(segment['end'])}\n"
+        f"{clean(segment['class'])} ({100 * segment['probability']:.0f} %)\n\n"
+        for number, segment in enumerate(found, 1)
+    )
 
 
 def clock(seconds: float, digits: int = 0) -> str:
@@ -406,11 +273,30 @@ def clock(seconds: float, digits: int = 0) -> str:
     return text + f".{fraction:0{digits}d}" * (digits > 0)
 
 
-def _write_name(band: Any, segment: Segment, end: float, name: str) -> None:
-    """Write the class across its part of the band, upright if it is narrow, or not at all."""
-    inches = BAND * (segment.end - segment.start) / end
-    across = 0.08 * len(name) <= inches
-    if across or (inches > 0.19 and len(name) <= 10):
-        style: dict[str, Any] = {"ha": "center", "va": "center", "color": "white", "clip_on": True}
-        style |= {"fontsize": 9} if across else {"fontsize": 7, "rotation": 90}
-        band.text((segment.start + segment.end) / 2, 0.5, name, **style)
+def plot_timeline(path: Path, timeline: Timeline, found: Sequence[dict], title: str) -> None:
+    """Write a PNG: the probabilities of up to 10 classes over time as shades, the segments `found` as bars below them.
+
+    The classes are those that win for the longest time, then the most probable ones.
+    """
+    edges, won = timeline.borders, Counter()
+    for segment in found:
+        won[segment["class"]] += segment["end"] - segment["start"]
+    highest = np.nan_to_num(timeline.probabilities).max(axis=0)
+    shown = np.lexsort((-highest, [-won[name] for name in timeline.classes]))[:ROWS].tolist()
+    names = [timeline.classes[label] for label in shown]
+    names += [name for name in (NONE, NOBODY_IN_VIEW) if won[name]]
+    figure = Figure(figsize=(14, 1.5 + 0.35 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    shades = np.ma.masked_invalid(timeline.probabilities[:, shown].T)
+    image = axes.pcolormesh(edges, np.arange(len(shown) + 1), shades, cmap="Blues", vmin=0, vmax=1)
+    for row, name in enumerate(names):
+        spans = [(part["start"], part["end"] - part["start"]) for part in found if part["class"] == name]
+        top, color = (row + 0.8, "#e6550d") if row < len(shown) else (row + 0.1, "#b0b0b0")
+        axes.broken_barh(spans, (top, row + 1 - top), color=color, linewidth=0)
+    axes.set_yticks(np.arange(len(names)) + 0.5, [printable(name, 30) for name in names])
+    axes.set(xlim=edges[[0, -1]], ylim=(len(names), 0), title=printable(title, 100), xlabel="time")
+    step = next((step for step in STEPS if edges[-1] / step <= 14), edges[-1] / 14)
+    axes.xaxis.set_major_locator(MultipleLocator(step))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds, int(step < 1))))
+    figure.colorbar(image, label=f"probability; {NONE}: below {timeline.minimum:.2g}", pad=0.01)
+    write_png(figure, path)

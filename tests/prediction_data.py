@@ -33,21 +33,24 @@ COLOURS = {"Red": (230, 20, 20), "Tai Chi, grün": (20, 230, 20), "Blue": (20, 2
 COLOUR_CLASSES = list(COLOURS)
 
 
-def write_checkpoint(path: Path, channels: int, seed: int, classes=CLASSES, count: int | None = None) -> None:
+def write_checkpoint(
+    path: Path, channels: int, seed: int, classes=CLASSES, count: int | None = None, arch: str = "test_resnet"
+) -> None:
     """A random network whose logits differ enough to tell one image from another."""
     torch.manual_seed(seed)
-    network = build_network("resnet18", channels, count or len(classes))
-    network.fc.weight.data *= 3
+    network = build_network(arch, channels, count or len(classes))
+    network.fc.weight.data *= 30
     save_checkpoint(
         path,
         {
             "epoch": 1,
-            "arch": "resnet18",
+            "arch": arch,
             "classes": list(classes),
             "in_channels": channels,
             "image_size": SIZE,
             "state_dict": network.state_dict(),
             "best_prec1": 0.0,
+            "options": {"arch": arch},
         },
     )
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,19 +15,12 @@ import av
 import numpy as np
 import pytest
 
-from common.cli import UserError
-from common.records import FrameSettings
 from common.video import duration
-from fusion.metrics import Calibration
-from prediction.classify import Classifier, Fusion, Options
-from prediction.live import BrowserCamera
-from prediction.timeline import Plan
 from tests.helpers import ROOT, assert_error, call_main, read_video, write_video
 from tests.live_sources import wait_for
 from tests.pose_fixtures import save_network
 from tests.prediction_data import COLOUR_CLASSES as CLASSES
-from tests.prediction_data import coloured, fake_estimator, write_checkpoint, write_colour_network
-from utils import StopRequest
+from tests.prediction_data import coloured, write_checkpoint, write_colour_network
 
 KEPT = 0.1  # minutes, of uploads
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -126,14 +118,11 @@ def test_a_long_video_gets_the_timeline_of_predict(data, ask, tmp_path):
         ("text.mp4", "text.mp4: cannot be read: Invalid data"),
         ("empty.mp4", "empty.mp4: cannot be read: Invalid data"),
         ("long.mkv", "long.mkv: lasts 0:08.1, and 0:08.0 is the most"),
-        ("large.mp4", "exceeds the maximum file size"),
     ],
 )
 def test_bad_uploads_end_in_a_message(data, app, ask, file, words):
     with pytest.raises(Exception, match=re.escape(words)):
         ask("classify", data / file)
-    with pytest.raises(Exception, match=re.escape(words)):
-        ask("timeline", data / file, 1, 1)
     assert app[0].poll() is None
 
 
@@ -245,8 +234,7 @@ def test_uploads_and_results_are_deleted_and_ctrl_c_ends_it(app):
     ],
 )
 def test_mistakes(data, given, words):
-    if "none.pth" in given or "TAKEN" in given:
-        pytest.importorskip("gradio")
+    pytest.importorskip("gradio")
     with socket.create_server(("127.0.0.1", 0)) as server:
         names = {"CHECKPOINT": data / "spatial.pth.tar", "TAKEN": server.getsockname()[1]}
         assert_error(call_main("app", *(names.get(word, word) for word in given.split())), *words)
@@ -254,7 +242,7 @@ def test_mistakes(data, given, words):
 
 def test_without_gradio_it_says_what_to_install(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "prediction.page", raising=False)
+    monkeypatch.delitem(sys.modules, "app", raising=False)
     finished = call_main("app", "--spatial", data / "spatial.pth.tar")
     assert_error(finished, "pip install -r requirements-app.txt")
 
@@ -273,49 +261,3 @@ def test_length_of_a_file_that_does_not_say(tmp_path, data):
         container.mux(stream.encode(None))
     assert duration(path) == pytest.approx(2.9, abs=0.05)
     assert duration(data / "short.mkv") == pytest.approx(3, abs=0.05)
-
-
-@pytest.fixture
-def viewer(monkeypatch):
-    """A camera whose window of 2 s is scored every 0.2 s by networks that take a while."""
-    monkeypatch.setattr("prediction.live.BROWSER_SILENCE", 0.5)
-
-    def score(window, classifier):
-        time.sleep(0.1)
-        return {"motion_pose": np.array([len(window.pictures), len(window.people), 0], np.float32)}
-
-    monkeypatch.setattr("prediction.live.score", score)
-    fusion = Fusion(CLASSES, {"motion_pose": Calibration()})
-    classifier = Classifier({"motion_pose": None}, fusion, fake_estimator(), Options(FrameSettings(fps=10)))
-    viewer = BrowserCamera(classifier, Plan(2, 0.2), StopRequest())
-    yield viewer
-    viewer.end()
-    viewer.thread.join(10)
-
-
-def test_frames_of_a_camera_are_skipped_not_queued(viewer):
-    news, frame = [], np.zeros((48, 64, 3), np.uint8)
-    end = time.monotonic() + 2
-    while time.monotonic() < end:
-        viewer.show(frame)
-        time.sleep(0.002)
-        news += filter(None, [viewer.news()])
-    seen = news[-1]
-    assert 3 < len(news) < 12 and seen.handled < seen.captured and seen.latency < 1
-    assert seen.result["frames_with_people"] == seen.result["frames_looked_at"] > 5
-    assert viewer.news() is None or viewer.news() is None
-    assert not viewer.ended
-    wait_for(lambda: viewer.ended, 10)  # nothing came for a while
-
-
-def test_what_ends_a_camera_is_told(viewer, monkeypatch):
-    def fail(*args):
-        raise UserError("the scores are not finite")
-
-    def shown():
-        viewer.show(np.zeros((48, 64, 3), np.uint8))
-        viewer.news()
-
-    monkeypatch.setattr("prediction.live.score", fail)
-    with pytest.raises(UserError, match="not finite"):
-        wait_for(shown, 10)

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +12,33 @@ import pytest
 from common.cli import UserError
 from common.video import frames_of
 from prediction import live
-from prediction.live import Capture, read_source
+from prediction.live import newest_frames, read_source
 from tests.helpers import moving, write_video
-from tests.live_sources import COUNT, RATE, picture, rtsp, wait_for, web
+from tests.live_sources import COUNT, RATE, picture, wait_for, web
 from tests.test_video import levels
 
 
 def test_only_the_newest_frame_is_given():
-    go = threading.Semaphore(0)
+    go, came = threading.Semaphore(0), []
 
     def opener(name):
         for value in range(8):
             go.acquire()
+            came.append(value)
             yield picture(value)
 
-    with Capture("x", opener) as source:
-        assert source.newest(0.01) is None
+    with closing(newest_frames("x", opener)) as frames:
+        assert next(frames) is None
         go.release(5)
-        wait_for(lambda: source.count == 5)
-        first = source.newest()
-        assert first.picture()[0, 0, 0] == 4 and source.newest(0.01) is None
+        wait_for(lambda: len(came) == 5)
+        time.sleep(0.05)
+        first = next(frames)
+        assert first.picture()[0, 0, 0] == 4 and first.number == 5 and next(frames) is None
         go.release(3)
-        wait_for(lambda: source.count == 8 and source.done)
-        assert source.newest().picture()[0, 0, 0] == 7 and not source.ended
-        assert source.newest() is None and source.ended
+        wait_for(lambda: len(came) == 8)
+        time.sleep(0.05)
+        assert next(frames).picture()[0, 0, 0] == 7
+        assert list(frames) == []
 
 
 def test_files_keep_their_speed_where_stamps_are_out_of_order(tmp_path, monkeypatch):
@@ -48,8 +51,8 @@ def test_files_keep_their_speed_where_stamps_are_out_of_order(tmp_path, monkeypa
     assert shown == pytest.approx([i / 25 for i in range(20)])
 
 
-def test_a_lost_source_is_tried_again_with_growing_pauses():
-    opened, notices = [], []
+def test_a_lost_source_is_tried_again_with_growing_pauses(capsys):
+    opened = []
 
     def opener(name):
         opened.append(time.monotonic())
@@ -61,14 +64,14 @@ def test_a_lost_source_is_tried_again_with_growing_pauses():
         if len(opened) == 4:
             time.sleep(1)  # silent
 
-    with Capture("rtsp://me:secret@cam/1", opener, notices.append, silence=0.3, pauses=(0.1, 0.2, 0.4)) as source:
-        seen = []
-        while not source.ended:
-            seen += filter(None, [source.newest(0.02)])
-    assert [frame.connection for frame in seen] == [1, 4, 5] and source.count == 3
+    address = "rtsp://me:secret@cam/1"
+    with closing(newest_frames(address, opener, silence=0.3, pauses=(0.1, 0.2, 0.4))) as frames:
+        seen = list(filter(None, frames))
+    assert [frame.connection for frame in seen] == [1, 4, 5] and [frame.number for frame in seen] == [1, 2, 3]
     pauses = np.diff(opened)
     assert (pauses >= (0.1, 0.2, 0.4, 0.3 + 0.1)).all() and pauses.max() < 1
     reasons = ["the stream ended", "unplugged", "unplugged", "come again", "no frame for 0.3 s", "come again"]
+    notices = capsys.readouterr().err.splitlines()
     assert len(notices) == len(reasons)
     for notice, reason in zip(notices, reasons, strict=True):
         assert notice.startswith("rtsp://cam/1: ") and reason in notice
@@ -83,8 +86,8 @@ def test_a_source_that_gives_nothing_at_all_is_an_error():
         yield from ()
 
     for opener, reason in ((silent, "no frame for 0.1 s"), (empty, "no frame of it can be decoded")):
-        with Capture("x", opener, silence=0.1) as source, pytest.raises(UserError, match=reason):
-            wait_for(lambda: source.newest(0.02))
+        with closing(newest_frames("x", opener, silence=0.1)) as frames, pytest.raises(UserError, match=reason):
+            list(frames)
 
 
 def test_an_address_that_does_not_answer(monkeypatch):
@@ -102,14 +105,14 @@ def test_a_file_is_played_at_its_own_speed(tmp_path):
     assert (np.array(times) >= due).all() and np.median(times - due) < 0.3
 
 
-@pytest.mark.parametrize(("serve", "path"), [(partial(web, Path("none")), "camera"), (rtsp, "track")])
-def test_cameras_behind_an_address_that_break(serve, path):
-    notices, frames = [], []
-    with serve() as server, Capture(f"{server}/{path}", report=notices.append, pauses=(0.05,)) as source:
-        wait_for(lambda: frames.extend(filter(None, [source.newest(0.02)])) or source.connections == 3, 30)
+def test_a_camera_behind_an_address_that_breaks(capsys):
+    frames = []
+    with web(Path("none")) as server, closing(newest_frames(f"{server}/camera", pauses=(0.05,))) as source:
+        while not frames or frames[-1].connection < 3:
+            frames += filter(None, [next(source)])
         brightness = [frame.picture().mean() for frame in frames]
     assert {frame.picture().shape for frame in frames} == {(48, 64, 3)}
     assert {1, 2} <= {frame.connection for frame in frames}
-    last = next(value for value, frame in list(zip(brightness, frames, strict=True))[::-1] if frame.connection == 2)
-    assert last == pytest.approx(200 if path == "camera" else 210, abs=4)
+    assert brightness[-1] == pytest.approx(200, abs=4)
+    notices = capsys.readouterr().err.splitlines()
     assert all("lost (" in notice for notice in notices[::2]) and "come again" in notices[1]

@@ -9,7 +9,8 @@ import pytest
 from fusion.metrics import Calibration, softmax
 from pose.keypoints import save_keypoints
 from prediction import overlay
-from prediction.classify import Fusion, Prediction, bars_of, describe
+from prediction.classify import Fusion, Prediction, describe
+from prediction.overlay import bars_of
 from tests.helpers import assert_error, call_main, moving, write_video
 from tests.prediction_data import CLASSES, write_checkpoint
 from training.streams import Window

@@ -64,7 +64,7 @@ def trained(tmp_path_factory):
 
 def scores(root, monkeypatch, *options):
     seen, file = [], root / "result.json"
-    monkeypatch.setattr("prediction.arguments.estimator_from_arguments", lambda *args: fake_estimator(seen))
+    monkeypatch.setattr("prediction.classify.estimator_from_arguments", lambda *args: fake_estimator(seen))
     videos = (root / "videos/Diving" / name for name in NAMES)
     arguments = ("--motion", root / "motion.pth.tar", "--device", "cpu", "--no-amp", "--json", file, *options)
     finished = call_main("predict", *videos, *arguments)
