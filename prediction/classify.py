@@ -423,16 +423,11 @@ def write_results(path: Path, results: Sequence[dict], classifier: Classifier) -
     shares = np.ones(len(models)) if fusion.weights is None else np.array(fusion.weights)
     streams = {
         name: {"checkpoint": str(model.path), "arch": model.arch, "image_size": model.image_size, "weight": weight}
-        | _calibration_values(fusion.calibrations[name])
+        | fusion.calibrations[name]._asdict()
         for (name, model), weight in zip(models.items(), (shares / shares.sum()).tolist(), strict=True)
     }
-    fused = _calibration_values(fusion._replace(threshold=None).calibration)
-    fused["threshold"] = fusion.calibration.threshold
-    content = {"classes": fusion.classes, "streams": streams, "fused": fused, "frames": asdict(options.frames)}
+    content = {"classes": fusion.classes, "streams": streams, "fused": fusion.calibration._asdict()}
+    content |= {"frames": asdict(options.frames), "videos": results}
     with atomic_write(path) as file:  # names of files may not be valid Unicode
-        text = json.dumps(content | {"videos": results}, indent=1, ensure_ascii=False)
+        text = json.dumps(content, indent=1, ensure_ascii=False)
         file.write(text.encode("utf-8", "replace") + b"\n")
-
-
-def _calibration_values(calibration: Calibration) -> dict:
-    return {"calibrated": calibration.known, **calibration._asdict()}

@@ -26,7 +26,7 @@ def write_checkpoint(path: Path, name: str, **changes) -> None:
     """A random network with the statistics of a trained one, and all that training keeps of a run."""
     stream = STREAMS[name]
     torch.manual_seed(len(name))
-    arch = stream.family.architectures[0]
+    arch = "test_resnet" if name in ("motion_pose", "flow") else stream.family.architectures[0]
     network = random_statistics(stream.family.build(arch, stream.in_channels, len(CLASSES)))
     content = {
         "epoch": 7,
@@ -108,7 +108,7 @@ def test_metadata_tell_what_the_checkpoint_tells_and_describe_the_input(files, n
 
 
 def test_checkpoints_without_classes_take_them_from_the_index(files, tmp_path):
-    content = torch.load(files / "flow.tar", weights_only=True)
+    content = torch.load(files / "spatial.tar", weights_only=True)
     torch.save({"epoch": 3, "state_dict": content["state_dict"], "best_prec1": 78.2}, tmp_path / "old.tar")
     (tmp_path / "index.txt").write_text("1 eins\n2 zwei\n3 Übung\n")
     target = tmp_path / "x.onnx"

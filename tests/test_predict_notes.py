@@ -80,8 +80,8 @@ def test_what_predict_says(data, tmp_path):
     plain, text = predict(data, tmp_path, "")
     sure, said = predict(data, tmp_path, "_calibrated", "--overlay", tmp_path / "x.mp4")
     always, _ = predict(data, tmp_path, "_calibrated", "--threshold", 0)
-    assert plain["fused"] == {"calibrated": False, "temperature": 1, "threshold": None}
-    assert sure["fused"] == pytest.approx({"calibrated": True, "temperature": 1, "threshold": 0.9999})
+    assert plain["fused"] == {"temperature": 1, "threshold": None}
+    assert sure["fused"] == pytest.approx({"temperature": 1, "threshold": 0.9999})
     assert always["fused"]["threshold"] == 0
     assert [stream["temperature"] for stream in sure["streams"].values()] == [2, 2]
     one, two, three = (result["videos"][0] for result in (plain, sure, always))
