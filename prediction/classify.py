@@ -426,7 +426,7 @@ def write_results(path: Path, results: Sequence[dict], classifier: Classifier) -
         | fusion.calibrations[name]._asdict()
         for (name, model), weight in zip(models.items(), (shares / shares.sum()).tolist(), strict=True)
     }
-    content = {"classes": fusion.classes, "streams": streams, "fused": fusion.calibration._asdict()}
+    content: dict = {"classes": fusion.classes, "streams": streams, "fused": fusion.calibration._asdict()}
     content |= {"frames": asdict(options.frames), "videos": results}
     with atomic_write(path) as file:  # names of files may not be valid Unicode
         text = json.dumps(content, indent=1, ensure_ascii=False)
