@@ -1,4 +1,4 @@
-"""The benchmarks run, on tiny sizes, and print the tables they promise."""
+"""The benchmarks compare what is alike, and their scripts run on tiny sizes."""
 
 import importlib
 import json
@@ -14,48 +14,22 @@ import torch
 from PIL import Image
 
 from benchmarks import ablation, imagenet_weights, systems
+from benchmarks.data import write_videos
+from benchmarks.pipelines import Setup, ours, plain_pipeline
 from dataloader.split_train_test_video import read_split
 from tests.helpers import ROOT, call_main, write_video
 from tests.pose_fixtures import save_network
 from training.options import parse_options
-from utils import computes_in_half
 
 
-@pytest.fixture(autouse=True)
-def same_threads():
-    """Benchmarks choose their number of threads; other tests keep theirs."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def tables(finished) -> dict[str, list[list[str]]]:
-    """Rows of cells by the line above each table."""
-    assert finished.returncode == 0, finished.stderr
-    found = {}
-    for title, table in re.findall(r"^(\w.*)\n\n((?:\|.*\n)+)", finished.stdout, re.M):
-        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-        assert len({len(row) for row in rows}) == 1, table
-        found[title] = rows
-    return found
-
-
-def test_throughput():
-    finished = call_main("benchmarks.throughput", "--quick", "--no-memory", "--device", "cpu")
-    samples, rates = tables(finished).values()
-    assert [row[0].split(" sample")[0] for row in samples[2:]] == [
-        f"{stream} {what}" for stream in ("spatial", "motion") for what in ("training", "test")
-    ]
-    assert [row[0] for row in rates[2:]] == [
-        f"{stream} {what}" for stream in ("spatial", "motion") for what in ("training", "testing")
-    ]
-    # One round each: how many times faster this pipeline is follows from the two columns before.
-    for _, slow, fast, ratio, *_ in [*samples[2:], *([row[0], row[2], row[1], *row[3:]] for row in rates[2:])]:
-        assert float(ratio.split(" ")[0]) == pytest.approx(float(slow) / float(fast), rel=0.02, abs=0.01)
-    # Both pipelines give the same scores, so that they do the same work.
-    differences = re.findall(r"(\S+) \(largest score", finished.stdout)
-    limit = 0.1 if computes_in_half(torch.device("cpu")) else 1e-3
-    assert len(differences) == 2 and all(float(difference) < limit for difference in differences)
+def test_both_pipelines_of_the_throughput_give_the_same_scores(tmp_path):
+    setup = Setup(write_videos(tmp_path, 1, 12), torch.device("cpu"), 32, batch_spatial=2, batch_motion=2)
+    for stream in ("spatial", "motion"):
+        this, plain = ours(tmp_path, stream, setup), plain_pipeline(tmp_path, stream, setup)
+        plain.network.load_state_dict(this.network.state_dict())
+        for (name, scores), (same, expected) in zip(this.test().items(), plain.test().items(), strict=True):
+            assert name == same
+            np.testing.assert_allclose(scores, expected, atol=0.1 if setup.half else 1e-3)
 
 
 def test_pose(tmp_path):

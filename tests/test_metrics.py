@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as arrays
 from fusion.metrics import confusion_matrix, fuse, precision, rank_classes, softmax
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_precision_and_confusion_against_loops(data):
     count, classes = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 6))
