@@ -61,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     several = len(args.split) > 1
     folder = "record/split{split}" if several else "record"
     args.pickles = args.pickles or [f"{folder}/{name}/{name}_video_preds.pickle" for name in STREAMS]
-    args.val_scores = args.val_scores or [path.replace("_video_preds", "_video_val_preds") for path in args.pickles]
-    if len(args.val_scores) != len(args.pickles):
+    if args.val_scores and len(args.val_scores) != len(args.pickles):
         raise UserError(f"--val-scores: {len(args.val_scores)} given for {len(args.pickles)} PICKLEs; give one each")
     weights = None if args.weights == ["auto"] else given_weights(args)
     results = [fuse_split(args, split, weights) for split in args.split]
@@ -106,16 +105,16 @@ def fuse_split(args: argparse.Namespace, number: str, weights: Sequence[float] |
     val_list = args.val_list and args.val_list.replace("{split}", number)
     split = read_split(args.ucf_list, number, args.class_index, val_list)
     test_list = str(args.ucf_list / f"testlist{number}.txt")
-    paths, val_paths = (
-        [path.replace("{split}", number) for path in these] for these in (args.pickles, args.val_scores)
-    )
+    paths = [path.replace("{split}", number) for path in args.pickles]
     tables = [load_table(path, split.test, test_list, len(split.classes)) for path in paths]
     videos, scores = stack_scores(tables, split.test, paths, test_list, args.skip_missing)
-    names, validation = stream_names(args.pickles), None
+    names, validation, everywhere = stream_names(args.pickles), None, set(videos)
+    val_paths = args.val_scores or [path.replace("_video_preds", "_video_val_preds") for path in args.pickles]
+    val_paths = [path.replace("{split}", number) for path in val_paths]
     try:
         val_videos, val_scores = load_validation(val_paths, split, args.skip_missing)
-    except UserError:  # fusing needs none
-        if weights is None:
+    except UserError:
+        if weights is None or args.val_scores:  # else they are looked at where they are there
             raise
     else:
         labels = np.array([video.label for video in val_videos])
@@ -127,7 +126,7 @@ def fuse_split(args: argparse.Namespace, number: str, weights: Sequence[float] |
         split=number,
         classes=split.classes,
         videos=videos,
-        skipped=[video.name for video in split.test if video not in set(videos)],
+        skipped=[video.name for video in split.test if video not in everywhere],
         scores=dict(zip((*names, "fused"), (*scores, fuse(scores, weights)), strict=True)),
         paths=dict(zip(names, paths, strict=True)),
         weights={name: float(weight) / sum(weights) for name, weight in zip(names, weights, strict=True)},

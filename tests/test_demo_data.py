@@ -13,7 +13,7 @@ from dataloader.split_train_test_video import read_class_index, read_split
 from demo_data.classes import ACTIONS
 from demo_data.clip import HEIGHT, WIDTH, render, stage
 from demo_data.detector import detect
-from demo_data.figure import Camera, joints, random_body, two_bones
+from demo_data.figure import Camera, joints, random_body
 from pose.keypoints import load_keypoints
 from tests.helpers import ROOT, assert_error, call_main
 
@@ -50,16 +50,6 @@ def test_classes_are_those_of_split_04_in_its_order():
 
 
 # ---- figures ----
-
-
-def test_two_bones_reach_the_target_with_their_lengths():
-    rng = np.random.default_rng(0)
-    root, way = rng.normal(size=(50, 3)), rng.normal(size=(50, 3))
-    way *= rng.uniform(0.2, 0.6, (50, 1)) / np.linalg.norm(way, axis=1, keepdims=True)
-    middle, end = two_bones(root, root + way, 0.35, 0.3, np.array([0.3, -1, 0.2]))
-    np.testing.assert_allclose(end, root + way, atol=1e-9)
-    np.testing.assert_allclose(np.linalg.norm(middle - root, axis=1), 0.35, atol=1e-9)
-    np.testing.assert_allclose(np.linalg.norm(end - middle, axis=1), 0.3, atol=1e-9)
 
 
 def test_camera_shows_the_left_hand_of_one_who_faces_us_on_the_right():

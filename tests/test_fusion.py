@@ -61,13 +61,11 @@ def make_scores(names, labels, seed, strength=1.5):
     return dict(zip(names, scores, strict=True))
 
 
-def make_streams(folder, lists, split="01", seeds=(1, 2), what="test"):
-    names, labels = listed(lists, what, split)
-    paths = []
-    for seed, stream in zip(seeds, ("spatial", "motion_pose", "third"), strict=False):
-        suffix = "_val" if what == "train" else ""
-        paths.append(folder / f"{stream}_video{suffix}_preds.pickle")
-        save_scores(paths[-1], make_scores(names, labels, seed))
+def make_streams(folder, lists, split="01", seeds=(1, 2)):
+    names, labels = listed(lists, split=split)
+    paths = [folder / f"{stream}_video_preds.pickle" for stream in ("spatial", "motion_pose", "third")[: len(seeds)]]
+    for path, seed in zip(paths, seeds, strict=True):
+        save_scores(path, make_scores(names, labels, seed))
     return paths
 
 
@@ -221,22 +219,17 @@ def test_scores_as_other_code_saves_them(tmp_path, lists):
 
 
 def test_probabilities_beside_logits_are_noted(tmp_path, lists, capsys):
-    names, labels = listed(lists)
-    scores = [make_scores(names, labels, seed) for seed in (0, 1)]
-    powers = {name: np.exp(row) for name, row in scores[1].items()}
-    probable = {name: row / row.sum() for name, row in powers.items()}
-    paths = [write(tmp_path / f"{n}.pickle", s) for n, s in (("a", scores[0]), ("b", scores[1]), ("c", probable))]
-    fuse_them(tmp_path, lists, paths[0], paths[2])
-    assert "note: c: probabilities" in capsys.readouterr().out
-    for same in (paths[:2], paths[2:]):
-        fuse_them(tmp_path, lists, *same)
-        assert ": probabilities" not in capsys.readouterr().out
+    paths = make_streams(tmp_path, lists)
+    fuse_them(tmp_path, lists, *paths)
+    assert ": probabilities" not in capsys.readouterr().out
+    powers = {name: np.exp(row) for name, row in load_scores(paths[1]).items()}
+    save_scores(paths[1], {name: row / row.sum() for name, row in powers.items()})
+    fuse_them(tmp_path, lists, *paths)
+    assert "note: motion_pose: probabilities" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not (ROOT.parent / "shared" / "cases").is_dir(), reason="needs ../shared/cases")
-@pytest.mark.parametrize(
-    "pose", ["pose.pickle", "pose_keys_with_v_and_extension.pickle", "pose_lists.pickle", "mmaction2_result.pkl"]
-)
+@pytest.mark.parametrize("pose", ["pose_keys_with_v_and_extension.pickle", "pose_lists.pickle", "mmaction2_result.pkl"])
 def test_score_pickles_of_others(tmp_path, pose, capsys):
     folder = ROOT.parent / "shared" / "cases" / "scores"
     options = ["--ucf-list", folder / "lists", "--class-index", "classInd.txt", "--split", "01", "--out", tmp_path]

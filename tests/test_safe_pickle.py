@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from common.cli import UserError
 from fusion.scores import load_scores, save_scores
-from tests.helpers import ROOT
 from tests.reference_data import reference_scores, write_reference_pickles
 
 CLASSES = 4
@@ -277,30 +276,10 @@ def test_the_gadgets_would_run_otherwise(tmp_path):
     """The canary is a real one: plain unpickling of the same bytes creates it."""
     canary = tmp_path / "canary"
     for name, data in gadgets(canary):
-        if name in ("os.system in scores", "eval", "posix.system, OBJ", "pickle.loads"):
+        if name in ("os.system in scores", "posix.system, OBJ"):
             subprocess.run([sys.executable, "-c", "import sys, pickle; pickle.load(sys.stdin.buffer)"], input=data)
             assert canary.exists(), name
             canary.unlink()
-
-
-def test_loading_imports_nothing(tmp_path):
-    script = """if True:
-        import sys
-        from pathlib import Path
-        from common.cli import UserError
-        from fusion.scores import load_scores
-        path, before = Path(sys.argv[1]), set(sys.modules)
-        for module in ("this", "antigravity", "torch", "numpy.f2py", "wave"):
-            path.write_bytes(b"c" + module.encode() + b"\\nname\\n.")
-            try:
-                load_scores(path)
-            except UserError:
-                continue
-            raise SystemExit(1)
-        assert set(sys.modules) == before
-    """
-    command = [sys.executable, "-c", script, str(tmp_path / "scores.pickle")]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
 
 
 def array_pickle(shape=(2,), spec="f4", state=(3, "<", None, None, None, -1, -1, 0), data=b"\0" * 8):
