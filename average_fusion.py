@@ -65,19 +65,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--val-scores: {len(args.val_scores)} given for {len(args.pickles)} PICKLEs; give one each")
     weights = None if args.weights == ["auto"] else given_weights(args)
     results = [fuse_split(args, split, weights) for split in args.split]
-    written = []
     for result in results:
         report.print_split(result)
         out = args.out / f"split{result.split}" if several else args.out
-        written += report.write_split(out, result, [root for root in (args.frames, args.pose_flow) if root])
+        report.write_split(out, result, [root for root in (args.frames, args.pose_flow) if root])
     if several:
         report.print_mean_and_std(results)
-        title = f"Fusion, splits {', '.join(args.split)}"
         matrix = np.sum([result.matrix for result in results], axis=0)
-        written += report.write_confusion(args.out, matrix, results[0].classes, title)
+        report.write_confusion(args.out, matrix, results[0].classes, f"Fusion, splits {', '.join(args.split)}")
     report.print_classes(results)
     report.write_summary(args.out / "summary.json", results)
-    print("\nwritten: " + "\n         ".join(map(str, [*written, args.out / "summary.json"])))
+    print(f"\nwritten to {args.out}")
 
 
 def given_weights(args: argparse.Namespace) -> list[float]:

@@ -145,28 +145,24 @@ def print_classes(results: Sequence[SplitResult]) -> None:
 # ---- files ----
 
 
-def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]) -> list[Path]:
-    """Write fused scores, confusion matrix, and, given folders of images, the mistakes; returns the paths."""
-    scores, mistakes = folder / "fusion_video_preds.pickle", folder / "misclassified.png"
-    save_scores(scores, {video.name: row for video, row in zip(result.videos, result.scores["fused"], strict=True)})
+def write_split(folder: Path, result: SplitResult, image_folders: Sequence[Path]) -> None:
+    """Write fused scores, confusion matrix, and, given folders of images, the mistakes."""
+    fused = zip(result.videos, result.scores["fused"], strict=True)
+    save_scores(folder / "fusion_video_preds.pickle", {video.name: row for video, row in fused})
     title = f"Fusion of {', '.join(result.paths)}, split {result.split}"
-    written = [scores, *write_confusion(folder, result.matrix, result.classes, title)]
-    if not image_folders:
-        return written
-    wrong, count = len(result.videos) - int(result.matrix.trace()), len(result.videos)
-    title = f"split {result.split}: {wrong} of {count} videos misclassified"
-    title += f"; the {MAX_MISTAKES} most confident mistakes" * (wrong > MAX_MISTAKES)
-    write_sheet(mistakes, find_mistakes(result, image_folders), title)
-    return [*written, mistakes]
+    write_confusion(folder, result.matrix, result.classes, title)
+    if image_folders:
+        wrong, count = len(result.videos) - int(result.matrix.trace()), len(result.videos)
+        title = f"split {result.split}: {wrong} of {count} videos misclassified"
+        title += f"; the {MAX_MISTAKES} most confident mistakes" * (wrong > MAX_MISTAKES)
+        write_sheet(folder / "misclassified.png", find_mistakes(result, image_folders), title)
 
 
-def write_confusion(folder: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> list[Path]:
-    """Write a confusion matrix (counts, rows are true classes) as conf_matrix.png and .csv; returns the paths."""
-    picture, table = folder / "conf_matrix.png", folder / "conf_matrix.csv"
-    plot_confusion(matrix, classes, picture, title)
-    with atomic_write(table, "w") as file:
+def write_confusion(folder: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
+    """Write a confusion matrix (counts, rows are true classes) as conf_matrix.png and .csv."""
+    plot_confusion(matrix, classes, folder / "conf_matrix.png", title)
+    with atomic_write(folder / "conf_matrix.csv", "w") as file:
         pd.DataFrame(matrix, classes, classes).to_csv(file, index_label="true \\ predicted", lineterminator="\n")
-    return [picture, table]
 
 
 def find_mistakes(result: SplitResult, image_folders: Sequence[Path]) -> list[tuple[str, list[np.ndarray | None]]]:
