@@ -402,16 +402,13 @@ def table_of(result: dict, topk: int) -> tuple[list[str], list[list[str]]]:
 
 
 def print_result(result: dict, topk: int) -> None:
-    """Print the fused top k with every stream's probabilities, and each stream's own top k."""
+    """Print the fused top k with every stream's probabilities, and reasons to doubt them."""
     print(f"\n{result['video']}: {count_frames(result)}")
     if result["damage"]:
         print(f"  {result['damage']}")
-    streams, (columns, rows) = result["streams"], table_of(result, topk)
+    columns, rows = table_of(result, topk)
     if rows:
         print_table(("probability, %", *columns), [(f"  {name}", *values) for name, *values in rows])
-    for stream, scores in streams.items() if len(streams) > 1 else ():
-        top = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(scores, topk))
-        print(f"  {stream} alone: {top}")
     for note in result["notes"]:
         print(f"  {note}")
     sys.stdout.flush()
