@@ -30,7 +30,7 @@ from pose.draw import write_preview
 from pose.estimators import add_estimator_arguments, estimator_from_arguments
 from pose.keypoints import FILE_NAME, frames_with_people, load_keypoints
 from pose.people import NOT_CLEANED, add_cleaning_arguments, cleaning_from_arguments
-from pose.pipeline import PoseJob, PoseOptions, finished_keypoints, process_videos, redraw
+from pose.pipeline import PoseJob, PoseOptions, is_finished, process_videos, redraw
 
 MORE = (
     "Finished videos are skipped, so the same command resumes a run that was stopped. Job arrays: --shard 0/8 … "
@@ -186,14 +186,16 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     settings = estimator.settings | {"every": args.every} | (cleaning or NOT_CLEANED)
     check_made(args.out, {"people": settings})
     args.out.mkdir(parents=True, exist_ok=True)
-    todo, skipped, done, failed = {}, [], [], []
+    todo: dict[PoseJob, int] = {}
+    skipped, done, failed = [], [], []
     for video in videos:
-        todo[video] = 0
+        count = 0
         with contextlib.suppress(UserError):  # the pipeline meets it again, and reports it
-            todo[video] = 0 if args.videos_in else count_frames(video.frames)
-        if (todo[video] or args.videos_in) and finished_keypoints(video.poses, todo[video], args.images):
-            del todo[video]
+            count = 0 if args.videos_in else count_frames(video.frames)
+        if (count or args.videos_in) and is_finished(video.poses, count, args.images):
             skipped.append(video)
+        else:
+            todo[video] = count
     damaged: dict[PoseJob, str] = {}
     made = frames_made(args) or FrameSettings()
     options = PoseOptions(settings, args.batch_size, args.every, cleaning, args.images, args.workers, made)
@@ -207,8 +209,7 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
                 failed.append(str(error))
             else:
                 done.append(video)
-    kept = sorted(damaged.keys() & set(done), key=lambda video: video.name)
-    lines = [f"kept: {video.frames}: {damaged[video]}" for video in kept]
+    lines = [f"kept: {video.frames}: {damaged[video]}" for video in videos if video in damaged and video in done]
     print_problems(lines, args.out, "kept", args.shard)
     return done, skipped, failed
 
@@ -216,27 +217,24 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
 def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     """Draw the images of every pose folder that lacks some, or of all with --redraw or options that clean people."""
     cleaning = cleaning_from_arguments(args, float(frame_rate(args)))
-    todo, skipped, done, failed = {}, [], [], []
-    for video in videos:
-        if not args.redraw and not cleaning and finished_keypoints(video.poses):
-            skipped.append(video)
-            continue
-        todo[video.poses, temporary_name(video.poses), video.frames] = video
-    results = run_parallel(partial(redraw, cleaning=cleaning), todo, args.workers)
+    anew = args.redraw or cleaning
+    skipped = {video for video in videos if not anew and is_finished(video.poses)}
+    todo, done, failed = [video for video in videos if video not in skipped], [], []
+    scratch = temporary_name(args.out / "scratch")
+    results = run_parallel(partial(redraw, scratch=scratch, cleaning=cleaning), todo, args.workers)
     try:
         with progress_bar(len(todo), " videos") as bar, contextlib.closing(results):
-            for job, _, error in results:
+            for video, _, error in results:
                 if isinstance(error, OSError):
                     raise error
                 if error:
                     failed.append(str(error))
                 else:
-                    done.append(todo[job])
+                    done.append(video)
                 bar.update()
     finally:
-        for _, temporary, _ in todo:  # of processes that were ended
-            shutil.rmtree(temporary, ignore_errors=True)
-    return done, skipped, failed
+        shutil.rmtree(scratch, ignore_errors=True)  # also of processes that were ended
+    return done, list(skipped), failed
 
 
 def frame_rate(args: argparse.Namespace) -> Fraction:
@@ -261,10 +259,9 @@ def print_report(done: int, skipped: int, finished: list[PoseJob], failed: int) 
         frames += keypoints.num_frames
         empty += keypoints.num_frames - frames_with_people(keypoints)
         people += len(keypoints.frame)
-    print(f"videos done               {done:>9}")
-    print(f"videos skipped (finished) {skipped:>9}")
-    print(f"videos failed             {failed:>9}")
-    print(f"frames                    {frames:>9}")
+    counts = {"videos done": done, "videos skipped (finished)": skipped, "videos failed": failed, "frames": frames}
+    for name, count in counts.items():
+        print(f"{name:<25} {count:>9}")
     print(f"frames with no person     {empty:>9}" + f" ({100 * empty / max(frames, 1):.1f} %)" * (frames > 0))
     print(f"people per frame, mean    {people / max(frames, 1):>9.2f}", flush=True)
 

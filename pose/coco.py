@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from common.atomic import recover_folders
 from common.cli import UserError
 from common.download import cache_folder, file_hash
 from pose.onnx_network import check_provider, find_provider, fit
@@ -30,18 +29,22 @@ DETECTION_SCORE = 0.5  # of the detector's boxes, and of RTMO's people
 def people_from_coco(keypoints: np.ndarray, scores: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
     """People, float32 (P, 18, 3), from keypoints (P, 17, 2) in pixels and their scores (P, 17), 0 where not found.
 
-    The neck is the middle of the shoulders if both were found, with the lower of their scores. People of fewer than
-    4 parts are left out.
+    People of fewer than 4 parts are left out.
     """
     people = np.zeros((len(keypoints), NUM_PARTS, 3), np.float32)
     height, width = frame_size
     people[:, COCO_PARTS, :2] = (keypoints / (width, height)).clip(0, 1)
     people[:, COCO_PARTS, 2] = scores
-    right, left = (people[:, shoulder] for shoulder in SHOULDERS)
-    neck = np.concatenate(((right[:, :2] + left[:, :2]) / 2, np.minimum(right, left)[:, 2:]), axis=1)
-    people[:, NECK] = neck
-    people *= people[..., 2:] > 0
+    add_neck(people)
     return people[np.count_nonzero(people[..., 2], axis=1) >= MIN_PARTS]
+
+
+def add_neck(people: np.ndarray) -> None:
+    """Put the neck of people (P, 18, 3) between the shoulders, with the lower of their scores; clear missing parts."""
+    right, left = (people[:, shoulder] for shoulder in SHOULDERS)
+    people[:, NECK, :2] = (right[:, :2] + left[:, :2]) / 2
+    people[:, NECK, 2] = np.minimum(right[:, 2], left[:, 2])
+    people *= people[..., 2:] > 0
 
 
 def group_rtmpose(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
@@ -103,12 +106,8 @@ def load_rtmpose(mode: str = "balanced", device: str = "auto") -> tuple[Callable
 
     def load(tool: Callable, part: str, **options: Any):
         size = known[f"{part}_input_size"]
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # it tells what it loads
-                loaded = tool(str(files[part]), size, backend="onnxruntime", device=name, **options)
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            reason = f"cannot be loaded ({str(error)[:200]}); remove it, and it comes anew"
-            raise UserError(f"{files[part]}: {reason}") from None
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells what it loads
+            loaded = tool(str(files[part]), size, backend="onnxruntime", device=name, **options)
         check_provider(loaded.session, name, device, files[part])
         return loaded
 
@@ -130,11 +129,7 @@ def load_rtmpose(mode: str = "balanced", device: str = "auto") -> tuple[Callable
         return pose(rgb, bboxes=boxes) if len(boxes) else nobody
 
     def infer(frames: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        try:
-            return [find(frame) for frame in frames]
-        except Exception as error:  # as above
-            reason = f"the network fails on {frames[0].shape[1]}x{frames[0].shape[0]} pixels: {str(error)[:200]}"
-            raise UserError(f"{', '.join(map(str, files.values()))}: {reason}") from None
+        return [find(frame) for frame in frames]
 
     return np.ascontiguousarray, infer, {"weights": file_hash(*files.values()), "rtmpose_mode": mode}
 
@@ -147,14 +142,11 @@ def _weights(url: str, download_checkpoint: Callable) -> Path:
     quiet = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        recover_folders(path.parent)
         # In a folder of its own, so that half of a file is never taken for the whole one.
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as folder, quiet:
             Path(download_checkpoint(url, folder)).replace(path)
     except Exception as error:  # of urllib, zipfile, and rtmlib's own
-        place = f"get that archive elsewhere and put the end2end.onnx in it to {path}"
-        raise UserError(
-            f"{url}: cannot be downloaded ({error}); {place}, or take another network with --model onnx"
-        ) from None
+        remedy = f"get that archive elsewhere and put the end2end.onnx in it to {path}, or take --model onnx"
+        raise UserError(f"{url}: cannot be downloaded ({error}); {remedy}") from None
     print(f"downloaded {url} to {path}", file=sys.stderr)
     return path

@@ -39,12 +39,10 @@ _CAP = _round_stamp(LINE_WIDTH // 2, LINE_RADIUS_SQUARED)
 def draw_people(
     people: np.ndarray, frame_size: tuple[int, int], size: int = 224, short_side: int = SHORT_SIDE
 ) -> np.ndarray:
-    """Draw people on black, as a pose-flow image: uint8 (size, size, 3), RGB.
+    """Draw people (P, 18, 3) of a frame of (height, width) on black, as a pose-flow image: uint8 (size, size, 3), RGB.
 
-    `people` is (P, 18, 3): x and y in [0, 1] of the frame and a score, 0 where a part was not found.
-    `frame_size` is (height, width) of the frame in pixels. Person by person, discs are drawn at the parts and
-    then lines along the limbs, without smoothing and on a canvas of the frame's shape and that `short_side`; the
-    picture is then resized bilinearly without antialiasing.
+    Person by person, discs are drawn at the parts and then lines along the limbs, without smoothing and on a canvas of
+    the frame's shape and that `short_side`; the picture is then resized bilinearly without antialiasing.
     """
     people = np.asarray(people, np.float32)
     height, width = canvas_size(frame_size, short_side)
@@ -83,22 +81,16 @@ def draw_people(
 
 
 def canvas_size(frame_size: tuple[int, int], short_side: int = SHORT_SIDE) -> tuple[int, int]:
-    """(height, width) of the canvas for a frame of that (height, width): that of the frame extracted at `short_side`.
-
-    A very long frame stays smaller, so that its canvas fits into memory.
-    """
-    short, long = sorted(int(length) for length in frame_size)
+    """(height, width) of a frame that is scaled to `short_side`; a very long one stays smaller, to fit into memory."""
+    short, long = min(frame_size), max(frame_size)
     if long * short_side / short > max(long, MAX_LONG_SIDE):
         short_side = max(short, int(MAX_LONG_SIDE * short / long))
-    return scaled_size((int(frame_size[0]), int(frame_size[1])), short_side)
+    return scaled_size(frame_size, short_side)
 
 
 def save_pose_image(file: str | os.PathLike | BinaryIO, image: np.ndarray) -> None:
-    """Write a pose-flow image, uint8 (H, W, 3) RGB, as JPEG of quality 95 to a path or an open file.
-
-    Colour is stored at full resolution (4:4:4): the limbs are a few pixels wide, and halved colour planes
-    (4:2:0) would blend their colours with the black around them.
-    """
+    """Write a pose-flow image, uint8 (H, W, 3) RGB, as JPEG of quality 95 to a path or an open file."""
+    # 4:4:4: halved colour planes would blend the limbs, a few pixels wide, with the black around them.
     Image.fromarray(image).save(file, format="JPEG", quality=95, subsampling=0)
 
 

@@ -74,10 +74,7 @@ def add_estimator_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def estimator_from_arguments(args: argparse.Namespace, before: Mapping | None = None) -> Estimator:
-    """The estimator that the options of `add_estimator_arguments` describe.
-
-    What they leave open is as in `before`, the settings of the estimator that found others' people.
-    """
+    """The estimator that the options describe; what they leave open is as in `before`, another one's settings."""
     before = before or {}
     model = args.model or (before.get("model") if before.get("model") in MODELS else None)
     if model is None and (args.pose_weights or args.rtmpose_mode):
@@ -106,10 +103,7 @@ def make_estimator(
     rtmpose_mode: str = RTMPOSE_MODE,
     input_size: tuple[int, int] | None = None,
 ) -> Estimator:
-    """Make an estimator of one of `MODELS`; without `weights`, those of all but `onnx` are downloaded.
-
-    `amp` allows float16 on cuda; `input_size` is that of `load_network`.
-    """
+    """Make an estimator of one of `MODELS`; without `weights`, those of all but `onnx` are downloaded."""
     if weights is None and model == "onnx":
         raise UserError("--model onnx needs its weights: give --pose-weights FILE, or --model movenet")
     if weights is not None and not Path(weights).is_file():

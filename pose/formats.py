@@ -11,7 +11,7 @@ import numpy as np
 
 from common.cli import UserError
 from common.frames import VIDEO_EXTENSIONS
-from pose.coco import COCO_PARTS, NECK, SHOULDERS
+from pose.coco import COCO_PARTS, add_neck
 from pose.keypoints import Keypoints, make_keypoints
 from pose.people import follow_people, main_tracks
 from pose.skeleton import NUM_PARTS
@@ -45,10 +45,7 @@ class Poses(NamedTuple):
 
 
 def to_keypoints(poses: Poses, size: tuple[int, int] | None, num_frames: int | None) -> Keypoints:
-    """A video's people as this project keeps them; `size` (height, width) and `num_frames`: its frames', if known.
-
-    The neck, where the file has none, is the middle of the shoulders with the lower of their scores.
-    """
+    """A video's people as this project keeps them; `size` (height, width) and `num_frames`: its frames', if known."""
     name, points, frame, length, theirs = poses
     num_frames, theirs = num_frames or length, theirs or size
     if theirs is None:
@@ -67,9 +64,7 @@ def to_keypoints(poses: Poses, size: tuple[int, int] | None, num_frames: int | N
     people = points[:, ORDERS[points.shape[1]]]
     people[..., :2] = people[..., :2].clip(0, 1)
     if points.shape[1] == len(COCO_PARTS):
-        right, left = (people[:, shoulder] for shoulder in SHOULDERS)
-        people[:, NECK] = np.c_[(right + left)[:, :2] / 2, np.minimum(right, left)[:, 2]]
-        people *= people[..., 2:] > 0
+        add_neck(people)
     some = people[..., 2].any(axis=1)
     if (last := frame[some].max(initial=1)) > num_frames:
         raise UserError(f"{name}: has people in frame {last} of {num_frames}; give the frames that the poses are of")
@@ -187,10 +182,8 @@ def read_coco(path: Path) -> Iterator[Poses]:
     """
     content = load_json(path)
     if results := isinstance(content, list):
-        content = {
-            "annotations": content,
-            "images": [{"id": key} for key in {person["image_id"]: 0 for person in content}],
-        }
+        images = [{"id": key} for key in dict.fromkeys(person["image_id"] for person in content)]
+        content = {"annotations": content, "images": images}
     root = PurePath(path.parent.name if path.stem == "alphapose-results" else path.stem)
     file_of, size_of = {}, {}
     people: dict[PurePath, list] = {}

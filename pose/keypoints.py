@@ -44,10 +44,7 @@ def frames_with_people(keypoints: Keypoints) -> int:
 
 
 def too_few_people(with_people: int, searched: int) -> bool:
-    """Whether the frames `with_people` are too few of those `searched` for poses to tell anything: nobody is in view.
-
-    False if no frame was searched.
-    """
+    """Whether nobody is in view: too few of the frames `searched`, if any, show people for poses to tell anything."""
     return with_people < LEAST_SHARE * searched
 
 
@@ -66,10 +63,7 @@ def join_frames(people: Mapping[int, np.ndarray], num_frames: int, frame_size: t
 def save_keypoints(
     path: str | os.PathLike, keypoints: np.ndarray, frame: np.ndarray, num_frames: int, frame_size: tuple[int, int]
 ) -> None:
-    """Write the people of a video, arrays as in `Keypoints`, whole or not at all; equal data give equal bytes.
-
-    Raises `ValueError` if the data are not what `load_keypoints` accepts.
-    """
+    """Write the people of a video, arrays as in `Keypoints`, whole or not at all; equal data give equal bytes."""
     data = make_keypoints(keypoints, frame, num_frames, frame_size)
     with atomic_write(path) as file:
         arrays: dict[str, Any] = {name: np.asarray(value) for name, value in vars(data).items()}

@@ -68,9 +68,11 @@ def load_network(
         return own[0] or wanted[0], own[1] or wanted[1]
 
     trial = run(np.zeros((*sized(256, 256), 3), np.float32))
-    kind = _kind(path, trial)
-    if kind == MAPS:  # other maps are told now
-        _find_maps(path, trial, 3 if last else 1)
+    kind = _kind(trial, last)
+    if kind is None:
+        shapes = ", ".join(str(output.shape) for output in trial)
+        known = "OpenPose's 19 heatmaps and 38 PAFs, MoveNet's (1, 6, 56), YOLO-pose's (1, 56, N) or (1, N, 57)"
+        raise UserError(f"{path}: its outputs are {shapes}; known are {known}")
     size = sized(*{MAPS: MAPS_SIZE, YOLO: YOLO_SIZE, MOVENET: (0, 0)}[kind])
 
     def prepare(frame: np.ndarray) -> np.ndarray:
@@ -85,7 +87,7 @@ def load_network(
     def infer(inputs: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         outputs = [run(values) for values in inputs]
         if kind == MAPS:
-            return [_find_maps(path, output, 3 if last else 1) for output in outputs]
+            return [_find_maps(output, last) for output in outputs]
         return [(output[0][0].astype(np.float32), np.array(size)) for output in outputs]
 
     return prepare, infer, kind, {"input_size": [*size]} if any(size) else {}
@@ -104,35 +106,27 @@ def fit(frame_size: tuple[int, int], size: Sequence[int] | np.ndarray) -> tuple[
     return height, width, scale
 
 
-def _kind(path: str | os.PathLike, outputs: list[np.ndarray]) -> str:
+def _kind(outputs: list[np.ndarray], channels_last: bool) -> str | None:
     for output in outputs:
         if output.ndim == 3 and output.shape[2] == 56 and output.shape[1] <= 10:
             return MOVENET
         if output.ndim == 3 and (output.shape[1] == 56 or (output.shape[2] == 57 and output.shape[1] <= MOST_PEOPLE)):
             return YOLO
-    if any(output.ndim == 4 for output in outputs):
-        return MAPS
-    shapes = ", ".join(str(output.shape) for output in outputs)
-    known = "OpenPose's 19 heatmaps and 38 PAFs, MoveNet's (1, 6, 56), YOLO-pose's (1, 56, N) or (1, N, 57)"
-    raise UserError(f"{path}: its outputs are {shapes}; known are {known}")
+    return MAPS if _find_maps(outputs, channels_last) else None
 
 
-def _find_maps(path: str | os.PathLike, outputs: list[np.ndarray], axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Heatmaps (H, W, 19) and PAFs (H, W, 38), float32, in a network's outputs, their channels on `axis` or another."""
+def _find_maps(outputs: list[np.ndarray], channels_last: bool) -> tuple[np.ndarray, ...]:
+    """Heatmaps (H, W, 19) and PAFs (H, W, 38), float32, in a network's outputs; nothing if they are not there."""
+    both = NUM_HEATMAPS + NUM_PAFS
     found = {}  # by the number of maps; of several stages the last counts
     for output in outputs:
-        for place in (axis, 4 - axis) if output.ndim == 4 else ():
-            if output.shape[place] in (NUM_HEATMAPS, NUM_PAFS, NUM_HEATMAPS + NUM_PAFS):
-                maps = np.moveaxis(output[0], place - 1, -1).astype(np.float32, copy=False)
-                found[maps.shape[2]] = maps
+        for axis in ((3, 1) if channels_last else (1, 3)) if output.ndim == 4 else ():
+            if output.shape[axis] in (NUM_HEATMAPS, NUM_PAFS, both):
+                found[output.shape[axis]] = np.moveaxis(output[0], axis - 1, -1).astype(np.float32, copy=False)
                 break
-    if NUM_HEATMAPS + NUM_PAFS in found:
-        heatmaps, pafs = np.split(found[NUM_HEATMAPS + NUM_PAFS], [NUM_HEATMAPS], axis=2)
-        return heatmaps, pafs
-    if {NUM_HEATMAPS, NUM_PAFS} <= found.keys():
-        return found[NUM_HEATMAPS], found[NUM_PAFS]
-    shapes = ", ".join(str(output.shape) for output in outputs)
-    raise UserError(f"{path}: its outputs are {shapes}, not OpenPose's {NUM_HEATMAPS} heatmaps and {NUM_PAFS} PAFs")
+    if both in found:
+        return tuple(np.split(found[both], [NUM_HEATMAPS], axis=2))
+    return (found[NUM_HEATMAPS], found[NUM_PAFS]) if {NUM_HEATMAPS, NUM_PAFS} <= found.keys() else ()
 
 
 def group_maps(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:

@@ -79,9 +79,9 @@ def caffe_names(network: OpenPose) -> dict[str, str]:
 
 
 def load_openpose(path: str | os.PathLike | None = None) -> OpenPose:
-    """The network in evaluation mode with the weights of a .pth or .safetensors file; raises `UserError`.
+    """The network in evaluation mode with the weights of a .pth or .safetensors file, or those that are downloaded.
 
-    They are named as the network's modules or as the layers of the Caffe model. Without a file, they are downloaded.
+    They are named as the network's modules or as the layers of the Caffe model.
     """
     path = path or download(URL, REMEDY, SHA256, NOTICE)
     _, state = read_weights(path)

@@ -80,9 +80,9 @@ def person_scores(people: np.ndarray) -> np.ndarray:
 def follow_people(keypoints: Keypoints, max_gap: int = MAX_GAP) -> np.ndarray:
     """The track of each person of a video, int32 (P,): numbers from 0 in the order in which tracks begin.
 
-    A track is one person in following frames, at most once in each; it goes on after up to `max_gap` frames without
-    that person. Frame by frame, people are matched with the tracks by `match_people`, first with those that were seen
-    last, as in the matching cascade of Deep SORT (arXiv 1703.07402). Equal keypoints give equal tracks.
+    A track is one person in following frames; it goes on after up to `max_gap` frames without that person. Frame by
+    frame, people are matched with the tracks by `match_people`, first with those that were seen last, as in the
+    matching cascade of Deep SORT (arXiv 1703.07402).
     """
     people, tracks = keypoints.keypoints, np.full(len(keypoints.frame), -1, np.int32)
     last: dict[int, int] = {}  # track → index of its last person
@@ -271,10 +271,7 @@ def add_cleaning_arguments(parser: ArgumentGroup) -> None:
 
 
 def cleaning_from_arguments(args: argparse.Namespace, rate: float, others: Mapping = NOT_CLEANED) -> dict | None:
-    """How people are to be cleaned, for `clean_people`, in frames that come at `rate` a second; None if not at all.
-
-    What the options leave open is as in `others`.
-    """
+    """The options of `clean_people` in frames that come at `rate` a second, left open as in `others`; None if none."""
     given = {name: getattr(args, name) for name in NOT_CLEANED}
     cleaning = {name: (others.get(name) if value is None else value) or None for name, value in given.items()}
     cleaning["smooth"] = rate if cleaning["smooth"] else None

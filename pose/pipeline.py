@@ -5,7 +5,7 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
 from pathlib import Path
@@ -39,7 +39,7 @@ class PoseJob:
 class PoseOptions(NamedTuple):
     """How pose folders are made: every `every`-th frame and the last one are estimated, those between interpolated.
 
-    `settings` are kept in their records; `cleaning`: see `clean_people`; `images`: draw them as well. Frames of video
+    `settings` are for their records; `cleaning` is that of `clean_people`; `images`: draw them. Frames of video
     files are `made` as extract_frames.py does, but for the JPEG.
     """
 
@@ -55,20 +55,17 @@ class PoseOptions(NamedTuple):
 # ---- from frames to people ----
 
 
-def estimate(
-    estimator: Estimator, batches: Iterable[tuple], load: Callable | None = None, threads: int = AHEAD
-) -> Generator[tuple, None, None]:
+def estimate(estimator: Estimator, batches: Iterable[tuple], threads: int = AHEAD) -> Generator[tuple, None, None]:
     """Yield `(tag, people, frame_size, error)` of each `(tag, items)` in `batches`, in order.
 
-    `load(item)` gives a frame, uint8 (H, W, 3) RGB, without it the items are frames; those of one batch must be of
-    one size. `people` is a list of float32 (P, 18, 3), one for each frame; of a batch that fails it is None and
-    `error` the `UserError`. Some batches are read and grouped while another one is in the network. Wrap it in
-    `contextlib.closing`.
+    An item is a frame, uint8 (H, W, 3) RGB, or its path; those of one batch must be of one size. `people` is a list of
+    float32 (P, 18, 3), one for each frame; if a batch fails it is None, and `error` the `UserError`. Some batches are
+    read and grouped while another one is in the network. Wrap it in `contextlib.closing`.
     """
     network = threading.Lock()
 
     def find(items: list) -> tuple[list[np.ndarray], tuple[int, int]]:
-        frames = [load(item) if load else item for item in items]
+        frames = [item if isinstance(item, np.ndarray) else read_image(item) for item in items]
         for item, frame in zip(items, frames, strict=True):
             check_size(item if isinstance(item, Path) else "a frame", frame.shape[:2], frames[0].shape[:2])
         inputs = [estimator.prepare(frame) for frame in frames]
@@ -114,7 +111,10 @@ def process_videos(
     `contextlib.closing`.
     """
     failed: dict[PoseJob, UserError] = {}
-    writing: deque[tuple[PoseJob, Path, Future]] = deque()
+    writing: deque[tuple[PoseJob, Future]] = deque()
+
+    def named(video: PoseJob, error: UserError) -> UserError:
+        return error if str(video.frames) in str(error) else UserError(f"{video.frames}: {error}")
 
     def batches() -> Iterator[tuple]:
         for video in videos:
@@ -125,17 +125,18 @@ def process_videos(
                         numbers, frames = zip(*batch, strict=True)
                         yield (video, numbers), frames
             except UserError as error:
-                failed[video] = error
+                failed[video] = named(video, error)
             if damage:
                 damaged[video] = damage[0]
 
     def written(most: int) -> Iterator[tuple[PoseJob, None]]:
         """The videos whose folders are in their places; waits until at most `most` are not."""
-        while writing and (len(writing) > most or writing[0][2].done()):
-            writing[0][2].result()
-            yield writing.popleft()[0], None
+        while writing and (len(writing) > most or writing[0][1].done()):
+            video, job = writing.popleft()
+            job.result()
+            yield video, None
 
-    stream = estimate(estimator, batches(), _read, options.threads)
+    stream = estimate(estimator, batches(), options.threads)
     pool = ThreadPoolExecutor(max(options.threads, 1))
     try:
         for video, results in groupby(stream, key=lambda result: result[0][0]):
@@ -150,31 +151,23 @@ def process_videos(
                     people.update(zip(numbers, found, strict=True))
                     yield from written(AHEAD)
             except UserError as error:
-                named = str(video.frames) in str(error)
-                failed[video] = error if named else UserError(f"{video.frames}: {error}")
+                failed[video] = named(video, error)
             if video not in failed:
                 everyone = fill_in(people, frame_size)
                 data = join_frames(dict(enumerate(everyone, 1)), len(everyone), frame_size)
-                temporary = temporary_name(video.poses)
-                writing.append((video, temporary, pool.submit(_write, video, temporary, data, options)))
+                writing.append((video, pool.submit(_write, video, data, options)))
         yield from written(0)
         yield from failed.items()
     finally:
         stream.close()
-        for _, temporary, job in writing:
-            job.cancel()
-            with contextlib.suppress(OSError):  # one at work fails for want of its folder
-                shutil.rmtree(temporary.rename(temporary_name(temporary)))
-        wait([job for _, _, job in writing])
-        pool.shutdown()
+        pool.shutdown(cancel_futures=True)  # the folders at work are finished
 
 
-def _write(video: PoseJob, temporary: Path, data: Keypoints, options: PoseOptions) -> None:
+def _write(video: PoseJob, data: Keypoints, options: PoseOptions) -> None:
     is_file = video.frames.is_file()
     frames = made_of(video.frames, options.made) if is_file else read_record(video.frames).get("frames")
-    with atomic_folder(video.poses, temporary):
-        record = {"frames": frames, "people": options.settings}
-        write_poses(temporary, data, options.cleaning, record, options.images)
+    with atomic_folder(video.poses, temporary_name(video.poses)) as folder:
+        write_poses(folder, data, options.cleaning, {"frames": frames, "people": options.settings}, options.images)
 
 
 def _key_items(source: Path, every: int, made: FrameSettings, damage: list[str]) -> Generator[tuple, None, None]:
@@ -186,19 +179,12 @@ def _key_items(source: Path, every: int, made: FrameSettings, damage: list[str])
         yield from ((number, frames[number - 1]) for number in key_frames(len(frames), every))
         return
     number = 0
-    try:
-        with contextlib.closing(frames_of(source, made, damage=damage)) as pictures:
-            for number, frame in enumerate(pictures, 1):
-                if (number - 1) % every == 0:
-                    yield number, frame
-    except UserError as error:  # it does not name the file
-        raise UserError(f"{source}: {error}") from None
+    with contextlib.closing(frames_of(source, made, damage=damage)) as pictures:
+        for number, frame in enumerate(pictures, 1):
+            if (number - 1) % every == 0:
+                yield number, frame
     if (number - 1) % every:
         yield number, frame
-
-
-def _read(item: Path | np.ndarray) -> np.ndarray:
-    return item if isinstance(item, np.ndarray) else read_image(item)
 
 
 def key_frames(num_frames: int, every: int) -> list[int]:
@@ -221,14 +207,12 @@ def fill_in(people: dict[int, np.ndarray], frame_size: tuple[int, int]) -> list[
 # ---- pose folders ----
 
 
-def finished_keypoints(folder: Path, num_frames: int | None = None, images: bool = True) -> Keypoints | None:
-    """Keypoints of a pose folder of so many frames, if given, that has an image for each if `images`; else None."""
+def is_finished(folder: Path, num_frames: int | None = None, images: bool = True) -> bool:
+    """Whether a pose folder has keypoints, of so many frames if given, and, if wanted, an image for each frame."""
     with contextlib.suppress(UserError):
-        keypoints = load_keypoints(folder / FILE_NAME)
-        drawn = count_frames(folder) if images else keypoints.num_frames
-        if drawn == keypoints.num_frames == (num_frames or keypoints.num_frames):
-            return keypoints
-    return None
+        found = load_keypoints(folder / FILE_NAME).num_frames
+        return found == (num_frames or found) and (not images or found == count_frames(folder))
+    return False
 
 
 def write_poses(folder: Path, data: Keypoints, cleaning: dict | None, record: dict, images: bool = True) -> None:
@@ -246,20 +230,19 @@ def write_poses(folder: Path, data: Keypoints, cleaning: dict | None, record: di
     write_record(folder, record | {"count": data.num_frames if images else None})
 
 
-def redraw(job: tuple[Path, Path, Path], cleaning: dict | None = None) -> None:
-    """Draw a pose folder's images anew from its keypoints; `job`: the folder, its temporary name, that of the frames.
+def redraw(video: PoseJob, scratch: Path, cleaning: dict | None = None) -> None:
+    """Draw a pose folder's images anew from its keypoints, in the folder `scratch` until all are drawn.
 
     With `cleaning` from those before it, so that cleaning twice, or with other options, is the same as cleaning once.
     """
-    folder, temporary, frames = job
-    raw = folder / RAW_NAME if cleaning and (folder / RAW_NAME).exists() else folder / FILE_NAME
-    data = load_keypoints(raw)
-    with atomic_folder(folder, temporary):
+    folder, raw = video.poses, video.poses / RAW_NAME
+    data = load_keypoints(raw if cleaning and raw.exists() else folder / FILE_NAME)
+    record = read_record(folder)
+    record["frames"] = read_record(video.frames).get("frames") or record.get("frames")
+    record["people"] = ((record.get("people") or {}) | (cleaning or {})) or None
+    with atomic_folder(folder, scratch / video.name) as temporary:
         for file in folder.iterdir():
             made = FRAME_PATTERN.fullmatch(file.name) or (cleaning and file.name in (FILE_NAME, RAW_NAME))
             if file.is_file() and not made:
                 shutil.copy2(file, temporary / file.name)
-        record = read_record(folder)
-        record["frames"] = read_record(frames).get("frames") or record.get("frames")
-        record["people"] = ((record.get("people") or {}) | (cleaning or {})) or None
         write_poses(temporary, data, cleaning, record)

@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -13,7 +12,6 @@ from pose.coco import COCO_PARTS, group_rtmpose, people_from_coco
 from pose.estimators import default_model, make_estimator
 from pose.keypoints import FILE_NAME, load_keypoints, people_of_frame
 from pose.onnx_network import group_maps
-from tests.helpers import ROOT
 from tests.pose_fixtures import MAP_SIZE, expected_person, person_maps, save_network
 
 onnx = pytest.importorskip("onnx")
@@ -63,32 +61,6 @@ def test_onnx_networks_that_do_not_fit(tmp_path):
     for model, words in (("rtmpose", "good.onnx: rtmpose has its own.*--model onnx"), ("openpose", "good.onnx")):
         with pytest.raises(UserError, match=words):
             make_estimator(model, good)
-
-
-def test_onnx_network_with_other_maps(tmp_path):
-    from onnx import TensorProto, helper
-
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["image"], ["out"])],
-        "copy",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 32])],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    (tmp_path / "copy.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(UserError, match="19 heatmaps and 38 PAFs"):
-        make_estimator("onnx", tmp_path / "copy.onnx", "cpu")
-
-
-def test_missing_onnxruntime_is_named(tmp_path):
-    path = save_network(tmp_path / "net.onnx")
-    code = (
-        "import sys; sys.modules['onnxruntime'] = None\n"
-        "from pose.estimators import default_model, make_estimator\n"
-        f"make_estimator('onnx', {str(path)!r})"
-    )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "needs onnxruntime, which is not installed: pip install onnxruntime" in finished.stderr
 
 
 # ---- torch networks ----
@@ -160,22 +132,6 @@ def test_doubtful_parts_and_people_are_left_out():
     for parts, score, found in ((range(18), 0.29, 0), ({0, 14, 15}, 0.9, 0), ({0, 14, 15, 16}, 0.9, 1)):
         assert group_rtmpose(coco(parts, score), (100, 50)).shape == (found, 18, 3)
     assert group_rtmpose((np.zeros((0, 17, 2)), np.zeros((0, 17))), (100, 50)).shape == (0, 18, 3)
-
-
-def test_wrong_torch_weights(tmp_path):
-    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="other.pth"):
-        make_estimator("openpose", tmp_path / "other.pth", "cpu")
-
-
-def test_failed_download_names_the_option(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError("no network here")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
-    with pytest.raises(UserError, match="https://.*body_pose_model.pth.*no network here.*--pose-weights FILE.*rtmpose"):
-        make_estimator("openpose", None, "cpu")
 
 
 # ---- real images ----
@@ -294,12 +250,6 @@ def test_the_default_network_is_said_once(monkeypatch, capsys, provider, model):
     assert not out and len(err.splitlines()) == 2 and f"found by {model}" in err
 
 
-def test_networks_of_no_known_kind_are_told(tmp_path):
-    path = constant_network(tmp_path / "n.onnx", np.zeros((1, 10), np.float32), [1, 3, 64, 64], TensorProto.FLOAT)
-    with pytest.raises(UserError, match=r"outputs are \(1, 10\); known are OpenPose's"):
-        make_estimator("onnx", path, "cpu")
-
-
 def test_movenet_finds_the_people_of_jhmdb(shared):
     if not (shared / "jhmdb").is_dir():
         pytest.skip("needs ../shared/jhmdb")
@@ -313,3 +263,18 @@ def test_movenet_finds_the_people_of_jhmdb(shared):
                 apart = np.abs(people[..., :2] - person[:, :2]).mean(2)
                 distances.append(min(np.median(apart[i][both[i]]) for i in range(len(people)) if both[i].any()))
     assert len(distances) >= 8 and np.median(distances) < 0.005
+
+
+@pytest.mark.parametrize("shape", [(1, 10), (1, 3, 32, 32)])
+def test_networks_of_no_known_kind_are_told(tmp_path, shape):
+    path = constant_network(tmp_path / "n.onnx", np.zeros(shape, np.float32), [1, 3, 64, 64], TensorProto.FLOAT)
+    with pytest.raises(UserError, match=r"n\.onnx: its outputs are \(1, .*OpenPose's 19 heatmaps"):
+        make_estimator("onnx", path, "cpu")
+
+
+@pytest.mark.parametrize(("model", "package"), [("onnx", "onnxruntime"), ("rtmpose", "rtmlib")])
+def test_missing_packages_are_named(tmp_path, monkeypatch, model, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    weights = save_network(tmp_path / "net.onnx") if model == "onnx" else None
+    with pytest.raises(UserError, match=f"needs {package}, which is not installed: pip install .*{package}"):
+        make_estimator(model, weights)

@@ -145,12 +145,6 @@ def test_limbs_equal_those_of_plain_loops(seed, shape):
 # ---- made-up people ----
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_made_up_people_are_found_again(count):
-    people = standing_people(count)
-    assert_same_people(group_people(*synthetic_maps(people, 60, 90)), people, 0.012)
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 3), st.floats(0, 0.25))
 def test_people_with_parts_missing_are_found_again(seed, count, missing):

@@ -2,7 +2,6 @@ from contextlib import closing
 
 import numpy as np
 
-from common.cli import UserError
 from pose.estimators import Estimator
 from pose.people import interpolate_people
 from pose.pipeline import estimate
@@ -32,18 +31,18 @@ def test_estimate_keeps_order_and_equals_the_stages_called_in_turn():
         np.testing.assert_array_equal(one, other)
 
 
-def test_estimate_reports_a_broken_batch_and_goes_on():
-    def load(number):
-        if number == 4:
-            raise UserError("frame 4 is broken")
+def test_estimate_reports_a_broken_batch_and_goes_on(tmp_path):
+    def frame(number):
         return np.full((4, 4 + (number == 7), 3), number, np.uint8)
 
     estimator = Estimator(lambda frame: frame[0, 0, 0], lambda inputs: [(v,) for v in inputs], _label, {})
-    batches = [("a", [1, 2]), ("b", [3, 4]), ("c", [6, 7]), ("d", [8])]
-    with closing(estimate(estimator, batches, load)) as found:
+    (tmp_path / "4.jpg").write_bytes(b"no image")
+    batches = [("a", [frame(1), frame(2)]), ("b", [frame(3), tmp_path / "4.jpg"]), ("c", [frame(6), frame(7)])]
+    batches.append(("d", [frame(8)]))
+    with closing(estimate(estimator, batches)) as found:
         results = {tag: (people, error) for tag, people, _, error in found}
     assert [results[tag][1] is None for tag in "abcd"] == [True, False, False, True]
-    assert str(results["b"][1]) == "frame 4 is broken"
+    assert "4.jpg: not an image" in str(results["b"][1])
     assert "5x4 pixels" in str(results["c"][1])
 
 

@@ -8,11 +8,10 @@ from PIL import Image
 from common.contact_sheet import choose_frames
 from common.frames import FRAME_NAME, count_frames
 from common.parallel import in_shard
-from common.records import root_record
 from pose.draw import draw_people
 from pose.keypoints import load_keypoints, people_of_frame, save_keypoints
 from tests.helpers import assert_error, call_main, run_script
-from tests.pose_fixtures import BOTH, GREEN, NAMES, NONE, RED, SIZE, VIDEOS, command, expected_person, save_frames, tree
+from tests.pose_fixtures import BOTH, GREEN, NAMES, NONE, RED, VIDEOS, command, expected_person, save_frames, tree
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -83,21 +82,6 @@ def test_a_second_run_skips_what_is_finished(data, tmp_path):
     assert tree(tmp_path / "poses") == tree(data / "poses")
     kept = tmp_path / "poses/Archery_g01_c01"
     assert all(path.stat().st_mtime_ns == before[path] for path in kept.iterdir())
-
-
-@pytest.mark.parametrize("lost", [(4,), (7,), (1, 2)])
-@pytest.mark.parametrize("redraw", [False, True])
-def test_a_folder_that_lost_images_is_made_again(data, tmp_path, lost, redraw):
-    out = tmp_path / "poses"
-    shutil.copytree(data / "poses", out)
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*") if "Archery_g01_c01" not in path.parts}
-    for number in lost:
-        (out / f"Archery_g01_c01/frame{number:06d}.jpg").unlink()
-    arguments = ("--out", out, "--from-keypoints") if redraw else command(data, out)
-    finished = call_main("process_pose", *arguments, "--workers", 0)
-    assert [int(line.split()[-1]) for line in finished.stdout.splitlines()[:3]] == [1, 4, 0], finished.stderr
-    assert tree(out) == tree(data / "poses")
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items() if path.is_file())
 
 
 def test_batch_size_and_workers_change_nothing(data, tmp_path):
@@ -219,39 +203,6 @@ def test_killed_while_redrawing(data, tmp_path):
     assert "skipped (finished)         5" in finished.stdout
     assert (tmp_path / "poses/clip.v2/frame000001.jpg").is_file()
     assert (tmp_path / "poses/Class/v_twice/frame000001.jpg").is_file()
-
-
-def test_settings_say_what_the_people_depend_on(data):
-    settings = root_record(data / "poses")["people"]
-    assert settings["model"] == "onnx" and settings["input_size"] == list(SIZE) and settings["every"] == 1
-
-
-def test_real_videos(shared, tmp_path):
-    import av
-
-    frames = tmp_path / "frames/v_exercise"
-    frames.mkdir(parents=True)
-    with av.open(str(shared / "videos/exercise.avi")) as video:
-        for number, decoded in zip(range(1, 11), video.decode(video=0), strict=False):
-            decoded.to_image().save(frames / FRAME_NAME.format(number), quality=95)
-    finished = call_main(
-        "process_pose",
-        "--frames",
-        tmp_path / "frames",
-        "--out",
-        tmp_path / "out",
-        "--model",
-        "onnx",
-        "--pose-weights",
-        shared / "pose/openpose_mobilenet_v2_small.onnx",
-        "--workers",
-        0,
-    )
-    assert finished.returncode == 0, finished.stderr
-    keypoints = load_keypoints(tmp_path / "out/exercise/keypoints.npz")
-    assert keypoints.frame_size == (288, 384)
-    counts = [len(people_of_frame(keypoints, number)) for number in range(1, 11)]
-    assert all(3 <= count <= 5 for count in counts), counts
 
 
 def test_a_pose_folder_goes_on_with_the_model_that_made_it(data):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pose.keypoints import load_keypoints, save_keypoints
+from pose.keypoints import save_keypoints
 from tests.helpers import ROOT, assert_error, call_main, run_script
 from tests.pose_fixtures import BOTH, GREEN, RED, command, save_frames, save_network, tree
 
@@ -60,7 +60,7 @@ def test_killed_in_the_middle_and_started_again(data, tmp_path):
 
 
 def half_written(out: Path) -> bool:
-    return any(any(folder.glob("*.jpg")) for folder in out.glob(".tmp-*"))
+    return any(out.glob(".tmp-*/**/*.jpg"))
 
 
 def finished_videos(out: Path) -> int:
@@ -68,7 +68,8 @@ def finished_videos(out: Path) -> int:
 
 
 def test_sigterm_ends_the_run_with_a_hint_and_leaves_nothing_half_done(data, tmp_path):
-    save_frames(tmp_path / "frames/v_long", [BOTH] * 1200)
+    for name in ("a", "b", "c"):
+        save_frames(tmp_path / f"frames/v_{name}", [BOTH] * 400)
     arguments = [str(word) for word in ("--frames", tmp_path / "frames", *command(data, tmp_path / "out")[2:])]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "process_pose.py"), *arguments, "--workers", "1"],
@@ -84,7 +85,7 @@ def test_sigterm_ends_the_run_with_a_hint_and_leaves_nothing_half_done(data, tmp
     assert process.returncode == 143
     assert "stopped; the same command resumes here" in text
     assert "Traceback" not in text
-    assert not list((tmp_path / "out").iterdir())
+    assert sorted(tree(tmp_path / "out"))[0] == "a/frame000001.jpg" and len(tree(tmp_path / "out")) in (402, 804)
 
 
 def test_sigterm_while_redrawing_leaves_folders_as_they_were_or_done(data, tmp_path):
@@ -152,16 +153,6 @@ def test_broken_videos_are_named_and_the_others_done(data, tmp_path):
     shutil.copy(frames / "d_cut/frame000001.jpg", cut)
     again = call_main("process_pose", *command(data, tmp_path / "out")[2:], "--frames", frames, "--workers", 0)
     assert [int(line.split()[-1]) for line in again.stdout.splitlines()[:3]] == [1, 2, 5]
-
-
-def test_grey_and_cmyk_frames(data, tmp_path):
-    for mode in ("L", "CMYK"):
-        (tmp_path / "frames" / mode).mkdir(parents=True)
-        Image.new("RGB", (64, 48), (255, 255, 255)).convert(mode).save(tmp_path / "frames" / mode / "frame000001.jpg")
-    finished = call_main("process_pose", "--frames", tmp_path / "frames", *command(data, tmp_path / "out")[2:])
-    assert finished.returncode == 0, finished.stderr
-    for mode in ("L", "CMYK"):
-        assert len(load_keypoints(tmp_path / "out" / mode / "keypoints.npz").frame) == 2
 
 
 def test_mistakes(data, tmp_path):
