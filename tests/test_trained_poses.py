@@ -12,7 +12,6 @@ import process_pose
 from common.records import RECORD, root_record, write_record
 from fusion.scores import load_scores
 from pose.estimators import estimator_from_arguments
-from pose.keypoints import load_keypoints
 from pose.pipeline import RAW_NAME
 from tests.helpers import assert_error, call_main, make_tiny, moving, train_script, write_video
 from tests.prediction_data import CLASSES, FRAMES, fake_estimator, write_checkpoint
@@ -158,15 +157,3 @@ def test_frame_settings_go_with_redrawn_poses(trained, tmp_path):
     for name in ("one", "two"):
         write_record(tmp_path / name, {"frames": {"every": 5}})
     assert_error(call_main(*redraw, "--frames", trained / "frames"), "every = 5", "choose another folder")
-
-
-def test_cleaning_kept_keypoints_is_kept_as_well(trained, tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one/keypoints.npz").write_bytes((trained / "flow/one" / RAW_NAME).read_bytes())
-    redraw = ("process_pose", "--out", tmp_path, "--from-keypoints", "--workers", 0)
-    assert call_main(*redraw, "--max-people", 1).returncode == 0
-    assert root_record(tmp_path)["people"] == {"min_score": None, "max_people": 1, "smooth": None}
-    assert call_main(*redraw, "--smooth", "--max-people", 1).returncode == 0
-    assert root_record(tmp_path)["people"]["smooth"] == 25
-    again = load_keypoints(tmp_path / "one/keypoints.npz")
-    assert np.array_equal(again.keypoints, load_keypoints(trained / "flow/one/keypoints.npz").keypoints)
