@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.pose import standing_people, synthetic_maps
+from benchmarks.pose import standing_people
 from pose.paf import MAX_CANDIDATES, assemble, find_limbs, find_parts, group_people
 from pose.skeleton import LIMB_PAFS, LIMBS, NUM_HEATMAPS, NUM_PAFS, NUM_PARTS
 from tests.reference_data import REAL_IMAGES, real_pose
@@ -17,6 +17,29 @@ def random_maps(rng, height, width, smooth=True):
         for axis in (0, 1):
             maps = (maps + np.roll(maps, 1, axis) + np.roll(maps, 2, axis)) / 2
     return maps[..., :NUM_HEATMAPS], maps[..., NUM_HEATMAPS:]
+
+
+def synthetic_maps(people: np.ndarray, height: int = 46, width: int = 54) -> tuple[np.ndarray, np.ndarray]:
+    """Ideal network output for people (P, 18, 3): heatmaps (H, W, 19) and PAFs (H, W, 38)."""
+    heatmaps = np.zeros((height, width, NUM_HEATMAPS), np.float32)
+    pafs = np.zeros((height, width, NUM_PAFS), np.float32)
+    y, x = np.mgrid[:height, :width]
+    for person in people:
+        points = person[:, :2] * (width, height) - 0.5
+        for part, (part_x, part_y) in enumerate(points):
+            if person[part, 2] > 0:
+                blob = person[part, 2] * np.exp(-((x - part_x) ** 2 + (y - part_y) ** 2) / 2)
+                heatmaps[..., part] = np.maximum(heatmaps[..., part], blob)
+        for (a, b), channels in zip(LIMBS, LIMB_PAFS, strict=True):
+            if person[a, 2] > 0 and person[b, 2] > 0:
+                d = points[b] - points[a]
+                length = max(np.hypot(*d), 1e-6)
+                along = ((x - points[a][0]) * d[0] + (y - points[a][1]) * d[1]) / length
+                across = ((x - points[a][0]) * d[1] - (y - points[a][1]) * d[0]) / length
+                on_limb = (along > -1) & (along < length + 1) & (np.abs(across) < 1)
+                pafs[on_limb, channels[0]], pafs[on_limb, channels[1]] = d / length
+    heatmaps[..., -1] = 1 - heatmaps[..., :-1].max(axis=2)
+    return heatmaps, pafs
 
 
 def assert_same_people(found, expected, tolerance):
