@@ -36,7 +36,6 @@ MORE = (
     "Finished videos are skipped, so the same command resumes a run that was stopped. Job arrays: --shard 0/8 … "
     "--shard 7/8 on as many machines with one --out; a last call without --shard does what is left and reports all."
 )
-Outcome = tuple[list[PoseJob], list[PoseJob], list[str]]
 
 
 def get_args_parser() -> ArgumentParser:
@@ -91,15 +90,16 @@ def main(argv: list[str] | None = None) -> int:
     videos, failures = select_videos(args)
     work = redraw_videos if args.from_keypoints else estimate_videos
     try:
-        done, skipped, failed = work(videos, args)
+        worked_on = work(videos, args)
     except (KeyboardInterrupt, SystemExit):
         print("stopped; the same command resumes here", file=sys.stderr)
         raise
-    failures += failed
-    finished = sorted(done + skipped, key=lambda video: video.name)
+    failures += [str(error) for error in worked_on.values() if error]
+    finished = [video for video in videos if not worked_on.get(video)]
     lines = [f"failed: {failure}" for failure in failures]
     print_problems(lines, args.out, "failed", args.shard)
-    print_report(len(done), len(skipped), finished, len(failures))
+    skipped = len(videos) - len(worked_on)
+    print_report(len(finished) - skipped, skipped, finished, len(failures))
     if args.preview and finished:
         write_preview(args.preview, [(video.name, video.frames, video.poses) for video in finished])
     return 1 if failures else 0
@@ -174,10 +174,10 @@ def listed_folders(
     return list(dict.fromkeys(found)), failures
 
 
-# ---- both return videos done, videos skipped, and a line for each that failed ----
+# ---- both return the videos that were not finished, and of each that failed why ----
 
 
-def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
+def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> dict[PoseJob, UserError | None]:
     """Estimate and draw every video whose pose folder is not complete."""
     if args.model:  # before weights are downloaded
         check_made(args.out, {"people": {"model": args.model}})
@@ -187,14 +187,11 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
     check_made(args.out, {"people": settings})
     args.out.mkdir(parents=True, exist_ok=True)
     todo: dict[PoseJob, int] = {}
-    skipped, done, failed = [], [], []
     for video in videos:
         count = 0
         with contextlib.suppress(UserError):  # the pipeline meets it again, and reports it
             count = 0 if args.videos_in else count_frames(video.frames)
-        if (count or args.videos_in) and is_finished(video.poses, count, args.images):
-            skipped.append(video)
-        else:
+        if not (count or args.videos_in) or not is_finished(video.poses, count, args.images):
             todo[video] = count
     damaged: dict[PoseJob, str] = {}
     made = frames_made(args) or FrameSettings()
@@ -204,22 +201,17 @@ def estimate_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
         progress_bar(total) as bar,
         contextlib.closing(process_videos(estimator, todo, options, damaged, bar.update)) as results,
     ):
-        for video, error in results:
-            if error:
-                failed.append(str(error))
-            else:
-                done.append(video)
-    lines = [f"kept: {video.frames}: {damaged[video]}" for video in videos if video in damaged and video in done]
+        worked_on = dict(results)
+    lines = [f"kept: {video.frames}: {damaged[video]}" for video in todo if video in damaged and not worked_on[video]]
     print_problems(lines, args.out, "kept", args.shard)
-    return done, skipped, failed
+    return worked_on
 
 
-def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
+def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> dict[PoseJob, UserError | None]:
     """Draw the images of every pose folder that lacks some, or of all with --redraw or options that clean people."""
     cleaning = cleaning_from_arguments(args, float(frame_rate(args)))
-    anew = args.redraw or cleaning
-    skipped = {video for video in videos if not anew and is_finished(video.poses)}
-    todo, done, failed = [video for video in videos if video not in skipped], [], []
+    todo = [video for video in videos if args.redraw or cleaning or not is_finished(video.poses)]
+    worked_on: dict[PoseJob, UserError | None] = {}
     scratch = temporary_name(args.out / "scratch")
     results = run_parallel(partial(redraw, scratch=scratch, cleaning=cleaning), todo, args.workers)
     try:
@@ -227,14 +219,11 @@ def redraw_videos(videos: list[PoseJob], args: argparse.Namespace) -> Outcome:
             for video, _, error in results:
                 if isinstance(error, OSError):
                     raise error
-                if error:
-                    failed.append(str(error))
-                else:
-                    done.append(video)
+                worked_on[video] = error
                 bar.update()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # also of processes that were ended
-    return done, list(skipped), failed
+    return worked_on
 
 
 def frame_rate(args: argparse.Namespace) -> Fraction:
