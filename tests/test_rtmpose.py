@@ -13,7 +13,7 @@ from common.cli import UserError
 from pose.coco import COCO_PARTS
 from pose.estimators import make_estimator
 from pose.keypoints import load_keypoints, people_of_frame
-from tests.helpers import assert_error, call_main, run_script
+from tests.helpers import assert_error, call_main
 from tests.pose_fixtures import save_frames, save_network
 
 rtmlib = pytest.importorskip("rtmlib")
@@ -151,9 +151,8 @@ def test_settings_tell_modes_and_weights_apart(home):
 
 def test_the_scripts_need_no_option_about_weights(home):
     save_frames(home / "frames/v_a", [(250, 0, 0), (250, 250, 0), (0, 0, 250)], SIZE)
-    finished = run_script(
-        "process_pose.py", "--model", "rtmpose", "--frames", home / "frames", "--out", home / "out", "--workers", 0
-    )
+    run = ("--model", "rtmpose", "--frames", home / "frames", "--out", home / "out", "--workers", 0)
+    finished = call_main("process_pose", *run)
     assert finished.returncode == 0, finished.stderr
     keypoints = load_keypoints(home / "out/a/keypoints.npz")
     assert [len(people_of_frame(keypoints, number)) for number in (1, 2, 3)] == [1, 2, 0]
