@@ -101,13 +101,3 @@ def test_scores_under_any_spelling_belong_to_the_listed_video():
         "y": None,
     }.items():
         assert listed_names([spelling], videos) == {spelling: name}
-
-
-def test_folders_are_found_by_any_unicode_form_and_in_class_folders(tmp_path):
-    for folder in (unicodedata.normalize("NFD", "Übung/v_é"), "a", "v_a", ".hidden", "Run/v_b"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "Hop").touch()
-    names = (("a", "Run"), ("é", "Übung"), ("b", "Hop"))
-    (_, a), (_, e), (_, b) = find_folders(tmp_path, [Video(name, 0, where, f"{where}/{name}") for name, where in names])
-    assert a == "v_a" and b is None
-    assert (tmp_path / e).is_dir() and unicodedata.normalize("NFC", e) == "Übung/v_é"
