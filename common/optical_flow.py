@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import cv2
@@ -71,22 +71,18 @@ def flow_images(frames: Iterable[np.ndarray], method: Method) -> Iterator[np.nda
 
     The last image repeats the one before; a single frame does not move. Refuses frames of different sizes.
     """
-    image, size = None, None
-
-    def same_size() -> Iterator[np.ndarray]:
-        nonlocal size
-        for frame in frames:
-            size = size or frame.shape[:2]
-            check_size("a frame", frame.shape[:2], size)
-            yield frame
-
-    pairs = pairwise(same_size())
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        return
+    image, pairs = encode_flow(np.zeros((*first.shape[:2], 2))), pairwise(chain([first], frames))
     while batch := list(islice(pairs, BATCH)):
+        for _, second in batch:
+            check_size("a frame", second.shape[:2], first.shape[:2])
         for flow in method(*zip(*batch, strict=True)):
             image = encode_flow(flow)
             yield image
-    if size:
-        yield encode_flow(np.zeros((*size, 2))) if image is None else image
+    yield image
 
 
 def encode_flow(flow: np.ndarray) -> np.ndarray:
