@@ -7,13 +7,18 @@ from safetensors.torch import save_file
 
 from common.cli import UserError
 from network import build_network, cross_modality_filters, imagenet_state_dict, load_starting_weights, rgb_statistics
-from tests.helpers import assert_error, call_main, train_script, train_well
+from tests.helpers import assert_error, call_main, train_script, train_well, write_video
 from training.streams import SPATIAL, trained_stream
 from utils import load_checkpoint
 
 timm = pytest.importorskip("timm")
-# Convolutional with layers behind the pooling, without batch norm, of a fixed input size.
-NETWORKS = ("mobilenetv4_conv_small", "convnext_atto", "vit_tiny_patch16_224")
+NETWORKS = (
+    "tf_efficientnet_lite0",  # depthwise convolutions
+    "mobilenetv4_conv_small",  # layers behind the pooling
+    "resnet18.tv_in1k",  # a tag in its name
+    "convnext_atto",  # no batch norm
+    "vit_tiny_patch16_224",  # a fixed input size
+)
 
 
 def train(data, record, *arguments):
@@ -41,6 +46,11 @@ def test_a_network_trains_resumes_bit_for_bit_and_is_used(tiny, tmp_path, arch):
 
     exported = call_main("export_onnx", best, tmp_path / "x.onnx")  # which compares its logits with the network's
     assert exported.returncode == 0, exported.stderr
+    video = write_video(
+        tmp_path / "clip.avi", np.random.default_rng(0).integers(256, size=(12, 64, 80, 3), dtype=np.uint8)
+    )
+    predicted = call_main("predict", video, "--spatial", best)
+    assert predicted.returncode == 0 and "probability" in predicted.stdout, predicted.stderr
 
 
 def test_other_channels_start_from_the_mean_of_the_rgb_filters(tmp_path):
