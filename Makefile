@@ -36,6 +36,7 @@ COMMON := $(LISTS) --val-groups 35,36 --seed $(SEED) --workers 0
 SMALL := $(COMMON) --weights none --image-size 64 --batch-size 8 --lr 0.01 --epochs 12
 SPATIAL := $(DEMO)/record/spatial
 MOTION := $(DEMO)/record/motion_pose
+GCN := --arch stgcnpp_small --batch-size 16 --lr 0.05 --weight-decay 5e-4 --epochs 20  # one network, in a minute
 SKELETON := $(DEMO)/record/skeleton
 STREAMS := $(SPATIAL)/summary.json $(MOTION)/summary.json $(SKELETON)/summary.json
 SHOWN := BodyWeightSquats/v_BodyWeightSquats_g01_c01.avi CliffDiving/v_CliffDiving_g02_c01.avi
@@ -56,7 +57,7 @@ $(MOTION)/summary.json: | $(DEMO)/prepared
 	$(call train,motion_pose_cnn_15.py $(SMALL) --data $(DEMO)/pose_flow --record $(@D))
 
 $(SKELETON)/summary.json: | $(DEMO)/prepared
-	$(call train,skeleton_gcn_15.py $(COMMON) --data $(DEMO)/pose_flow --record $(@D))
+	$(call train,skeleton_gcn_15.py $(COMMON) $(GCN) --data $(DEMO)/pose_flow --record $(@D))
 
 demo: $(DEMO)/prepared
 	$(MAKE) --no-print-directory -j3 $(STREAMS)

@@ -10,6 +10,7 @@ from argparse import Namespace
 
 from common.cli import ArgumentParser, run, whole_number
 from dataloader.flow_dataloader import method_of
+from dataloader.motion_pose_dataloader import SQUARE_CROPS
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import FLOW
@@ -19,7 +20,10 @@ def get_args_parser() -> ArgumentParser:
     """The command line; its defaults are those of the modern recipe."""
     parser = training_parser(FLOW.name, __doc__, data="data/flow")
     text = "stacks of a video in training, with consensus (TSN)"
-    parser.group("training").add_argument("--segments", type=whole_number(1), metavar="N", help=text)
+    add = parser.group("training").add_argument
+    add("--segments", type=whole_number(1), metavar="N", help=text)
+    text = "zoom: in training up to 1.2 times smaller or larger than in the test; random: always larger, as TSN"
+    add("--crop", choices=SQUARE_CROPS, help=text)
     parser.set_defaults(flow_method=None)
     return parser
 

@@ -8,8 +8,9 @@ python motion_pose_cnn_15.py --evaluate \\
 
 from argparse import BooleanOptionalAction, Namespace
 
-from common.cli import ArgumentParser, run, whole_number
+from common.cli import ArgumentParser, UserError, run, whole_number
 from dataloader.frame_index import looks_like_pose_flow
+from dataloader.motion_pose_dataloader import SQUARE_CROPS
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import MOTION_POSE
@@ -25,13 +26,20 @@ def get_args_parser() -> ArgumentParser:
         "draw the pose images from the keypoints.npz in --data, and move and mirror the bodies (modern recipe: if any)"
     )
     add("--from-keypoints", action=flag, help=text)
+    text = "people: the box of the main people over the video, in training and testing alike; zoom: the whole picture, "
+    text += "in training up to 1.2 times smaller or larger than in the test; random: always larger, as the original "
+    text += "(modern recipe: people, zoom for images on disk)"
+    add("--crop", choices=("people", *SQUARE_CROPS), help=text)
     return parser
 
 
 def data_options(args: Namespace) -> dict:
-    """Whether to draw from keypoints: unless an option or the recipe says so, where --data has some."""
+    """Whether to draw from keypoints, and the crop: unless told, where --data has some, and their people's box."""
     drawn = looks_like_pose_flow(args.data) if args.from_keypoints is None else args.from_keypoints
-    return {"from_keypoints": drawn}
+    crop = args.crop or ("people" if drawn else "zoom")
+    if crop == "people" and not drawn:
+        raise UserError("--crop people: needs keypoints, which tell where people are; add --from-keypoints")
+    return {"from_keypoints": drawn, "crop": crop}
 
 
 def main(argv: list[str] | None = None) -> int:

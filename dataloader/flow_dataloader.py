@@ -12,11 +12,12 @@ from common.cli import UserError
 from common.frames import BrokenImage
 from common.records import root_record
 from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import random_crop, read_grey, transform_images
+from dataloader.images import random_crop, random_zoom, read_grey, transform_images
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing, sample_for_training
 
+STILL = 128  # no motion, as near as a picture has it
 PARTS = ("u", "v")  # folders of extract_flow.py: motion to the right and downwards
 
 
@@ -61,12 +62,13 @@ def flow_sample(
     read: Callable[[IndexedVideo, int], np.ndarray],
     clips: int = TEST_SAMPLES,
     segments: int = 1,
+    crop: str = "random",
 ) -> Sample:
     """Stacks of the flow of 10 following frames of one video: images (M, S, S, 2), `index` (clips, 10).
 
     Looks at the same moments as the other streams. Training (a generator is given): one stack from a random start in
-    each of `segments` equal parts of the video, resized to 256/224 of `image_size`, cropped by one random draw, and
-    mirrored half of the time, which turns u into -u. Testing: the stacks from the 19 test starts, or from `clips`.
+    each of `segments` equal parts of the video, cropped by one random draw (`crop` as in `motion_sample`), and mirrored
+    half of the time, which turns u into -u. Testing: the stacks from the 19 test starts, or from `clips`.
     `read(video, number)` reads an image.
     """
     images_of = partial(map, partial(read, video))
@@ -75,7 +77,11 @@ def flow_sample(
 
     def augment(images: Iterable[np.ndarray]) -> torch.Tensor:
         *place, flip = generator.random(3)
-        cropped = transform_images(images, partial(random_crop, size=image_size, draws=place, square=True))
+        if crop == "random":
+            cut = partial(random_crop, size=image_size, draws=place, square=True)
+        else:
+            cut = partial(random_zoom, size=image_size, draws=(*place, generator.random()), fill=STILL)
+        cropped = transform_images(images, cut)
         return mirror(cropped) if flip < 0.5 else cropped
 
     return sample_for_training(images_of, video.frames.num_frames, generator.random(segments), STACK_LENGTH, augment)

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +21,7 @@ from common.frames import BrokenImage, Frames, find_frames
 from common.parallel import cores, run_parallel
 from common.records import RECORD, FrameSettings, folders_in, read_record, root_record, sample_folders
 from common.video import count_frames_of, frames_of
-from dataloader.names import Video, find_videos, folder_names, is_video, normal
+from dataloader.names import Video, find_videos, first_names, folder_names, is_video, normal
 from pose.keypoints import FILE_NAME
 
 SETTLED = 2  # seconds by which a folder may look newer than its record, which is written last
@@ -106,6 +107,33 @@ def _index_folder(root: str | os.PathLike, video: Video, folder: str | None) -> 
         return IndexedVideo(video, frames)
     names = ", ".join(sorted(os.listdir(path))[:3])
     return video, f"video {video.name!r} has no frames (frame000001.jpg, …) in {path}" + f", but {names}" * bool(names)
+
+
+def load_all(
+    root: str | os.PathLike, videos: Sequence[Video], load: Callable[[Path], tuple[Any, int, bool]]
+) -> tuple[dict[str, Any], list[IndexedVideo], list[tuple[Video, str]]]:
+    """What `load(folder)` gives for the videos below `root` by name, the good videos, and `(video, reason)` for others.
+
+    `load` returns it with the number of frames and whether nobody is in view. Says on stderr in which videos nobody is;
+    it must not be all.
+    """
+    loaded, good, bad, empty = {}, [], [], []
+    for video, folder in find_folders(root, videos):
+        if folder is None:
+            bad.append((video, f"video {video.name!r} has no folder below {root}"))
+            continue
+        try:
+            loaded[video.name], num_frames, nobody = load(Path(root, folder))
+            good.append(IndexedVideo(video, Frames(str(Path(root, folder)), num_frames)))
+            empty += [video.name] * nobody
+        except UserError as error:
+            bad.append((video, f"video {video.name!r}: {error}"))
+    if good and len(empty) == len(good):
+        raise UserError(f"{root}: nobody is seen in any of the {len(good)} videos; find people, see process_pose.py")
+    if empty:
+        count = f"{len(empty)} of {len(good)} videos ({first_names(empty)})"
+        print(f"{root}: nobody in {count}, of which poses tell nothing", file=sys.stderr)
+    return loaded, good, bad
 
 
 # ---- video files ----

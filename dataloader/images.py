@@ -75,6 +75,26 @@ def random_crop(images: torch.Tensor, size: int, draws: Draws, square: bool) -> 
     return resize(images, *sides)[..., top : top + size, left : left + size, :]
 
 
+ZOOM = 1.2  # at most, in and out, about the test's scale
+
+
+def random_zoom(images: torch.Tensor, size: int, draws: Draws, fill: int = 0) -> torch.Tensor:
+    """The whole images (..., H, W, C) as uint8 (..., size, size, C), 1/1.2 to 1.2 times as large as the test has them.
+
+    Larger ones are cropped, smaller ones stand on a ground of `fill`. `draws` are three numbers in [0, 1): top and left
+    as fractions of the margin, and the zoom.
+    """
+    v, u, zoom = map(float, draws)
+    side = round(size * ZOOM ** (2 * zoom - 1))
+    resized, margin = resize(images, side, side), abs(side - size)
+    top, left = int(v * (margin + 1)), int(u * (margin + 1))
+    if side >= size:
+        return resized[..., top : top + size, left : left + size, :]
+    ground = torch.full((*resized.shape[:-3], size, size, resized.shape[-1]), fill, dtype=torch.uint8)
+    ground[..., top : top + side, left : left + side, :] = resized
+    return ground
+
+
 # TSN's crops: heights and widths as parts of the short side, at most one step apart, and top and left.
 CROP_SCALES = (1, 0.875, 0.75, 0.66)
 CROP_SIZES = [(a, b) for i, a in enumerate(CROP_SCALES) for b in CROP_SCALES[max(i - 1, 0) : i + 2]]

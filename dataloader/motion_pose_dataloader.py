@@ -1,28 +1,34 @@
 """Samples of the motion stream: stacks of 10 pose-flow images, read, or drawn from keypoints as they are needed."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from common.cli import UserError
-from common.frames import Frames
-from dataloader.frame_index import IndexedVideo, find_folders
-from dataloader.images import SHORT_SIDE_RATIO, random_crop, read_frames, resize, transform_images
-from dataloader.names import Video, first_names
+from dataloader.frame_index import IndexedVideo, load_all
+from dataloader.images import SHORT_SIDE_RATIO, ZOOM, random_crop, random_zoom, read_frames, resize, transform_images
+from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
+from dataloader.skeleton_dataloader import chosen_people
 from dataloader.video_dataset import Sample, sample_for_testing, sample_for_training
 from pose.draw import draw_people
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, nobody_in, people_of_frame
+from pose.people import crop_people
 from pose.skeleton import MIRROR
 
-MAX_SCALE = 1.1
+MAX_SCALE = 1.1  # about the scale of `--crop random`
+MAX_SHIFT = 0.1  # of the other crops
 MAX_ANGLE = np.deg2rad(10)
+
+
+# Of images of which the test shows the whole: how training crops them, and how many random numbers that takes.
+SQUARE_CROPS: dict[str, tuple[Callable, int]] = {
+    "random": (partial(random_crop, square=True), 2),
+    "zoom": (random_zoom, 3),
+}
 
 
 def motion_sample(
@@ -31,20 +37,21 @@ def motion_sample(
     image_size: int,
     clips: int = TEST_SAMPLES,
     segments: int = 1,
+    crop: str = "random",
 ) -> Sample:
     """Stacks of 10 pose-flow images of one video: `index` (clips, 10).
 
     Training (a generator is given): one stack from a random start in each of `segments` equal parts of the
-    video, the images resized to 256/224 of `image_size` and cropped by one random draw; never flipped, for a
-    mirrored pose would have its left and right colours exchanged. Testing: the stacks from the 19 test starts,
-    or from `clips`.
+    video, the images cropped by one random draw, see `SQUARE_CROPS`; never flipped, for a mirrored pose would have its
+    left and right colours exchanged. Testing: the stacks from the 19 test starts, or from `clips`.
     """
     read = partial(read_frames, video.frames)
     if generator is None:
         return sample_for_testing(read, video.frames.num_frames, STACK_LENGTH, image_size, clips)
 
     def augment(images: Iterable[np.ndarray]) -> torch.Tensor:
-        return transform_images(images, partial(random_crop, size=image_size, draws=generator.random(2), square=True))
+        cut, draws = SQUARE_CROPS[crop]
+        return transform_images(images, partial(cut, size=image_size, draws=generator.random(draws)))
 
     return sample_for_training(read, video.frames.num_frames, generator.random(segments), STACK_LENGTH, augment)
 
@@ -53,45 +60,21 @@ def motion_sample(
 
 
 def load_all_keypoints(
-    root: str | os.PathLike, videos: Sequence[Video]
+    root: str | os.PathLike, videos: Sequence[Video], crop: bool = False
 ) -> tuple[dict[str, Keypoints], list[IndexedVideo], list[tuple[Video, str]]]:
     """The keypoints of the videos below `root` by name, the good videos, and `(video, reason)` for the others.
 
-    They are held in memory: 220 bytes for each person in a frame.
+    They are held in memory: 220 bytes for each person in a frame. With `crop` each video's are those of the box of its
+    main people.
     """
 
     def load(folder: Path) -> tuple[Keypoints, int, bool]:
         keypoints = load_keypoints(folder / FILE_NAME)
+        if crop:
+            keypoints = crop_people(keypoints, chosen_people(folder).box)
         return keypoints, keypoints.num_frames, nobody_in(keypoints)
 
     return load_all(root, videos, load)
-
-
-def load_all(
-    root: str | os.PathLike, videos: Sequence[Video], load: Callable[[Path], tuple[Any, int, bool]]
-) -> tuple[dict[str, Any], list[IndexedVideo], list[tuple[Video, str]]]:
-    """What `load(folder)` gives for the videos below `root` by name, the good videos, and `(video, reason)` for others.
-
-    `load` returns it with the number of frames and whether nobody is in view. Says on stderr in which videos nobody is;
-    it must not be all.
-    """
-    loaded, good, bad, empty = {}, [], [], []
-    for video, folder in find_folders(root, videos):
-        if folder is None:
-            bad.append((video, f"video {video.name!r} has no folder below {root}"))
-            continue
-        try:
-            loaded[video.name], num_frames, nobody = load(Path(root, folder))
-            good.append(IndexedVideo(video, Frames(str(Path(root, folder)), num_frames)))
-            empty += [video.name] * nobody
-        except UserError as error:
-            bad.append((video, f"video {video.name!r}: {error}"))
-    if good and len(empty) == len(good):
-        raise UserError(f"{root}: nobody is seen in any of the {len(good)} videos; find people, see process_pose.py")
-    if empty:
-        count = f"{len(empty)} of {len(good)} videos ({first_names(empty)})"
-        print(f"{root}: nobody in {count}, of which poses tell nothing", file=sys.stderr)
-    return loaded, good, bad
 
 
 def keypoint_sample(
@@ -101,12 +84,14 @@ def keypoint_sample(
     keypoints: Mapping[str, Keypoints],
     clips: int = TEST_SAMPLES,
     segments: int = 1,
+    crop: str = "random",
 ) -> Sample:
     """Stacks of 10 drawn pose-flow images of one video, from its `keypoints` under its name: `index` (clips, 10).
 
     Looks at the same frames as `motion_sample`; test images are those on disk before their JPEG compression.
-    Training moves the body itself, all poses of a stack alike: the crop's zoom and shift, a scale of 0.9 to 1.1, a
-    turn of up to 10° and, half of the time, a mirror image with left and right parts exchanged.
+    Training moves the body itself, all poses of a stack alike: a scale of 1/1.2 to 1.2 of the test's (with the `crop`
+    "random" those of `motion_sample`'s, times 0.9 to 1.1), a shift, a turn of up to 10° and, half of the time, a mirror
+    image with left and right parts exchanged.
     """
     data = keypoints[video.video.name]
     if generator is None:
@@ -114,8 +99,11 @@ def keypoint_sample(
 
     def draw_moved(frames: Iterable) -> torch.Tensor:
         draws = generator.random(5)
-        scale = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[2] - 1)
-        shift = (draws[:2] - 0.5) * (SHORT_SIDE_RATIO - 1)
+        if crop == "random":
+            scale, margin = SHORT_SIDE_RATIO * MAX_SCALE ** (2 * draws[2] - 1), SHORT_SIDE_RATIO - 1
+        else:
+            scale, margin = ZOOM ** (2 * draws[2] - 1), 2 * MAX_SHIFT
+        shift = (draws[:2] - 0.5) * margin
         affine = affine_map(data.frame_size, scale, (2 * draws[3] - 1) * MAX_ANGLE, shift)
         images = (_draw(data, frame, affine, mirror=bool(draws[4] < 0.5)) for frame in frames)
         return transform_images(images, partial(resize, height=image_size, width=image_size))

@@ -5,17 +5,17 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from common.atomic import atomic_write
-from dataloader.frame_index import IndexedVideo
-from dataloader.motion_pose_dataloader import load_all
+from dataloader.frame_index import IndexedVideo, load_all
 from dataloader.names import Video
 from dataloader.video_dataset import Prepared, Sample
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, nobody_in
-from pose.people import main_paths
+from pose.people import box_of_paths, main_paths
 from pose.skeleton import LIMBS, MIRROR, NUM_PARTS
 
 CHOSEN_NAME = "people.npy"  # beside the keypoints.npz
@@ -40,12 +40,26 @@ def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]) -> Prepa
 
     Returns the good videos, `(video, reason)` for the others, and the function that samples their paths.
     """
-    paths, good, bad = load_all(root, videos, chosen_people)
+
+    def load(folder: Path) -> tuple[np.ndarray | Path, int, bool]:
+        chosen = chosen_people(folder)
+        return chosen.paths, chosen.num_frames, chosen.nobody
+
+    paths, good, bad = load_all(root, videos, load)
     return good, bad, partial(skeleton_sample, paths=paths)
 
 
-def chosen_people(folder: Path) -> tuple[np.ndarray | Path, int, bool]:
-    """The `normalized_paths` of a pose folder's people, the number of frames, and whether nobody is in view.
+class Chosen(NamedTuple):
+    """The main people of a video: `normalized_paths` or a file of them, whether nobody is in view, `box_of_paths`."""
+
+    paths: np.ndarray | Path
+    num_frames: int
+    nobody: bool
+    box: np.ndarray
+
+
+def chosen_people(folder: Path) -> Chosen:
+    """The main people of a pose folder's video.
 
     They are kept beside the keypoints as long as these stay as they are; then a path to the file takes their place,
     so that processes share what the system keeps of it in memory.
@@ -56,18 +70,23 @@ def chosen_people(folder: Path) -> tuple[np.ndarray | Path, int, bool]:
         stamp = [state.st_mtime_ns, state.st_size]
         kept = np.load(file, mmap_mode="r")
         if kept["stamp"].tolist() == stamp:
-            return file, kept.dtype["paths"].shape[1], bool(kept["nobody"])
+            return Chosen(file, kept.dtype["paths"].shape[1], bool(kept["nobody"]), np.array(kept["box"]))
     keypoints = load_keypoints(folder / FILE_NAME)
-    paths = normalized_paths(keypoints)
+    paths, box = normalized_paths(keypoints), people_box(keypoints)
     nobody = nobody_in(keypoints) or not paths.any()  # of whom none can be followed
-    chosen = np.zeros((), [("stamp", "i8", 2), ("nobody", "?"), ("paths", "f4", paths.shape)])
-    chosen["stamp"], chosen["nobody"], chosen["paths"] = stamp, nobody, paths
+    chosen = np.zeros((), [("stamp", "i8", 2), ("nobody", "?"), ("box", "f4", 3), ("paths", "f4", paths.shape)])
+    chosen["stamp"], chosen["nobody"], chosen["box"], chosen["paths"] = stamp, nobody, box, paths
     try:
         with atomic_write(file) as out:
             np.save(out, chosen)
     except OSError:  # a read-only folder, a full disk
-        return paths, keypoints.num_frames, nobody
-    return file, keypoints.num_frames, nobody
+        return Chosen(paths, keypoints.num_frames, nobody, box)
+    return Chosen(file, keypoints.num_frames, nobody, box)
+
+
+def people_box(keypoints: Keypoints) -> np.ndarray:
+    """The `box_of_paths` of the main people of a video or a window."""
+    return box_of_paths(main_paths(keypoints, PEOPLE)[0], keypoints.frame_size)
 
 
 def normalized_paths(keypoints: Keypoints) -> np.ndarray:

@@ -5,13 +5,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from network import Family
-from pose.skeleton import DRAWN_LIMBS, NUM_PARTS
+from pose.skeleton import DRAWN_LIMBS, MIRROR, NUM_PARTS
 
 # Of each block the channels and the stride in time. The large one is PYSKL's, with a third as many parts of an input.
+_SMALL = ((48, 2), (96, 2), (96, 1))
 STAGES = {
-    "stgcnpp_small": ((48, 2), (96, 2), (96, 1)),
+    "stgcnpp_ensemble": _SMALL,
+    "stgcnpp_small": _SMALL,
     "stgcnpp": ((64, 1), (64, 1), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1), (256, 2), (256, 1), (256, 1)),
 }
+# Channels of `skeleton_input` that the networks of an ensemble see, the third of each the scores.
+VIEWS = {"joints": (0, 1, 2, 5, 6, 9, 10), "bones": (3, 4, 2, 7, 8), "both": tuple(range(11))}
+MIRROR_SIGNS = (-1, 1, 1, -1, 1, -1, 1, -1, 1, -1, 1)  # of these channels, from left to right and back
 DILATIONS = (1, 2, 3, 4)  # of the temporal convolutions of a block
 
 
@@ -109,8 +114,44 @@ class GraphNetwork(nn.Module):
         return self.fc(everyone.view(clips, people, -1).sum(1) / present.sum(1, keepdim=True))
 
 
-def build_graph_network(arch: str, in_channels: int, classes: int, image_size: int | None = None) -> GraphNetwork:
-    """A randomly initialised ST-GCN++, one of `STAGES`."""
+class GraphEnsemble(nn.Module):
+    """`GraphNetwork`s of joints, of bones (2s-AGCN, arXiv 1805.07694) and of both, whose logits are averaged.
+
+    In training each clip goes through one of them alone, the next one through the next, so that they learn by
+    themselves and a step costs as much as one network's. The test sees a clip and its mirror image. Their features lie
+    side by side before one classifier, 0 for the networks that a clip does not go through.
+    """
+
+    def __init__(self, stages: tuple, classes: int):
+        super().__init__()
+        self.networks = nn.ModuleDict({name: GraphNetwork(stages, len(VIEWS[name]), classes) for name in VIEWS})
+        for network in self.networks.values():
+            network.fc = nn.Identity()
+        self.fc = nn.Linear(len(VIEWS) * stages[-1][0], classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of N clips (N, people, 11, T, 18)."""
+        count = len(self.networks)
+        if not self.training or len(x) < count:
+            mirrored = x[..., list(MIRROR)] * x.new_tensor(MIRROR_SIGNS).view(-1, 1, 1)
+            features = sum(self._features(name, view) for name in VIEWS for view in (x, mirrored))
+            return self.fc(features / (2 * count))
+        features = x.new_zeros(len(x), self.fc.in_features)
+        for place, name in enumerate(VIEWS):
+            features[place::count] = self._features(name, x[place::count])
+        return self.fc(features)
+
+    def _features(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """What the classifier sees of one network's, 0 in the places of the others."""
+        own = self.networks[name](x[:, :, list(VIEWS[name])]).to(x.dtype)
+        place, count = list(VIEWS).index(name), len(VIEWS)
+        return F.pad(own, (place * own.shape[1], (count - 1 - place) * own.shape[1]))
+
+
+def build_graph_network(arch: str, in_channels: int, classes: int, image_size: int | None = None) -> nn.Module:
+    """A randomly initialised ST-GCN++, or an ensemble, by its name in `STAGES`."""
+    if arch == "stgcnpp_ensemble":
+        return GraphEnsemble(STAGES[arch], classes)
     return GraphNetwork(STAGES[arch], in_channels, classes)
 
 

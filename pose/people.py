@@ -14,6 +14,8 @@ from pose.paf import MIN_PARTS
 
 MAX_GAP = 5  # frames that a person may be lost for: 0.2 s at 25 frames per second
 MIN_SEEN = 3  # frames in which a person must be found at all
+BOX_MARGIN = 0.25  # of the longer side of what the main people fill
+MIN_BOX = 0.2  # of the frame's short side: people who are farther away stay small
 MIN_CUTOFF = 1.5  # Hz: the lower, the less a still body trembles
 BETA = 15.0  # Hz per (short side / s): the higher, the less a fast part lags behind
 SPEED_CUTOFF = 1.0  # Hz
@@ -154,6 +156,31 @@ def main_paths(keypoints: Keypoints, count: int) -> tuple[np.ndarray, np.ndarray
         here = whose[place, span] == track
         paths[place[here], span[here]] = person[here]
     return paths, whose
+
+
+def box_of_paths(paths: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+    """The square about the main people of a video, float32 (3,): x and y of its centre, and its side, in pixels.
+
+    It holds all but a hundredth of their parts on each side over the whole video, and a margin. `paths` are those of
+    `main_paths`; where nobody is, it is about the whole frame.
+    """
+    found = paths[paths[..., 2] > 0][:, :2] * frame_size[::-1]
+    if not len(found):
+        return np.array((frame_size[1] / 2, frame_size[0] / 2, max(frame_size)), np.float32)
+    low, high = np.percentile(found, (1, 99), axis=0)
+    side = max((high - low).max() * (1 + BOX_MARGIN), MIN_BOX * min(frame_size))
+    return np.array((*(low + high) / 2, side), np.float32)
+
+
+def crop_people(keypoints: Keypoints, box: np.ndarray) -> Keypoints:
+    """The people of a video as a crop of its frames shows them, with coordinates in that `box` of `box_of_paths`."""
+    x, y, side = map(float, box)
+    people = keypoints.keypoints.copy()
+    people[..., 0] = (people[..., 0] * keypoints.frame_size[1] - x) / side + 0.5
+    people[..., 1] = (people[..., 1] * keypoints.frame_size[0] - y) / side + 0.5
+    people[people[..., 2] == 0] = 0
+    whole = max(round(side), 1)
+    return Keypoints(people, keypoints.frame, keypoints.num_frames, (whole, whole))
 
 
 def filled_track(keypoints: Keypoints, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

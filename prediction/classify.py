@@ -269,7 +269,8 @@ def look(
         window.people = {i: people_of_frame(people, start + i) for i in range(1, window.num_frames + 1)}
         window.frame_size = people.frame_size
     looked_at = {True: set(), False: set()}
-    for stream in map(STREAMS.__getitem__, models):
+    for name, model in models.items():
+        stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
         looked_at[stream.of_people].update(stream.looks_at(window.num_frames, options.clips))
     posed, every = looked_at[True], options.estimate_every if estimator else 1
     # People are followed over the whole window, unless only their own scores count.

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from common.cli import UserError
+from dataloader.skeleton_dataloader import skeleton_input
 from network import for_testing, load_starting_weights, read_model
-from pose.graph_network import DILATIONS, GRAPH_NETWORKS, STAGES, GraphNetwork, part_graph
-from pose.skeleton import DRAWN_LIMBS
+from pose.graph_network import DILATIONS, GRAPH_NETWORKS, STAGES, VIEWS, GraphNetwork, part_graph
+from pose.skeleton import DRAWN_LIMBS, MIRROR
 from tests.test_network import random_statistics
 from utils import save_checkpoint
 
@@ -110,6 +111,36 @@ def test_people_are_alike_and_videos_without_them_too():
     assert torch.isfinite(logits).all() and torch.allclose(logits[0], logits[1], atol=1e-5)
 
 
+def test_an_ensemble_averages_networks_which_learn_from_different_clips():
+    torch.manual_seed(0)
+    ensemble = random_statistics(GRAPH_NETWORKS.build("stgcnpp_ensemble", 11, CLASSES)).eval()
+    generator = np.random.default_rng(0)
+    clip = generator.normal(size=(6, 2, 16, 18, 4)).astype(np.float32)
+    clip[..., 2:] = 1
+    mirrored = clip[..., list(MIRROR), :] * np.float32((-1, 1, 1, 1))
+    inputs, flipped = (
+        skeleton_input(torch.from_numpy(values), torch.arange(6)[:, None]) for values in (clip, mirrored)
+    )
+    logits, both = [], []
+    for place, (name, channels) in enumerate(VIEWS.items()):
+        assert channels[2] == 2  # the scores, which tell who is there
+        alone = GraphNetwork(STAGES["stgcnpp_ensemble"], len(channels), CLASSES).eval()
+        weight = ensemble.fc.weight.detach().chunk(3, 1)[place]
+        alone.load_state_dict(
+            ensemble.networks[name].state_dict() | {"fc.weight": weight, "fc.bias": ensemble.fc.bias.detach()}
+        )
+        logits.append(alone(inputs[:, :, list(channels)]))
+        both.append((logits[-1] + alone(flipped[:, :, list(channels)])) / 2)
+    assert torch.allclose(ensemble(inputs), sum(both) / 3, atol=1e-4)
+    ensemble.train()
+    for module in ensemble.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    expected = torch.stack([logits[row % 3][row] for row in range(6)])
+    assert torch.allclose(ensemble(inputs), expected, atol=1e-4)
+    assert torch.allclose(ensemble(inputs[:2]), sum(both)[:2] / 3, atol=1e-4)
+
+
 def test_the_graph_is_the_skeleton():
     graph = part_graph()
     assert torch.equal(graph[0], torch.eye(18))
@@ -134,7 +165,9 @@ def test_architectures_are_told_from_their_weights(arch, tmp_path):
         read_model(tmp_path / "a.tar", 11)
     other = GRAPH_NETWORKS.build(arch, 11, 5)
     load_starting_weights(other, arch, str(tmp_path / "a.tar"))
-    assert torch.equal(other.blocks[0].graph, network.blocks[0].graph) and other.fc.out_features == 5
+    weights = zip(other.named_parameters(), network.parameters(), strict=True)
+    assert all(torch.equal(one, two) for (name, one), two in weights if not name.startswith("fc."))
+    assert other.fc.out_features == 5
     with pytest.raises(UserError, match=f"{arch}: neither torchvision's nor timm's"):
         load_starting_weights(other, arch, "imagenet")
 

@@ -17,7 +17,7 @@ from common.cli import UserError
 from common.frames import FRAME_NAME, BrokenImage, Frames, decode_image, find_frames, list_frames
 from common.records import RECORD, write_record
 from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import random_crop, read_frames, read_image, resize, to_input, transform_images
+from dataloader.images import random_crop, random_zoom, read_frames, read_image, resize, to_input, transform_images
 from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.names import Video
 from dataloader.sampling import random_state, segment_starts, stack_indices
@@ -107,6 +107,17 @@ def test_crop_is_the_window_of_the_scaled_image():
     assert torch.equal(random_crop(image, 224, (0.999, 0), square=True), square[32:, :224])
     half = resize(image, 128, 170)
     assert torch.equal(random_crop(image, 112, (0, 0), square=False), half[:112, :112])
+
+
+def test_zoom_shows_the_whole_image_about_the_size_of_the_test():
+    image = torch.from_numpy(np.array(picture(340, 256)))
+    assert torch.equal(random_zoom(image, 100, (0.3, 0.9, 0.5)), resize(image, 100, 100))
+    assert torch.equal(random_zoom(image, 100, (0.5, 0.999, 1)), resize(image, 120, 120)[10:110, 20:])
+    small = random_zoom(image, 100, (0, 0.999, 0), fill=7)
+    assert torch.equal(small[:83, 17:], resize(image, 83, 83))
+    assert (small[83:] == 7).all() and (small[:, :17] == 7).all()
+    stack = torch.stack([image, image.flip(0)])
+    assert torch.equal(random_zoom(stack, 100, (0, 0.999, 0), fill=7)[0], small)
 
 
 def test_images_of_any_sizes_are_transformed_in_order():

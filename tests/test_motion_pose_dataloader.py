@@ -1,3 +1,4 @@
+from argparse import Namespace
 from functools import partial
 
 import numpy as np
@@ -17,12 +18,19 @@ from dataloader.motion_pose_dataloader import (
 )
 from dataloader.names import Video
 from dataloader.sampling import random_state
+from dataloader.skeleton_dataloader import people_box
 from dataloader.split_train_test_video import read_split
 from fusion.scores import load_scores
+from motion_pose_cnn_15 import data_options, get_args_parser
+from network import Model
 from pose.draw import draw_people
 from pose.keypoints import load_keypoints, make_keypoints, people_of_frame, save_keypoints
+from pose.people import crop_people
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS, MIRROR
 from tests.helpers import assert_error, make_tiny, train_script
+from training.options import parse_options
+from training.streams import MOTION_POSE, Window, trained_stream
+from utils import load_checkpoint, save_checkpoint
 
 
 def walking_people(label: int, frames: int) -> np.ndarray:
@@ -70,26 +78,31 @@ def test_test_samples_are_those_of_drawn_images(drawn, size):
         assert torch.equal(expected.images, ours.images) and ours.images.any()
 
 
-def test_training_looks_at_the_same_frames_and_moves_the_body(drawn):
+@pytest.mark.parametrize("crop", ["random", "zoom"])
+def test_training_looks_at_the_same_frames_and_moves_the_body(drawn, crop):
     videos, sample = both(drawn)
     video, mirrored = videos[-1], 0
     data = load_keypoints(f"{video.frames.folder}/keypoints.npz")
     for number in range(20):
-        ours = sample(video, random_state(0, number, "x"), 224)
+        ours = sample(video, random_state(0, number, "x"), 224, crop=crop)
         assert torch.equal(ours.index, motion_sample(video, random_state(0, number, "x"), 224).index)
         start, x, y, scale, angle, flip = random_state(0, number, "x").random(6)
         mirrored += flip < 0.5
         first = 1 + int(start * (data.num_frames - 9))
         # In pixels about the middle of the frame, by complex numbers: mirrored, turned and scaled, then shifted.
-        factor = 256 / 224 * 1.1 ** (2 * scale - 1) * np.exp(1j * np.deg2rad(10) * (2 * angle - 1))
+        factor, shift = {
+            "random": (256 / 224 * 1.1 ** (2 * scale - 1), 256 / 224 - 1),
+            "zoom": (1.2 ** (2 * scale - 1), 0.2),
+        }[crop]
+        factor = factor * np.exp(1j * np.deg2rad(10) * (2 * angle - 1))
         for i, image in enumerate(ours.images):
             people = people_of_frame(data, first + i).copy()
             if flip < 0.5:
                 people = people[:, list(MIRROR)]
                 people[..., 0] = 1 - people[..., 0]
             pixels = factor * ((people[..., 0] - 0.5) * 160 + 1j * (people[..., 1] - 0.5) * 120)
-            people[..., 0] = pixels.real / 160 + 0.5 + (x - 0.5) * (256 / 224 - 1)
-            people[..., 1] = pixels.imag / 120 + 0.5 + (y - 0.5) * (256 / 224 - 1)
+            people[..., 0] = pixels.real / 160 + 0.5 + (x - 0.5) * shift
+            people[..., 1] = pixels.imag / 120 + 0.5 + (y - 0.5) * shift
             difference = image.numpy().astype(int) - draw_people(people, data.frame_size)
             assert (difference != 0).mean() < 0.01  # rounding may move a part by a pixel
     assert 5 <= mirrored <= 15
@@ -120,6 +133,69 @@ def test_scripts_train_on_either_and_score_both_alike(drawn, tmp_path):
         assert read.keys() == drawn_scores.keys() and np.ptp(list(read.values())) > 0
         for video, score in read.items():
             assert np.array_equal(score, drawn_scores[video])
+
+
+# ---- the box of the main people ----
+
+
+def test_the_box_follows_the_main_people_wherever_and_however_large_they_are():
+    """The same people in another frame, smaller and elsewhere, give the same pictures; a passer-by changes nothing."""
+    people = walking_people(1, 30).reshape(60, 18, 3)
+    numbers = np.repeat(np.arange(1, 31, dtype=np.int32), 2)
+    near = make_keypoints(people, numbers, 30, (200, 200))
+    far = people.copy()
+    far[..., :2] = far[..., :2] * (100, 100) / (400, 250) + (0.5, 0.4)
+    passing = np.full((2, 18, 3), 0.02, np.float32) * (1, 1, 50)
+    far = make_keypoints(np.concatenate((far, passing)), np.append(numbers, (15, 16)), 30, (250, 400))
+    cropped = [crop_people(data, people_box(data)) for data in (near, far)]
+    for number in range(1, 31):
+        one, other = (people_of_frame(data, number)[:2] for data in cropped)
+        assert np.allclose(one, other, atol=1e-5)
+    low, high = (np.percentile(people[people[..., 2] > 0][:, :2], share, axis=0) for share in (1, 99))
+    side = 1.25 * (high - low).max()
+    found = cropped[0].keypoints[..., 2] > 0
+    expected = (people[..., :2] - (low + high) / 2) / side + 0.5
+    assert np.allclose(cropped[0].keypoints[found][:, :2], expected[found], atol=1e-2)
+    assert (np.abs(cropped[0].keypoints[found][:, :2] - 0.5) < 0.5).mean() > 0.98
+    assert cropped[0].frame_size[0] == cropped[0].frame_size[1] == pytest.approx(200 * side, abs=1)
+    nobody = make_keypoints(np.zeros((0, 18, 3), np.float32), np.zeros(0, np.int32), 12, (48, 64))
+    assert people_box(nobody).tolist() == [32, 24, 64]
+
+
+def test_windows_show_the_crop_that_the_network_was_trained_on(drawn):
+    """What predict.py makes of found people is what the test reads from disk, for either crop."""
+    videos, _ = both(drawn)
+    folder = videos[0].frames.folder
+    data = load_keypoints(f"{folder}/keypoints.npz")
+    people = {number: people_of_frame(data, number) for number in range(1, data.num_frames + 1)}
+    window, shown = Window(data.num_frames, people=people, frame_size=data.frame_size), []
+    for crop in ("people", "zoom"):
+        args = Namespace(data=drawn / "pose_flow", image_size=48, segments=1, from_keypoints=True, crop=crop)
+        _, _, sample = MOTION_POSE.find(args, [videos[0].video])
+        options = {"from_keypoints": True, "crop": crop}
+        stream = trained_stream(MOTION_POSE, options)
+        model = Model(torch.nn.Identity(), "resnet18", 48, ["A"], {"options": options})
+        ours, theirs = stream.look(window, model, 19), sample(videos[0], None, clips=19)
+        assert torch.equal(ours.images, theirs.images) and torch.equal(ours.index, theirs.index)
+        shown.append(ours.images)
+        assert (stream.looks_at(300, 19) == range(1, 301)) == (crop == "people")
+    assert not torch.equal(*shown)
+
+
+def test_the_crop_of_people_needs_keypoints_and_older_runs_keep_theirs(drawn, tmp_path):
+    options = ("--recipe", "modern", "--image-size", 32, "--epochs", 1, "--from-keypoints")
+    finished = train_script("motion_pose", drawn, tmp_path, *options, inline=True)
+    assert finished.returncode == 0, finished.stderr
+    path = tmp_path / "checkpoint.pth.tar"
+    checkpoint = load_checkpoint(path)
+    assert checkpoint["options"].pop("crop") == "people"
+    arguments = ("--resume", path, "--evaluate", "--no-from-keypoints")
+    assert_error(train_script("motion_pose", drawn, tmp_path / "t", *arguments, inline=True), "--crop", "keypoints")
+    save_checkpoint(path, checkpoint)
+    args = parse_options(get_args_parser(), "motion_pose", ["--resume", str(path)], data_options)
+    assert args.crop == "random" and trained_stream(MOTION_POSE, checkpoint["options"]).looks_at(300, 1) != range(
+        1, 301
+    )
 
 
 def test_missing_and_damaged_keypoints_are_named(own_tiny, tmp_path):

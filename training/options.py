@@ -31,10 +31,11 @@ _MODERN = {"schedule": "cosine", "warmup": 1.0, "weight_decay": 5e-4, "label_smo
 _MODERN |= {"least_steps": 800, "test_every": None, "test_clips": 5}
 _SPATIAL = _ORIGINAL | {"lr": 5e-4, "batch_size": 25, "epochs": 15, "crop": "random", "color_jitter": 0.0}
 _SPATIAL |= {"normalize": True}  # with ImageNet's mean and standard deviation
-_FLOW = _ORIGINAL | {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1}
+_FLOW = _ORIGINAL | {"lr": 1e-2, "batch_size": 64, "epochs": 50, "segments": 1, "crop": "random"}
 _MOTION_POSE = _FLOW | {"normalize": False, "from_keypoints": False}
 # For few videos and slow machines, from random weights.
-_SKELETON = {"lr": 0.05, "batch_size": 16, "epochs": 20, "dropout": 0.3, "least_steps": 600, "test_clips": 1}
+_SKELETON = {"lr": 0.15, "batch_size": 48, "epochs": 20, "dropout": 0.3, "least_steps": 2000, "test_clips": 1}
+_SKELETON |= {"weight_decay": 1.7e-4}  # each of three networks learns from a third of a batch
 # Temporal heads: a constant rate of Adam.
 _TEMPORAL = _ORIGINAL | {"schedule": "constant", "optimizer": "adam", "test_clips": 1, "test_every": None}
 _TEMPORAL |= {"epochs": 30, "batch_size": 64, "least_steps": 300}
@@ -43,10 +44,10 @@ RECIPES = {
     "spatial": {"original": _SPATIAL, "modern": _SPATIAL | _MODERN | {"lr": 2e-3, "crop": "resized"}},
     "motion_pose": {
         "original": _MOTION_POSE,
-        "modern": _MOTION_POSE | _MODERN | {"normalize": True, "from_keypoints": None},
+        "modern": _MOTION_POSE | _MODERN | {"normalize": True, "from_keypoints": None, "crop": None},
     },
     # Two-Stream Networks' and TSN's flow with the settings of pose flow.
-    "flow": {"original": _FLOW, "modern": _FLOW | _MODERN},
+    "flow": {"original": _FLOW, "modern": _FLOW | _MODERN | {"crop": "zoom"}},
     "skeleton": {"modern": _ORIGINAL | _MODERN | _SKELETON},
     # By head; those of TS-LSTM and Temporal-Inception (arXiv 1703.10667).
     "temporal": {
@@ -227,9 +228,11 @@ def saved_options(path: Path, stream: str) -> dict[str, Any]:
         saved = {name: checkpoint[name] for name in names if name in checkpoint}
         groups = (checkpoint.get("optimizer") or {}).get("param_groups") or [{}]
         saved |= {name: groups[0][name] for name in ("lr", "momentum") if name in groups[0]}
+    first, recipe = next(iter(RECIPES[stream].items()))
     if "recipe" not in saved:
-        first = next(iter(RECIPES[stream]))
-        saved = RECIPES[stream][first] | {"recipe": first} | saved
+        saved = recipe | {"recipe": first} | saved
+    if "crop" in recipe:  # from before the streams of motion had a choice
+        saved.setdefault("crop", "random")
     if isinstance(saved["freeze_bn"], bool):  # from before batch norm could be frozen in part
         saved["freeze_bn"] = "all" if saved["freeze_bn"] else "none"
     for name in ("every", "fps", "short_side"):  # of videos in --data

@@ -43,7 +43,8 @@ from network import (
 )
 from pose.draw import draw_people, encode_pose_image
 from pose.graph_network import GRAPH_NETWORKS
-from pose.keypoints import FILE_NAME, Keypoints, join_frames, too_few_people
+from pose.keypoints import FILE_NAME, Keypoints, join_frames, people_of_frame, too_few_people
+from pose.people import crop_people
 from training.options import RECIPES
 
 
@@ -78,6 +79,10 @@ class Window:
 
 def _frames_of_clips(num_frames: int, clips: int, length: int = STACK_LENGTH) -> list[int]:
     return clips_for_testing(num_frames, length, clips)[0]
+
+
+def _all_frames(num_frames: int, clips: int) -> range:
+    return range(1, num_frames + 1)
 
 
 @dataclass(frozen=True)
@@ -134,16 +139,16 @@ def _refuse_frames(data: Path) -> None:
 
 def _find_poses(args: Namespace, videos: Sequence[Video]) -> Prepared:
     _refuse_frames(args.data)
-    options = {"image_size": args.image_size, "segments": args.segments}
+    options = {"image_size": args.image_size, "segments": args.segments, "crop": args.crop}
     if not args.from_keypoints:
         return *index_frames(args.data, videos), partial(motion_sample, **options)
-    keypoints, good, bad = load_all_keypoints(args.data, videos)
+    keypoints, good, bad = load_all_keypoints(args.data, videos, args.crop == "people")
     return good, bad, partial(keypoint_sample, keypoints=keypoints, **options)
 
 
 def _find_flow(args: Namespace, videos: Sequence[Video]) -> Prepared:
     good, bad, sample = prepare_flow(args.data, videos)
-    return good, bad, partial(sample, image_size=args.image_size, segments=args.segments)
+    return good, bad, partial(sample, image_size=args.image_size, segments=args.segments, crop=args.crop)
 
 
 def _find_paths(args: Namespace, videos: Sequence[Video]) -> Prepared:
@@ -160,11 +165,14 @@ def _look_at_frames(window: Window, model: Model, clips: int) -> Sample:
 
 def _look_at_poses(window: Window, model: Model, clips: int) -> Sample:
     """Drawings, or their JPEG files if the stream was trained on such."""
-    from_files = trained_options(MOTION_POSE, model.checkpoint.get("options", {}))["from_keypoints"] is False
+    options = trained_options(MOTION_POSE, model.checkpoint.get("options", {}))
+    shown = window.keypoints
+    if options["crop"] == "people":
+        shown = crop_people(shown, skeletons.people_box(shown))
 
     def draw(number: int) -> np.ndarray:
-        drawn = window.people[number], window.frame_size
-        return decode_image(encode_pose_image(*drawn)) if from_files else draw_people(*drawn)
+        drawn = people_of_frame(shown, number), shown.frame_size
+        return decode_image(encode_pose_image(*drawn)) if options["from_keypoints"] is False else draw_people(*drawn)
 
     return sample_for_testing(partial(map, draw), window.num_frames, STACK_LENGTH, model.image_size, clips)
 
@@ -240,7 +248,7 @@ SKELETON = Stream(
     test_clips=skeletons.TEST_CLIPS,
     family=GRAPH_NETWORKS,
     look=_look_at_paths,
-    looks_at=lambda num_frames, clips: range(1, num_frames + 1),
+    looks_at=_all_frames,
     of_people=True,
 )
 STREAMS = {stream.name: stream for stream in (SPATIAL, MOTION_POSE, FLOW, SKELETON)}
@@ -264,9 +272,11 @@ def trained_options(stream: Stream, options: dict) -> dict:
 def trained_stream(stream: Stream, options: dict) -> Stream:
     """`stream` as a run with these `trained_options` trains it: without `normalize`, images with values in [0, 1].
 
-    RGB is normalised as the ImageNet weights of `arch` want it.
+    RGB is normalised as the ImageNet weights of `arch` want it. To know a video's main people takes all of its frames.
     """
     options = trained_options(stream, options)
+    if options.get("crop") == "people":
+        stream = replace(stream, looks_at=_all_frames)
     if not options.get("normalize", True):
         return replace(stream, to_input=partial(to_input, mean=None, std=None))
     if stream.name == SPATIAL.name and options.get("arch"):
