@@ -137,7 +137,7 @@ def test_score_pickles(fault, trained, tiny, tmp_path):
     assert_error(call_main("average_fusion", path, "--ucf-list", tiny / "lists", "--out", tmp_path / "out"), str(path))
 
 
-@pytest.mark.parametrize("content", [b'{"count": 1', b'{"count": "many"}', b"[3]"])
+@pytest.mark.parametrize("content", [b'{"count": 1', b"[3]"])
 def test_a_broken_record_counts_for_nothing(content, own_tiny):
     videos = read_split(own_tiny / "lists", "04", "classInd15.txt").test
     expected = index_frames(own_tiny / "frames", videos)
