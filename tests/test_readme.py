@@ -49,7 +49,7 @@ def test_command(command):
         place = next(i for i, word in enumerate(words) if word.endswith(".py"))
         assert (ROOT / words[place]).is_file()
         module, arguments = words[place].removesuffix(".py").replace("/", "."), words[place + 1 :]
-    if module in ("benchmarks.ut_interaction", "benchmarks.yolo_shape"):  # have no options
+    if module in ("benchmarks.imagenet_weights", "benchmarks.ut_interaction", "benchmarks.yolo_shape"):  # no options
         return
     parser = importlib.import_module(module).get_args_parser()
     parser.parse_intermixed_args(arguments)  # ends the test if an option is unknown or a value is odd
