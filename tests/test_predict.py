@@ -114,7 +114,7 @@ def test_answers_of_networks_trained_on_keypoints_are_their_scores(tiny, tmp_pat
     best = record / "model_best.pth.tar"
     result = run_json(tmp_path, tmp_path, *videos, option, best, "--keypoints", poses, *parts)
     answers = {video["name"]: video["streams"][stream]["logits"] for video in result["videos"]}
-    assert np.ptp(list(expected.values()), axis=0).min() > 1e-3  # videos are told apart
+    assert np.ptp(list(expected.values()), axis=0).max() > 5e-3  # videos are told apart
     for name, vector in expected.items():
         assert [answers[name][label] for label in result["classes"]] == pytest.approx(vector.tolist(), abs=1e-5)
         if parts:
