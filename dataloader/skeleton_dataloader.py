@@ -72,7 +72,9 @@ def chosen_people(folder: Path) -> Chosen:
         if kept["stamp"].tolist() == stamp:
             return Chosen(file, kept.dtype["paths"].shape[1], bool(kept["nobody"]), np.array(kept["box"]))
     keypoints = load_keypoints(folder / FILE_NAME)
-    paths, box = normalized_paths(keypoints), people_box(keypoints)
+    followed, tracks = main_paths(keypoints, PEOPLE)
+    box = box_of_paths(followed, keypoints.frame_size)
+    paths = normalize_paths(followed, tracks, keypoints.frame_size)
     nobody = nobody_in(keypoints) or not paths.any()  # of whom none can be followed
     chosen = np.zeros((), [("stamp", "i8", 2), ("nobody", "?"), ("box", "f4", 3), ("paths", "f4", paths.shape)])
     chosen["stamp"], chosen["nobody"], chosen["box"], chosen["paths"] = stamp, nobody, box, paths
@@ -90,16 +92,20 @@ def people_box(keypoints: Keypoints) -> np.ndarray:
 
 
 def normalized_paths(keypoints: Keypoints) -> np.ndarray:
-    """The paths of the `PEOPLE` main people, float32 (people, num_frames, 18, 4): see `main_paths`.
+    """The `normalize_paths` of the `PEOPLE` main people, float32 (people, num_frames, 18, 4)."""
+    return normalize_paths(*main_paths(keypoints, PEOPLE), keypoints.frame_size)
+
+
+def normalize_paths(paths: np.ndarray, tracks: np.ndarray, frame_size: tuple[int, int]) -> np.ndarray:
+    """The paths of `main_paths` in coordinates of the body, float32 (people, num_frames, 18, 4).
 
     x and y are centred on the median of all parts found, in units of the mean distance from there, the same for all
     people and frames of the video; then come the score and the number of the track, from 1: one path may hold several
     people, one after the other. Parts that were not found are 0.
     """
-    paths, tracks = main_paths(keypoints, PEOPLE)
-    found = paths[..., 2] > 0
+    paths, found = paths.copy(), paths[..., 2] > 0
     if found.any():
-        paths[..., :2] *= np.array(keypoints.frame_size[::-1]) / min(keypoints.frame_size)
+        paths[..., :2] *= np.array(frame_size[::-1]) / min(frame_size)
         paths[..., :2] -= np.median(paths[found][:, :2], axis=0)
         paths[..., :2] /= max(np.linalg.norm(paths[found][:, :2], axis=1).mean(), 1e-3)
     numbers = np.broadcast_to(tracks[..., None, None] + 1, (*found.shape, 1)).astype(np.float32)

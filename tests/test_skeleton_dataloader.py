@@ -223,9 +223,10 @@ def test_people_are_chosen_once_and_anew_when_keypoints_change(own_tiny, monkeyp
     for chosen in root.glob(f"*/{skeletons.CHOSEN_NAME}"):  # by runs of other tests
         chosen.unlink()
     videos = [Video(f"{name}_g03_c01", label, name, f"{name}_g03_c01") for label, name in enumerate(CLASSES)]
+    paths = {video.name: normalized_paths(load_keypoints(root / video.name / FILE_NAME)) for video in videos}
     computed = []
-    counted = lambda keypoints: computed.append(1) or normalized_paths(keypoints)  # noqa: E731
-    monkeypatch.setattr(skeletons, "normalized_paths", counted)
+    counted = lambda *arguments: computed.append(1) or main_paths(*arguments)  # noqa: E731
+    monkeypatch.setattr(skeletons, "main_paths", counted)
 
     def samples():
         good, bad, draw = prepare_skeletons(root, videos)
@@ -234,7 +235,6 @@ def test_people_are_chosen_once_and_anew_when_keypoints_change(own_tiny, monkeyp
 
     first, second = samples(), samples()
     assert len(computed) == 3 and all(map(torch.equal, first, second))
-    paths = {video.name: normalized_paths(load_keypoints(root / video.name / FILE_NAME)) for video in videos}
     direct = [
         skeleton_sample(IndexedVideo(video, Frames("", 0)), generator, paths).images
         for video in videos
