@@ -10,7 +10,7 @@ from argparse import Namespace
 
 from common.cli import ArgumentParser, run, whole_number
 from dataloader.flow_dataloader import method_of
-from dataloader.motion_pose_dataloader import SQUARE_CROPS
+from dataloader.images import SQUARE_CROPS
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import FLOW

@@ -10,7 +10,7 @@ from argparse import BooleanOptionalAction, Namespace
 
 from common.cli import ArgumentParser, UserError, run, whole_number
 from dataloader.frame_index import looks_like_pose_flow
-from dataloader.motion_pose_dataloader import SQUARE_CROPS
+from dataloader.images import SQUARE_CROPS
 from training.options import parse_options, training_parser
 from training.run import run_stream
 from training.streams import MOTION_POSE

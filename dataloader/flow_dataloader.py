@@ -12,7 +12,7 @@ from common.cli import UserError
 from common.frames import BrokenImage
 from common.records import root_record
 from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import random_crop, random_zoom, read_grey, transform_images
+from dataloader.images import SQUARE_CROPS, read_grey, transform_images
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing, sample_for_training
@@ -67,7 +67,7 @@ def flow_sample(
     """Stacks of the flow of 10 following frames of one video: images (M, S, S, 2), `index` (clips, 10).
 
     Looks at the same moments as the other streams. Training (a generator is given): one stack from a random start in
-    each of `segments` equal parts of the video, cropped by one random draw (`crop` as in `motion_sample`), and mirrored
+    each of `segments` equal parts of the video, cropped by one random draw (`SQUARE_CROPS`), and mirrored
     half of the time, which turns u into -u. Testing: the stacks from the 19 test starts, or from `clips`.
     `read(video, number)` reads an image.
     """
@@ -76,11 +76,8 @@ def flow_sample(
         return sample_for_testing(images_of, video.frames.num_frames, STACK_LENGTH, image_size, clips)
 
     def augment(images: Iterable[np.ndarray]) -> torch.Tensor:
-        *place, flip = generator.random(3)
-        if crop == "random":
-            cut = partial(random_crop, size=image_size, draws=place, square=True)
-        else:
-            cut = partial(random_zoom, size=image_size, draws=(*place, generator.random()), fill=STILL)
+        *place, flip, zoom = generator.random(4)
+        cut = partial(SQUARE_CROPS[crop], size=image_size, draws=(*place, zoom), fill=STILL)
         cropped = transform_images(images, cut)
         return mirror(cropped) if flip < 0.5 else cropped
 

@@ -95,6 +95,13 @@ def random_zoom(images: torch.Tensor, size: int, draws: Draws, fill: int = 0) ->
     return ground
 
 
+# How training crops images of which the test shows the whole: `cut(images, size, draws, fill)`, see `random_zoom`.
+SQUARE_CROPS: dict[str, Callable[..., torch.Tensor]] = {
+    "random": lambda images, size, draws, fill=0: random_crop(images, size, draws[:2], square=True),
+    "zoom": random_zoom,
+}
+
+
 # TSN's crops: heights and widths as parts of the short side, at most one step apart, and top and left.
 CROP_SCALES = (1, 0.875, 0.75, 0.66)
 CROP_SIZES = [(a, b) for i, a in enumerate(CROP_SCALES) for b in CROP_SCALES[max(i - 1, 0) : i + 2]]

@@ -1,7 +1,7 @@
 """Samples of the motion stream: stacks of 10 pose-flow images, read, or drawn from keypoints as they are needed."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dataloader.frame_index import IndexedVideo, load_all
-from dataloader.images import SHORT_SIDE_RATIO, ZOOM, random_crop, random_zoom, read_frames, resize, transform_images
+from dataloader.images import SHORT_SIDE_RATIO, SQUARE_CROPS, ZOOM, read_frames, resize, transform_images
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES
 from dataloader.skeleton_dataloader import chosen_people
@@ -22,13 +22,6 @@ from pose.skeleton import MIRROR
 MAX_SCALE = 1.1  # about the scale of `--crop random`
 MAX_SHIFT = 0.1  # of the other crops
 MAX_ANGLE = np.deg2rad(10)
-
-
-# Of images of which the test shows the whole: how training crops them, and how many random numbers that takes.
-SQUARE_CROPS: dict[str, tuple[Callable, int]] = {
-    "random": (partial(random_crop, square=True), 2),
-    "zoom": (random_zoom, 3),
-}
 
 
 def motion_sample(
@@ -50,8 +43,7 @@ def motion_sample(
         return sample_for_testing(read, video.frames.num_frames, STACK_LENGTH, image_size, clips)
 
     def augment(images: Iterable[np.ndarray]) -> torch.Tensor:
-        cut, draws = SQUARE_CROPS[crop]
-        return transform_images(images, partial(cut, size=image_size, draws=generator.random(draws)))
+        return transform_images(images, partial(SQUARE_CROPS[crop], size=image_size, draws=generator.random(3)))
 
     return sample_for_training(read, video.frames.num_frames, generator.random(segments), STACK_LENGTH, augment)
 
