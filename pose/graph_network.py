@@ -131,21 +131,19 @@ class GraphEnsemble(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of N clips (N, people, 11, T, 18)."""
-        count = len(self.networks)
+        count = len(VIEWS)
         if not self.training or len(x) < count:
             mirrored = x[..., list(MIRROR)] * x.new_tensor(MIRROR_SIGNS).view(-1, 1, 1)
-            features = sum(self._features(name, view) for name in VIEWS for view in (x, mirrored))
-            return self.fc(features / (2 * count))
-        features = x.new_zeros(len(x), self.fc.in_features)
+            seen = [self._features(name, x) + self._features(name, mirrored) for name in VIEWS]
+            return self.fc(torch.cat(seen, 1) / (2 * count))
+        features = x.new_zeros(len(x), count, self.fc.in_features // count)
         for place, name in enumerate(VIEWS):
-            features[place::count] = self._features(name, x[place::count])
-        return self.fc(features)
+            features[place::count, place] = self._features(name, x[place::count])
+        return self.fc(features.flatten(1))
 
     def _features(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """What the classifier sees of one network's, 0 in the places of the others."""
-        own = self.networks[name](x[:, :, list(VIEWS[name])]).to(x.dtype)
-        place, count = list(VIEWS).index(name), len(VIEWS)
-        return F.pad(own, (place * own.shape[1], (count - 1 - place) * own.shape[1]))
+        """What the classifier sees of one network's."""
+        return self.networks[name](x[:, :, list(VIEWS[name])]).to(x.dtype)
 
 
 def build_graph_network(arch: str, in_channels: int, classes: int, image_size: int | None = None) -> nn.Module:
