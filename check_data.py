@@ -23,9 +23,16 @@ from common.frames import Frames, check_size, find_frames
 from common.parallel import cores, run_parallel
 from common.records import FrameSettings
 from dataloader.flow_dataloader import PARTS
-from dataloader.frame_index import find_places, holds_videos, index_videos, looks_like_frames, looks_like_pose_flow
+from dataloader.frame_index import (
+    find_places,
+    holds_videos,
+    index_videos,
+    looks_like_frames,
+    looks_like_pose_flow,
+    note_on_nobody,
+)
 from dataloader.images import read_image
-from dataloader.names import Video, first_names
+from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH
 from dataloader.split_train_test_video import read_split
 from pose.keypoints import FILE_NAME, load_keypoints, nobody_in
@@ -208,8 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     print()
     nobody = [name for name, finding in found.get(POSE_FLOW, {}).items() if finding.nobody]
     if nobody:
-        count = f"{len(nobody)} of {len(videos)} videos ({first_names(nobody)})"
-        print(f"{args.pose_flow}: nobody in {count}, of which poses tell nothing")
+        print(note_on_nobody(args.pose_flow, nobody, len(videos)))
     bad = {name for findings in found.values() for name, finding in findings.items() if finding.problems}
     frames = sum(finding.num_frames for findings in found.values() for finding in findings.values())
     verdict = f"{len(bad)} videos have problems" if bad else "no problems"

@@ -131,9 +131,13 @@ def load_all(
     if good and len(empty) == len(good):
         raise UserError(f"{root}: nobody is seen in any of the {len(good)} videos; find people, see process_pose.py")
     if empty:
-        count = f"{len(empty)} of {len(good)} videos ({first_names(empty)})"
-        print(f"{root}: nobody in {count}, of which poses tell nothing", file=sys.stderr)
+        print(note_on_nobody(root, empty, len(good)), file=sys.stderr)
     return loaded, good, bad
+
+
+def note_on_nobody(root: str | os.PathLike, names: Sequence[str], videos: int) -> str:
+    """A line about the videos, of so many below `root`, in which nobody is."""
+    return f"{root}: nobody in {len(names)} of {videos} videos ({first_names(names)}), of which poses tell nothing"
 
 
 # ---- video files ----
