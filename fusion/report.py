@@ -13,7 +13,7 @@ from common.atomic import atomic_write
 from common.cli import UserError
 from common.contact_sheet import write_sheet
 from common.frames import list_frames, read_image
-from common.video import duration, frames_of, own_rate
+from common.video import WHOLE, duration, frames_of, rate_of
 from dataloader.frame_index import find_places
 from dataloader.names import first_names
 from dataloader.split_train_test_video import Video
@@ -193,7 +193,7 @@ def _middle_frame(place: Path | None) -> np.ndarray | None:
         if place is None:
             return None
         if place.is_file():
-            middle = 1 + int(duration(place) * (own_rate(place) or 25) / 2)
+            middle = 1 + int(duration(place) * rate_of(place, WHOLE) / 2)
             return next(frames_of(place, wanted=(middle,)), None)
         if frames := list_frames(place):
             return read_image(frames[(len(frames) - 1) // 2])
