@@ -50,16 +50,18 @@ def test_pose(tmp_path):
     assert re.search(r"^\| onnx, \d+x256, \d found \| [0-9.]+ \| [0-9.]+ \|$", finished.stdout, re.M), finished.stdout
 
 
-def test_systems_do_what_is_not_done(tmp_path, monkeypatch):
+@pytest.fixture
+def systems_calls(tmp_path, monkeypatch) -> list[list[str]]:
+    """The scripts that `benchmarks.systems` calls on a data set in `tmp_path`, which only pretend to do their work."""
     (tmp_path / "list").mkdir()
     (tmp_path / "list/classInd.txt").write_text("1 A\n")
     calls = []
 
     def pretend(case, script, *arguments):
         calls.append([script, *map(str, arguments)])
-        places = {name: Path(value) for name, value in pairwise(calls[-1]) if name in ("--record", "--out")}
-        figures = {"figures": {"test": {"prec1": 50.0}, "fused": {"prec1": 60.0}}}
-        for place in places.values():
+        prec1 = {"01": 50.0, "02": 60.0, "04": 50.0}[case.split] + 5 * case.seed
+        figures = {"figures": {"test": {"prec1": prec1}, "fused": {"prec1": prec1 + 10}}}
+        for place in (Path(value) for name, value in pairwise(calls[-1]) if name in ("--record", "--out")):
             place.mkdir(parents=True, exist_ok=True)
             (place / "summary.json").write_text(json.dumps(figures | {"splits": [figures]}))
             (place / f"{place.name}_video_preds.pickle").touch()
@@ -67,6 +69,11 @@ def test_systems_do_what_is_not_done(tmp_path, monkeypatch):
             Path(calls[-1][calls[-1].index("--features") + 1]).touch()
 
     monkeypatch.setattr(systems, "call", pretend)
+    return calls
+
+
+def test_systems_do_what_is_not_done(tmp_path, systems_calls):
+    calls = systems_calls
     finished = call_main("benchmarks.systems", tmp_path, "--val-groups", "9")
     assert finished.returncode == 0, finished.stderr
     scripts = [call[0] for call in calls]
@@ -94,21 +101,8 @@ def test_weights_of_a_wheel_get_timms_names(tmp_path, capsys):
     assert Image.open(tmp_path / "filters.png").size == (16 * 34, 2 * 34)
 
 
-def test_systems_take_the_last_epoch_where_nothing_may_choose(tmp_path, monkeypatch):
-    (tmp_path / "list").mkdir()
-    (tmp_path / "list/classInd.txt").write_text("1 A\n")
-    calls = []
-
-    def pretend(case, script, *arguments):
-        calls.append([script, *map(str, arguments)])
-        place = Path(next(value for name, value in pairwise(calls[-1]) if name in ("--record", "--out")))
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{place.name}_video_preds.pickle").touch()
-        prec1 = 40.0 + 10 * int(case.split) + 5 * case.seed
-        figures = {"figures": {"test": {"prec1": prec1}, "fused": {"prec1": prec1}}}
-        (place / "summary.json").write_text(json.dumps(figures | {"splits": [figures]}))
-
-    monkeypatch.setattr(systems, "call", pretend)
+def test_systems_take_the_last_epoch_where_nothing_may_choose(tmp_path, systems_calls):
+    calls = systems_calls
     only = ("--only", "motion_pose", "skeleton")
     finished = call_main("benchmarks.systems", tmp_path, "--splits", "01", "02", "--seeds", "0", "1", *only)
     assert finished.returncode == 0, finished.stderr
