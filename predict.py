@@ -4,6 +4,8 @@ python predict.py clip.avi --spatial record/spatial/model_best.pth.tar \\
     --motion record/motion_pose/model_best.pth.tar --overlay clip_seen.mp4
 python predict.py match.mp4 --timeline match.png \\
     --skeleton record/skeleton/model_best.pth.tar
+python predict.py yard.mp4 --per-person --overlay yard_seen.mp4 --csv yard.csv \\
+    --skeleton record/skeleton/model_best.pth.tar
 python predict.py --live 0 --csv seen.csv \\
     --spatial record/spatial/model_best.pth.tar
 """
@@ -26,7 +28,15 @@ from prediction.classify import (
     write_results,
 )
 from prediction.live import run_live
-from prediction.overlay import bars_of, write_overlay, write_parts
+from prediction.overlay import bars_of, write_overlay, write_parts, write_people_overlay
+from prediction.persons import (
+    classify_persons,
+    describe_persons,
+    heads_of,
+    print_persons,
+    write_persons_timeline,
+    write_windows,
+)
 from prediction.timeline import (
     SUFFIXES,
     Plan,
@@ -73,7 +83,10 @@ def get_args_parser() -> ArgumentParser:
     add("--window", type=positive, metavar="SECONDS", default=Plan().length, help=text)
     text = "from the start of a window to the next one's"
     add("--stride", type=positive, metavar="SECONDS", default=Plan().stride, help=text)
-    text = "with --live: append a line with the probabilities of all classes for each window"
+    text = (
+        "with --live: append a line with the probabilities of all classes for each window; with --per-person: a line "
+        "for each window of a person; of several videos: FILE-NAME.csv"
+    )
     add("--csv", type=Path, metavar="FILE.csv", help=text)
     add_prediction_arguments(parser)
     return parser
@@ -102,11 +115,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def classify_video(number: int, classifier: Classifier, args: argparse.Namespace, result: dict) -> None:
     """Classify a video of `args`, whole or by windows, print what is found into `result`, and write what is asked."""
-    path, fusion, frames = args.videos[number], classifier.fusion, classifier.options.frames
-    outputs = {name: output_paths(vars(args)[name], args.videos) for name in ("timeline", "overlay", "parts")}
+    path = args.videos[number]
+    outputs = {name: output_paths(vars(args)[name], args.videos) for name in ("timeline", "overlay", "parts", "csv")}
     outputs = {name: paths[number] for name, paths in outputs.items() if paths}
     if args.keypoints:
         classifier = classifier._replace(people=load_keypoints(find_keypoints(args.keypoints, path)))
+    if args.per_person:
+        answer_for_each(path, classifier, args, result, outputs)
+    else:
+        answer_for_all(path, classifier, args, result, outputs)
+    for name, file in outputs.items():
+        result[name] = str(file)
+        print(f"  {name}: {file}", flush=True)
+
+
+def answer_for_all(
+    path: Path, classifier: Classifier, args: argparse.Namespace, result: dict, outputs: dict[str, Path]
+) -> None:
+    """Classify a video whole or by windows; `outputs` keeps what is written."""
+    fusion, frames = classifier.fusion, classifier.options.frames
     if args.timeline:
         windows = classify_windows(path, classifier, Plan(args.window, args.stride))
         prediction, bars = windows.whole, bars_of_frames(windows, BARS)
@@ -126,9 +153,23 @@ def classify_video(number: int, classifier: Classifier, args: argparse.Namespace
         write_parts(outputs["parts"], path, prediction.window.keypoints, model, int(logits.argmax()), frames)
     elif args.parts:
         del outputs["parts"]
-    for name, file in outputs.items():
-        result[name] = str(file)
-        print(f"  {name}: {file}", flush=True)
+
+
+def answer_for_each(
+    path: Path, classifier: Classifier, args: argparse.Namespace, result: dict, outputs: dict[str, Path]
+) -> None:
+    """Classify each person of a video; `outputs` keeps what is written."""
+    persons = classify_persons(path, classifier, Plan(args.window, args.stride))
+    result.update(describe_persons(persons, classifier.fusion))
+    print_persons(result)
+    if args.overlay:
+        write_people_overlay(outputs["overlay"], path, heads_of(persons), classifier.options.frames)
+    if args.csv:
+        write_windows(outputs["csv"], result)
+    if args.timeline and persons.found:
+        write_persons_timeline(outputs["timeline"], persons, path.name)
+    else:
+        outputs.pop("timeline", None)
 
 
 # ---- arguments ----
@@ -138,10 +179,11 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Refuse options that do not go together, or that would write over a video."""
     if bool(args.live) == bool(args.videos):
         raise UserError("give either videos to classify or --live SOURCE")
-    others = ("json", "overlay", "parts", "timeline", "keypoints") if args.live else ("csv",)
-    for name in filter(vars(args).get, others):
-        raise UserError(f"--{name} {'does not go with' if args.live else 'needs'} --live SOURCE")
-    if args.parts and (args.timeline or not args.skeleton):
+    for name in filter(vars(args).get, ("json", "overlay", "parts", "timeline", "keypoints") if args.live else ()):
+        raise UserError(f"--{name} does not go with --live SOURCE")
+    if args.csv and not (args.live or args.per_person):
+        raise UserError(f"--csv {args.csv}: needs --live SOURCE or --per-person")
+    if args.parts and (args.timeline or args.per_person or not args.skeleton):
         raise UserError(f"--parts {args.parts}: is of whole videos and --skeleton CHECKPOINT")
     pictures = [path.with_suffix(suffix) for path in output_paths(args.timeline, args.videos) for suffix in SUFFIXES]
     files = [path for file in (args.overlay, args.parts) for path in output_paths(file, args.videos)]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from common.cli import ArgumentGroup, not_negative, whole_number
-from pose.keypoints import Keypoints
+from pose.keypoints import Keypoints, people_of_frame
 from pose.paf import MIN_PARTS
 
 MAX_GAP = 5  # frames that a person may be lost for: 0.2 s at 25 frames per second
@@ -79,30 +79,41 @@ def person_scores(people: np.ndarray) -> np.ndarray:
 # ---- through a video ----
 
 
-def follow_people(keypoints: Keypoints, max_gap: int = MAX_GAP) -> np.ndarray:
-    """The track of each person of a video, int32 (P,): numbers from 0 in the order in which tracks begin.
+class Follower:
+    """Numbers the people of following frames by their tracks, from 0 in the order in which tracks begin.
 
     A track is one person in following frames; it goes on after up to `max_gap` frames without that person. Frame by
     frame, people are matched with the tracks by `match_people`, first with those that were seen last, as in the
     matching cascade of Deep SORT (arXiv 1703.07402).
     """
-    people, tracks = keypoints.keypoints, np.full(len(keypoints.frame), -1, np.int32)
-    last: dict[int, int] = {}  # track → index of its last person
-    begun = 0
-    for frame in np.unique(keypoints.frame).tolist():
-        here = np.flatnonzero(keypoints.frame == frame)
-        last = {track: index for track, index in last.items() if frame - keypoints.frame[index] <= max_gap + 1}
-        for seen in sorted({int(keypoints.frame[index]) for index in last.values()}, reverse=True):
-            candidates = [track for track, index in last.items() if keypoints.frame[index] == seen]
-            free = here[tracks[here] < 0]
-            before = people[[last[track] for track in candidates]]
-            for one, other in match_people(before, people[free], keypoints.frame_size):
+
+    def __init__(self, frame_size: tuple[int, int], max_gap: int = MAX_GAP):
+        self.frame_size, self.max_gap, self.begun = frame_size, max_gap, 0
+        self.last: dict[int, tuple[int, np.ndarray]] = {}  # track → when it was seen last, and the person
+
+    def follow(self, frame: int, people: np.ndarray) -> np.ndarray:
+        """The tracks, int32 (P,), of the people (P, 18, 3) of a `frame` after those before."""
+        tracks = np.full(len(people), -1, np.int32)
+        self.last = {track: seen for track, seen in self.last.items() if frame - seen[0] <= self.max_gap + 1}
+        for when in sorted({seen for seen, _ in self.last.values()}, reverse=True):
+            candidates = [track for track, (seen, _) in self.last.items() if seen == when]
+            free = np.flatnonzero(tracks < 0)
+            before = np.stack([self.last[track][1] for track in candidates])
+            for one, other in match_people(before, people[free], self.frame_size):
                 tracks[free[other]] = candidates[one]
-        new = here[tracks[here] < 0]
-        tracks[new] = np.arange(begun, begun + len(new))
-        begun += len(new)
-        last |= {int(tracks[index]): int(index) for index in here}
-    return tracks
+        new = tracks < 0
+        tracks[new] = np.arange(self.begun, self.begun + new.sum())
+        self.begun += int(new.sum())
+        self.last |= {track: (frame, person) for track, person in zip(tracks.tolist(), people, strict=True)}
+        return tracks
+
+
+def follow_people(keypoints: Keypoints, max_gap: int = MAX_GAP) -> np.ndarray:
+    """The track of each person of a video, int32 (P,), by a `Follower`."""
+    follower = Follower(keypoints.frame_size, max_gap)
+    frames = np.unique(keypoints.frame).tolist()
+    tracks = [follower.follow(frame, people_of_frame(keypoints, frame)) for frame in frames]
+    return np.concatenate([np.zeros(0, np.int32), *tracks])
 
 
 def main_tracks(keypoints: Keypoints, tracks: np.ndarray) -> np.ndarray:

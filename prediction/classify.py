@@ -31,7 +31,7 @@ from pose.pipeline import estimate, fill_in, key_frames
 from training.streams import FLOW, MOTION_POSE, SKELETON, SPATIAL, STREAMS, Stream, Window, trained_stream
 from utils import computes_in_half, pick_device
 
-BATCH = 8  # frames that go through a pose network together
+BATCH = 8  # frames that go through a pose network together, windows through a stream's
 THREADS = min(os.cpu_count() or 1, 8)  # of the video decoder
 BAR = {"unit": " frames", "leave": False, "disable": None}
 MINIMUM = 0.3  # least probability of a window's answer where validation videos chose no threshold: well above chance
@@ -51,6 +51,8 @@ class Options:
     every_pose: bool = False  # find the people of all frames, not only of those that the streams look at
     amp: bool = False  # mixed precision of the streams
     clips: int = TEST_SAMPLES  # that streams of images vote over
+    per_person: bool = False  # an answer for each person
+    pairs: bool = False  # then with the nearest other one
 
 
 class Fusion(NamedTuple):
@@ -125,6 +127,10 @@ def add_prediction_arguments(parser: ArgumentParser) -> None:
         f"{MINIMUM} for windows of --timeline; 0: always answer)"
     )
     add("--threshold", type=probability, metavar="P", help=text)
+    text = "an answer for each person who is followed for a window's length, by --skeleton and --motion"
+    add("--per-person", action="store_true", help=text)
+    text = "with --per-person: show the nearest other person too, for what takes two, such as a handshake"
+    add("--pairs", action="store_true", help=text)
     add_class_arguments(group)
     text = "frames; what is not given is as the checkpoints were trained, else every 1, short side 256, quality 95"
     add_frame_arguments(parser.add_argument_group(text))
@@ -139,6 +145,8 @@ def checkpoints(args: argparse.Namespace) -> dict[Stream, Path]:
     given = {stream: path for stream, path in streams.items() if path}
     if not given:
         raise UserError("no stream to classify with; give --spatial, --motion, --flow or --skeleton CHECKPOINT")
+    if args.per_person and (not args.skeleton or args.spatial or args.flow):
+        raise UserError("--per-person: needs --skeleton CHECKPOINT, and --motion at most: others see the whole picture")
     try:
         fuse([np.zeros(1)] * len(given), args.weights)
     except ValueError:
@@ -198,7 +206,15 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
         unknown = "the checkpoints do not tell at what rate their frames came"
         print(f"{unknown}: each one of a video is taken, 25 a second of a camera; --fps chooses", file=sys.stderr)
     cleaning = cleaning_from_arguments(args, float(settings.per_second()), poses)
-    options = Options(settings, cleaning, poses.get("every") or 1, overlay, args.amp and computes_in_half(device))
+    options = Options(
+        settings,
+        cleaning,
+        poses.get("every") or 1,
+        overlay,
+        args.amp and computes_in_half(device),
+        per_person=args.per_person,
+        pairs=args.pairs,
+    )
     calibrations = {name: read_calibration(model.checkpoint) for name, model in models.items()}
     return Classifier(models, Fusion(first.classes, calibrations, args.weights, args.threshold), estimator, options)
 
@@ -229,7 +245,13 @@ def common_settings(models: Mapping[str, Model], args: argparse.Namespace) -> Fr
 
 
 def classify(path: Path, classifier: Classifier) -> Prediction:
-    """Test the streams on a video file, which is one window.
+    """Test the streams on a video file, which is one window."""
+    window, damage = look_at_file(path, classifier)
+    return Prediction(score(window, classifier), window, damage)
+
+
+def look_at_file(path: Path, classifier: Classifier) -> tuple[Window, str]:
+    """A video file as one window, filled by `look`, and what of it could not be decoded, or "".
 
     The video is decoded twice, for the test positions depend on the number of frames, and keeping all of a long
     video's would take too much memory.
@@ -245,7 +267,7 @@ def classify(path: Path, classifier: Classifier) -> Prediction:
 
     check_num_frames(people, window.num_frames)
     look(window, read, classifier)
-    return Prediction(score(window, classifier), window, "".join(damage))
+    return window, "".join(damage)
 
 
 def check_num_frames(people: Estimator | Keypoints | None, num_frames: int) -> None:
@@ -319,23 +341,31 @@ def complete_people(
     return people
 
 
-@torch.inference_mode()
 def score(window: Window, classifier: Classifier) -> dict[str, np.ndarray]:
     """Mean logits by stream, float32 (classes,), of a window; where nobody is in view, streams of poses have none."""
+    return score_windows([window], classifier)[0]
+
+
+@torch.inference_mode()
+def score_windows(windows: Sequence[Window], classifier: Classifier) -> list[dict[str, np.ndarray]]:
+    """The `score` of each window; up to `BATCH` of them go through a network together."""
     models, _, _, options = classifier
-    logits = {}
+    scores: list[dict[str, np.ndarray]] = [{} for _ in windows]
     for name, model in models.items():
         stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
-        if stream.of_people and window.nobody:
-            continue
-        sample, device = stream.look(window, model, options.clips), model.device
-        inputs = stream.to_input(sample.images.to(device), sample.index.to(device))
-        with torch.autocast(device.type, enabled=options.amp):
-            of_clips = model.network(inputs)
-        logits[name] = of_clips.float().mean(0).cpu().numpy()
-        if not np.isfinite(logits[name]).all():
-            raise UserError(f"the scores of {model.path} are not finite; try --no-amp, or another checkpoint")
-    return logits
+        known = [number for number, window in enumerate(windows) if not (stream.of_people and window.nobody)]
+        for batch in (known[first : first + BATCH] for first in range(0, len(known), BATCH)):
+            samples = [stream.look(windows[number], model, options.clips) for number in batch]
+            images = ((sample.images.to(model.device), sample.index.to(model.device)) for sample in samples)
+            inputs = torch.cat([stream.to_input(*each) for each in images])
+            with torch.autocast(model.device.type, enabled=options.amp):
+                of_clips = model.network(inputs)
+            counts = [len(sample.index) for sample in samples]
+            for number, logits in zip(batch, of_clips.float().split(counts), strict=True):
+                scores[number][name] = logits.mean(0).cpu().numpy()
+                if not np.isfinite(scores[number][name]).all():
+                    raise UserError(f"the scores of {model.path} are not finite; try --no-amp, or another checkpoint")
+    return scores
 
 
 # ---- what is told ----

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from common.contact_sheet import fit, font_of
 from common.records import FrameSettings
@@ -28,7 +28,18 @@ LONG_SIDE = 1920
 MIN_WIDTH = 320
 BACKGROUND, TRACK, TEXT = (22, 24, 28), (58, 62, 70), (240, 240, 240)
 BEST, OTHERS, STREAM, NOTE = (76, 175, 110), (104, 126, 166), (150, 150, 150), (255, 200, 90)
+# Of people: Okabe and Ito's, which the colour-blind tell apart, and two more; grey those who are not numbered.
+PEOPLE_COLORS = "#e69f00 #56b4e9 #009e73 #f0e442 #0072b2 #d55e00 #cc79a7 #ffffff #9467bd #8c564b".split()
+UNNUMBERED = "#808080"
 SHOWN, MARGIN = 8, 0.1  # frames in the picture of parts; space around people, of the frame
+
+
+class Head(NamedTuple):
+    """What stands at the head of a `person` (18, 3): number, from 1, and text; without a number nothing."""
+
+    person: np.ndarray
+    number: int = 0
+    text: str = ""
 
 
 class Bars(NamedTuple):
@@ -91,21 +102,66 @@ def compose(frame: np.ndarray, people: Iterable[np.ndarray], panel: Image.Image,
     return canvas
 
 
-def draw_skeletons(picture: Image.Image, people: Iterable[np.ndarray]) -> None:
-    """Draw limbs and parts of people (P, 18, 3), in the colours of the pose-flow images, onto `picture`."""
+def draw_skeletons(picture: Image.Image, people: Iterable[np.ndarray], color: str | None = None) -> None:
+    """Draw limbs and parts of people (P, 18, 3) onto `picture`, in one colour or those of the pose-flow images."""
     draw = ImageDraw.Draw(picture)
     line = max(round(min(picture.size) / 120), 2)
     for person in people:
         points = (person[:, :2].astype(float) * picture.size).tolist()
         found = (person[:, 2] > 0) & np.isfinite(person).all(axis=1)
         for rim in (1, 0):  # a dark rim keeps them visible on any ground
-            for (first, second), color in zip(DRAWN_LIMBS, LIMB_COLORS, strict=True):
+            for (first, second), of_limb in zip(DRAWN_LIMBS, LIMB_COLORS, strict=True):
                 if found[first] and found[second]:
                     ends = (*points[first], *points[second])
-                    draw.line(ends, fill=(0, 0, 0) if rim else color, width=line + 2 * rim)
-        for (x, y), color, here in zip(points, COLORS, found, strict=True):
+                    draw.line(ends, fill=(0, 0, 0) if rim else color or of_limb, width=line + 2 * rim)
+        for (x, y), of_part, here in zip(points, COLORS, found, strict=True):
             if here:
-                draw.ellipse((x - line, y - line, x + line, y + line), fill=color, outline=(0, 0, 0))
+                draw.ellipse((x - line, y - line, x + line, y + line), fill=color or of_part, outline=(0, 0, 0))
+
+
+# ---- people with numbers ----
+
+
+def write_people_overlay(path: Path, video: Path, heads: Mapping[int, Sequence[Head]], settings: FrameSettings) -> None:
+    """Encode a video's frames, made with these settings, as MP4 with the heads of each, by its number from 1."""
+    with contextlib.closing(frames_of(video, replace(settings, short_side=None))) as frames:
+        pictures = (draw_heads(frame, heads.get(number, ())) for number, frame in enumerate(frames, 1))
+        write_mp4(path, pictures, rate_of(video, settings))
+
+
+def draw_heads(frame: np.ndarray, heads: Sequence[Head]) -> Image.Image:
+    """A frame in the size of the overlay with skeletons, number and text at each head, each person in a colour.
+
+    A label stands above the head, or as far above or below it as it takes to cover no other label. Both sides are even.
+    """
+    width, height = (side - side % 2 for side in picture_size(*frame.shape[:2]))
+    picture = Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR)
+    colors = [PEOPLE_COLORS[(head.number - 1) % len(PEOPLE_COLORS)] if head.number else UNNUMBERED for head in heads]
+    for head, color in zip(heads, colors, strict=True):
+        draw_skeletons(picture, [head.person], color)
+    draw, size, taken = ImageDraw.Draw(picture), max(min(width, height) // 28, 13), []
+    row = size + size // 2
+    for head, color in sorted(zip(heads, colors, strict=True), key=lambda pair: pair[0].number):
+        found = head.person[head.person[:, 2] > 0][:, :2]
+        if not head.number or not len(found):
+            continue
+        text, font = fit(f"{head.number} {head.text}", size, width // 2)
+        wide, top = round(font.getlength(text)) + size, found[:, 1].min() * height - row - size // 2
+        left = min(max(found[found[:, 1].argmin(), 0] * width - wide / 2, 0), width - wide)
+        tops = (
+            min(max(top + step * row, 0), height - row) for count in range(height // row) for step in (-count, count)
+        )
+        boxes = [(left, place, left + wide, place + row) for place in tops]
+        box = next((box for box in boxes if not any(_overlap(box, other) for other in taken)), boxes[0])
+        taken.append(box)
+        draw.rectangle(box, color, (0, 0, 0))
+        ink = (0, 0, 0) if sum(ImageColor.getrgb(color)) > 330 else (255, 255, 255)
+        draw.text((box[0] + size / 2, (box[1] + box[3]) / 2), text, ink, font, anchor="lm")
+    return picture
+
+
+def _overlap(one: tuple, other: tuple) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 # ---- the panel of classes ----

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 from tqdm import tqdm
@@ -89,7 +90,7 @@ class Timeline:
         """
         centres = self.spans.mean(axis=1)
         between = (centres[1:] + centres[:-1]) / 2
-        return np.concatenate(([0], between, [self.whole.window.num_frames])) / float(self.rate)
+        return np.concatenate((self.spans[:1, 0], between, self.spans[-1:, 1])) / float(self.rate)
 
 
 def window_starts(plan: Plan, rate: Fraction, every: int = 1) -> Iterator[int]:
@@ -148,15 +149,22 @@ def classify_windows(path: Path, classifier: Classifier, plan: Plan) -> Timeline
             for number, people in window.people.items():
                 if start + number - 0.5 >= border or start + number not in everyone:
                     everyone[start + number] = people
+    window = Window(rows[-1][0][1], {}, everyone, first.shape[:2])
+    check_num_frames(source, window.num_frames)
+    return timeline_of(rows, window, fusion, rate, "; ".join(damage))
+
+
+def timeline_of(rows: Sequence[tuple], window: Window, fusion: Fusion, rate: Fraction, damage: str = "") -> Timeline:
+    """The `Timeline` of windows that together are one `window`, from a row for each.
+
+    A row: span, fused probabilities, the share of the frames that show people, logits by stream.
+    """
     spans, probabilities, shares, scores = zip(*rows, strict=True)
-    num_frames = spans[-1][1]
-    check_num_frames(source, num_frames)
     known = {name: [logits[name] for logits in scores if name in logits] for name in fusion.calibrations}
     means = {name: np.stack(values).mean(0, np.float64).astype(np.float32) for name, values in known.items() if values}
-    whole = Prediction(means, Window(num_frames, {}, everyone, first.shape[:2]), "; ".join(damage))
     minimum = MINIMUM if fusion.calibration.threshold is None else fusion.calibration.threshold
     arrays = np.array(spans), np.stack(probabilities).astype(np.float32), np.array(shares, np.float32)
-    return Timeline(fusion.classes, minimum, rate, whole, *arrays)
+    return Timeline(fusion.classes, minimum, rate, Prediction(means, window, damage), *arrays)
 
 
 def _until_error(pictures: Iterator[np.ndarray], damage: list[str]) -> Iterator[np.ndarray]:
@@ -294,9 +302,15 @@ def plot_timeline(path: Path, timeline: Timeline, found: Sequence[dict], title: 
         top, color = (row + 0.8, "#e6550d") if row < len(shown) else (row + 0.1, "#b0b0b0")
         axes.broken_barh(spans, (top, row + 1 - top), color=color, linewidth=0)
     axes.set_yticks(np.arange(len(names)) + 0.5, [printable(name, 30) for name in names])
-    axes.set(xlim=edges[[0, -1]], ylim=(len(names), 0), title=printable(title, 100), xlabel="time")
-    step = next((step for step in STEPS if edges[-1] / step <= 14), edges[-1] / 14)
-    axes.xaxis.set_major_locator(MultipleLocator(step))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds, int(step < 1))))
+    axes.set(xlim=edges[[0, -1]], ylim=(len(names), 0), title=printable(title, 100))
+    label_time(axes, edges[-1])
     figure.colorbar(image, label=f"probability; {NONE}: below {timeline.minimum:.2g}", pad=0.01)
     write_png(figure, path)
+
+
+def label_time(axes: Axes, end: float) -> None:
+    """Label the x axis with times up to `end` seconds."""
+    step = next((step for step in STEPS if end / step <= 14), end / 14)
+    axes.xaxis.set_major_locator(MultipleLocator(step))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds, int(step < 1))))
+    axes.set_xlabel("time")

@@ -283,7 +283,7 @@ def test_ctrl_c_ends_it_and_leaves_a_whole_table(data, tmp_path, estimating):
         ("--live 0 --overlay a.mp4", ["--overlay does not go with --live"]),
         ("--live 0 --csv OTHER", ["other.csv", "other columns"]),
         ("--live 0 --stride 0", ["--stride", "positive"]),
-        ("clip.mkv --csv a.csv", ["--csv needs --live"]),
+        ("clip.mkv --csv a.csv", ["needs --live"]),
     ],
 )
 def test_mistakes(data, tmp_path, server, given, words):
