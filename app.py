@@ -2,6 +2,7 @@
 
 pip install -r requirements-app.txt
 python app.py --spatial record/spatial/model_best.pth.tar --motion record/motion_pose/model_best.pth.tar
+python app.py --per-person --skeleton record/skeleton/model_best.pth.tar
 """
 
 import argparse
@@ -33,7 +34,15 @@ from prediction.classify import (
     top_classes,
 )
 from prediction.live import Captured, Watcher
-from prediction.overlay import bars_of, write_overlay
+from prediction.overlay import bars_of, draw_heads, write_overlay, write_people_overlay
+from prediction.persons import (
+    classify_persons,
+    describe_persons,
+    heads_of,
+    rows_of_persons,
+    write_persons_timeline,
+    write_windows,
+)
 from prediction.timeline import (
     SUFFIXES,
     Plan,
@@ -60,6 +69,7 @@ LEAST_STRIDE = 0.5  # seconds
 LIVE_SECONDS = 300  # that a viewer has the camera's place, before the next one's turn
 ONE_VIDEO: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "videos"}  # both tabs together
 NOTES: dict[str, Any] = {"label": "Notes", "interactive": False, "max_lines": 8}
+PERSON_HEADERS = ["person", "from", "to", "answer", "%"]
 SEND_EVERY = 0.1  # seconds between two frames of a camera
 
 
@@ -123,10 +133,14 @@ def build_page(classifier: Classifier, args: argparse.Namespace) -> Any:
             f"{clock(args.max_seconds)} minutes, one after the other. They and their results are deleted after "
             f"{args.keep_minutes:g} minutes."
         )
-        with gr.Tab("A video"), gr.Row():
-            add_video_tab(classifier, args)
-        with gr.Tab("A long video"), gr.Row():
-            add_timeline_tab(classifier, args)
+        if classifier.options.per_person:
+            with gr.Tab("A video"), gr.Row():
+                add_people_tab(classifier, args)
+        else:
+            with gr.Tab("A video"), gr.Row():
+                add_video_tab(classifier, args)
+            with gr.Tab("A long video"), gr.Row():
+                add_timeline_tab(classifier, args)
         with gr.Tab("Live"), gr.Row():
             add_live_tab(classifier)
     return page
@@ -193,16 +207,55 @@ def add_timeline_tab(classifier: Classifier, args: argparse.Namespace) -> None:
     button.click(classify_long_video, inputs, outputs, api_name="timeline", show_progress_on=picture, **ONE_VIDEO)
 
 
+def add_people_tab(classifier: Classifier, args: argparse.Namespace) -> None:
+    """What each person of a video does, and when."""
+    plan = Plan()
+    with gr.Column(min_width=320):
+        upload, button = add_upload(args.examples)
+        length = gr.Number(plan.length, label="Window, seconds", minimum=LEAST_STRIDE)
+        stride = gr.Number(plan.stride, label="Stride, seconds", minimum=LEAST_STRIDE)
+        notes = gr.Textbox(**NOTES)
+    with gr.Column(min_width=320, scale=2):
+        video = gr.Video(label="Overlay", autoplay=True, loop=True, interactive=False)
+        picture = gr.Image(type="filepath", show_label=False, interactive=False, buttons=["fullscreen"])
+        table = gr.Dataframe(headers=PERSON_HEADERS, label="Everyone's answer", interactive=False)
+        file = gr.File(label="Table of all windows", interactive=False)
+
+    def classify_people(
+        uploaded: str | None,
+        length: float | None,
+        stride: float | None,
+        progress: Any = gr.Progress(track_tqdm=True),  # noqa: B008
+    ) -> tuple:
+        with opened(uploaded, args.max_seconds) as (path, folder):
+            progress(0, "finding people")
+            persons = classify_persons(path, classifier, Plan(length or plan.length, stride or plan.stride))
+            result, out = describe_persons(persons, classifier.fusion), folder / f"{stem(path.name)}.csv"
+            write_windows(out, result)
+            progress(0.9, "drawing the overlay")
+            overlay, bands = out.with_suffix(".mp4"), out.with_suffix(".png")
+            write_people_overlay(overlay, path, heads_of(persons), classifier.options.frames)
+            if persons.found:
+                write_persons_timeline(bands, persons, path.name)
+            shown = str(bands) if persons.found else None
+            return str(overlay), shown, str(out), *persons_of(result, path.name, count_frames(result))
+
+    inputs, outputs = [upload, length, stride], [video, picture, file, table, notes]
+    button.click(classify_people, inputs, outputs, api_name="people", show_progress_on=video, **ONE_VIDEO)
+
+
 def add_live_tab(classifier: Classifier) -> None:
     """What the browser's camera shows; Gradio gives the newest frame each time, and skips others."""
     if not any(STREAMS[name].of_people for name in classifier.models):
         classifier = classifier._replace(people=None)  # who would be found for nothing
-    headers, plan = ["%", *classifier.models], Plan()
+    each, plan = classifier.options.per_person, Plan()
+    headers = PERSON_HEADERS if each else ["%", *classifier.models]
     with gr.Column(min_width=320):
         options = gr.WebcamOptions(mirror=False)  # the streams would see left and right exchanged
         camera = gr.Image(sources=["webcam"], streaming=True, label="Camera", webcam_options=options)
     with gr.Column(min_width=320):
-        answer = gr.Label(label=f"The last {plan.length:g} seconds")
+        last = f"The last {plan.length:g} seconds"
+        answer = gr.Image(label=last, interactive=False) if each else gr.Label(label=last)
         label = f"One viewer at a time, {LIVE_SECONDS // 60} minutes in a row"
         scores = gr.Dataframe(headers=headers, label=label, interactive=False)
         notes = gr.Textbox(**NOTES)
@@ -214,8 +267,13 @@ def add_live_tab(classifier: Classifier) -> None:
             seen = watcher.news()
             if rgb is not None:
                 watcher.see(Captured(time.monotonic(), lambda: rgb))
-        shown = (answer_of(seen.result), *scores_of(seen.result, seen.pace)) if seen else [gr.skip()] * 3
-        return *shown, watcher
+        told = persons_of if each else scores_of
+        shown = told(seen.result, seen.pace) if seen else [gr.skip()] * 2
+        if each:
+            first = gr.skip() if rgb is None else np.asarray(draw_heads(rgb, watcher.heads))
+        else:
+            first = answer_of(seen.result) if seen else gr.skip()
+        return first, *shown, watcher
 
     camera.stream(
         look,
@@ -252,6 +310,12 @@ def scores_of(result: dict, *facts: str) -> tuple[pd.DataFrame, str]:
     columns, rows = table_of(result, CLASSES)
     notes = filter(None, [*result["notes"], *facts, result["damage"]])
     return pd.DataFrame(rows, columns=["%", *columns]), "\n".join(notes)
+
+
+def persons_of(result: dict, *facts: str) -> tuple[pd.DataFrame, str]:
+    """Everyone's answer of a `describe_persons` result; lines with notes and `facts`."""
+    notes = filter(None, [*result["notes"], *facts, result["damage"]])
+    return pd.DataFrame(rows_of_persons(result), columns=PERSON_HEADERS), "\n".join(notes)
 
 
 # ---- files ----

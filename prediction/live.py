@@ -19,6 +19,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,9 +30,32 @@ from av.video.reformatter import VideoReformatter
 from common.cli import UserError
 from common.video import in_order, open_video, read_frames, resize_short_side, through_jpeg, to_rgb, video_stream
 from pose.estimators import Estimator
+from pose.keypoints import join_frames
+from pose.people import Follower, select_people
 from pose.pipeline import fill_in
-from prediction.classify import NOBODY_IN_VIEW, Classifier, Prediction, complete_people, describe, score, top_classes
-from prediction.timeline import Plan
+from prediction.classify import (
+    NOBODY_IN_VIEW,
+    Classifier,
+    Prediction,
+    complete_people,
+    describe,
+    score,
+    score_windows,
+    top_classes,
+)
+from prediction.overlay import Head
+from prediction.persons import (
+    LEAST_SHARE,
+    Person,
+    Persons,
+    choose_tracks,
+    describe_persons,
+    label_of,
+    paths_of,
+    window_of,
+    words_of,
+)
+from prediction.timeline import NONE, Plan, timeline_of
 from training.streams import Window
 from utils import StopRequest, catch_stop_signals
 
@@ -41,6 +65,7 @@ TURN = 0.1  # seconds that a caller waits for a frame at most
 # Positions that a window is tested at: windows of 4 seconds, one every second, still vote over 20 of each 4 seconds.
 CLIPS = 5
 COLUMNS = ("time", "seconds", "frames", "fps", "people", "latency", "class", "probability")  # of the table
+BOX_COLUMNS = ("person", "left", "top", "right", "bottom")  # besides, where each person gets an answer
 Picture = Callable[[], np.ndarray]  # converts a decoded frame to uint8 RGB (H, W, 3): only of those that are handled
 Opener = Callable[[str], Generator[Picture, None, None]]
 
@@ -174,11 +199,15 @@ def _read_in_thread(
 
 
 class Handled(NamedTuple):
-    """A frame that was looked at: its time, its picture as in training, its people (None: nobody was looked for)."""
+    """A frame that was looked at: its time, its picture as in training, its people (None: nobody was looked for).
+
+    `tracks`: int32 (P,), the numbers of these people, if they are followed.
+    """
 
     time: float
     picture: np.ndarray
     people: np.ndarray | None
+    tracks: np.ndarray | None = None
 
 
 def handle(frame: Captured, classifier: Classifier) -> Handled:
@@ -215,8 +244,40 @@ def classify_window(handled: Sequence[Handled], classifier: Classifier) -> Predi
     return Prediction(score(window, classifier), window)
 
 
+def persons_in(handled: Sequence[Handled], classifier: Classifier) -> tuple[Persons, list[int]]:
+    """Test the streams on each person of handled frames alone, and say which tracks these are.
+
+    A person is seen in half of the frames at least, from the first to the last.
+    """
+    options, fusion, rate = classifier.options, classifier.fusion, classifier.options.frames.per_second()
+    whole = resample(handled, float(rate))
+    people = {number: frame.people for number, frame in enumerate(handled, 1)}
+    keypoints = join_frames(people, len(handled), whole.frame_size)
+    tracks = np.concatenate([frame.tracks for frame in handled])
+    chosen, notes = choose_tracks(keypoints, tracks, round(LEAST_SHARE * len(handled)))
+    paths, windows = paths_of(keypoints, tracks), []
+    for track in chosen:
+        frames = range(min(paths[track]), max(paths[track]) + 1)
+        alone = window_of(paths, track, frames, keypoints.frame_size, options.pairs).people.values()
+        own = [handled[frame - 1]._replace(people=people) for frame, people in zip(frames, alone, strict=True)]
+        window = resample(own, float(rate))
+        window.people = complete_people(window.people, window, 1, options.cleaning)
+        windows.append(window)
+    moments = [1 + round((frame.time - handled[0].time) * float(rate)) for frame in handled]
+    found = []
+    for number, (track, window, logits) in enumerate(
+        zip(chosen, windows, score_windows(windows, classifier), strict=True), 1
+    ):
+        path = {moments[frame - 1]: person for frame, person in paths[track].items()}
+        start = min(path) - 1
+        row = (start, start + window.num_frames), fusion.fuse(logits)[1], 1.0, logits
+        found.append(Person(number, path, timeline_of([row], window, fusion, rate)))
+    others = select_people(keypoints, np.isin(tracks, chosen, invert=True))
+    return Persons(whole, found, others, notes), chosen
+
+
 class Seen(NamedTuple):
-    """What a window shows: a result of `describe`, and how the machine keeps up."""
+    """What a window shows: a result of `describe` or `describe_persons`, and how the machine keeps up."""
 
     result: dict
     time: float  # of its newest frame, by time.monotonic
@@ -253,6 +314,9 @@ class Watcher:
         self.pool = ThreadPoolExecutor(1)
         self.pending: Future | None = None
         self.kind: tuple = ()  # what the frames of a window share
+        self.follower = Follower((1, 1))  # of people, if each gets an answer
+        self.numbers: dict[int, int] = {}  # of those who got one, by their track
+        self.labels: dict[int, str] = {}  # of those who have one now
         self.begin: float | None = None  # time of the first frame of all
         self.scored: float | None = None  # time of the newest frame of the last window
         self.due, self.handled, self.captured = 0.0, 0, 0
@@ -264,6 +328,9 @@ class Watcher:
         if kind != self.kind:
             recent.clear()
             self.kind, self.due = kind, frame.time + self.plan.stride
+            self.follower.frame_size = frame.picture.shape[:2]
+        if self.classifier.options.per_person:
+            frame = frame._replace(tracks=self.follower.follow(self.handled, frame.people))
         recent.append(frame)
         while recent[0].time < frame.time - self.longest:
             recent.popleft()
@@ -274,14 +341,35 @@ class Watcher:
 
     def score(self) -> None:
         """Start scoring the window."""
-        frames, classifier = tuple(self.recent), self.classifier
+        frames = tuple(self.recent)
         first, last = frames[0].time, frames[-1].time
         rate = (len(frames) - 1) / (last - first) if last > first else 0.0
         facts = (last, last - self.begin, len(frames), rate, self.handled, self.captured)
         self.scored, self.due = last, max(self.due + self.plan.stride, last)
-        self.pending = self.pool.submit(
-            lambda: Seen(describe(classify_window(frames, classifier), classifier.fusion), *facts)
-        )
+        self.pending = self.pool.submit(lambda: Seen(self.result_of(frames), *facts))
+
+    def result_of(self, frames: Sequence[Handled]) -> dict:
+        """The `describe`d window, or `describe_persons` with numbers that stay with the people."""
+        if not self.classifier.options.per_person:
+            return describe(classify_window(frames, self.classifier), self.classifier.fusion)
+        persons, tracks = persons_in(frames, self.classifier)
+        result, labels = describe_persons(persons, self.classifier.fusion), {}
+        for track, person in zip(tracks, result["persons"], strict=True):
+            person["person"] = self.numbers.setdefault(track, len(self.numbers) + 1)
+            ((_, probability),) = top_classes(person["fused"], 1)
+            labels[track] = label_of(person["answer"] or NONE, probability)
+        self.labels = labels
+        result["persons"].sort(key=itemgetter("person"))
+        return result
+
+    @property
+    def heads(self) -> list[Head]:
+        """The people of the newest frame with their numbers and answers."""
+        frame, labels = self.recent[-1], self.labels
+        return [
+            Head(person, self.numbers[track], labels[track]) if track in labels else Head(person)
+            for person, track in zip(frame.people, frame.tracks.tolist(), strict=True)
+        ]
 
     def news(self, wait: bool = False) -> Seen | None:
         """What was scored since this was asked last."""
@@ -319,18 +407,19 @@ def watch(
 
 
 def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, table: Path | None) -> None:
-    """Print what is seen until the source ends, or SIGINT or SIGTERM comes; `table` gets a row per classification."""
-    classes, latencies = classifier.fusion.classes, []
+    """Print what is seen until the source ends, or SIGINT or SIGTERM comes; `table` gets a row per answer."""
+    latencies = []
     classifier = classifier._replace(options=replace(classifier.options, clips=CLIPS))
     with contextlib.ExitStack() as opened:
         stop = opened.enter_context(catch_stop_signals())
-        write = opened.enter_context(open_table(table, classes)) if table else None
+        columns = [*COLUMNS, *(BOX_COLUMNS if classifier.options.per_person else ()), *classifier.fusion.classes]
+        write = opened.enter_context(open_table(table, columns)) if table else None
         frames = opened.enter_context(closing(newest_frames(source)))
         for seen in watch(frames, classifier, plan, stop):
             latencies.append(seen.latency)
             print(line_of(seen, topk), flush=True)
             if write:
-                write(row_of(seen))
+                write(rows_of(seen))
     if not latencies:
         print("ended before anything could be classified")
         return
@@ -343,34 +432,46 @@ def run_live(source: str, classifier: Classifier, plan: Plan, topk: int, table: 
 
 
 def line_of(seen: Seen, topk: int) -> str:
-    """How the machine keeps up, the best classes in percent, and reasons to doubt them."""
-    best = ", ".join(f"{name} {100 * value:.1f}" for name, value in top_classes(seen.result["fused"], topk))
-    return f"{seen.seconds:6.1f} s  {seen.pace}  {' | '.join(filter(None, [best, *seen.result['notes']]))}"
+    """How the machine keeps up, the best classes in percent or everyone's answer, and reasons to doubt them."""
+    if "persons" in seen.result:
+        best = [" ".join((str(person["person"]), *words_of(person))) for person in seen.result["persons"]]
+    else:
+        best = [f"{name} {100 * value:.1f}" for name, value in top_classes(seen.result["fused"], topk)]
+    return f"{seen.seconds:6.1f} s  {seen.pace}  {' | '.join(filter(None, [', '.join(best), *seen.result['notes']]))}"
 
 
 @contextlib.contextmanager
-def open_table(path: Path, classes: Sequence[str]) -> Iterator[Callable[[dict], object]]:
-    """Yield what appends a row, at once and whole, to the CSV `path`, which may hold some already."""
-    columns = [*COLUMNS, *classes]
+def open_table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[list[dict]], object]]:
+    """Yield what appends rows, at once and whole, to the CSV `path`, which may hold some already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", buffering=1, encoding="utf-8", errors="replace", newline="") as file:
         file.seek(0)
         header = next(csv.reader(file), None)
-        if header not in (None, columns):
+        if header not in (None, list(columns)):
             raise UserError(f"--csv {path}: is there and has other columns; remove it or give another name")
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         if header is None:
             writer.writeheader()
-        yield writer.writerow
+        yield writer.writerows
 
 
-def row_of(seen: Seen) -> dict:
-    """A window's row in the table: clock time of its newest frame, …, the fused probability of every class."""
+def rows_of(seen: Seen) -> list[dict]:
+    """A window's row in the table, or one for each person.
+
+    Clock time of its newest frame, …, the person and the box, the fused probability of every class.
+    """
     captured = datetime.fromtimestamp(time.time() - seen.latency).astimezone()
     row: dict[str, Any] = {"time": captured.isoformat(timespec="milliseconds"), "seconds": f"{seen.seconds:.3f}"}
     row |= {"frames": seen.frames, "fps": f"{seen.fps:.3f}", "latency": f"{seen.latency:.3f}"}
     row["people"] = "" if seen.people is None else f"{seen.people:.3f}"
-    probabilities = {name: f"{value:.6f}" for name, value in seen.result["fused"]["probabilities"].items()}
+    if "persons" not in seen.result:
+        return [row | _answer(seen.result)]
+    boxes = [dict(zip(BOX_COLUMNS, (each["person"], *each["box"]), strict=True)) for each in seen.result["persons"]]
+    return [row | box | _answer(each) for box, each in zip(boxes, seen.result["persons"], strict=True)]
+
+
+def _answer(result: dict) -> dict:
+    probabilities = {name: f"{value:.6f}" for name, value in result["fused"]["probabilities"].items()}
     if not probabilities:
-        return row | {"class": NOBODY_IN_VIEW}
-    return row | {"class": seen.result["answer"] or "none", "probability": max(probabilities.values())} | probabilities
+        return {"class": NOBODY_IN_VIEW}
+    return {"class": result["answer"] or NONE, "probability": max(probabilities.values())} | probabilities

@@ -79,7 +79,7 @@ def persons_of(window: Window, classifier: Classifier, plan: Plan, rate: Fractio
     keypoints = select_people(keypoints, np.flatnonzero((keypoints.keypoints[..., 2] > 0).any(axis=1)))
     length = max(round(Fraction(str(plan.length)) * rate), 1)
     tracks = follow_people(keypoints)
-    chosen, left_out = choose_tracks(keypoints, tracks, min(length, round(LEAST_SHARE * window.num_frames)))
+    chosen, notes = choose_tracks(keypoints, tracks, min(length, round(LEAST_SHARE * window.num_frames)))
     paths, pairs = paths_of(keypoints, tracks), classifier.options.pairs
 
     def part(track: int, start: int, end: int, pairs: bool = False) -> Window:
@@ -93,28 +93,27 @@ def persons_of(window: Window, classifier: Classifier, plan: Plan, rate: Fractio
         rows = [(span, fusion.fuse(logits)[1], 1.0, logits) for span, logits in of_person]
         whole = part(track, rows[0][0][0], rows[-1][0][1])
         found.append(Person(number, paths[track], timeline_of(rows, whole, fusion, rate)))
-    notes = [f"more than {MOST} people at a time: of {len(chosen) + left_out}, the {len(chosen)} main ones"]
-    others = select_people(keypoints, np.isin(tracks, chosen, invert=True))
-    return Persons(window, found, others, notes if left_out else [])
+    return Persons(window, found, select_people(keypoints, np.isin(tracks, chosen, invert=True)), notes)
 
 
-def choose_tracks(keypoints: Keypoints, tracks: np.ndarray, least: int) -> tuple[list[int], int]:
-    """The tracks of at least so many frames, the main one first, with `MOST` at a time; how many more there would be.
+def choose_tracks(keypoints: Keypoints, tracks: np.ndarray, least: int) -> tuple[list[int], list[str]]:
+    """The tracks of at least so many frames, the main one first, `MOST` at a time; notes on those who are left out.
 
     A track is as long as from the first to the last of its frames.
     """
     crowd, chosen, left_out = np.zeros(keypoints.num_frames, int), [], 0
     for track in main_tracks(keypoints, tracks).tolist():
         frames = keypoints.frame[tracks == track]
-        span = slice(frames[0] - 1, frames[-1])
-        if span.stop - span.start < least:
+        if not len(frames) or frames[-1] - frames[0] + 1 < least:
             continue
+        span = slice(frames[0] - 1, frames[-1])
         if crowd[span].max() >= MOST:
             left_out += 1
             continue
         crowd[span] += 1
         chosen.append(track)
-    return chosen, left_out
+    note = f"more than {MOST} people at a time: of {len(chosen) + left_out}, the {len(chosen)} main ones"
+    return chosen, [note] if left_out else []
 
 
 def paths_of(keypoints: Keypoints, tracks: np.ndarray) -> Mapping[int, Path18]:

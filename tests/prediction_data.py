@@ -9,8 +9,10 @@ import torch
 import process_pose
 from network import build_network
 from pose.estimators import Estimator
+from pose.graph_network import build_graph_network
 from pose.skeleton import NUM_PARTS
 from tests.helpers import call_main, moving, write_video
+from tests.test_network import random_statistics
 from utils import save_checkpoint
 
 CLASSES = ["Tai Chi", "Bäume fällen", "Diving"]
@@ -51,6 +53,16 @@ def write_checkpoint(path: Path, channels: int, seed: int, classes=CLASSES, coun
             "best_prec1": 0.0,
         },
     )
+
+
+def write_skeleton_checkpoint(path: Path, classes=CLASSES) -> Path:
+    """A random network on skeletons whose logits tell one person from another."""
+    torch.manual_seed(0)
+    network = random_statistics(build_graph_network("stgcnpp_small", 11, len(classes)))
+    network.fc.weight.data *= 300
+    content = {"epoch": 1, "arch": "stgcnpp_small", "classes": list(classes), "in_channels": 11, "best_prec1": 0.0}
+    save_checkpoint(path, content | {"state_dict": network.state_dict()})
+    return path
 
 
 def people_of(picture: np.ndarray) -> np.ndarray:

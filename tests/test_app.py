@@ -15,12 +15,20 @@ import av
 import numpy as np
 import pytest
 
+import app as script
 from common.video import duration
 from tests.helpers import ROOT, assert_error, call_main, read_video, write_video
 from tests.live_sources import wait_for
 from tests.pose_fixtures import save_network
 from tests.prediction_data import COLOUR_CLASSES as CLASSES
-from tests.prediction_data import coloured, write_checkpoint, write_colour_network
+from tests.prediction_data import (
+    FRAMES,
+    coloured,
+    fake_estimator,
+    write_checkpoint,
+    write_colour_network,
+    write_skeleton_checkpoint,
+)
 
 KEPT = 0.1  # minutes, of uploads
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -261,3 +269,31 @@ def test_length_of_a_file_that_does_not_say(tmp_path, data):
         container.mux(stream.encode(None))
     assert duration(path) == pytest.approx(2.9, abs=0.05)
     assert duration(data / "short.mkv") == pytest.approx(3, abs=0.05)
+
+
+def test_everyone_gets_the_answer_of_predict(data, tmp_path, monkeypatch):
+    """The page's own functions, of a page with --per-person: a video, then its frames before a camera."""
+    gradio = pytest.importorskip("gradio", reason="the page needs Gradio: pip install gradio")
+    monkeypatch.setattr("prediction.classify.estimator_from_arguments", lambda *args: fake_estimator())
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    options = (
+        "--per-person",
+        "--skeleton",
+        write_skeleton_checkpoint(tmp_path / "skeleton.pth.tar"),
+        "--device",
+        "cpu",
+        "--no-amp",
+        *FRAMES,
+    )
+    args = script.get_args_parser().parse_args(list(map(str, options)))
+    page = script.build_page(script.prepare(args, keypoints=False, overlay=True), args)
+    functions = {function.api_name: function.fn for function in page.fns.values()}
+    overlay, bands, table, rows, notes = functions["people"](str(data / "short.mkv"), 1, 1, gradio.Progress())
+    outputs = ("--csv", tmp_path / "out.csv", "--timeline", tmp_path / "out.png", "--window", 1)
+    finished = call_main("predict", data / "short.mkv", *options, *outputs)
+    assert finished.returncode == 0 and len(rows) > 0, finished.stderr
+    assert Path(table).read_bytes() == (tmp_path / "out.csv").read_bytes() and "30 frames, people in 30" in notes
+    assert len(read_video(overlay)[0]) == 30 and Path(bands).stat().st_size > 5000
+    watcher, picture = None, np.zeros((48, 64, 3), np.uint8)
+    picture, *_, watcher = functions["look"](picture, watcher)
+    assert picture.shape[:2] == (480, 640) and len(watcher.heads) == len(watcher.recent[-1].people)

@@ -28,7 +28,7 @@ from prediction.live import (
     newest_frames,
     open_table,
     resample,
-    row_of,
+    rows_of,
     watch,
 )
 from prediction.timeline import Plan
@@ -118,7 +118,7 @@ def test_nobody_before_the_camera(classifier):
     both = describe(classify_window(empty, classifier), classifier.fusion)
     line = line_of(seen._replace(result=both), 1)
     assert both["answer"] in line and line.endswith(" | " + both["notes"][0]) and "without motion_pose" in line
-    row = row_of(seen)
+    (row,) = rows_of(seen)
     assert row.keys() <= set(live.COLUMNS) and (row["people"], row["class"]) == ("0.000", "nobody in view")
 
 
@@ -297,7 +297,7 @@ def test_mistakes(data, tmp_path, server, given, words):
 def test_a_table_goes_on_where_it_ended(tmp_path):
     file = tmp_path / "seen.csv"
     for value in ("1", "2"):
-        with open_table(file, ["Tai, Chi"]) as write:
-            write({"time": value, "Tai, Chi": value})
+        with open_table(file, ["time", "Tai, Chi"]) as write:
+            write([{"time": value, "Tai, Chi": value}])
             assert rows(file)[-1]["Tai, Chi"] == value  # at once, not at the end
     assert [row["time"] for row in rows(file)] == ["1", "2"]

@@ -9,16 +9,18 @@ import pytest
 import torch
 
 from benchmarks.pose import standing_people
+from common.records import FrameSettings
 from fusion.metrics import Calibration
-from pose.graph_network import build_graph_network
+from pose.estimators import Estimator
 from pose.keypoints import FILE_NAME, Keypoints, join_frames, save_keypoints
+from pose.people import Follower
 from prediction.classify import Classifier, Fusion, Options, load_for_testing, score
+from prediction.live import Handled, Watcher, persons_in
 from prediction.overlay import PEOPLE_COLORS, Head, draw_heads
 from prediction.persons import MOST, heads_of, nearest, paths_of, persons_of
 from prediction.timeline import Plan
 from tests.helpers import assert_error, call_main, moving, read_video, write_video
-from tests.prediction_data import CLASSES, write_checkpoint
-from tests.test_network import random_statistics
+from tests.prediction_data import CLASSES, write_checkpoint, write_skeleton_checkpoint
 from training.streams import MOTION_POSE, SKELETON, Window
 from utils import load_checkpoint, save_checkpoint
 
@@ -30,11 +32,7 @@ SIZE = (48, 64)
 def data(tmp_path_factory):
     """Random networks of both streams of people, whose logits tell one person from another."""
     root = tmp_path_factory.mktemp("persons")
-    torch.manual_seed(0)
-    network = random_statistics(build_graph_network("stgcnpp_small", 11, len(CLASSES)))
-    network.fc.weight.data *= 300
-    content = {"epoch": 1, "arch": "stgcnpp_small", "classes": CLASSES, "in_channels": 11, "best_prec1": 0.0}
-    save_checkpoint(root / "skeleton.pth.tar", content | {"state_dict": network.state_dict()})
+    write_skeleton_checkpoint(root / "skeleton.pth.tar")
     write_checkpoint(root / "motion.pth.tar", 30, 2)
     trained = load_checkpoint(root / "motion.pth.tar") | {"options": {"crop": "people"}}
     save_checkpoint(root / "motion.pth.tar", trained)
@@ -127,6 +125,62 @@ def test_pairs_are_with_the_nearest(classifier):
     both = Window(60, {}, {i: np.stack([person(0, i), person(other, i)]) for i in range(1, 61)}, SIZE)
     for name, logits in score(both, classifier).items():
         assert found[0].timeline.whole.logits[name] == pytest.approx(logits, abs=1e-3)
+
+
+# ---- before a camera ----
+
+
+def handled(window: Window, first: int = 1, last: int = 60) -> list[Handled]:
+    follower, picture = Follower(SIZE), np.zeros((*SIZE, 3), np.uint8)
+    shown = {i: window.people[i] for i in range(first, last + 1)}
+    return [Handled(i / 10, picture, people, follower.follow(i, people)) for i, people in shown.items()]
+
+
+def test_a_camera_sees_what_a_file_shows(classifier):
+    classifier = classifier._replace(options=Options(FrameSettings(fps=RATE)))
+    shown = crowd({0: range(1, 61), 1: range(11, 61), 2: range(1, 20)})
+    expected = persons_of(shown, classifier, Plan(6, 6), RATE)
+    persons, tracks = persons_in(handled(shown), classifier)
+    assert tracks == [1, 2] and len(expected.found) == len(persons.found) == 2
+    for mine, theirs in zip(persons.found, expected.found, strict=True):
+        assert mine.path.keys() == theirs.path.keys()
+        assert mine.timeline.spans.tolist() == theirs.timeline.spans.tolist()
+        for name, logits in theirs.timeline.whole.logits.items():
+            assert mine.timeline.whole.logits[name] == pytest.approx(logits, abs=1e-3)
+
+
+def test_numbers_stay_with_people(classifier):
+    """From window to window, with somebody who comes, and the main one who goes."""
+    watcher = Watcher(classifier._replace(options=Options(FrameSettings(fps=RATE), per_person=True)), Plan(2, 1))
+    frames = handled(crowd({1: range(1, 61), 0: range(1, 31), 2: range(25, 61)}))
+    seen = []
+    for last in (20, 40, 60):
+        watcher.recent.extend(frames[last - 20 : last])
+        result = watcher.result_of(frames[last - 20 : last])
+        seen.append({each["person"]: each["box"] for each in result["persons"]})
+        heads = {head.number: (head.person, head.text) for head in watcher.heads}
+        assert set(heads) - {0} <= set(seen[-1])
+    assert [list(each) for each in seen] == [[1, 2], [1, 2, 3], [2, 3]]
+    middles = [[(box[0] + box[2]) / 2 for box in each.values()] for each in seen]
+    assert middles[0] == pytest.approx(middles[1][:2], abs=0.02) and middles[1][1:] == pytest.approx(
+        middles[2], abs=0.02
+    )
+    assert heads[3][1].split(" ")[-1] == "%" and np.array_equal(heads[3][0], person(2, 60))
+
+
+def test_live_script(data, tmp_path, monkeypatch):
+    people = crowd({0: range(1, 21), 1: range(1, 21)}, 20).people
+    write_video(tmp_path / "short.mkv", moving(20, SIZE[::-1]), "ffv1", rate=int(RATE))
+    found = iter(people.values())
+    estimator = Estimator(lambda frame: frame, list, lambda *output: next(found), {"model": "fake"})
+    monkeypatch.setattr("prediction.classify.estimator_from_arguments", lambda *args: estimator)
+    options = ("--per-person", "--window", 1, "--device", "cpu", "--no-amp", "--csv", tmp_path / "seen.csv")
+    finished = call_main("predict", "--live", tmp_path / "short.mkv", "--skeleton", data / "skeleton.pth.tar", *options)
+    assert finished.returncode == 0, finished.stderr
+    last = pd.read_csv(tmp_path / "seen.csv").iloc[-2:]
+    assert last["person"].tolist() == [1, 2] and (last["probability"] == last[CLASSES].max(axis=1)).all()
+    assert last["left"].tolist() == pytest.approx([person(n, 1)[:, 0].min() for n in (0, 1)], abs=0.01)
+    assert f", 2 {last['class'].iloc[1]} {100 * last['probability'].iloc[1]:.1f}" in finished.stdout
 
 
 # ---- what is written ----
