@@ -61,20 +61,26 @@ class GraphBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """One block, see the class."""
-        weights = self.graph.permute(2, 0, 1).reshape(-1, NUM_PARTS)  # (18 * 3, 18), from every part to every part
+        weights = self.graph.permute(2, 0, 1).reshape(1, -1, NUM_PARTS)  # from every part to every part
         # Neighbours' values beside each other in channels, so that one 1×1 convolution mixes and sums all three.
-        gathered = weights @ x.permute(0, 2, 3, 1)  # (N, T, 18 * 3, C)
-        gathered = gathered.view(*gathered.shape[:2], NUM_PARTS, -1).permute(0, 3, 1, 2)
+        gathered = weights.to(x.dtype) @ x.permute(0, 2, 3, 1).flatten(0, 1)  # (N * T, 18 * 3, C)
+        gathered = gathered.view(len(x), -1, NUM_PARTS, 3 * x.shape[1]).permute(0, 3, 1, 2)
         y = F.relu(self.mix_norm(self.mix(gathered)) + self.mix_residual(x))
 
-        y = self.reduce(y)
-        plain = y[:, -self.widths[-1] :, :: self.stride]
-        *parts, peaks = F.relu(self.reduce_norm(y[:, : -self.widths[-1]])).split(self.widths[:-1], 1)
+        rest, weight, bias = y.shape[1] - self.widths[-1], self.reduce.weight, self.reduce.bias
+        reduced = F.relu(self.reduce_norm(F.conv2d(y, weight[:rest], bias[:rest])))
+        plain = F.conv2d(_every(self.stride, y), weight[rest:], bias[rest:])
+        *parts, peaks = reduced.split(self.widths[:-1], 1)
         parts = [branch(part) for branch, part in zip(self.branches, parts, strict=True)]
         peaks = F.max_pool2d(peaks, (3, 1), (self.stride, 1), (1, 0))
         y = self.join(F.relu(self.branch_norm(torch.cat([*parts, peaks, plain], 1))))
         # The stride is taken before the convolution: torch 2.14 crashes in the backward pass of strided 1×1 ones.
-        return F.relu(self.join_norm(y) + self.residual(x[:, :, :: self.stride]))
+        return F.relu(self.join_norm(y) + self.residual(_every(self.stride, x)))
+
+
+def _every(stride: int, x: torch.Tensor) -> torch.Tensor:
+    """Every `stride`-th moment; the gradient is channels-last as `x`, as that of `x[:, :, ::stride]` would not be."""
+    return x.permute(0, 2, 3, 1)[:, ::stride].permute(0, 3, 1, 2) if stride > 1 else x
 
 
 def _projection(in_channels: int, channels: int) -> nn.Module:

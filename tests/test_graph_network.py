@@ -7,7 +7,7 @@ import torch
 from common.cli import UserError
 from dataloader.skeleton_dataloader import skeleton_input
 from network import for_testing, load_starting_weights, read_model
-from pose.graph_network import DILATIONS, GRAPH_NETWORKS, STAGES, VIEWS, GraphNetwork, part_graph
+from pose.graph_network import DILATIONS, GRAPH_NETWORKS, STAGES, VIEWS, GraphBlock, GraphNetwork, part_graph
 from pose.skeleton import DRAWN_LIMBS, MIRROR
 from tests.test_network import random_statistics
 from utils import save_checkpoint
@@ -178,3 +178,17 @@ def test_no_convolution_of_one_value_has_a_stride():
         layers = [layer for layer in GRAPH_NETWORKS.build(arch, 11, 3).modules() if isinstance(layer, torch.nn.Conv2d)]
         assert any(layer.stride != (1, 1) for layer in layers)
         assert all(layer.stride == (1, 1) for layer in layers if layer.kernel_size == (1, 1))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_values_and_gradients_stay_channels_last(stride):
+    # Other layouts on the way cost a third of a training step.
+    block, seen = GraphBlock(6, 12, stride), []
+    norms = [module for module in block.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+        norm.register_full_backward_hook(lambda module, before, after: seen.append(after[0]))
+    x = torch.randn(2, 6, 8, 18).to(memory_format=torch.channels_last).requires_grad_()
+    block(x).sin().sum().backward()
+    assert len(seen) == 2 * len(norms)
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in [*seen, x.grad])
