@@ -64,7 +64,7 @@ class GraphBlock(nn.Module):
         weights = self.graph.permute(2, 0, 1).reshape(1, -1, NUM_PARTS)  # from every part to every part
         # Neighbours' values beside each other in channels, so that one 1×1 convolution mixes and sums all three.
         gathered = weights.to(x.dtype) @ x.permute(0, 2, 3, 1).flatten(0, 1)  # (N * T, 18 * 3, C)
-        gathered = gathered.view(len(x), -1, NUM_PARTS, 3 * x.shape[1]).permute(0, 3, 1, 2)
+        gathered = gathered.view(-1, x.shape[2], NUM_PARTS, 3 * x.shape[1]).permute(0, 3, 1, 2)
         y = F.relu(self.mix_norm(self.mix(gathered)) + self.mix_residual(x))
 
         rest, weight, bias = y.shape[1] - self.widths[-1], self.reduce.weight, self.reduce.bias
