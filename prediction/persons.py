@@ -189,7 +189,7 @@ def describe_persons(persons: Persons, fusion: Fusion) -> dict:
                 timeline.spans.tolist(), timeline.winners, timeline.probabilities, strict=True
             )
         ]
-        scores = describe(timeline.whole, fusion)
+        scores = describe(timeline.whole, fusion._replace(threshold=timeline.minimum))
         person: dict = {"person": number, "start": windows[0]["start"], "end": windows[-1]["end"]}
         person |= {"box": box_of(path, 0, persons.window.num_frames)}
         person |= {name: scores[name] for name in ("answer", "fused", "streams", "notes")}
