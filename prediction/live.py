@@ -33,29 +33,20 @@ from pose.estimators import Estimator
 from pose.keypoints import join_frames
 from pose.people import Follower, select_people
 from pose.pipeline import fill_in
-from prediction.classify import (
-    NOBODY_IN_VIEW,
-    Classifier,
-    Prediction,
-    complete_people,
-    describe,
-    score,
-    score_windows,
-    top_classes,
-)
+from prediction.classify import NOBODY_IN_VIEW, Classifier, Prediction, complete_people, describe, score, top_classes
 from prediction.overlay import Head
 from prediction.persons import (
     LEAST_SHARE,
-    Person,
     Persons,
     choose_tracks,
+    classify_windows_of,
     describe_persons,
     label_of,
     paths_of,
     window_of,
     words_of,
 )
-from prediction.timeline import NONE, Plan, timeline_of
+from prediction.timeline import NONE, Plan
 from training.streams import Window
 from utils import StopRequest, catch_stop_signals
 
@@ -249,31 +240,26 @@ def persons_in(handled: Sequence[Handled], classifier: Classifier) -> tuple[Pers
 
     A person is seen in half of the frames at least, from the first to the last.
     """
-    options, fusion, rate = classifier.options, classifier.fusion, classifier.options.frames.per_second()
+    options, rate = classifier.options, classifier.options.frames.per_second()
     whole = resample(handled, float(rate))
     people = {number: frame.people for number, frame in enumerate(handled, 1)}
     keypoints = join_frames(people, len(handled), whole.frame_size)
     tracks = np.concatenate([frame.tracks for frame in handled])
     chosen, notes = choose_tracks(keypoints, tracks, round(LEAST_SHARE * len(handled)))
-    paths, windows = paths_of(keypoints, tracks), []
+    paths, windows = paths_of(keypoints, tracks), {}
+    moments = [1 + round((frame.time - handled[0].time) * float(rate)) for frame in handled]
     for track in chosen:
         frames = range(min(paths[track]), max(paths[track]) + 1)
         alone = window_of(paths, track, frames, keypoints.frame_size, options.pairs).people.values()
-        own = [handled[frame - 1]._replace(people=people) for frame, people in zip(frames, alone, strict=True)]
-        window = resample(own, float(rate))
+        window = resample(
+            [handled[frame - 1]._replace(people=shown) for frame, shown in zip(frames, alone, strict=True)], float(rate)
+        )
         window.people = complete_people(window.people, window, 1, options.cleaning)
-        windows.append(window)
-    moments = [1 + round((frame.time - handled[0].time) * float(rate)) for frame in handled]
-    found = []
-    for number, (track, window, logits) in enumerate(
-        zip(chosen, windows, score_windows(windows, classifier), strict=True), 1
-    ):
-        path = {moments[frame - 1]: person for frame, person in paths[track].items()}
-        start = min(path) - 1
-        row = (start, start + window.num_frames), fusion.fuse(logits)[1], 1.0, logits
-        found.append(Person(number, path, timeline_of([row], window, fusion, rate)))
+        start = moments[frames[0] - 1] - 1
+        windows[track] = [((start, start + window.num_frames), window)]
+    timed = {track: {moments[frame - 1]: person for frame, person in path.items()} for track, path in paths.items()}
     others = select_people(keypoints, np.isin(tracks, chosen, invert=True))
-    return Persons(whole, found, others, notes), chosen
+    return Persons(whole, classify_windows_of(windows, timed, classifier, rate), others, notes), chosen
 
 
 class Seen(NamedTuple):

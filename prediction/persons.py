@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,25 +76,39 @@ def persons_of(window: Window, classifier: Classifier, plan: Plan, rate: Fractio
     Windows are those of a `Plan`, counted from where the person is seen first. The windows of all people go through
     the networks together.
     """
-    keypoints, fusion = window.keypoints, classifier.fusion
+    keypoints = window.keypoints
     keypoints = select_people(keypoints, np.flatnonzero((keypoints.keypoints[..., 2] > 0).any(axis=1)))
     length = max(round(Fraction(str(plan.length)) * rate), 1)
     tracks = follow_people(keypoints)
     chosen, notes = choose_tracks(keypoints, tracks, min(length, round(LEAST_SHARE * window.num_frames)))
     paths, pairs = paths_of(keypoints, tracks), classifier.options.pairs
+    windows = {
+        track: [
+            (span, window_of(paths, track, range(span[0] + 1, span[1] + 1), keypoints.frame_size, pairs))
+            for span in _spans(paths[track], length, plan, rate)
+        ]
+        for track in chosen
+    }
+    others = select_people(keypoints, np.isin(tracks, chosen, invert=True))
+    return Persons(window, classify_windows_of(windows, paths, classifier, rate), others, notes)
 
-    def part(track: int, start: int, end: int, pairs: bool = False) -> Window:
-        return window_of(paths, track, range(start + 1, end + 1), keypoints.frame_size, pairs)
 
-    spans = [(track, span) for track in chosen for span in _spans(paths[track], length, plan, rate)]
-    scores = score_windows([part(track, *span, pairs) for track, span in spans], classifier)
+def classify_windows_of(
+    windows: Mapping[int, list[tuple[tuple[int, int], Window]]],
+    paths: Mapping[int, Path18],
+    classifier: Classifier,
+    rate: Fraction,
+) -> list[Person]:
+    """Test the streams on the windows of each track, with their spans, all together; the main person's come first."""
+    scores = iter(score_windows([window for each in windows.values() for _, window in each], classifier))
     found = []
-    for number, track in enumerate(chosen, 1):
-        of_person = [(span, logits) for (of, span), logits in zip(spans, scores, strict=True) if of == track]
-        rows = [(span, fusion.fuse(logits)[1], 1.0, logits) for span, logits in of_person]
-        whole = part(track, rows[0][0][0], rows[-1][0][1])
-        found.append(Person(number, paths[track], timeline_of(rows, whole, fusion, rate)))
-    return Persons(window, found, select_people(keypoints, np.isin(tracks, chosen, invert=True)), notes)
+    for number, (track, each) in enumerate(windows.items(), 1):
+        logits = list(islice(scores, len(each)))
+        rows = [(span, classifier.fusion.fuse(of)[1], 1.0, of) for (span, _), of in zip(each, logits, strict=True)]
+        seen = {frame: person[None] for frame, person in paths[track].items()}
+        whole = Window(each[-1][0][1] - each[0][0][0], {}, seen, each[0][1].frame_size)
+        found.append(Person(number, paths[track], timeline_of(rows, whole, classifier.fusion, rate)))
+    return found
 
 
 def choose_tracks(keypoints: Keypoints, tracks: np.ndarray, least: int) -> tuple[list[int], list[str]]:
