@@ -51,8 +51,7 @@ class Options:
     every_pose: bool = False  # find the people of all frames, not only of those that the streams look at
     amp: bool = False  # mixed precision of the streams
     clips: int = TEST_SAMPLES  # that streams of images vote over
-    per_person: bool = False  # an answer for each person
-    pairs: bool = False  # then with the nearest other one
+    per_person: str | None = None  # an answer for each person: "alone", or as a "pair" with the nearest other one
 
 
 class Fusion(NamedTuple):
@@ -128,9 +127,9 @@ def add_prediction_arguments(parser: ArgumentParser) -> None:
     )
     add("--threshold", type=probability, metavar="P", help=text)
     text = "an answer for each person who is followed for a window's length, by --skeleton and --motion"
-    add("--per-person", action="store_true", help=text)
-    text = "with --per-person: show the nearest other person too, for what takes two, such as a handshake"
-    add("--pairs", action="store_true", help=text)
+    add("--per-person", action="store_const", const="alone", help=text)
+    text = "the same, each person shown with the nearest other one, for what takes two, such as a handshake"
+    add("--per-pair", dest="per_person", action="store_const", const="pair", help=text)
     add_class_arguments(group)
     text = "frames; what is not given is as the checkpoints were trained, else every 1, short side 256, quality 95"
     add_frame_arguments(parser.add_argument_group(text))
@@ -213,7 +212,6 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
         overlay,
         args.amp and computes_in_half(device),
         per_person=args.per_person,
-        pairs=args.pairs,
     )
     calibrations = {name: read_calibration(model.checkpoint) for name, model in models.items()}
     return Classifier(models, Fusion(first.classes, calibrations, args.weights, args.threshold), estimator, options)

@@ -250,7 +250,7 @@ def persons_in(handled: Sequence[Handled], classifier: Classifier) -> tuple[Pers
     moments = [1 + round((frame.time - handled[0].time) * float(rate)) for frame in handled]
     for track in chosen:
         frames = range(min(paths[track]), max(paths[track]) + 1)
-        alone = window_of(paths, track, frames, keypoints.frame_size, options.pairs).people.values()
+        alone = window_of(paths, track, frames, keypoints.frame_size, options.per_person).people.values()
         window = resample(
             [handled[frame - 1]._replace(people=shown) for frame, shown in zip(frames, alone, strict=True)], float(rate)
         )

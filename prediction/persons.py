@@ -81,10 +81,10 @@ def persons_of(window: Window, classifier: Classifier, plan: Plan, rate: Fractio
     length = max(round(Fraction(str(plan.length)) * rate), 1)
     tracks = follow_people(keypoints)
     chosen, notes = choose_tracks(keypoints, tracks, min(length, round(LEAST_SHARE * window.num_frames)))
-    paths, pairs = paths_of(keypoints, tracks), classifier.options.pairs
+    paths, shown = paths_of(keypoints, tracks), classifier.options.per_person
     windows = {
         track: [
-            (span, window_of(paths, track, range(span[0] + 1, span[1] + 1), keypoints.frame_size, pairs))
+            (span, window_of(paths, track, range(span[0] + 1, span[1] + 1), keypoints.frame_size, shown))
             for span in _spans(paths[track], length, plan, rate)
         ]
         for track in chosen
@@ -148,11 +148,11 @@ def _spans(path: Path18, length: int, plan: Plan, rate: Fraction) -> Iterator[tu
 
 
 def window_of(
-    paths: Mapping[int, Path18], track: int, frames: range, frame_size: tuple[int, int], pairs: bool = False
+    paths: Mapping[int, Path18], track: int, frames: range, frame_size: tuple[int, int], how: str | None = None
 ) -> Window:
-    """Those of a video's `frames` with the person of one track alone; with `pairs` with the nearest person as well."""
+    """Those of a video's `frames` with the person of one track, alone or as a "pair" with the nearest one."""
     shown = [paths[track]]
-    if pairs and (other := nearest(paths, track, frames)) is not None:
+    if how == "pair" and (other := nearest(paths, track, frames)) is not None:
         shown.append(paths[other])
     people = {}
     for number, frame in enumerate(frames, 1):

@@ -119,7 +119,7 @@ def test_pairs_are_with_the_nearest(classifier):
         others = sorted((abs(place - places[number]), other) for other, place in enumerate(places))
         assert nearest(paths, number, range(1, 41)) == others[1][1]
     assert nearest({0: paths[0], 1: {1: paths[1][1]}}, 0, range(1, 41)) is None
-    paired = classifier._replace(options=Options(pairs=True))
+    paired = classifier._replace(options=Options(per_person="pair"))
     found = persons_of(people, paired, Plan(6, 1), RATE).found
     other = nearest(paths, 0, range(1, 61))
     both = Window(60, {}, {i: np.stack([person(0, i), person(other, i)]) for i in range(1, 61)}, SIZE)
@@ -151,7 +151,7 @@ def test_a_camera_sees_what_a_file_shows(classifier):
 
 def test_numbers_stay_with_people(classifier):
     """From window to window, with somebody who comes, and the main one who goes."""
-    watcher = Watcher(classifier._replace(options=Options(FrameSettings(fps=RATE), per_person=True)), Plan(2, 1))
+    watcher = Watcher(classifier._replace(options=Options(FrameSettings(fps=RATE), per_person="alone")), Plan(2, 1))
     frames = handled(crowd({1: range(1, 61), 0: range(1, 31), 2: range(25, 61)}))
     seen = []
     for last in (20, 40, 60):
