@@ -30,8 +30,8 @@ def get_args_parser() -> ArgumentParser:
         "accuracy per class, confusion matrix.",
         epilog=examples(
             __doc__,
-            "Weights auto are the most even ones whose Prec@1 on validation scores is within one standard error of "
-            "the best. Several splits: the number of each takes the place of {split} in the paths; each is "
+            "Weights auto are the most even ones whose loss on validation scores is within one standard error of the "
+            "least. Several splits: the number of each takes the place of {split} in the paths; each is "
             "reported, and mean and standard deviation over them.",
         ),
     )

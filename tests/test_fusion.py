@@ -13,6 +13,7 @@ from common.cli import UserError
 from dataloader.split_train_test_video import read_split
 from fusion import report
 from fusion import scores as matching
+from fusion.metrics import fuse, precision
 from fusion.scores import load_scores, load_table, save_scores
 from tests.helpers import ROOT, assert_error, call_main, write_video
 from tests.reference_data import write_reference_pickles
@@ -389,28 +390,48 @@ def noisy_streams(count, strengths, seed=0):
     return [generator.normal(size=(count, 4)) + strength * np.eye(4)[labels] for strength in strengths], labels
 
 
-def test_few_videos_leave_the_weights_even():
+def test_few_videos_leave_the_weights_nearly_even():
     labels = np.arange(8) % 4
     perfect = 5.0 * np.eye(4)[labels]
     other = perfect.copy()
     other[0] = 9 * np.eye(4)[3]  # one of eight is wrong, so surely that the mean is wrong as well
-    assert matching.choose_weights([perfect, other], labels) == (0.5, 0.5)
+    assert matching.choose_weights([perfect, other], labels) == pytest.approx((0.5, 0.5), abs=0.2)
+    assert matching.choose_weights([perfect[:1], perfect[:1]], labels[:1]) == (0.5, 0.5)
+
+
+def fitted_loss(scores, labels):
+    """Cross-entropy of each video at the best of many temperatures, for these videos and one of an unknown class."""
+    found = []
+    for power in range(-200, 201):
+        scaled = scores / 1.01**power
+        losses = np.log(np.exp(scaled).sum(1, keepdims=True)) - scaled
+        right = losses[np.arange(len(labels)), labels]
+        found.append((len(labels) * right.sum() + losses.mean(1).sum(), tuple(right)))
+    return np.array(min(found)[1])
 
 
 def test_chosen_weights_are_the_most_even_ones_within_a_standard_error():
-    """Against a search by hand with loops, over two streams."""
-    for seed in range(20):
+    """Against a search by hand over two streams."""
+    for seed in range(10):
         streams, labels = noisy_streams(60, (2, 0.3), seed)
-        found = {}
-        for part in range(21):
-            mean = part / 20 * streams[0] + (1 - part / 20) * streams[1]
-            found[part] = sum(int(row.argmax()) == label for row, label in zip(mean, labels, strict=True)) / 60
-        best = max(found.values())
-        enough = [part for part in found if found[part] >= best - max(1 / 60, (best * (1 - best) / 60) ** 0.5) - 1e-9]
-        nearest = min(abs(part - 10) for part in enough)
-        part = round(20 * matching.choose_weights(streams, labels)[0])
-        assert abs(part - 10) == nearest
-        assert found[part] == max(found.get(10 + sign * nearest, 0) for sign in (1, -1))
+        found = [fitted_loss(part / 20 * streams[0] + (1 - part / 20) * streams[1], labels) for part in range(21)]
+        best = min(found, key=np.sum)
+        margins = [np.mean(losses - best) - np.std(losses - best, ddof=1) / 60**0.5 for losses in found]
+        chosen = round(20 * matching.choose_weights(streams, labels)[0])
+        assert margins[chosen] <= 0.001  # the temperature is found to a thousandth
+        assert all(margin > -0.001 for part, margin in enumerate(margins) if abs(part - 10) < abs(chosen - 10))
+
+
+def test_chosen_weights_beat_equal_ones_where_a_stream_is_weak_and_keep_them_else():
+    """Prec@1 on 2000 more videos, mean of ten choices on 100: within half a point where streams are alike."""
+    for strengths, least, most in (((2, 0.3), 4, 15), ((1, 1), -0.5, 0.5), ((2, 2, 0), 3, 15), ((1, 1, 1), -0.5, 0.5)):
+        gains = []
+        for seed in range(10):
+            streams, labels = noisy_streams(2100, strengths, seed)
+            weights = matching.choose_weights([scores[:100] for scores in streams], labels[:100])
+            rest = [scores[100:] for scores in streams]
+            gains.append(precision(fuse(rest, weights), labels[100:])[0] - precision(fuse(rest), labels[100:])[0])
+        assert least < np.mean(gains) < most
 
 
 def test_weights_of_many_streams():
