@@ -13,8 +13,9 @@ import torch
 
 from common.atomic import atomic_write
 from common.cli import ArgumentParser, UserError, examples, run
-from dataloader.skeleton_dataloader import MOMENTS, PEOPLE
+from dataloader.skeleton_dataloader import PEOPLE
 from network import CPU, Model
+from pose.graph_network import moments_of
 from pose.skeleton import NUM_PARTS
 from prediction.classify import add_class_arguments, load_for_testing
 from training.streams import Stream, stream_of, trained_stream
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.file}: give a name that ends in .onnx")
     stream = stream_of(args.checkpoint)
     model = load_for_testing(args.checkpoint, stream, args.ucf_list / args.class_index, CPU)
-    of_people = PEOPLE, stream.in_channels, MOMENTS, NUM_PARTS
+    of_people = PEOPLE, stream.in_channels, moments_of(model.arch), NUM_PARTS
     shape = (stream.in_channels, model.image_size, model.image_size) if model.image_size else of_people
     content = convert(model, stream, shape)
     difference, limit = compare(model, content, shape)

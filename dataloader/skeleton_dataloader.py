@@ -1,4 +1,4 @@
-"""Samples of the skeleton stream: the paths of a video's main people, at 48 moments of it."""
+"""Samples of the skeleton stream: the paths of a video's main people, at some moments of it."""
 
 import contextlib
 import os
@@ -19,7 +19,6 @@ from pose.people import box_of_paths, main_paths
 from pose.skeleton import LIMBS, MIRROR, NUM_PARTS
 
 CHOSEN_NAME = "people.npy"  # beside the keypoints.npz
-MOMENTS = 48
 PEOPLE = 2
 TEST_CLIPS = 3  # samples of a video in the test
 CHANNELS = 11
@@ -35,7 +34,7 @@ for inner, outer in LIMBS[:-2]:
     PARENT[outer] = inner
 
 
-def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]) -> Prepared:
+def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video], moments: int) -> Prepared:
     """Choose and follow the main people of every video below `root`, once for all runs: see `chosen_people`.
 
     Returns the good videos, `(video, reason)` for the others, and the function that samples their paths.
@@ -46,7 +45,7 @@ def prepare_skeletons(root: str | os.PathLike, videos: Sequence[Video]) -> Prepa
         return chosen.paths, chosen.num_frames, chosen.nobody
 
     paths, good, bad = load_all(root, videos, load)
-    return good, bad, partial(skeleton_sample, paths=paths)
+    return good, bad, partial(skeleton_sample, paths=paths, moments=moments)
 
 
 class Chosen(NamedTuple):
@@ -116,22 +115,23 @@ def skeleton_sample(
     video: IndexedVideo,
     generator: np.random.Generator | None,
     paths: Mapping[str, np.ndarray | Path],
+    moments: int,
     clips: int = TEST_CLIPS,
 ) -> Sample:
-    """Clips of one video from the paths of its people, or their file: `images` are float32 (clips, people, 48, 18, 4).
+    """Clips of one video from the paths of its people, or their file: `images` are float32 (clips, people, T, 18, 4).
 
-    A clip has one frame of each of 48 equal segments. Testing: those of `skeleton_clips`. Training (a generator is
-    given): a single one, of random frames of the segments of 0.7 to 1 of the video; people are stretched and turned,
-    shifted, mirrored half of the time with left and right parts exchanged, their scores all made higher or lower, and
-    up to 0.25 of the parts and of the moments dropped.
+    A clip has one frame of each of T equal segments, as many as there are `moments`. Testing: those of
+    `skeleton_clips`. Training (a generator is given): a single one, of random frames of the segments of 0.7 to 1 of the
+    video; people are stretched and turned, shifted, mirrored half of the time with left and right parts exchanged,
+    their scores all made higher or lower, and up to 0.25 of the parts and of the moments dropped.
     """
     path = paths[video.video.name]
     path = np.load(path)["paths"] if isinstance(path, Path) else path
     if generator is None:
-        return skeleton_clips(path, clips)
+        return skeleton_clips(path, moments, clips)
     share = generator.uniform(LEAST_PART, 1)
     start = generator.uniform(0, 1 - share)
-    clip = take_moments(path, generator.random((1, MOMENTS)), start, share)[0]
+    clip = take_moments(path, moments, generator.random((1, moments)), start, share)[0]
     if generator.random() < 0.5:
         clip = clip[:, :, list(MIRROR)] * np.array((-1, 1, 1, 1), np.float32)
     angle = generator.uniform(-MAX_ANGLE, MAX_ANGLE)
@@ -140,29 +140,29 @@ def skeleton_sample(
     clip[..., :2] = clip[..., :2] @ turn.T + generator.uniform(-MAX_SHIFT, MAX_SHIFT, 2)
     clip[..., 2] *= generator.uniform(*SCORE_FACTORS)
     clip[:, :, generator.random(NUM_PARTS) < generator.uniform(0, DROPPED), 2] = 0
-    clip[:, generator.random(MOMENTS) < generator.uniform(0, DROPPED), :, 2] = 0
+    clip[:, generator.random(moments) < generator.uniform(0, DROPPED), :, 2] = 0
     clip *= clip[..., 2:3] > 0
     return Sample(torch.from_numpy(clip[None]), torch.zeros(1, 1, dtype=torch.int64))
 
 
-def skeleton_clips(path: np.ndarray, clips: int = TEST_CLIPS) -> Sample:
-    """The test clips of a video from its `normalized_paths`: evenly spread frames of each of the 48 segments."""
+def skeleton_clips(path: np.ndarray, moments: int, clips: int = TEST_CLIPS) -> Sample:
+    """The test clips of a video from its `normalized_paths`: evenly spread frames of each of its segments."""
     offsets = (np.arange(clips)[:, None] + 0.5) / clips
-    return Sample(torch.from_numpy(take_moments(path, offsets)), torch.arange(clips).view(-1, 1))
+    return Sample(torch.from_numpy(take_moments(path, moments, offsets)), torch.arange(clips).view(-1, 1))
 
 
-def take_moments(path: np.ndarray, offsets: np.ndarray, start: float = 0, share: float = 1) -> np.ndarray:
-    """Clips of a path (people, T, 18, 4), float32 (clips, people, 48, 18, 4).
+def take_moments(path: np.ndarray, moments: int, offsets: np.ndarray, start: float = 0, share: float = 1) -> np.ndarray:
+    """Clips of a path (people, frames, 18, 4), float32 (clips, people, moments, 18, 4).
 
-    They cover `share` of the video from the fraction `start` on; `offsets` (clips, 48 or 1) in [0, 1) say where in its
-    segment each frame lies.
+    They cover `share` of the video from the fraction `start` on; `offsets` (clips, moments or 1) in [0, 1) say where in
+    its segment each frame lies.
     """
-    frames = (start + (np.arange(MOMENTS) + offsets) / MOMENTS * share) * path.shape[1]
+    frames = (start + (np.arange(moments) + offsets) / moments * share) * path.shape[1]
     return path[:, frames.astype(int).clip(0, path.shape[1] - 1)].swapaxes(0, 1)
 
 
 def skeleton_input(clips: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """The network's input, float32 (N, people, 11, 48, 18), of the clips that `index` (N, 1) takes.
+    """The network's input, float32 (N, people, 11, T, 18), of the clips that `index` (N, 1) takes.
 
     Of each part: x, y, score; the bone to the part it hangs on; the motion of both to the next moment; and the way to
     the same part of the other person. What needs a part that was not found is 0, and so is motion from track to track.

@@ -10,12 +10,17 @@ from pose.skeleton import DRAWN_LIMBS, MIRROR, NUM_PARTS
 # Of each block the channels and the stride in time. The large one is PYSKL's, with a third as many parts of an input.
 _SMALL = ((48, 2), (96, 2), (96, 1))
 STAGES = {
+    "stgcnpp_views": _SMALL,
     "stgcnpp_ensemble": _SMALL,
     "stgcnpp_small": _SMALL,
     "stgcnpp": ((64, 1), (64, 1), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1), (256, 2), (256, 1), (256, 1)),
 }
-# Channels of `skeleton_input` that the networks of an ensemble see, the third of each the scores.
-VIEWS = {"joints": (0, 1, 2, 5, 6, 9, 10), "bones": (3, 4, 2, 7, 8), "both": tuple(range(11))}
+# Channels of `beside_the_trunk` that the networks of an ensemble see, the third of each the scores.
+ENSEMBLES = {
+    "stgcnpp_views": {"bones": (3, 4, 2, 7, 8), "both": tuple(range(11)), "all": tuple(range(15))},
+    "stgcnpp_ensemble": {"joints": (0, 1, 2, 5, 6, 9, 10), "bones": (3, 4, 2, 7, 8), "both": tuple(range(11))},
+}
+TRUNK = (1, 2, 5, 8, 11)  # neck, shoulders, hips
 MIRROR_SIGNS = (-1, 1, 1, -1, 1, -1, 1, -1, 1, -1, 1)  # of these channels, from left to right and back
 DILATIONS = (1, 2, 3, 4)  # of the temporal convolutions of a block
 
@@ -121,42 +126,63 @@ class GraphNetwork(nn.Module):
 
 
 class GraphEnsemble(nn.Module):
-    """`GraphNetwork`s of joints, of bones (2s-AGCN, arXiv 1805.07694) and of both, whose logits are averaged.
+    """`GraphNetwork`s of several views of a clip, such as bones alone (2s-AGCN, arXiv 1805.07694); logits are averaged.
 
     In training each clip goes through one of them alone, the next one through the next, so that they learn by
     themselves and a step costs as much as one network's. The test sees a clip and its mirror image. Their features lie
     side by side before one classifier, 0 for the networks that a clip does not go through.
     """
 
-    def __init__(self, stages: tuple, classes: int):
+    def __init__(self, stages: tuple, views: dict[str, tuple[int, ...]], classes: int):
         super().__init__()
-        self.networks = nn.ModuleDict({name: GraphNetwork(stages, len(VIEWS[name]), classes) for name in VIEWS})
+        self.views = views
+        self.networks = nn.ModuleDict({name: GraphNetwork(stages, len(seen), classes) for name, seen in views.items()})
         for network in self.networks.values():
             network.fc = nn.Identity()
-        self.fc = nn.Linear(len(VIEWS) * stages[-1][0], classes)
+        self.fc = nn.Linear(len(views) * stages[-1][0], classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of N clips (N, people, 11, T, 18)."""
-        count = len(VIEWS)
+        count = len(self.views)
         if not self.training or len(x) < count:
             mirrored = x[..., list(MIRROR)] * x.new_tensor(MIRROR_SIGNS).view(-1, 1, 1)
-            seen = [self._features(name, x) + self._features(name, mirrored) for name in VIEWS]
+            x, mirrored = beside_the_trunk(x), beside_the_trunk(mirrored)
+            seen = [self._features(name, x) + self._features(name, mirrored) for name in self.views]
             return self.fc(torch.cat(seen, 1) / (2 * count))
+        x = beside_the_trunk(x)
         features = x.new_zeros(len(x), count, self.fc.in_features // count)
-        for place, name in enumerate(VIEWS):
+        for place, name in enumerate(self.views):
             features[place::count, place] = self._features(name, x[place::count])
         return self.fc(features.flatten(1))
 
     def _features(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """What the classifier sees of one network's."""
-        return self.networks[name](x[:, :, list(VIEWS[name])]).to(x.dtype)
+        return self.networks[name](x[:, :, list(self.views[name])]).to(x.dtype)
+
+
+def beside_the_trunk(x: torch.Tensor) -> torch.Tensor:
+    """Clips (N, people, 11, T, 18) with four channels more: positions and motions without those of the person's trunk.
+
+    What is left is the pose, wherever people and camera go. The trunk's are means over its parts at that moment.
+    """
+    values = torch.stack((x[:, :, 0:2], x[:, :, 5:7]), 2)  # x and y of positions, of motions
+    known = torch.stack((x[:, :, 2:3] > 0, (values[:, :, 1] != 0).any(2, keepdim=True)), 2)
+    trunk = known[..., list(TRUNK)]
+    count = trunk.sum(-1, keepdim=True)
+    mean = (values[..., list(TRUNK)] * trunk).sum(-1, keepdim=True) / count.clamp(min=1)
+    return torch.cat((x, ((values - mean) * (known & (count > 0))).flatten(2, 3)), 2)
 
 
 def build_graph_network(arch: str, in_channels: int, classes: int, image_size: int | None = None) -> nn.Module:
     """A randomly initialised ST-GCN++, or an ensemble, by its name in `STAGES`."""
-    if arch == "stgcnpp_ensemble":
-        return GraphEnsemble(STAGES[arch], classes)
+    if arch in ENSEMBLES:
+        return GraphEnsemble(STAGES[arch], ENSEMBLES[arch], classes)
     return GraphNetwork(STAGES[arch], in_channels, classes)
+
+
+def moments_of(arch: str) -> int:
+    """How many moments a clip has that a network is trained on."""
+    return 32 if arch == "stgcnpp_views" else 48
 
 
 GRAPH_NETWORKS = Family(tuple(STAGES), build_graph_network)

@@ -15,9 +15,10 @@ from PIL import Image, ImageColor, ImageDraw
 from common.contact_sheet import fit, font_of
 from common.records import FrameSettings
 from common.video import frames_of, rate_of, write_mp4
-from dataloader.skeleton_dataloader import MOMENTS, PEOPLE, normalized_paths, skeleton_clips, skeleton_input
+from dataloader.skeleton_dataloader import PEOPLE, normalized_paths, skeleton_clips, skeleton_input
 from fusion.plots import printable, write_png
 from network import Model
+from pose.graph_network import moments_of
 from pose.keypoints import Keypoints
 from pose.people import main_paths
 from pose.skeleton import COLORS, DRAWN_LIMBS, LIMB_COLORS, PART_NAMES
@@ -205,12 +206,12 @@ def draw_panel(bars: Bars, width: int) -> Image.Image:
 
 
 def part_relevance(model: Model, keypoints: Keypoints, label: int) -> np.ndarray:
-    """What each part at each moment says for the class `label` rather than others: float32 (people, 48, 18).
+    """What each part at each moment says for the class `label` rather than others: float32 (people, T, 18).
 
     The gradient times the network's input (arXiv 1605.01713) of the class's logit above the mean of all classes' (what
     all share tells them not apart), summed over the channels of a part and over the clips of the test.
     """
-    sample = skeleton_clips(normalized_paths(keypoints))
+    sample = skeleton_clips(normalized_paths(keypoints), moments_of(model.arch))
     inputs = skeleton_input(sample.images, sample.index).to(model.device).requires_grad_()
     logits = model.network(inputs).mean(0)
     (gradient,) = torch.autograd.grad(logits[label] - logits.mean(), inputs)
@@ -228,7 +229,8 @@ def write_parts(path: Path, video: Path, keypoints: Keypoints, model: Model, lab
     limit = max(np.abs(total).max(), 1e-9)
     colors = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     middles = (np.arange(SHOWN) + 0.5) / SHOWN
-    moments = dict(zip((1 + middles * num_frames).astype(int).tolist(), (middles * MOMENTS).astype(int), strict=True))
+    shown = ((middles * count).astype(int) for count in (num_frames, relevance.shape[1]))
+    moments = {number + 1: moment for number, moment in zip(*shown, strict=True)}
     pictures = frames_of(video, replace(frames, short_side=None), wanted=moments)
     figure = Figure(figsize=(13, 12), layout="constrained")
     figure.suptitle(printable(f"what spoke for {model.classes[label]}, {video.name}", 100), fontsize=13)

@@ -7,7 +7,17 @@ import torch
 from common.cli import UserError
 from dataloader.skeleton_dataloader import skeleton_input
 from network import for_testing, load_starting_weights, read_model
-from pose.graph_network import DILATIONS, GRAPH_NETWORKS, STAGES, VIEWS, GraphBlock, GraphNetwork, part_graph
+from pose.graph_network import (
+    DILATIONS,
+    ENSEMBLES,
+    GRAPH_NETWORKS,
+    STAGES,
+    TRUNK,
+    GraphBlock,
+    GraphNetwork,
+    beside_the_trunk,
+    part_graph,
+)
 from pose.skeleton import DRAWN_LIMBS, MIRROR
 from tests.test_network import random_statistics
 from utils import save_checkpoint
@@ -111,9 +121,27 @@ def test_people_are_alike_and_videos_without_them_too():
     assert torch.isfinite(logits).all() and torch.allclose(logits[0], logits[1], atol=1e-5)
 
 
-def test_an_ensemble_averages_networks_which_learn_from_different_clips():
+def test_positions_and_motions_beside_the_trunk():
+    clips = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 2, 8, 18, 4)).astype(np.float32))
+    clips[..., 2], clips[..., 3] = 1, 1
+    clips[0, 0, 2:4, :, 2] = clips[0, 0, 5, TRUNK, 2] = clips[0, 0, :, [1, 4], 2] = 0  # nobody, no trunk, parts
+    clips[..., :2] *= clips[..., 2:3]
+    moved = clips.clone()
+    moved[..., :2] += torch.randn(2, 2, 8, 1, 2) * clips[..., 2:3]  # people, or the camera
+    before, after = (beside_the_trunk(skeleton_input(values, torch.arange(2)[:, None])) for values in (clips, moved))
+    assert before.shape == (2, 2, 15, 8, 18) and not torch.allclose(before[:, :, :2], after[:, :, :2])
+    assert torch.allclose(before[:, :, 11:], after[:, :, 11:], atol=1e-5)
+    assert not before[0, 0, 11:13, [2, 3, 5]].any() and not before[0, 0, 11:, :, [1, 4]].any()
+    trunk = clips[0, 0, 0, [2, 5, 8, 11], :2].mean(0), clips[0, 0, 1, [2, 5, 8, 11], :2].mean(0)
+    first, second = (clips[0, 0, t, 7, :2] - trunk[t] for t in (0, 1))
+    assert torch.allclose(before[0, 0, 11:, 0, 7], torch.cat((first, second - first)), atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ENSEMBLES)
+def test_an_ensemble_averages_networks_which_learn_from_different_clips(arch):
     torch.manual_seed(0)
-    ensemble = random_statistics(GRAPH_NETWORKS.build("stgcnpp_ensemble", 11, CLASSES)).eval()
+    views = ENSEMBLES[arch]
+    ensemble = random_statistics(GRAPH_NETWORKS.build(arch, 11, CLASSES)).eval()
     generator = np.random.default_rng(0)
     clip = generator.normal(size=(6, 2, 16, 18, 4)).astype(np.float32)
     clip[..., 2:] = 1
@@ -121,24 +149,25 @@ def test_an_ensemble_averages_networks_which_learn_from_different_clips():
     inputs, flipped = (
         skeleton_input(torch.from_numpy(values), torch.arange(6)[:, None]) for values in (clip, mirrored)
     )
+    seen, flipped = beside_the_trunk(inputs), beside_the_trunk(flipped)
     logits, both = [], []
-    for place, (name, channels) in enumerate(VIEWS.items()):
+    for place, (name, channels) in enumerate(views.items()):
         assert channels[2] == 2  # the scores, which tell who is there
-        alone = GraphNetwork(STAGES["stgcnpp_ensemble"], len(channels), CLASSES).eval()
-        weight = ensemble.fc.weight.detach().chunk(3, 1)[place]
+        alone = GraphNetwork(STAGES[arch], len(channels), CLASSES).eval()
+        weight = ensemble.fc.weight.detach().chunk(len(views), 1)[place]
         alone.load_state_dict(
             ensemble.networks[name].state_dict() | {"fc.weight": weight, "fc.bias": ensemble.fc.bias.detach()}
         )
-        logits.append(alone(inputs[:, :, list(channels)]))
+        logits.append(alone(seen[:, :, list(channels)]))
         both.append((logits[-1] + alone(flipped[:, :, list(channels)])) / 2)
-    assert torch.allclose(ensemble(inputs), sum(both) / 3, atol=1e-4)
+    assert torch.allclose(ensemble(inputs), sum(both) / len(views), atol=1e-4)
     ensemble.train()
     for module in ensemble.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.eval()
-    expected = torch.stack([logits[row % 3][row] for row in range(6)])
+    expected = torch.stack([logits[row % len(views)][row] for row in range(6)])
     assert torch.allclose(ensemble(inputs), expected, atol=1e-4)
-    assert torch.allclose(ensemble(inputs[:2]), sum(both)[:2] / 3, atol=1e-4)
+    assert torch.allclose(ensemble(inputs[:2]), sum(both)[:2] / len(views), atol=1e-4)
 
 
 def test_the_graph_is_the_skeleton():

@@ -14,7 +14,7 @@ from common.contact_sheet import fit
 from common.optical_flow import flow_method
 from common.records import FrameSettings
 from dataloader import sampling
-from dataloader.skeleton_dataloader import MOMENTS, normalized_paths, skeleton_clips, skeleton_input
+from dataloader.skeleton_dataloader import normalized_paths, skeleton_clips, skeleton_input
 from fusion.scores import load_scores
 from network import Model
 from pose.graph_network import GRAPH_NETWORKS
@@ -191,9 +191,9 @@ def test_relevance_is_the_derivative_times_the_input(tiny):
     model = Model(network, "stgcnpp_small", None, list(CLASSES))
     keypoints = load_keypoints(tiny / "skeletons" / "Diving_g05_c01" / FILE_NAME)
     relevance = overlay.part_relevance(model, keypoints, 1)
-    assert relevance.shape == (2, MOMENTS, 18)
+    assert relevance.shape == (2, 48, 18)
     model.network.double()
-    sample = skeleton_clips(normalized_paths(keypoints))
+    sample = skeleton_clips(normalized_paths(keypoints), 48)
     inputs = skeleton_input(sample.images, sample.index).double()
     person, moment, part = np.unravel_index(np.abs(relevance).argmax(), relevance.shape)
     step = torch.zeros_like(inputs)

@@ -14,7 +14,6 @@ from dataloader.names import Video
 from dataloader.sampling import random_state
 from dataloader.skeleton_dataloader import (
     CHANNELS,
-    MOMENTS,
     normalized_paths,
     prepare_skeletons,
     skeleton_clips,
@@ -78,7 +77,7 @@ def test_nobody_is_invented_between_one_who_leaves_and_another_who_appears(gap):
     expected = np.stack([person(0.19 if frame <= 20 else 0.85, 0.2) for frame in range(1, 41)])
     assert np.allclose(paths[0], expected * there[:, None, None])
     assert set(tracks[0, :20]) == {0} and set(tracks[0, 20 + gap :]) == {1}
-    sample = skeleton_clips(normalized_paths(data))
+    sample = skeleton_clips(normalized_paths(data), 48)
     assert not skeleton_input(sample.images, sample.index)[:, :, 5:9].any()  # neither ever moves
 
 
@@ -97,30 +96,31 @@ def test_coordinates_do_not_depend_on_place_size_and_shape_of_the_frame():
     assert normalized_paths(nobody).shape == (2, 5, 18, 4) and not normalized_paths(nobody).any()
 
 
+@pytest.mark.parametrize("moments", [32, 48])
 @pytest.mark.parametrize("frames", [1, 7, 48, 500])
-def test_a_clip_takes_one_frame_of_each_segment(frames):
+def test_a_clip_takes_one_frame_of_each_segment(frames, moments):
     path = np.zeros((2, frames, 18, 4), np.float32)
     path[..., 0] = np.arange(1, frames + 1)[:, None]
-    taken = skeleton_clips(path, 5).images[:, 0, :, 0, 0].numpy() - 1
-    assert taken.shape == (5, MOMENTS)
-    segments = np.arange(MOMENTS) * frames / MOMENTS
-    assert (taken >= np.floor(segments)).all() and (taken <= np.ceil(segments + frames / MOMENTS)).all()
-    assert len(np.unique(taken)) == min(frames, 5 * MOMENTS)
-    part = take_moments(path, np.zeros((1, MOMENTS)), 0.25, 0.5)[0, 0, :, 0, 0] - 1
+    taken = skeleton_clips(path, moments, 5).images[:, 0, :, 0, 0].numpy() - 1
+    assert taken.shape == (5, moments)
+    segments = np.arange(moments) * frames / moments
+    assert (taken >= np.floor(segments)).all() and (taken <= np.ceil(segments + frames / moments)).all()
+    assert len(np.unique(taken)) == min(frames, 5 * moments)
+    part = take_moments(path, moments, np.zeros((1, moments)), 0.25, 0.5)[0, 0, :, 0, 0] - 1
     assert part.min() == frames // 4 and part.max() < 0.75 * frames
 
 
 def sample(name="a", generator=None, frames=FRAMES):
     paths = {name: normalized_paths(two_people_and_a_ghost())}
-    return skeleton_sample(IndexedVideo(Video(name, 0, "c", name), Frames("", frames)), generator, paths)
+    return skeleton_sample(IndexedVideo(Video(name, 0, "c", name), Frames("", frames)), generator, paths, 48)
 
 
 def test_training_samples_are_random_but_repeatable_and_leave_the_paths_alone():
     paths = {"a": normalized_paths(two_people_and_a_ghost())}
     before = paths["a"].copy()
-    draw = partial(skeleton_sample, IndexedVideo(Video("a", 0, "c", "a"), Frames("", FRAMES)), paths=paths)
+    draw = partial(skeleton_sample, IndexedVideo(Video("a", 0, "c", "a"), Frames("", FRAMES)), paths=paths, moments=48)
     one, same, other = (draw(random_state(0, epoch, "a")).images for epoch in (0, 0, 1))
-    assert torch.equal(one, same) and not torch.equal(one, other) and one.shape == (1, 2, MOMENTS, 18, 4)
+    assert torch.equal(one, same) and not torch.equal(one, other) and one.shape == (1, 2, 48, 18, 4)
     assert np.array_equal(paths["a"], before)
     assert not one[one[..., 2] == 0].any()
 
@@ -132,7 +132,7 @@ def test_augmentation_turns_stretches_and_mirrors(monkeypatch):
     video = IndexedVideo(Video("a", 0, "c", "a"), Frames("", FRAMES))
     mirrored = set()
     for epoch in range(12):
-        clip = skeleton_sample(video, random_state(0, epoch, "a"), paths).images[0, 1].numpy()
+        clip = skeleton_sample(video, random_state(0, epoch, "a"), paths, 48).images[0, 1].numpy()
         plain = paths["a"][1, 0]  # this person never moves
         for flip, order in ((1, range(18)), (-1, skeletons.MIRROR)):
             source = np.column_stack((plain[list(order), :2] * (flip, 1), np.ones(18)))
@@ -148,11 +148,11 @@ def test_augmentation_turns_stretches_and_mirrors(monkeypatch):
 
 
 def test_channels_by_hand():
-    clips = torch.from_numpy(np.random.default_rng(0).random((3, 2, MOMENTS, 18, 4), np.float32))
-    clips[..., 3] = torch.arange(MOMENTS)[:, None] // 20  # the track
+    clips = torch.from_numpy(np.random.default_rng(0).random((3, 2, 48, 18, 4), np.float32))
+    clips[..., 3] = torch.arange(48)[:, None] // 20  # the track
     clips[torch.rand(clips.shape[:4], generator=torch.Generator().manual_seed(0)) < 0.2] = 0
     inputs = skeleton_input(clips, torch.tensor([[2], [0]]))
-    assert inputs.shape == (2, 2, CHANNELS, MOMENTS, 18)
+    assert inputs.shape == (2, 2, CHANNELS, 48, 18)
     parents = {outer: inner for inner, outer in DRAWN_LIMBS}
     clip, generator = clips[2].numpy(), np.random.default_rng(1)
 
@@ -161,7 +161,7 @@ def test_channels_by_hand():
         return own[:2] - parent[:2] if own[2] and parent[2] else None
 
     for _ in range(300):
-        who, t, part = (int(generator.integers(n)) for n in (2, MOMENTS - 1, 18))
+        who, t, part = (int(generator.integers(n)) for n in (2, 47, 18))
         now, after, other = clip[who, t, part], clip[who, t + 1, part], clip[1 - who, t, part]
         here, there, goes_on = bone(who, t, part), bone(who, t + 1, part), (t + 1) % 20 > 0
         expected = [
@@ -229,14 +229,14 @@ def test_people_are_chosen_once_and_anew_when_keypoints_change(own_tiny, monkeyp
     monkeypatch.setattr(skeletons, "main_paths", counted)
 
     def samples():
-        good, bad, draw = prepare_skeletons(root, videos)
+        good, bad, draw = prepare_skeletons(root, videos, 48)
         assert not bad
         return [draw(video, generator).images for video in good for generator in (None, random_state(0, 1, "a"))]
 
     first, second = samples(), samples()
     assert len(computed) == 3 and all(map(torch.equal, first, second))
     direct = [
-        skeleton_sample(IndexedVideo(video, Frames("", 0)), generator, paths).images
+        skeleton_sample(IndexedVideo(video, Frames("", 0)), generator, paths, 48).images
         for video in videos
         for generator in (None, random_state(0, 1, "a"))
     ]

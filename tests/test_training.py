@@ -36,7 +36,7 @@ def test_training_writes_records_checkpoints_and_scores(stream, trained):
     assert list(train["Epoch"]) == list(test["Epoch"]) == [0, 1]
     checkpoint = torch.load(record / "checkpoint.pth.tar", weights_only=True)
     assert checkpoint["epoch"] == 2 and checkpoint["classes"] == list(CLASSES)
-    assert checkpoint["arch"] == ("stgcnpp_ensemble" if stream == "skeleton" else "test_resnet")
+    assert checkpoint["arch"] == ("stgcnpp_views" if stream == "skeleton" else "test_resnet")
     assert checkpoint["best_prec1"] == test["Prec@1"].max()
     with open(record / f"{stream}_video_preds.pickle", "rb") as file:
         scores = pickle.load(file)

@@ -42,7 +42,7 @@ from network import (
     trained_channels,
 )
 from pose.draw import draw_people, encode_pose_image
-from pose.graph_network import GRAPH_NETWORKS
+from pose.graph_network import GRAPH_NETWORKS, moments_of
 from pose.keypoints import FILE_NAME, Keypoints, join_frames, people_of_frame, too_few_people
 from pose.people import crop_people
 from training.options import RECIPES
@@ -153,7 +153,7 @@ def _find_flow(args: Namespace, videos: Sequence[Video]) -> Prepared:
 
 def _find_paths(args: Namespace, videos: Sequence[Video]) -> Prepared:
     _refuse_frames(args.data)
-    return skeletons.prepare_skeletons(args.data, videos)
+    return skeletons.prepare_skeletons(args.data, videos, moments_of(args.arch))
 
 
 # ---- samples of windows in memory ----
@@ -199,7 +199,7 @@ def _look_at_flow(window: Window, model: Model, clips: int) -> Sample:
 
 
 def _look_at_paths(window: Window, model: Model, clips: int) -> Sample:
-    return skeletons.skeleton_clips(skeletons.normalized_paths(window.keypoints))
+    return skeletons.skeleton_clips(skeletons.normalized_paths(window.keypoints), moments_of(model.arch))
 
 
 # ---- streams ----
