@@ -13,12 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import ablation, imagenet_weights, systems
+from benchmarks import ablation, imagenet_weights, persons, systems
 from benchmarks.data import write_videos
 from benchmarks.pipelines import Setup, ours, plain_pipeline
 from dataloader.split_train_test_video import read_split
+from pose.estimators import Estimator
+from pose.keypoints import FILE_NAME, save_keypoints
 from tests.helpers import ROOT, call_main, write_video
 from tests.pose_fixtures import save_network
+from tests.prediction_data import CLASSES, write_checkpoint, write_skeleton_checkpoint
+from tests.test_persons import crowd, person
 from training.options import parse_options
 
 
@@ -155,6 +159,70 @@ def test_jhmdb_becomes_lists_whose_sources_stay_together(tmp_path):
                 assert len(train) == 5 and len(val) == 1 and not train & val
     assert (tmp_path / "out/moved/pose_flow/Run_g01_c01").is_dir()
     assert "ReCompress_Videos" in call_main("benchmarks.jhmdb", lists.parent / "list", tmp_path / "x").stderr
+
+
+@pytest.fixture
+def clips(tmp_path) -> Path:
+    """Six clips of a bright place, each with a person of its own, and random networks."""
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list/classInd.txt").write_text("".join(f"{n} {name}\n" for n, name in enumerate(CLASSES, 1)))
+    names = [(label, f"c{number}") for number, label in enumerate(CLASSES * 2)]
+    (tmp_path / "list/testlist01.txt").write_text("".join(f"{label}/v_{name}.mp4\n" for label, name in names))
+    (tmp_path / "list/trainlist01.txt").write_text("".join(f"{label}/v_other.mp4\n" for label in CLASSES))
+    for number, (label, name) in enumerate(names):
+        length = 14 + number
+        write_video(tmp_path / f"videos/{label}/v_{name}.mp4", [np.full((48, 64, 3), 220, np.uint8)] * length)
+        (tmp_path / "pose_flow" / name).mkdir(parents=True)
+        seen = crowd({number: range(1, length + 1)}, length).keypoints
+        save_keypoints(tmp_path / "pose_flow" / name / FILE_NAME, *vars(seen).values())
+    record = tmp_path / "record/split01-seed0"
+    (record / "skeleton").mkdir(parents=True)
+    (record / "motion_pose").mkdir()
+    write_skeleton_checkpoint(record / "skeleton/checkpoint.pth.tar")
+    write_checkpoint(record / "motion_pose/checkpoint.pth.tar", 30, 2)
+    return tmp_path
+
+
+def test_persons_side_by_side_are_answered_as_by_themselves(clips, monkeypatch):
+    pairs = persons.pairs_of(persons.clips_of(clips, "01"), 0)
+    assert len({clip.video.name for pair in pairs for clip in pair}) == 6
+    assert all(one.video.label != other.video.label for one, other in pairs)
+    finished = call_main("benchmarks.persons", clips, "--splits", "01")
+    assert re.search(r"\| 01 \| 6 \| (\S+) \| \1 \| \1 \|", finished.stdout), finished.stderr
+    assert re.search(r"\| side by side \| 3 \| 0 \| 0 \| 0 \| \d+.\d\d \|", finished.stdout), finished.stdout
+    monkeypatch.setattr(persons, "winner", lambda logits: float(logits["skeleton"][0]))
+    answers = persons.measure(pairs, persons.load(clips / "record/split01-seed0", [persons.SKELETON]))
+    first, *others = answers.values()
+    assert len(first) == 6 and np.ptp(first) > 0.1 and all(each == pytest.approx(first, abs=0.01) for each in others)
+
+
+def test_tracks_are_compared_with_who_is_who():
+    owner = np.array((0, 1, 0, 1, 0, 1, 0, 1))
+    assert persons.count_mistakes(owner + 5, owner) == {"switches": 0, "fragments": 0, "several": 0}
+    swapped = np.array((0, 1, 0, 1, 1, 0, 2, 0))
+    assert persons.count_mistakes(swapped, owner) == {"switches": 3, "fragments": 3, "several": 2}
+
+
+def test_persons_from_pictures(clips, monkeypatch):
+    """A person is found in each bright place of the picture, of which the others are grey."""
+
+    def group(raw: tuple[np.ndarray, ...], frame_size: tuple[int, int]) -> np.ndarray:
+        columns, rows = persons.PAIR if frame_size[1] > 2.3 * frame_size[0] else persons.GRID
+        height, width = frame_size[0] // rows, frame_size[1] // columns
+        tiles = [(x, y) for y in range(rows) for x in range(columns)]
+        places = [(x, y) for x, y in tiles if raw[0][y * height :, x * width :][:height, :width].mean() > 180]
+        middle = person(0, 1) * np.array((1 / columns, 1 / rows, 1), np.float32)
+        return np.stack([middle + np.float32([x / columns, y / rows, 0]) for x, y in places])
+
+    estimator = Estimator(np.ascontiguousarray, lambda frames: [(frame,) for frame in frames], group, {})
+    monkeypatch.setattr(persons, "make_estimator", lambda *args, **options: estimator)
+    common = (clips, "--splits", "01", "--pose-weights", "movenet.onnx")
+    found = call_main("benchmarks.persons", *common, "--pictures", 1).stdout
+    assert re.search(r"\| 01 \| 2 \|( \S+ \|){5}\n", found), found
+    found = call_main("benchmarks.persons", *common, "--cost", 1).stdout
+    for streams in ("skeleton", r"skeleton \+ motion_pose"):
+        for number in (1, 6):
+            assert re.search(rf"\| {streams} \| {number} \| {number} \| [0-9.]+ \| [0-9.]+ \|", found), found
 
 
 def test_variants_of_the_ablation_are_options_of_the_scripts():
