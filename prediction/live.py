@@ -238,7 +238,7 @@ def classify_window(handled: Sequence[Handled], classifier: Classifier) -> Predi
 def persons_in(handled: Sequence[Handled], classifier: Classifier) -> tuple[Persons, list[int]]:
     """Test the streams on each person of handled frames alone, and say which tracks these are.
 
-    A person is seen in half of the frames at least, from the first to the last.
+    A person is seen for a quarter of the frames at least, from the first to the last.
     """
     options, rate = classifier.options, classifier.options.frames.per_second()
     whole = resample(handled, float(rate))

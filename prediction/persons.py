@@ -36,7 +36,7 @@ from prediction.timeline import (
 from training.streams import Window
 
 MOST = 10  # people at a time who are classified, the main ones
-LEAST_SHARE = 0.5  # of a video that is shorter than a window
+LEAST_SHARE = 0.25  # of a video that is shorter than a window, or of what a camera showed
 BANDS = 12  # people in the picture
 COLUMNS = ("person", "start", "end", "left", "top", "right", "bottom", "class", "probability")  # of the table
 Path18 = Mapping[int, np.ndarray]  # a person (18, 3) by the number of the frame
