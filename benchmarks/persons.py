@@ -38,7 +38,7 @@ from training.streams import MOTION_POSE, SKELETON, Stream, Window
 
 RATE = Fraction(30)  # frames a second of JHMDB's clips
 PAIR, GRID = (2, 1), (3, 2)  # columns and rows of a picture of two clips, and of six
-SIZES = {PAIR: (192, 512), GRID: (384, 768)}  # of a pose network's input where people are as large as by themselves
+SIZES = {PAIR: (192, 512), GRID: (256, 512)}  # of a pose network's input that is large enough for these people
 Answers = dict[str, list[int | None]]  # classes, in the order of clips, by where these are
 
 
