@@ -37,6 +37,7 @@ from prediction.classify import NOBODY_IN_VIEW, Classifier, Prediction, complete
 from prediction.overlay import Head
 from prediction.persons import (
     LEAST_SHARE,
+    MAX_GAP,
     Persons,
     choose_tracks,
     classify_windows_of,
@@ -300,7 +301,7 @@ class Watcher:
         self.pool = ThreadPoolExecutor(1)
         self.pending: Future | None = None
         self.kind: tuple = ()  # what the frames of a window share
-        self.follower = Follower((1, 1))  # of people, if each gets an answer
+        self.follower = Follower((1, 1), MAX_GAP)  # of people, if each gets an answer
         self.numbers: dict[int, int] = {}  # of those who got one, by their track
         self.labels: dict[int, str] = {}  # of those who have one now
         self.begin: float | None = None  # time of the first frame of all

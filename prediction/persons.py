@@ -36,7 +36,8 @@ from prediction.timeline import (
 from training.streams import Window
 
 MOST = 10  # people at a time who are classified, the main ones
-LEAST_SHARE = 0.25  # of a video that is shorter than a window, or of what a camera showed
+MAX_GAP = 15  # frames that a person may be lost for and keep the number: measured in benchmarks/README.md
+LEAST_SHARE = 0.25  # of a video shorter than a window, of what a camera showed, and of the frames of a track
 BANDS = 12  # people in the picture
 COLUMNS = ("person", "start", "end", "left", "top", "right", "bottom", "class", "probability")  # of the table
 Path18 = Mapping[int, np.ndarray]  # a person (18, 3) by the number of the frame
@@ -79,7 +80,7 @@ def persons_of(window: Window, classifier: Classifier, plan: Plan, rate: Fractio
     keypoints = window.keypoints
     keypoints = select_people(keypoints, np.flatnonzero((keypoints.keypoints[..., 2] > 0).any(axis=1)))
     length = max(round(Fraction(str(plan.length)) * rate), 1)
-    tracks = follow_people(keypoints)
+    tracks = follow_people(keypoints, MAX_GAP)
     chosen, notes = choose_tracks(keypoints, tracks, min(length, round(LEAST_SHARE * window.num_frames)))
     paths, shown = paths_of(keypoints, tracks), classifier.options.per_person
     windows = {
@@ -89,7 +90,8 @@ def persons_of(window: Window, classifier: Classifier, plan: Plan, rate: Fractio
         ]
         for track in chosen
     }
-    others = select_people(keypoints, np.isin(tracks, chosen, invert=True))
+    windows = {track: each for track, each in windows.items() if each}
+    others = select_people(keypoints, np.isin(tracks, list(windows), invert=True))
     return Persons(window, classify_windows_of(windows, paths, classifier, rate), others, notes)
 
 
@@ -119,7 +121,8 @@ def choose_tracks(keypoints: Keypoints, tracks: np.ndarray, least: int) -> tuple
     crowd, chosen, left_out = np.zeros(keypoints.num_frames, int), [], 0
     for track in main_tracks(keypoints, tracks).tolist():
         frames = keypoints.frame[tracks == track]
-        if not len(frames) or frames[-1] - frames[0] + 1 < least:
+        length = frames[-1] - frames[0] + 1 if len(frames) else 0
+        if length < max(least, 1) or len(frames) < LEAST_SHARE * length:
             continue
         span = slice(frames[0] - 1, frames[-1])
         if crowd[span].max() >= MOST:
@@ -143,7 +146,7 @@ def _spans(path: Path18, length: int, plan: Plan, rate: Fraction) -> Iterator[tu
     """The windows of a person: the first frame of each, from 0, and the one after its last."""
     frames = range(min(path), max(path) + 1)
     for _, held in windows_of(frames, length, window_starts(plan, rate)):
-        if any(frame in path for frame in held):
+        if sum(frame in path for frame in held) >= LEAST_SHARE * len(held):
             yield held[0] - 1, held[-1]
 
 

@@ -96,6 +96,10 @@ def test_who_comes_and_goes_gets_no_answer_and_of_thirty_the_main_ones_do(classi
     assert len(persons.others.frame) == sum(map(len, flicker.values())) - 60
     heads = heads_of(persons)
     assert [sorted(head.number for head in heads[frame]) for frame in (7, 16)] == [[1], [0, 1]]
+    # Who is lost for up to 15 frames keeps the number.
+    for lost, count in ((15, 1), (16, 2)):
+        seen = {i: brief.people[1][:0] if 20 < i <= 20 + lost else person(0, i)[None] for i in range(1, 61)}
+        assert len(persons_of(Window(60, {}, seen, SIZE), classifier, Plan(1, 1), RATE).found) == count
     # In a video shorter than a window a quarter of its frames suffices.
     assert len(persons_of(brief, classifier, Plan(10, 1), RATE).found) == 1
     assert len(persons_of(brief, classifier, Plan(1.4, 1), RATE).found) == 2
