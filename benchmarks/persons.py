@@ -31,7 +31,7 @@ from pose.estimators import make_estimator
 from pose.keypoints import FILE_NAME, Keypoints, load_keypoints, people_of_frame
 from pose.people import follow_people, select_people
 from prediction.classify import Classifier, prepare, score_windows
-from prediction.persons import Persons, classify_persons, persons_of
+from prediction.persons import MAX_GAP, Persons, classify_persons, persons_of
 from prediction.timeline import Plan
 from training.resume import CHECKPOINT
 from training.streams import MOTION_POSE, SKELETON, Stream, Window
@@ -189,7 +189,7 @@ def print_tracks(clips: Sequence[Clip], seed: int) -> None:
     print("\n| two clips | pairs | switches | fragments | tracks of both | ms a frame |\n| --- |" + " ---: |" * 5)
     for name, pictures in sets_of(clips, seed):
         counts, start = Counter(switches=0, fragments=0, several=0), time.process_time()
-        tracks = [follow_people(keypoints) for keypoints, _ in pictures]
+        tracks = [follow_people(keypoints, MAX_GAP) for keypoints, _ in pictures]
         spent = 1000 * (time.process_time() - start) / sum(keypoints.num_frames for keypoints, _ in pictures)
         for each, (_, owner) in zip(tracks, pictures, strict=True):
             counts.update(count_mistakes(each, owner))
