@@ -33,7 +33,16 @@ from pose.estimators import Estimator
 from pose.keypoints import join_frames
 from pose.people import Follower, select_people
 from pose.pipeline import fill_in
-from prediction.classify import NOBODY_IN_VIEW, Classifier, Prediction, complete_people, describe, score, top_classes
+from prediction.classify import (
+    NOBODY_IN_VIEW,
+    Classifier,
+    Options,
+    Prediction,
+    complete_people,
+    describe,
+    score,
+    top_classes,
+)
 from prediction.overlay import Head
 from prediction.persons import (
     LEAST_SHARE,
@@ -230,10 +239,15 @@ def resample(handled: Sequence[Handled], rate: float) -> Window:
 
 def classify_window(handled: Sequence[Handled], classifier: Classifier) -> Prediction:
     """Score handled frames, resampled to the rate of those that the streams were trained on."""
-    options = classifier.options
+    window = window_of_frames(handled, classifier.options)
+    return Prediction(score(window, classifier), window)
+
+
+def window_of_frames(handled: Sequence[Handled], options: Options) -> Window:
+    """Handled frames resampled to the rate of training, and their people cleaned."""
     window = resample(handled, float(options.frames.per_second()))
     window.people = complete_people(window.people, window, 1, options.cleaning)
-    return Prediction(score(window, classifier), window)
+    return window
 
 
 def persons_in(handled: Sequence[Handled], classifier: Classifier) -> tuple[Persons, list[int]]:
@@ -252,15 +266,13 @@ def persons_in(handled: Sequence[Handled], classifier: Classifier) -> tuple[Pers
     for track in chosen:
         frames = range(min(paths[track]), max(paths[track]) + 1)
         alone = window_of(paths, track, frames, keypoints.frame_size, options.per_person).people.values()
-        window = resample(
-            [handled[frame - 1]._replace(people=shown) for frame, shown in zip(frames, alone, strict=True)], float(rate)
-        )
-        window.people = complete_people(window.people, window, 1, options.cleaning)
-        start = moments[frames[0] - 1] - 1
-        windows[track] = [((start, start + window.num_frames), window)]
+        own = [handled[frame - 1]._replace(people=shown) for frame, shown in zip(frames, alone, strict=True)]
+        window, start = window_of_frames(own, options), moments[frames[0] - 1] - 1
+        if not window.nobody:  # the cleaning may leave nothing of a person
+            windows[track] = [((start, start + window.num_frames), window)]
     timed = {track: {moments[frame - 1]: person for frame, person in path.items()} for track, path in paths.items()}
-    others = select_people(keypoints, np.isin(tracks, chosen, invert=True))
-    return Persons(whole, classify_windows_of(windows, timed, classifier, rate), others, notes), chosen
+    others = select_people(keypoints, np.isin(tracks, list(windows), invert=True))
+    return Persons(whole, classify_windows_of(windows, timed, classifier, rate), others, notes), list(windows)
 
 
 class Seen(NamedTuple):

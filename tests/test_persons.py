@@ -172,6 +172,23 @@ def test_numbers_stay_with_people(classifier):
     assert heads[3][1].split(" ")[-1] == "%" and np.array_equal(heads[3][0], person(2, 60))
 
 
+def test_who_is_cleaned_away_before_a_camera_has_no_answer(classifier):
+    """`--min-score` is about the parts' scores, which are half as high for the second person."""
+    shown = crowd({0: range(1, 61), 1: range(1, 61)})
+    frames = [
+        frame._replace(people=np.where(frame.tracks[:, None, None] == 1, frame.people * (1, 1, 0.5), frame.people))
+        for frame in handled(shown)
+    ]
+    cleaning = {"min_score": 0.8, "max_people": None, "smooth": None}
+    watcher = Watcher(
+        classifier._replace(options=Options(FrameSettings(fps=RATE), cleaning, per_person="alone")), Plan(6, 1)
+    )
+    watcher.recent.extend(frames)
+    result = watcher.result_of(frames)
+    assert [each["person"] for each in result["persons"]] == [1]
+    assert sorted(head.number for head in watcher.heads) == [0, 1]
+
+
 def test_live_script(data, tmp_path, monkeypatch):
     people = crowd({0: range(1, 21), 1: range(1, 21)}, 20).people
     write_video(tmp_path / "short.mkv", moving(20, SIZE[::-1]), "ffv1", rate=int(RATE))
