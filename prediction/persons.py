@@ -187,7 +187,7 @@ def _middle(person: np.ndarray) -> np.ndarray:
 
 def box_of(path: Path18, start: int, end: int) -> list[float]:
     """Left, top, right, bottom of a person's parts in the frames after `start` up to `end`, in [0, 1] of the frame."""
-    people = np.stack([person for frame, person in path.items() if start < frame <= end])
+    people = np.stack([path[frame] for frame in range(start + 1, end + 1) if frame in path])
     places = people[people[..., 2] > 0][:, :2]
     return [round(float(value), 4) for value in (*places.min(axis=0), *places.max(axis=0))]
 
@@ -265,8 +265,7 @@ def heads_of(persons: Persons) -> dict[int, list[Head]]:
             label_of(winner, float(values.max()))
             for winner, values in zip(timeline.winners, timeline.probabilities, strict=True)
         ]
-        for frame, person in path.items():
-            window = np.searchsorted(timeline.borders[1:-1], (frame - 0.5) / float(timeline.rate), side="right")
+        for (frame, person), window in zip(path.items(), timeline.windows_at(path), strict=True):
             heads[frame].append(Head(person, number, texts[window]))
     return heads
 

@@ -92,6 +92,11 @@ class Timeline:
         between = (centres[1:] + centres[:-1]) / 2
         return np.concatenate((self.spans[:1, 0], between, self.spans[-1:, 1])) / float(self.rate)
 
+    def windows_at(self, frames: Iterable[int]) -> list[int]:
+        """The window that each of the frames, from 1, belongs to, by its place in the order of time."""
+        middles = (np.fromiter(frames, float) - 0.5) / float(self.rate)
+        return np.searchsorted(self.borders[1:-1], middles, side="right").tolist()
+
 
 def window_starts(plan: Plan, rate: Fraction, every: int = 1) -> Iterator[int]:
     """The first frames, from 0, of the windows at 0, stride, 2 · stride … seconds, without end.
@@ -205,8 +210,7 @@ def bars_of_frames(timeline: Timeline, count: int) -> list[Bars]:
         if winner == NOBODY_IN_VIEW:
             top = [(NOBODY_IN_VIEW, 0.0)] * len(order)
         panels.append(Bars(top, notes=["none of these" * bool(winner == NONE)], answered=winner in timeline.classes))
-    middles = (np.arange(timeline.whole.window.num_frames) + 0.5) / float(timeline.rate)
-    return [panels[window] for window in np.searchsorted(timeline.borders[1:-1], middles, side="right")]
+    return [panels[window] for window in timeline.windows_at(range(1, timeline.whole.window.num_frames + 1))]
 
 
 # ---- what is told ----
