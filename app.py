@@ -172,14 +172,10 @@ def add_video_tab(classifier: Classifier, args: argparse.Namespace) -> None:
 
 def add_timeline_tab(classifier: Classifier, args: argparse.Namespace) -> None:
     """Timeline of a long video."""
-    headers, plan = ["%", *classifier.models], Plan()
+    headers = ["%", *classifier.models]
     # Nothing is drawn on frames.
     classifier = classifier._replace(options=replace(classifier.options, every_pose=False))
-    with gr.Column(min_width=320):
-        upload, button = add_upload(args.examples)
-        length = gr.Number(plan.length, label="Window, seconds", minimum=LEAST_STRIDE)
-        stride = gr.Number(plan.stride, label="Stride, seconds", minimum=LEAST_STRIDE)
-        notes = gr.Textbox(**NOTES)
+    upload, button, length, stride, notes = add_windows_upload(args.examples)
     with gr.Column(min_width=320, scale=2):
         picture = gr.Image(type="filepath", show_label=False, interactive=False, buttons=["fullscreen"])
         label = "Segments, with the mean probability of their windows"
@@ -195,8 +191,7 @@ def add_timeline_tab(classifier: Classifier, args: argparse.Namespace) -> None:
     ) -> tuple:
         with opened(file, args.max_seconds) as (path, folder):
             progress(0, "testing the streams on windows")
-            shown = Plan(length or plan.length, stride or plan.stride)  # a field may be empty
-            windows = classify_windows(path, classifier, shown)
+            windows = classify_windows(path, classifier, plan_of(length, stride))
             result, out = describe_timeline(windows, classifier.fusion), folder / f"{stem(path.name)}.png"
             write_timeline(out, windows, path.name)
             written = [str(out.with_suffix(suffix)) for suffix in SUFFIXES]
@@ -209,12 +204,7 @@ def add_timeline_tab(classifier: Classifier, args: argparse.Namespace) -> None:
 
 def add_people_tab(classifier: Classifier, args: argparse.Namespace) -> None:
     """What each person of a video does, and when."""
-    plan = Plan()
-    with gr.Column(min_width=320):
-        upload, button = add_upload(args.examples)
-        length = gr.Number(plan.length, label="Window, seconds", minimum=LEAST_STRIDE)
-        stride = gr.Number(plan.stride, label="Stride, seconds", minimum=LEAST_STRIDE)
-        notes = gr.Textbox(**NOTES)
+    upload, button, length, stride, notes = add_windows_upload(args.examples)
     with gr.Column(min_width=320, scale=2):
         video = gr.Video(label="Overlay", autoplay=True, loop=True, interactive=False)
         picture = gr.Image(type="filepath", show_label=False, interactive=False, buttons=["fullscreen"])
@@ -229,7 +219,7 @@ def add_people_tab(classifier: Classifier, args: argparse.Namespace) -> None:
     ) -> tuple:
         with opened(uploaded, args.max_seconds) as (path, folder):
             progress(0, "finding people")
-            persons = classify_persons(path, classifier, Plan(length or plan.length, stride or plan.stride))
+            persons = classify_persons(path, classifier, plan_of(length, stride))
             result, out = describe_persons(persons, classifier.fusion), folder / f"{stem(path.name)}.csv"
             write_windows(out, result)
             progress(0.9, "drawing the overlay")
@@ -238,7 +228,7 @@ def add_people_tab(classifier: Classifier, args: argparse.Namespace) -> None:
             if persons.found:
                 write_persons_timeline(bands, persons, path.name)
             shown = str(bands) if persons.found else None
-            return str(overlay), shown, str(out), *persons_of(result, path.name, count_frames(result))
+            return str(overlay), shown, str(out), *everyone_of(result, path.name, count_frames(result))
 
     inputs, outputs = [upload, length, stride], [video, picture, file, table, notes]
     button.click(classify_people, inputs, outputs, api_name="people", show_progress_on=video, **ONE_VIDEO)
@@ -267,7 +257,7 @@ def add_live_tab(classifier: Classifier) -> None:
             seen = watcher.news()
             if rgb is not None:
                 watcher.see(Captured(time.monotonic(), lambda: rgb))
-        told = persons_of if each else scores_of
+        told = everyone_of if each else scores_of
         shown = told(seen.result, seen.pace) if seen else [gr.skip()] * 2
         if each:
             first = gr.skip() if rgb is None else np.asarray(draw_heads(rgb, watcher.heads))
@@ -295,6 +285,21 @@ def add_upload(examples: list[str]) -> tuple:
     return upload, gr.Button("Classify", variant="primary")
 
 
+def add_windows_upload(examples: list[str]) -> tuple:
+    """The left side of what is classified by windows: where a video is chosen, the button, length, stride, notes."""
+    with gr.Column(min_width=320):
+        upload, button = add_upload(examples)
+        length = gr.Number(Plan().length, label="Window, seconds", minimum=LEAST_STRIDE)
+        stride = gr.Number(Plan().stride, label="Stride, seconds", minimum=LEAST_STRIDE)
+        notes = gr.Textbox(**NOTES)
+    return upload, button, length, stride, notes
+
+
+def plan_of(length: float | None, stride: float | None) -> Plan:
+    """The windows that the fields ask for; a field may be empty."""
+    return Plan(length or Plan().length, stride or Plan().stride)
+
+
 # ---- answers ----
 
 
@@ -308,14 +313,16 @@ def answer_of(result: dict) -> dict[str, float] | str:
 def scores_of(result: dict, *facts: str) -> tuple[pd.DataFrame, str]:
     """Percentages of the most probable classes, fused and of each stream; lines with reasons to doubt and `facts`."""
     columns, rows = table_of(result, CLASSES)
-    notes = filter(None, [*result["notes"], *facts, result["damage"]])
-    return pd.DataFrame(rows, columns=["%", *columns]), "\n".join(notes)
+    return pd.DataFrame(rows, columns=["%", *columns]), _notes_of(result, facts)
 
 
-def persons_of(result: dict, *facts: str) -> tuple[pd.DataFrame, str]:
+def everyone_of(result: dict, *facts: str) -> tuple[pd.DataFrame, str]:
     """Everyone's answer of a `describe_persons` result; lines with notes and `facts`."""
-    notes = filter(None, [*result["notes"], *facts, result["damage"]])
-    return pd.DataFrame(rows_of_persons(result), columns=PERSON_HEADERS), "\n".join(notes)
+    return pd.DataFrame(rows_of_persons(result), columns=PERSON_HEADERS), _notes_of(result, facts)
+
+
+def _notes_of(result: dict, facts: Sequence[str]) -> str:
+    return "\n".join(filter(None, [*result["notes"], *facts, result["damage"]]))
 
 
 # ---- files ----
