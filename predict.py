@@ -186,7 +186,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.parts and (args.timeline or args.per_person or not args.skeleton):
         raise UserError(f"--parts {args.parts}: is of whole videos and --skeleton CHECKPOINT")
     pictures = [path.with_suffix(suffix) for path in output_paths(args.timeline, args.videos) for suffix in SUFFIXES]
-    files = [path for file in (args.overlay, args.parts) for path in output_paths(file, args.videos)]
+    files = [path for file in (args.overlay, args.parts, args.csv) for path in output_paths(file, args.videos)]
     for path in filter(None, [*files, *pictures, args.json]):
         if path.is_dir() or path.resolve() in map(Path.resolve, args.videos):
             raise UserError(f"{path}: is a folder or one of the videos to classify; give another file to write")

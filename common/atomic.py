@@ -40,6 +40,12 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator:
         raise
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """`atomic_write` a text in UTF-8; names of files in it may not be valid Unicode."""
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8", "replace"))
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path, temporary: Path) -> Iterator[Path]:
     """Yield an empty folder `temporary` that takes the place of `path` when the block ends well, else vanishes."""

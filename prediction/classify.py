@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.atomic import atomic_write
+from common.atomic import write_text
 from common.cli import ArgumentGroup, ArgumentParser, UserError, print_table, probability
 from common.records import FrameSettings, add_frame_arguments, alike, settings_from_arguments, settings_of
 from common.video import count_frames_of, frames_of, through_jpeg
@@ -389,8 +389,8 @@ def describe(prediction: Prediction, fusion: Fusion) -> dict:
     fused = by_class(*all_fused)
     best = {name: top_classes(scores, 1)[0] for name, scores in streams.items()}
     answer = next((name for name, probability in top_classes(fused, 1) if probability >= threshold), None)
-    shown = prediction.window.shown
-    looked_at, found, notes = len(shown), sum(shown.values()), []
+    counts, notes = counts_of(prediction.window, prediction.damage), []
+    looked_at, found = counts["frames_looked_at"], counts["frames_with_people"]
     if left_out := fusion.calibrations.keys() - logits.keys():
         without = f"; without {' and '.join(sorted(left_out))}" if fused["logits"] else ""
         notes.append(f"{NOBODY_IN_VIEW}: people in {found} of the {looked_at} frames looked at{without}")
@@ -403,9 +403,14 @@ def describe(prediction: Prediction, fusion: Fusion) -> dict:
         notes.append(f"the streams disagree: {each}")
     if found < FEW_PEOPLE * looked_at and any(STREAMS[name].of_people for name in best):
         notes.append(f"people in only {100 * found / looked_at:.0f} % of the frames ({found} of {looked_at} looked at)")
-    counts = {"frames": prediction.window.num_frames, "frames_looked_at": looked_at, "frames_with_people": found}
-    scores = {"fused": fused, "streams": streams, "answer": answer, "notes": notes}
-    return counts | {"damage": prediction.damage or None} | scores
+    return counts | {"fused": fused, "streams": streams, "answer": answer, "notes": notes}
+
+
+def counts_of(window: Window, damage: str) -> dict:
+    """What a `describe`d result begins with: numbers of frames, and what could not be decoded."""
+    shown = window.shown
+    counts = {"frames": window.num_frames, "frames_looked_at": len(shown), "frames_with_people": sum(shown.values())}
+    return counts | {"damage": damage or None}
 
 
 def top_classes(scores: dict[str, dict[str, float]], count: int) -> list[tuple[str, float]]:
@@ -432,12 +437,17 @@ def table_of(result: dict, topk: int) -> tuple[list[str], list[list[str]]]:
 
 def print_result(result: dict, topk: int) -> None:
     """Print the fused top k with every stream's probabilities, and reasons to doubt them."""
+    columns, rows = table_of(result, topk)
+    print_answer(result, ("probability, %", *columns), rows)
+
+
+def print_answer(result: dict, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print what a `describe`d result is of, a table, if it has rows, and the notes."""
     print(f"\n{result['video']}: {count_frames(result)}")
     if result["damage"]:
         print(f"  {result['damage']}")
-    columns, rows = table_of(result, topk)
     if rows:
-        print_table(("probability, %", *columns), [(f"  {name}", *values) for name, *values in rows])
+        print_table(header, [(f"  {name}", *values) for name, *values in rows])
     for note in result["notes"]:
         print(f"  {note}")
     sys.stdout.flush()
@@ -454,6 +464,4 @@ def write_results(path: Path, results: Sequence[dict], classifier: Classifier) -
     }
     content: dict = {"classes": fusion.classes, "streams": streams, "fused": fusion.calibration._asdict()}
     content |= {"frames": asdict(options.frames), "videos": results}
-    with atomic_write(path) as file:  # names of files may not be valid Unicode
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        file.write(text.encode("utf-8", "replace") + b"\n")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -2,7 +2,7 @@
 
 import contextlib
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -81,6 +81,13 @@ def write_overlay(
                 drawn, panel = shown, draw_panel(shown, max(size[0], MIN_WIDTH))
             yield compose(frame, people.get(number, ()), panel, size)
 
+    _encode(path, video, settings, pictures)
+
+
+def _encode(
+    path: Path, video: Path, settings: FrameSettings, pictures: Callable[[Iterable[np.ndarray]], Iterator[Image.Image]]
+) -> None:
+    """Write what is made of a video's frames, of the file's own size."""
     with contextlib.closing(frames_of(video, replace(settings, short_side=None))) as frames:
         write_mp4(path, pictures(frames), rate_of(video, settings))
 
@@ -125,9 +132,11 @@ def draw_skeletons(picture: Image.Image, people: Iterable[np.ndarray], color: st
 
 def write_people_overlay(path: Path, video: Path, heads: Mapping[int, Sequence[Head]], settings: FrameSettings) -> None:
     """Encode a video's frames, made with these settings, as MP4 with the heads of each, by its number from 1."""
-    with contextlib.closing(frames_of(video, replace(settings, short_side=None))) as frames:
-        pictures = (draw_heads(frame, heads.get(number, ())) for number, frame in enumerate(frames, 1))
-        write_mp4(path, pictures, rate_of(video, settings))
+
+    def pictures(frames: Iterable[np.ndarray]) -> Iterator[Image.Image]:
+        return (draw_heads(frame, heads.get(number, ())) for number, frame in enumerate(frames, 1))
+
+    _encode(path, video, settings, pictures)
 
 
 def draw_heads(frame: np.ndarray, heads: Sequence[Head]) -> Image.Image:

@@ -13,14 +13,22 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from common.atomic import atomic_write
-from common.cli import print_table
+from common.atomic import write_text
 from common.video import rate_of
 from fusion.plots import printable, write_png
 from pose.keypoints import Keypoints, people_of_frame
 from pose.people import follow_people, main_tracks, select_people
 from pose.skeleton import NUM_PARTS
-from prediction.classify import Classifier, Fusion, count_frames, describe, look_at_file, score_windows, top_classes
+from prediction.classify import (
+    Classifier,
+    Fusion,
+    counts_of,
+    describe,
+    look_at_file,
+    print_answer,
+    score_windows,
+    top_classes,
+)
 from prediction.overlay import Head
 from prediction.timeline import (
     NONE,
@@ -212,11 +220,8 @@ def describe_persons(persons: Persons, fusion: Fusion) -> dict:
         person |= {"box": box_of(path, 0, persons.window.num_frames)}
         person |= {name: scores[name] for name in ("answer", "fused", "streams", "notes")}
         told.append(person | {"segments": segments(timeline), "windows": windows})
-    shown = persons.window.shown
-    counts: dict = {"frames": persons.window.num_frames, "frames_looked_at": len(shown)}
-    counts |= {"frames_with_people": sum(shown.values()), "damage": persons.damage or None}
     nobody = [] if told else ["nobody is followed for long enough"]
-    return counts | {"notes": persons.notes + nobody, "persons": told}
+    return counts_of(persons.window, persons.damage) | {"notes": persons.notes + nobody, "persons": told}
 
 
 def rows_of_persons(result: dict) -> list[list[str]]:
@@ -235,12 +240,7 @@ def words_of(person: dict) -> tuple[str, str]:
 
 def print_persons(result: dict) -> None:
     """Print who does what."""
-    print(f"\n{result['video']}: {count_frames(result)}")
-    rows = [(f"  {row[0]}", *row[1:]) for row in rows_of_persons(result)]
-    if rows:
-        print_table(("  person", "from", "to", "answer", "probability, %"), rows)
-    for note in filter(None, [result["damage"], *result["notes"]]):
-        print(f"  {note}")
+    print_answer(result, ("  person", "from", "to", "answer", "probability, %"), rows_of_persons(result))
 
 
 def write_windows(path: Path, result: dict) -> None:
@@ -250,9 +250,7 @@ def write_windows(path: Path, result: dict) -> None:
         for person in result["persons"]
         for window in person["windows"]
     ]
-    text = pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
-    with atomic_write(path) as file:
-        file.write(text.encode("utf-8", "replace"))
+    write_text(path, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n"))
 
 
 def heads_of(persons: Persons) -> dict[int, list[Head]]:

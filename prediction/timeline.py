@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 from tqdm import tqdm
 
-from common.atomic import atomic_write
+from common.atomic import write_text
 from common.cli import UserError, print_table
 from common.contact_sheet import clean
 from common.video import duration, frames_of, rate_of, through_jpeg
@@ -259,8 +259,7 @@ def write_timeline(path: Path, timeline: Timeline, title: str) -> None:
     subtitles = subtitles_of([segment for segment in found if segment["class"] in timeline.classes])
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     for suffix, written in ((".csv", table), (".json", text), (".srt", subtitles)):
-        with atomic_write(path.with_suffix(suffix)) as file:
-            file.write(written.encode("utf-8", "replace"))
+        write_text(path.with_suffix(suffix), written)
 
 
 def subtitles_of(found: Sequence[dict]) -> str:
