@@ -7,12 +7,15 @@ import pytest
 import torch
 
 import process_pose
+from fusion.metrics import Calibration
 from network import build_network
 from pose.estimators import Estimator
 from pose.graph_network import build_graph_network
 from pose.skeleton import NUM_PARTS
+from prediction.classify import Classifier, Fusion, Options, load_for_testing
 from tests.helpers import call_main, moving, write_video
 from tests.test_network import random_statistics
+from training.streams import Stream
 from utils import save_checkpoint
 
 CLASSES = ["Tai Chi", "Bäume fällen", "Diving"]
@@ -63,6 +66,13 @@ def write_skeleton_checkpoint(path: Path, classes=CLASSES) -> Path:
     content = {"epoch": 1, "arch": "stgcnpp_small", "classes": list(classes), "in_channels": 11, "best_prec1": 0.0}
     save_checkpoint(path, content | {"state_dict": network.state_dict()})
     return path
+
+
+def classifier_of(files: dict[Stream, Path], classes=CLASSES, people=None, options=None) -> Classifier:
+    """The networks of checkpoints on the CPU, fused with equal weights."""
+    device = torch.device("cpu")
+    models = {stream.name: load_for_testing(file, stream, Path("none"), device) for stream, file in files.items()}
+    return Classifier(models, Fusion(classes, {name: Calibration() for name in models}), people, options or Options())
 
 
 def people_of(picture: np.ndarray) -> np.ndarray:

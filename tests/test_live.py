@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from common.cli import UserError
 from common.records import FrameSettings
@@ -16,7 +15,7 @@ from common.video import frames_of
 from fusion.metrics import Calibration
 from pose.people import interpolate_people
 from prediction import live
-from prediction.classify import Classifier, Fusion, Options, classify, describe, load_for_testing
+from prediction.classify import Classifier, Fusion, Options, classify, describe
 from prediction.live import (
     Captured,
     Handled,
@@ -34,7 +33,7 @@ from prediction.live import (
 from prediction.timeline import Plan
 from tests.helpers import assert_error, call_main, moving, write_video
 from tests.live_sources import COUNT, RATE, picture, rows, wait_for, web
-from tests.prediction_data import CLASSES, fake_estimator, write_checkpoint
+from tests.prediction_data import CLASSES, classifier_of, fake_estimator, write_checkpoint
 from training.streams import MOTION_POSE, SPATIAL
 from utils import StopRequest
 
@@ -90,12 +89,9 @@ def test_moments_between_handled_frames_and_several_of_one_moment():
 @pytest.fixture(scope="module")
 def classifier(data) -> Classifier:
     files = {SPATIAL: data / "spatial.pth.tar", MOTION_POSE: data / "motion.pth.tar"}
-    models = {
-        stream.name: load_for_testing(file, stream, Path("none"), torch.device("cpu")) for stream, file in files.items()
-    }
     cleaning = {"min_score": None, "max_people": 1, "smooth": float(RATE)}
     options = Options(FrameSettings(fps=RATE, short_side=40), cleaning)
-    return Classifier(models, Fusion(CLASSES, {name: Calibration() for name in models}), fake_estimator(), options)
+    return classifier_of(files, people=fake_estimator(), options=options)
 
 
 def test_a_window_scores_as_the_same_frames_of_a_file(data, classifier):

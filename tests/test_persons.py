@@ -6,21 +6,19 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from benchmarks.pose import standing_people
 from common.records import FrameSettings
-from fusion.metrics import Calibration
 from pose.estimators import Estimator
 from pose.keypoints import FILE_NAME, Keypoints, join_frames, save_keypoints
 from pose.people import Follower
-from prediction.classify import Classifier, Fusion, Options, load_for_testing, score
+from prediction.classify import Classifier, Options, score
 from prediction.live import Handled, Watcher, persons_in
 from prediction.overlay import PEOPLE_COLORS, Head, draw_heads
 from prediction.persons import MOST, heads_of, nearest, paths_of, persons_of
 from prediction.timeline import Plan
 from tests.helpers import assert_error, call_main, moving, read_video, write_video
-from tests.prediction_data import CLASSES, write_checkpoint, write_skeleton_checkpoint
+from tests.prediction_data import CLASSES, classifier_of, write_checkpoint, write_skeleton_checkpoint
 from training.streams import MOTION_POSE, SKELETON, Window
 from utils import load_checkpoint, save_checkpoint
 
@@ -42,11 +40,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier(data) -> Classifier:
-    models = {
-        stream.name: load_for_testing(data / f"{file}.pth.tar", stream, data / "none", torch.device("cpu"))
-        for stream, file in ((MOTION_POSE, "motion"), (SKELETON, "skeleton"))
-    }
-    return Classifier(models, Fusion(CLASSES, {name: Calibration() for name in models}), None, Options())
+    return classifier_of({MOTION_POSE: data / "motion.pth.tar", SKELETON: data / "skeleton.pth.tar"})
 
 
 def person(number: int, frame: int) -> np.ndarray:

@@ -10,7 +10,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from common.cli import UserError
@@ -20,7 +19,7 @@ from fusion.metrics import Calibration
 from pose.estimators import Estimator
 from pose.keypoints import Keypoints, join_frames
 from prediction import timeline
-from prediction.classify import NOBODY_IN_VIEW, Classifier, Fusion, Options, Prediction, classify, load_for_testing
+from prediction.classify import NOBODY_IN_VIEW, Classifier, Fusion, Options, Prediction, classify
 from prediction.timeline import (
     NONE,
     Plan,
@@ -37,6 +36,7 @@ from prediction.timeline import (
 from tests.helpers import call_main, read_video, write_video
 from tests.prediction_data import COLOUR_CLASSES as CLASSES
 from tests.prediction_data import (
+    classifier_of,
     coloured,
     fake_estimator,
     nobody,
@@ -65,12 +65,8 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def classifier(data) -> Classifier:
     """Two streams without anything that finds people."""
-    models = {
-        stream.name: load_for_testing(data / f"{file}.pth.tar", stream, data / "none", torch.device("cpu"))
-        for stream, file in ((SPATIAL, "spatial"), (MOTION_POSE, "motion"))
-    }
-    fusion = Fusion(CLASSES, {name: Calibration() for name in models})
-    return Classifier(models, fusion, None, Options(FrameSettings(short_side=40)))
+    files = {SPATIAL: data / "spatial.pth.tar", MOTION_POSE: data / "motion.pth.tar"}
+    return classifier_of(files, CLASSES, options=Options(FrameSettings(short_side=40)))
 
 
 def alone(classifier: Classifier, stream: Stream) -> Classifier:
