@@ -86,6 +86,8 @@ def _timm_network(arch: str, classes: int, image_size: int | None, **options: ob
     network = timm.create_model(arch, num_classes=classes, **options)
     if not all(isinstance(network.pretrained_cfg.get(layer), str) for layer in ("first_conv", "classifier")):
         raise UserError(f"--arch {arch}: has not one first convolution and one classifier; choose another network")
+    # timm's own, of an EfficientNet, makes logits so large that the first steps, which undo them, spoil the features.
+    classifier(network).reset_parameters()
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
             module.__class__ = type("Depthwise", (_TrainsInFloat32, type(module)), {})
