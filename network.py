@@ -86,8 +86,6 @@ def _timm_network(arch: str, classes: int, image_size: int | None, **options: ob
     network = timm.create_model(arch, num_classes=classes, **options)
     if not all(isinstance(network.pretrained_cfg.get(layer), str) for layer in ("first_conv", "classifier")):
         raise UserError(f"--arch {arch}: has not one first convolution and one classifier; choose another network")
-    # timm's own, of an EfficientNet, makes logits so large that the first steps, which undo them, spoil the features.
-    classifier(network).reset_parameters()
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
             module.__class__ = type("Depthwise", (_TrainsInFloat32, type(module)), {})
@@ -157,6 +155,15 @@ def load_starting_weights(
         state[first] = cross_modality_filters(state[first], own[first].shape[1])
     state = {name: tensor for name, tensor in state.items() if not name.startswith(last)}
     load_strictly(network, state | {name: own[name] for name in own if name.startswith(last)}, source)
+
+
+def start_classifier(network: nn.Module) -> None:
+    """Weights of the classifier on starting weights: next to 0, as TSN's (arXiv 1608.00859).
+
+    Large logits, such as those of timm's EfficientNets, are undone by the first steps, which spoil the features.
+    """
+    nn.init.normal_(classifier(network).weight, std=0.001)
+    nn.init.zeros_(classifier(network).bias)
 
 
 def imagenet_state_dict(arch: str, image_size: int | None = 224) -> dict[str, torch.Tensor]:

@@ -6,6 +6,8 @@ python spatial_cnn_15.py --evaluate \\
     --resume record/spatial/model_best.pth.tar
 """
 
+from argparse import Namespace
+
 from common.cli import ArgumentParser, not_negative, run
 from common.records import add_frame_arguments
 from dataloader.spatial_dataloader import CROPS
@@ -26,9 +28,14 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
+def batch_norm(args: Namespace) -> dict:
+    """Unless told, batch norm keeps the statistics that come with starting weights, as TSN's (arXiv 1608.00859)."""
+    return {"freeze_bn": args.freeze_bn or ("none" if args.weights == "none" else "partial")}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    return run_stream(parse_options(get_args_parser(), SPATIAL.name, argv), SPATIAL)
+    return run_stream(parse_options(get_args_parser(), SPATIAL.name, argv, batch_norm), SPATIAL)
 
 
 if __name__ == "__main__":

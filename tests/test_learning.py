@@ -49,17 +49,20 @@ def test_six_videos_are_overfitted(stream, seed, six, tmp_path):
     assert steps == {6}  # batch norm took part in training
 
 
-@pytest.mark.parametrize("frozen", ["none", "all"])
+@pytest.mark.parametrize("frozen", ["none", "all", None])
 def test_batch_norm_statistics_move_unless_frozen(frozen, six, tmp_path):
     state = resnet18().state_dict()
     generator = torch.Generator().manual_seed(0)
     for tensor in statistics(state).values():
         tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator))
     torch.save(state, tmp_path / "start.pth")
-    arguments = ("--epochs", 1, "--lr", 1e-3, "--weights", tmp_path / "start.pth", "--freeze-bn", frozen)
+    arguments = ("--epochs", 1, "--lr", 1e-3, "--weights", tmp_path / "start.pth")
+    arguments += ("--freeze-bn", frozen) if frozen else ("--recipe", "modern")
     trained = train("spatial", six, tmp_path / "record", *arguments)["state_dict"]
     for name, tensor in statistics(state).items():
-        assert torch.equal(trained[name], tensor) == (frozen == "all"), name
+        kept = frozen == "all" or frozen is None and not name.startswith("bn1.")
+        assert torch.equal(trained[name], tensor) == kept, name
+    assert (trained["fc.weight"].std() < 0.003) == (frozen is None)  # TSN's start of the classifier
     assert not torch.equal(trained["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
 
 

@@ -123,7 +123,7 @@ def test_options_are_given_or_the_checkpoints_or_the_recipes(tmp_path):
     assert (args.data, args.record, args.every, args.fps) == (Path("d"), tmp_path, None, 25)
     assert args.workers != 99 and args.least_steps == 0 and args.amp is None  # what this machine makes of them
     assert parse("--val-list", "x.txt").val_groups == () and parse("--no-amp").changed == {"amp": False}
-    assert parse("--recipe", "modern").changed["lr"] == 2e-3
+    assert parse("--recipe", "modern").changed["lr"] == 3e-3
 
 
 def test_momentum_takes_the_layout_of_its_weights():

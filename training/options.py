@@ -41,7 +41,10 @@ _TEMPORAL = _ORIGINAL | {"schedule": "constant", "optimizer": "adam", "test_clip
 _TEMPORAL |= {"epochs": 30, "batch_size": 64, "least_steps": 300}
 _INCEPTION = {"lr": 5e-5, "batch_size": 16, "weight_decay": 0.1, "least_steps": 1000}
 RECIPES = {
-    "spatial": {"original": _SPATIAL, "modern": _SPATIAL | _MODERN | {"lr": 2e-3, "crop": "resized"}},
+    "spatial": {
+        "original": _SPATIAL,
+        "modern": _SPATIAL | _MODERN | {"lr": 3e-3, "crop": "resized", "freeze_bn": None},
+    },
     "motion_pose": {
         "original": _MOTION_POSE,
         "modern": _MOTION_POSE | _MODERN | {"normalize": True, "from_keypoints": None, "crop": None},
@@ -152,7 +155,8 @@ def _add_training(group: ArgumentGroup) -> None:
     text = "test an exponential moving average of the weights, such as 0.99 (0: the weights themselves)"
     add("--ema", type=not_negative, metavar="DECAY", help=text)
     add("--seed", type=whole_number(0), metavar="N", default=0, help="seed of weights, order and augmentation")
-    text = "keep batch norm's statistics: of all layers but the first, as TSN (partial, or without a value), or of all"
+    text = "keep batch norm's statistics: of all layers but the first, as TSN (partial, or without a value), or of all "
+    text += "(modern recipe: partial for RGB from starting weights, else none)"
     add("--freeze-bn", nargs="?", choices=("none", "partial", "all"), const="partial", help=text)
     add("--sync-bn", action=flag, default=False, help="batch-norm statistics over all processes (CUDA)")
     text = "test after every N-th epoch, and after the last (modern recipe: 20 tests in a run)"

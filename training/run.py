@@ -21,7 +21,7 @@ from dataloader.split_train_test_video import Split, read_split
 from dataloader.video_dataset import EpochBatches, VideoDataset, VideoLoader, end_workers
 from fusion.plots import plot_curves
 from fusion.scores import save_scores
-from network import Model, add_dropout, load_starting_weights, read_model
+from network import Model, add_dropout, load_starting_weights, read_model, start_classifier
 from training.distributed import Processes, gather, join_processes, wait_for_main
 from training.engine import Context, Stopped, context_of_training, evaluate, extract_features, train_one_epoch, wrap
 from training.options import kept_options
@@ -303,6 +303,8 @@ def new_model(args: Namespace, stream: Stream, classes: list[str], processes: Pr
     if not processes.main:
         wait_for_main(processes)  # one download serves all
     load_starting_weights(network, args.arch, args.weights, args.image_size, args.freeze_bn)
+    if stream.family.images and args.weights != "none" and args.recipe == "modern":
+        start_classifier(network)
     if processes.main:
         wait_for_main(processes)
     return Model(network, args.arch, args.image_size, classes)
