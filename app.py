@@ -29,6 +29,7 @@ from prediction.classify import (
     classify,
     count_frames,
     describe,
+    looking_for_people,
     prepare,
     table_of,
     top_classes,
@@ -52,7 +53,6 @@ from prediction.timeline import (
     rows_of_segments,
     write_timeline,
 )
-from training.streams import STREAMS
 from utils import catch_stop_signals
 
 # Gradio asks its makers for news, and keeps runs in the browser, unless told not to before it is imported.
@@ -236,7 +236,7 @@ def add_people_tab(classifier: Classifier, args: argparse.Namespace) -> None:
 
 def add_live_tab(classifier: Classifier) -> None:
     """What the browser's camera shows; Gradio gives the newest frame each time, and skips others."""
-    if not any(STREAMS[name].of_people for name in classifier.models):
+    if not looking_for_people(classifier.models):
         classifier = classifier._replace(people=None)  # who would be found for nothing
     each, plan = classifier.options.per_person, Plan()
     headers = PERSON_HEADERS if each else ["%", *classifier.models]

@@ -7,6 +7,7 @@ python spatial_cnn_15.py --evaluate \\
 """
 
 from argparse import Namespace
+from pathlib import Path
 
 from common.cli import ArgumentParser, not_negative, run
 from common.records import add_frame_arguments
@@ -24,6 +25,8 @@ def get_args_parser() -> ArgumentParser:
     text += "1906.06423); corner: of 4 scales, from corners and the centre (TSN, arXiv 1608.00859); random: of one size"
     add("--crop", choices=CROPS, help=text)
     add("--color-jitter", type=not_negative, metavar="X", help="random brightness, contrast and saturation, 1 ± X")
+    text = "show the box of the main people in DIR/VIDEO/keypoints.npz alone, in training and testing alike"
+    parser.group("data").add_argument("--keypoints", type=Path, metavar="DIR", help=text)
     add_frame_arguments(parser.add_argument_group("frames, where --data holds videos (default: all)"), jpeg=False)
     return parser
 

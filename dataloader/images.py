@@ -61,6 +61,16 @@ def resize(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return transforms.resize(images.movedim(-1, -3), [height, width], antialias=True).movedim(-3, -1)
 
 
+def crop_box(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The square `box` of a picture, uint8 (H, W, 3), as uint8 (S, S, 3), black beyond the picture's edges.
+
+    `box` (3,) holds x and y of its centre, and its side, in heights of the picture.
+    """
+    x, y, side = (float(value) * len(image) for value in box)
+    size, picture = max(round(side), 1), torch.tensor(image).permute(2, 0, 1)
+    return transforms.crop(picture, round(y - side / 2), round(x - side / 2), size, size).permute(1, 2, 0).numpy()
+
+
 def random_crop(images: torch.Tensor, size: int, draws: Draws, square: bool) -> torch.Tensor:
     """Crops of uint8 (..., size, size, 3) from images (..., H, W, 3) scaled to 256/224 of `size`.
 

@@ -178,6 +178,17 @@ def load_for_testing(path: Path, stream: Stream, class_index: Path, device: torc
     return model
 
 
+def trained_on(name: str, model: Model) -> Stream:
+    """The `trained_stream` of a model."""
+    return trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
+
+
+def looking_for_people(models: Mapping[str, Model]) -> list[Model]:
+    """Those models that have to know where people are."""
+    streams = {name: trained_on(name, model) for name, model in models.items()}
+    return [models[name] for name, stream in streams.items() if stream.of_people or stream.in_box]
+
+
 def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classifier:
     """Load what `args` ask for; nobody is estimated where there are `keypoints`."""
     given, device = checkpoints(args), pick_device(args.device)
@@ -192,7 +203,7 @@ def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classif
                 unlike = f"{first.path} and {model.path} were trained on different classes ({one!r}, {other!r})"
                 raise UserError(f"{unlike}; give checkpoints of the same class index")
     settings = settings_from_arguments(args, common_settings(models, args))
-    looking = [] if keypoints else [model for name, model in models.items() if STREAMS[name].of_people]
+    looking = [] if keypoints else looking_for_people(models)
     poses = next(filter(None, (model.checkpoint.get("poses") for model in looking)), {})
     estimator = None
     if looking or (overlay and not keypoints and (args.model or args.pose_weights)):
@@ -290,8 +301,10 @@ def look(
         window.frame_size = people.frame_size
     looked_at = {True: set(), False: set()}
     for name, model in models.items():
-        stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
+        stream = trained_on(name, model)
         looked_at[stream.of_people].update(stream.looks_at(window.num_frames, options.clips))
+        if stream.in_box:
+            looked_at[True].update(range(1, window.num_frames + 1))
     posed, every = looked_at[True], options.estimate_every if estimator else 1
     # People are followed over the whole window, unless only their own scores count.
     followed = options.cleaning and (options.cleaning["max_people"] or options.cleaning["smooth"])
@@ -350,7 +363,7 @@ def score_windows(windows: Sequence[Window], classifier: Classifier) -> list[dic
     models, _, _, options = classifier
     scores: list[dict[str, np.ndarray]] = [{} for _ in windows]
     for name, model in models.items():
-        stream = trained_stream(STREAMS[name], model.checkpoint.get("options", {}))
+        stream = trained_on(name, model)
         known = [number for number, window in enumerate(windows) if not (stream.of_people and window.nobody)]
         for batch in (known[first : first + BATCH] for first in range(0, len(known), BATCH)):
             samples = [stream.look(windows[number], model, options.clips) for number in batch]

@@ -17,7 +17,16 @@ from common.cli import UserError
 from common.frames import FRAME_NAME, BrokenImage, Frames, decode_image, find_frames, list_frames
 from common.records import RECORD, write_record
 from dataloader.frame_index import IndexedVideo, index_frames
-from dataloader.images import random_crop, random_zoom, read_frames, read_image, resize, to_input, transform_images
+from dataloader.images import (
+    crop_box,
+    random_crop,
+    random_zoom,
+    read_frames,
+    read_image,
+    resize,
+    to_input,
+    transform_images,
+)
 from dataloader.motion_pose_dataloader import motion_sample
 from dataloader.names import Video
 from dataloader.sampling import random_state, segment_starts, stack_indices
@@ -118,6 +127,14 @@ def test_zoom_shows_the_whole_image_about_the_size_of_the_test():
     assert (small[83:] == 7).all() and (small[:, :17] == 7).all()
     stack = torch.stack([image, image.flip(0)])
     assert torch.equal(random_zoom(stack, 100, (0, 0.999, 0), fill=7)[0], small)
+
+
+def test_a_box_is_cut_out_of_the_picture_and_black_beyond_it():
+    image = np.array(picture(60, 40))
+    ringed = np.pad(image, ((50, 50), (50, 50), (0, 0)))
+    for x, y, side in ((30, 20, 16), (5, 38, 20), (30, 20, 90)):
+        rows, columns = (slice(50 + c - side // 2, 50 + c + side // 2) for c in (y, x))
+        assert np.array_equal(crop_box(image, np.array((x, y, side)) / 40), ringed[rows, columns])
 
 
 def test_images_of_any_sizes_are_transformed_in_order():

@@ -22,7 +22,7 @@ from pose.keypoints import FILE_NAME, load_keypoints, save_keypoints
 from pose.skeleton import COLORS
 from prediction import overlay
 from tests.helpers import assert_error, call_main, fast, moving, read_video, small, write_video
-from tests.prediction_data import CLASSES, FRAMES, STREAMS, VIDEOS, fake_estimator, people_of, write_checkpoint
+from tests.prediction_data import CLASSES, FRAMES, SIZE, STREAMS, VIDEOS, fake_estimator, people_of, write_checkpoint
 from tests.test_network import random_statistics
 from utils import load_checkpoint, save_checkpoint
 
@@ -121,6 +121,27 @@ def test_answers_of_networks_trained_on_keypoints_are_their_scores(tiny, tmp_pat
             picture = np.asarray(Image.open(tmp_path / f"parts-{name}.png").convert("RGB")).astype(int)
             red, blue = ((picture[..., i] - picture[..., 2 - i] > 60).mean() for i in (0, 2))
             assert red > 0.001 and blue > 0.001
+
+
+@pytest.mark.parametrize("source", ["keypoints", "estimated"])
+def test_rgb_of_the_box_of_people_is_the_same_from_disk_and_from_the_video(data, tmp_path, estimating, source):
+    """People are found in all frames, and whole frames, which a run without --keypoints sees, score otherwise."""
+    trained = load_checkpoint(data / "spatial.pth.tar") | {
+        "options": {"keypoints": str(data / "pose_flow"), "image_size": SIZE}
+    }
+    save_checkpoint(tmp_path / "boxes.pth.tar", trained)
+    lists = ("--ucf-list", data / "lists", "--class-index", "index.txt", "--data", data / "frames")
+    test = ("--resume", tmp_path / "boxes.pth.tar", "--evaluate", "--workers", 0, "--device", "cpu", "--no-amp")
+    finished = call_main("spatial_cnn_15", *lists, *test)
+    assert finished.returncode == 0, finished.stderr
+    expected = load_scores(tmp_path / "spatial_video_preds.pickle")
+    poses = ("--keypoints", data / "pose_flow") if source == "keypoints" else ("--model", "openpose")
+    result = run_json(data, tmp_path, *paths(data), "--spatial", tmp_path / "boxes.pth.tar", *poses)
+    for video in result["videos"]:
+        logits = video["streams"]["spatial"]["logits"]
+        assert [logits[name] for name in CLASSES] == pytest.approx(expected[video["name"]].tolist(), abs=2e-3)
+        assert distance(video["streams"]["spatial"], data, "spatial", video["name"]) > 5e-3
+    assert len(estimating) == (source == "estimated") * sum(count for _, _, count, _ in VIDEOS)
 
 
 def test_other_frames_give_other_scores(data, tmp_path, estimating):

@@ -17,7 +17,7 @@ KEPT = (
     *("arch", "image_size", "from_keypoints", "segments", "normalize", "crop", "color_jitter", "flow_method"),
     *("recipe", "epochs", "least_steps", "batch_size", "accumulate", "lr", "schedule", "warmup", "momentum"),
     *("weight_decay", "dropout", "label_smoothing", "ema", "freeze_bn", "sync_bn", "test_every", "test_clips"),
-    *("optimizer", "clip_gradients", "amp"),
+    *("optimizer", "clip_gradients", "amp", "keypoints"),
 )
 
 # ---- recipes: presets of the options ----

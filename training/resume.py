@@ -78,6 +78,8 @@ def how_data_were_made(args: Namespace, model: Model | None, say: bool) -> dict[
             rates = map(own_rate, islice(find_videos(args.data).values(), RATED))
             rate = common_rate(float(settings.per_second(rate)) if rate else None for rate in rates)
             found["frames"] = replace(settings, rate=rate)
+    if getattr(args, "keypoints", None):
+        found["poses"] = root_record(args.keypoints).get("people")
     for what, done in (("frames", "frames were made"), ("poses", "people were found")):
         here, there = found.get(what), trained[what]
         if say and here and there and (here != there or what == "frames" and not alike(here.rate, there.rate)):

@@ -25,11 +25,11 @@ from dataloader.frame_index import (
     looks_like_pose_flow,
     read_video_frames,
 )
-from dataloader.images import read_frames, to_input
+from dataloader.images import crop_box, read_frames, to_input
 from dataloader.motion_pose_dataloader import keypoint_sample, load_all_keypoints, motion_sample
 from dataloader.names import Video
 from dataloader.sampling import STACK_LENGTH, TEST_SAMPLES, clips_for_testing
-from dataloader.spatial_dataloader import spatial_sample
+from dataloader.spatial_dataloader import load_boxes, read_boxes, spatial_sample
 from dataloader.video_dataset import Prepared, Sample, sample_for_testing
 from network import (
     IMAGE_NETWORKS,
@@ -95,7 +95,8 @@ class Stream:
     `test_clips`. Records are called `<prefix>_train.csv`, ….
 
     For prediction, `looks_at(num_frames, clips)` are the frames of a window whose pictures a test looks at, or whose
-    people, if it is `of_people`; `look(window, model, clips)` makes the sample that `sample` would read from disk.
+    people, if it is `of_people`; `in_box` shows the box of the main people, whom all frames tell;
+    `look(window, model, clips)` makes the sample that `sample` would read from disk.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Stream:
     look: Callable[[Window, Model, int], Sample] | None = None
     looks_at: Callable[[int, int], Collection[int]] = _frames_of_clips
     of_people: bool = False
+    in_box: bool = False
 
 
 # ---- samples of data on disk ----
@@ -128,6 +130,13 @@ def _find_frames(args: Namespace, videos: Sequence[Video]) -> Prepared:
         read: Callable = partial(read_video_frames, settings=settings)
     else:
         (good, bad), read = index_frames(args.data, videos), read_frames
+    if args.keypoints:
+        if not args.keypoints.is_dir():
+            raise UserError(f"--keypoints {args.keypoints}: no such folder; give one of pose flow (process_pose.py)")
+        boxes, _, unknown = load_boxes(args.keypoints, videos)
+        known = [item for item in good if item.video.name in boxes]
+        good, bad = known, [*bad, *unknown]
+        read = partial(read_boxes, read=read, boxes={item.frames.folder: boxes[item.video.name] for item in good})
     augmentation = args.crop, args.color_jitter
     return good, bad, partial(spatial_sample, read=read, image_size=args.image_size, augmentation=augmentation)
 
@@ -160,7 +169,11 @@ def _find_paths(args: Namespace, videos: Sequence[Video]) -> Prepared:
 
 
 def _look_at_frames(window: Window, model: Model, clips: int) -> Sample:
-    return sample_for_testing(partial(map, window.pictures.__getitem__), window.num_frames, 1, model.image_size, clips)
+    shown = window.pictures
+    if model.checkpoint.get("options", {}).get("keypoints"):
+        box = skeletons.people_box(window.keypoints) / window.frame_size[0]
+        shown = {number: crop_box(picture, box) for number, picture in shown.items()}
+    return sample_for_testing(partial(map, shown.__getitem__), window.num_frames, 1, model.image_size, clips)
 
 
 def _look_at_poses(window: Window, model: Model, clips: int) -> Sample:
@@ -272,11 +285,11 @@ def trained_options(stream: Stream, options: dict) -> dict:
 def trained_stream(stream: Stream, options: dict) -> Stream:
     """`stream` as a run with these `trained_options` trains it: without `normalize`, images with values in [0, 1].
 
-    RGB is normalised as the ImageNet weights of `arch` want it. To know a video's main people takes all of its frames.
+    RGB is normalised as the ImageNet weights of `arch` want it.
     """
     options = trained_options(stream, options)
-    if options.get("crop") == "people":
-        stream = replace(stream, looks_at=_all_frames)
+    if options.get("crop") == "people" or options.get("keypoints"):
+        stream = replace(stream, in_box=True)
     if not options.get("normalize", True):
         return replace(stream, to_input=partial(to_input, mean=None, std=None))
     if stream.name == SPATIAL.name and options.get("arch"):
