@@ -24,6 +24,10 @@ def get_args_parser() -> ArgumentParser:
     text = "resized: parts of random size and shape, resized as the test's whole frames are (arXiv 1409.4842, "
     text += "1906.06423); corner: of 4 scales, from corners and the centre (TSN, arXiv 1608.00859); random: of one size"
     add("--crop", choices=CROPS, help=text)
+    text = (
+        "fit the classifier alone, to features of the network as its starting weights are: for few videos, in minutes"
+    )
+    add("--linear-probe", action="store_true", help=text)
     add("--color-jitter", type=not_negative, metavar="X", help="random brightness, contrast and saturation, 1 ± X")
     text = "show the box of the main people in DIR/VIDEO/keypoints.npz alone, in training and testing alike"
     parser.group("data").add_argument("--keypoints", type=Path, metavar="DIR", help=text)
@@ -31,14 +35,19 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
-def batch_norm(args: Namespace) -> dict:
-    """Unless told, batch norm keeps the statistics that come with starting weights, as TSN's (arXiv 1608.00859)."""
+def other_options(args: Namespace) -> dict:
+    """Unless told, batch norm keeps the statistics that come with starting weights, as TSN's (arXiv 1608.00859).
+
+    A linear probe is a single epoch (`fit_classifier`).
+    """
+    if args.linear_probe:
+        return {"epochs": 1, "least_steps": 0, "ema": 0.0, "freeze_bn": "all"}
     return {"freeze_bn": args.freeze_bn or ("none" if args.weights == "none" else "partial")}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train or test; returns the exit status."""
-    return run_stream(parse_options(get_args_parser(), SPATIAL.name, argv, batch_norm), SPATIAL)
+    return run_stream(parse_options(get_args_parser(), SPATIAL.name, argv, other_options), SPATIAL)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 from torchvision.models import resnet18
 
+from dataloader.features import load_features
 from tests.helpers import CLASSES, STREAMS, train_well, write_images, write_lists
 from utils import computes_in_half, load_checkpoint
 
@@ -64,6 +66,27 @@ def test_batch_norm_statistics_move_unless_frozen(frozen, six, tmp_path):
         assert torch.equal(trained[name], tensor) == kept, name
     assert (trained["fc.weight"].std() < 0.003) == (frozen is None)  # TSN's start of the classifier
     assert not torch.equal(trained["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+
+
+def test_a_linear_probe_is_logistic_regression_on_features_that_stay(six, tmp_path):
+    """The penalised likelihood's gradient, computed anew from saved features, is 0; the other weights stay."""
+    state = resnet18().state_dict()
+    torch.save(state, tmp_path / "start.pth")
+    arguments = ("--recipe", "modern", "--linear-probe", "--weights", tmp_path / "start.pth", "--no-amp")
+    arguments += ("--features", tmp_path / "features.npz", "--positions", 5)
+    trained = train("spatial", six, tmp_path / "record", *arguments)
+    assert trained["epoch"] == 1
+    trained = trained["state_dict"]
+    assert all(torch.equal(trained[name], tensor) for name, tensor in state.items() if not name.startswith("fc."))
+    saved = load_features(tmp_path / "features.npz")
+    seen = np.stack(saved.features).astype(float).mean(1)[~saved.test]
+    known = np.eye(3)[np.array(saved.labels)[~saved.test]]
+    deviation = seen.std(0) + 1e-3
+    weight = trained["fc.weight"].numpy() * deviation
+    logits = seen @ trained["fc.weight"].numpy().T + trained["fc.bias"].numpy()
+    wrong = np.exp(logits) / np.exp(logits).sum(1, keepdims=True) - known
+    fit, penalty = wrong.T @ ((seen - seen.mean(0)) / deviation) / len(seen), 2 * 0.1 * weight
+    assert np.abs(wrong.mean(0)).max() < 1e-3 and np.abs(fit + penalty).max() < 0.1 * np.abs(penalty).max()
 
 
 def test_mixed_precision_is_used_when_asked_for(six, tmp_path):

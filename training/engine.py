@@ -20,12 +20,13 @@ from dataloader.names import Video, first_names
 from dataloader.sampling import random_state
 from dataloader.video_dataset import Batch, VideoLoader, join_images
 from fusion.metrics import precision
-from network import Model, for_testing, without_classifier
+from network import Model, classifier, for_testing, without_classifier
 from training.distributed import Processes, gather, share_network, sum_over
 from training.streams import Stream
 from utils import StopRequest
 
 # Clips in a forward pass of the test: as soon as there are so many, and at most: 2 and 16 videos of 19 samples.
+PENALTY = 0.1  # of the sum of squares of a linear probe's weights, on features of deviation 1 (docs/recipe.md)
 TEST_CLIPS = {"cpu": (1, 38), "mps": (1, 38), "cuda": (304, 304)}
 
 
@@ -115,6 +116,42 @@ def train_one_epoch(model: nn.Module, loader: VideoLoader, context: Context, epo
     figures = {"loss": loss / seen, "prec1": 100 * top1 / seen, "prec3": 100 * top3 / seen}
     seconds = {"batch_time": time.perf_counter() - started, "data_time": data_time}
     return figures | {name: value / len(loader) for name, value in seconds.items()}
+
+
+def fit_classifier(model: Model, loader: VideoLoader, context: Context) -> dict[str, float]:
+    """Fit the network's classifier alone to the videos of `loader` (linear probing): logistic regression by L-BFGS.
+
+    It sees a video's features, means over the clips of a test, standardised, with an L2 penalty on the weights; mean
+    and deviation then go into the classifier. Returns what `train_one_epoch` does.
+    """
+    started = time.perf_counter()
+    found = _run_network(
+        without_classifier(model.network), loader, context, "features", lambda vectors: vectors.mean(1)
+    )
+    features = torch.from_numpy(np.stack([vector for _, vector in found]))
+    labels = torch.tensor([video.label for video, _ in found])
+    deviation, mean = torch.std_mean(features, 0, correction=0)
+    features = (features - mean) / (deviation + 1e-3)
+    last = classifier(model.network)
+    weight = torch.zeros(last.weight.shape, requires_grad=True)
+    bias = torch.zeros(last.bias.shape, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(features, weight, bias), labels) + PENALTY * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        logits = F.linear(features, weight, bias)
+        last.weight.copy_(weight / (deviation + 1e-3))
+        last.bias.copy_(bias - last.weight.cpu() @ mean)
+    prec1, prec3 = precision(logits.numpy(), labels.numpy())
+    seconds = (time.perf_counter() - started) / max(len(loader), 1)
+    figures = {"loss": F.cross_entropy(logits, labels).item(), "prec1": prec1, "prec3": prec3}
+    return figures | {"batch_time": seconds, "data_time": 0.0}
 
 
 def _train_step(

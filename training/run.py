@@ -23,7 +23,16 @@ from fusion.plots import plot_curves
 from fusion.scores import save_scores
 from network import Model, add_dropout, load_starting_weights, read_model, start_classifier
 from training.distributed import Processes, gather, join_processes, wait_for_main
-from training.engine import Context, Stopped, context_of_training, evaluate, extract_features, train_one_epoch, wrap
+from training.engine import (
+    Context,
+    Stopped,
+    context_of_training,
+    evaluate,
+    extract_features,
+    fit_classifier,
+    train_one_epoch,
+    wrap,
+)
 from training.options import kept_options
 from training.resume import (
     BEST,
@@ -85,7 +94,8 @@ def run_stream(args: Namespace, stream: Stream, split: Split | None = None) -> i
         selection, loaders = "val" if split.val else "test", {}
         if not args.evaluate:
             loaders[selection] = make_loader(args, lists[selection], context, args.test_clips)
-            loaders["train"] = make_loader(args, split.train, context, args.test_clips, training=True)
+            training = not getattr(args, "linear_probe", False)  # which sees the clips of a test
+            loaders["train"] = make_loader(args, split.train, context, args.test_clips, training)
             args = settle(args, len(loaders["train"]), context)
         model = model or new_model(args, stream, split.classes, processes)
         model.classes, model.image_size = split.classes, args.image_size
@@ -158,7 +168,10 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
     figures, saved = {}, time.monotonic()
     for epoch in range(first, args.epochs):
         begun = time.time()
-        train = figures["train"] = train_one_epoch(trained, loaders["train"], context, epoch)
+        if getattr(args, "linear_probe", False):
+            train = figures["train"] = fit_classifier(model, loaders["train"], context)
+        else:
+            train = figures["train"] = train_one_epoch(trained, loaders["train"], context, epoch)
         lr, is_best, tested = context.optimizer.param_groups[0]["lr"], False, None
         if (epoch + 1) % args.test_every == 0 or epoch + 1 == args.epochs:
             tested = figures[selection] = evaluate(tested_model, loaders[selection], context, selection)
