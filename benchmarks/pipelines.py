@@ -67,7 +67,7 @@ def prepare(root: Path, stream: str, setup: Setup) -> tuple[Stream, list[Indexed
     """(stream, videos to train on, one batch of them, videos to test, sampling function) of videos in `root`."""
     what = SPATIAL if stream == "spatial" else MOTION_POSE
     data = root / ("frames" if stream == "spatial" else "pose_flow")
-    method = RECIPES[what.name]["original"] | {"from_keypoints": stream == "keypoints"}
+    method = RECIPES[what.name]["original"] | {"from_keypoints": stream == "keypoints", "keypoints": None}
     good, bad, sample = what.find(Namespace(data=data, image_size=setup.size, **method), setup.listed)
     assert not bad, bad
     return (
