@@ -25,7 +25,7 @@ def get_args_parser() -> ArgumentParser:
     text += "1906.06423); corner: of 4 scales, from corners and the centre (TSN, arXiv 1608.00859); random: of one size"
     add("--crop", choices=CROPS, help=text)
     text = (
-        "fit the classifier alone, to features of the network as its starting weights are: for few videos, in minutes"
+        "fit the classifier alone, to features of the network as its starting weights are: for few videos; a single epoch"
     )
     add("--linear-probe", action="store_true", help=text)
     add("--color-jitter", type=not_negative, metavar="X", help="random brightness, contrast and saturation, 1 ± X")
