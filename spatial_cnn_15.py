@@ -24,9 +24,7 @@ def get_args_parser() -> ArgumentParser:
     text = "resized: parts of random size and shape, resized as the test's whole frames are (arXiv 1409.4842, "
     text += "1906.06423); corner: of 4 scales, from corners and the centre (TSN, arXiv 1608.00859); random: of one size"
     add("--crop", choices=CROPS, help=text)
-    text = (
-        "fit the classifier alone, to features of the network as its starting weights are: for few videos; a single epoch"
-    )
+    text = "for few videos: fit the classifier alone, in one epoch, to features of the network as its weights are"
     add("--linear-probe", action="store_true", help=text)
     add("--color-jitter", type=not_negative, metavar="X", help="random brightness, contrast and saturation, 1 ± X")
     text = "show the box of the main people in DIR/VIDEO/keypoints.npz alone, in training and testing alike"
