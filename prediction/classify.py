@@ -185,8 +185,8 @@ def trained_on(name: str, model: Model) -> Stream:
 
 def looking_for_people(models: Mapping[str, Model]) -> list[Model]:
     """Those models that have to know where people are."""
-    streams = {name: trained_on(name, model) for name, model in models.items()}
-    return [models[name] for name, stream in streams.items() if stream.of_people or stream.in_box]
+    streams = ((model, trained_on(name, model)) for name, model in models.items())
+    return [model for model, stream in streams if stream.of_people or stream.in_box]
 
 
 def prepare(args: argparse.Namespace, keypoints: bool, overlay: bool) -> Classifier:

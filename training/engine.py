@@ -25,8 +25,8 @@ from training.distributed import Processes, gather, share_network, sum_over
 from training.streams import Stream
 from utils import StopRequest
 
-# Clips in a forward pass of the test: as soon as there are so many, and at most: 2 and 16 videos of 19 samples.
 PENALTY = 0.1  # of the sum of squares of a linear probe's weights, on features of deviation 1 (docs/recipe.md)
+# Clips in a forward pass of the test: as soon as there are so many, and at most: 2 and 16 videos of 19 samples.
 TEST_CLIPS = {"cpu": (1, 38), "mps": (1, 38), "cuda": (304, 304)}
 
 
@@ -131,7 +131,8 @@ def fit_classifier(model: Model, loader: VideoLoader, context: Context) -> dict[
     features = torch.from_numpy(np.stack([vector for _, vector in found]))
     labels = torch.tensor([video.label for video, _ in found])
     deviation, mean = torch.std_mean(features, 0, correction=0)
-    features = (features - mean) / (deviation + 1e-3)
+    scale = deviation + 1e-3
+    features = (features - mean) / scale
     last = classifier(model.network)
     weight = torch.zeros(last.weight.shape, requires_grad=True)
     bias = torch.zeros(last.bias.shape, requires_grad=True)
@@ -146,7 +147,7 @@ def fit_classifier(model: Model, loader: VideoLoader, context: Context) -> dict[
     optimizer.step(closure)
     with torch.no_grad():
         logits = F.linear(features, weight, bias)
-        last.weight.copy_(weight / (deviation + 1e-3))
+        last.weight.copy_(weight / scale)
         last.bias.copy_(bias - last.weight.cpu() @ mean)
     prec1, prec3 = precision(logits.numpy(), labels.numpy())
     seconds = (time.perf_counter() - started) / max(len(loader), 1)

@@ -75,7 +75,7 @@ def training_parser(stream: str, doc: str, data: str | None, family: Family = IM
     text = "Several processes or machines: torchrun --nproc_per_node N SCRIPT with the same options (docs/clusters.md)."
     description = doc.partition("\n")[0] + " Trains, trains on with --resume, or tests with --evaluate."
     parser = ArgumentParser(description=description, epilog=examples(doc, text))
-    parser.set_defaults(**recipes[default])
+    parser.set_defaults(linear_probe=False, **recipes[default])  # only RGB has that option
     _add_data(parser.group("data"), data)
     _add_model(parser.group("model"), family, named=data is not None)
     training = parser.group("training")

@@ -94,8 +94,8 @@ def run_stream(args: Namespace, stream: Stream, split: Split | None = None) -> i
         selection, loaders = "val" if split.val else "test", {}
         if not args.evaluate:
             loaders[selection] = make_loader(args, lists[selection], context, args.test_clips)
-            training = not getattr(args, "linear_probe", False)  # which sees the clips of a test
-            loaders["train"] = make_loader(args, split.train, context, args.test_clips, training)
+            # A linear probe sees the clips of a test.
+            loaders["train"] = make_loader(args, split.train, context, args.test_clips, training=not args.linear_probe)
             args = settle(args, len(loaders["train"]), context)
         model = model or new_model(args, stream, split.classes, processes)
         model.classes, model.image_size = split.classes, args.image_size
@@ -168,7 +168,7 @@ def fit(args: Namespace, model: Model, loaders: dict[str, VideoLoader], context:
     figures, saved = {}, time.monotonic()
     for epoch in range(first, args.epochs):
         begun = time.time()
-        if getattr(args, "linear_probe", False):
+        if args.linear_probe:
             train = figures["train"] = fit_classifier(model, loaders["train"], context)
         else:
             train = figures["train"] = train_one_epoch(trained, loaders["train"], context, epoch)

@@ -133,9 +133,8 @@ def _find_frames(args: Namespace, videos: Sequence[Video]) -> Prepared:
     if args.keypoints:
         if not args.keypoints.is_dir():
             raise UserError(f"--keypoints {args.keypoints}: no such folder; give one of pose flow (process_pose.py)")
-        boxes, _, unknown = load_boxes(args.keypoints, videos)
-        known = [item for item in good if item.video.name in boxes]
-        good, bad = known, [*bad, *unknown]
+        boxes, _, unknown = load_boxes(args.keypoints, [item.video for item in good])
+        good, bad = [item for item in good if item.video.name in boxes], bad + unknown
         read = partial(read_boxes, read=read, boxes={item.frames.folder: boxes[item.video.name] for item in good})
     augmentation = args.crop, args.color_jitter
     return good, bad, partial(spatial_sample, read=read, image_size=args.image_size, augmentation=augmentation)
